@@ -1,0 +1,53 @@
+# The interpreter that a new .venv is made with.
+PYTHON ?= python3
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format docs clean system-packages
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(READY) ## make .venv with everything that development needs (the other targets do it too)
+
+demo: $(READY) ## run a demo app with visitors; DEMO_ARGS="..." goes to `chainlit-otel demo`
+	$(BIN)/chainlit-otel demo $(DEMO_ARGS)
+
+test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+
+lint: $(READY) ## check style, types and the generated parts of the documents
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python tools/docs.py --check
+
+format: $(READY) ## mend what can be mended of the style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(READY) ## write the generated parts of the documents again
+	$(BIN)/python tools/docs.py
+
+clean: ## remove .venv, caches and built files
+	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+system-packages:
+	@tools/system-packages.sh
+
+# `--group` came with pip 25.1, so pip itself comes first. A .venv may be there already, made by
+# another tool and without pip: ensurepip mends that. Build isolation ignores --constraint, hence
+# --build-constraint.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null \
+	  || { echo "error: '$(PYTHON)' is not Python 3.10 to 3.13; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { echo "error: '$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
+	$(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt -e . --group dev
+	touch $@

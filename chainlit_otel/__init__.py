@@ -1,0 +1,24 @@
+"""Observability for Chainlit: `import chainlit_otel; chainlit_otel.enable()`.
+
+Importing this package imports neither Chainlit nor the OpenTelemetry SDK.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from chainlit_otel.settings import Settings
+from chainlit_otel.version import __version__
+
+if TYPE_CHECKING:
+    from chainlit_otel.runtime import disable, enable
+
+__all__ = ["Settings", "__version__", "disable", "enable"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("disable", "enable"):
+        from chainlit_otel import runtime
+
+        return getattr(runtime, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

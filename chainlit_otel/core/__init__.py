@@ -1,0 +1,1 @@
+"""The domain: session books, peaks, label values. Standard library only, clocks injected."""

@@ -1,0 +1,36 @@
+"""Label values that stay within a closed set, whatever a browser sends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from threading import Lock
+
+
+class ClosedSet:
+    """Folds any value to a member of a closed set.
+
+    Args:
+        values: The members; `other` must be one of them.
+        other: The member that stands for everything else.
+    """
+
+    def __init__(self, values: Iterable[str], other: str = "other") -> None:
+        self._values = frozenset(values)
+        if other not in self._values:
+            raise ValueError(f"{other!r} is not one of the values")
+        self._other = other
+        self._lock = Lock()
+        self._folded = 0
+
+    def __call__(self, value: object) -> str:
+        """Return `value` if it is a member, and `other`, counted, if it is not."""
+        if isinstance(value, str) and value in self._values:
+            return value
+        with self._lock:
+            self._folded += 1
+        return self._other
+
+    @property
+    def folded(self) -> int:
+        """How many values were folded into `other`."""
+        return self._folded

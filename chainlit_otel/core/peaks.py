@@ -1,0 +1,90 @@
+"""High-water marks over windows aligned to the wall clock.
+
+A gauge that is read every 15 s misses what comes and goes between two readings. A mark is
+moved at every change instead, so no reading interval up to the window loses a peak, and
+reading changes nothing: any number of readers agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+WINDOWS: Mapping[str, int] = {
+    "15s": 15_000_000_000,
+    "1m": 60_000_000_000,
+    "5m": 300_000_000_000,
+    "1h": 3_600_000_000_000,
+}
+"""The windows that are kept, by name, in nanoseconds."""
+
+# Time servers slew a clock by up to 500 parts in a million (RFC 5905, section 12). A window
+# that is shorter than this was cut by a step of the clock, not by the passing of time.
+_WHOLE_WINDOW = 0.99
+
+
+class _Window:
+    """The peak of the current and of the last closed window of one length."""
+
+    __slots__ = ("_closed", "_index", "_length", "_opened", "_peak")
+
+    def __init__(self, length: int, level: int, now: int, wall: int) -> None:
+        self._length = length
+        self._index = wall // length
+        self._opened = now - wall % length
+        self._peak = level
+        self._closed = level
+
+    def advance(self, level: int, now: int, wall: int) -> None:
+        """Close the current window if the wall clock has left it; `level` held until now."""
+        index = wall // self._length
+        if index == self._index:
+            return
+        opened = now - wall % self._length
+        elapsed = opened - self._opened
+        if elapsed >= (1 + _WHOLE_WINDOW) * self._length:
+            self._closed = level
+        elif elapsed >= _WHOLE_WINDOW * self._length:
+            self._closed = self._peak
+        else:
+            self._closed = max(self._closed, self._peak)
+        self._index, self._opened, self._peak = index, opened, level
+
+    def raise_to(self, level: int) -> None:
+        self._peak = max(self._peak, level)
+
+    @property
+    def value(self) -> int:
+        return max(self._closed, self._peak)
+
+
+class HighWaterMark:
+    """The peaks of one level, in each of `WINDOWS` and over the whole life of the process.
+
+    The value of a window is the maximum over its last closed and its current window. The
+    wall clock only cuts the windows: a clock that is stepped may shorten one, never lose
+    a peak, because how long a window lasted is told by the monotonic clock.
+
+    Args:
+        now: Monotonic time, in nanoseconds.
+        wall: Wall-clock time since the epoch, in nanoseconds.
+    """
+
+    def __init__(self, now: int, wall: int) -> None:
+        self.level = 0
+        self._process = 0
+        self._windows = {name: _Window(ns, 0, now, wall) for name, ns in WINDOWS.items()}
+
+    def move(self, level: int, now: int, wall: int) -> None:
+        """Set the level, at monotonic time `now` and wall-clock time `wall` (nanoseconds)."""
+        for window in self._windows.values():
+            window.advance(self.level, now, wall)
+            window.raise_to(level)
+        self.level = level
+        self._process = max(self._process, level)
+
+    def values(self, now: int, wall: int) -> dict[str, int]:
+        """Return the peak of every window, and of the `process`."""
+        for window in self._windows.values():
+            window.advance(self.level, now, wall)
+        peaks = {name: window.value for name, window in self._windows.items()}
+        return {**peaks, "process": self._process}

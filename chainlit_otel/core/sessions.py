@@ -1,0 +1,255 @@
+"""The session state machine and the ledger of all sessions of this process.
+
+    start --> CONNECTED --drop--> DISCONNECTED --restore--> CONNECTED
+                  |                     |
+                  +---------end---------+--> ENDED
+
+A session's duration runs from its start to its last disconnect, on the monotonic clock; the
+grace time in which a user may come back is not part of it. All times are whole nanoseconds,
+so that sums of durations are exact.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import Lock
+from typing import Literal
+
+from chainlit_otel.core.peaks import HighWaterMark
+
+SessionType = Literal["websocket", "http"]
+Clock = Callable[[], int]
+OnEnd = Callable[[str, str, str, float], None]
+"""Called with session type, client type, end reason and duration in seconds."""
+
+NS = 1_000_000_000
+
+
+class Session:
+    """A handle on one session; its fields belong to the ledger.
+
+    Attributes:
+        type: `websocket` or `http`.
+        client: Client type.
+        started: Monotonic time of the start, in nanoseconds.
+        left: Monotonic time of the disconnect, in nanoseconds; None while connected.
+        ended: Whether the session is over.
+    """
+
+    __slots__ = ("client", "ended", "left", "started", "type")
+
+    def __init__(self, type: SessionType, client: str, started: int) -> None:
+        self.type: SessionType = type
+        self.client = client
+        self.started = started
+        self.left: int | None = None
+        self.ended = False
+
+
+class _Book:
+    """The open sessions of one type and the time spent in all its sessions."""
+
+    def __init__(self) -> None:
+        self.open: OrderedDict[Session, None] = OrderedDict()
+        self._settled = 0
+        self._running = 0
+        self._running_starts = 0
+
+    def run(self, session: Session) -> None:
+        self._running += 1
+        self._running_starts += session.started
+
+    def settle(self, session: Session, until: int) -> None:
+        self._running -= 1
+        self._running_starts -= session.started
+        self._settled += until - session.started
+
+    def resume(self, session: Session, since: int) -> None:
+        self._settled -= since - session.started
+        self.run(session)
+
+    def time(self, now: int) -> int:
+        return self._settled + self._running * now - self._running_starts
+
+
+class SessionLedger:
+    """The books of all sessions. Thread-safe; every reading costs the same at any size.
+
+    Args:
+        on_end: Told of each session that ended, after the books are closed on it.
+        clock: Monotonic clock, in nanoseconds.
+        wall: Wall clock, in nanoseconds since the epoch.
+    """
+
+    def __init__(
+        self, on_end: OnEnd, clock: Clock = time.monotonic_ns, wall: Clock = time.time_ns
+    ) -> None:
+        self._on_end = on_end
+        self._clock = clock
+        self._wall = wall
+        self._lock = Lock()
+        self._books: dict[str, _Book] = {"websocket": _Book(), "http": _Book()}
+        self._starts: Counter[tuple[str, ...]] = Counter()
+        self._ends: Counter[tuple[str, ...]] = Counter()
+        self._active: Counter[tuple[str, ...]] = Counter()
+        self._reconnects: Counter[tuple[str, ...]] = Counter()
+        self._peak = HighWaterMark(clock(), wall())
+        self._collected: deque[tuple[Session, str, int]] = deque()
+
+    # Events
+
+    def start(self, type: SessionType, client: str, origin: str) -> Session:
+        """Open a session, connected, and return its handle."""
+        with self._transaction() as (now, _):
+            session = Session(type, client, now)
+            book = self._books[type]
+            book.open[session] = None
+            book.run(session)
+            self._starts[type, client, origin] += 1
+            self._count(session, "connected", +1)
+        return session
+
+    def drop(self, session: Session) -> None:
+        """The current socket of the session is gone; its user may come back."""
+        with self._transaction() as (now, _):
+            if not session.ended and session.left is None:
+                self._leave(session, now)
+                self._count(session, "disconnected", +1)
+
+    def restore(self, session: Session) -> bool:
+        """A socket took up the session.
+
+        Returns:
+            False, and nothing is recorded, if the session has ended in these books.
+        """
+        with self._transaction():
+            if session.ended:
+                return False
+            self._reconnects[(session.client,)] += 1
+            if session.left is not None:
+                self._books[session.type].resume(session, session.left)
+                session.left = None
+                self._count(session, "disconnected", -1)
+                self._count(session, "connected", +1)
+        return True
+
+    def end(self, session: Session, reason: str) -> None:
+        """The session is over; ending it again changes nothing."""
+        with self._transaction() as (now, ended):
+            self._end(session, reason, now, ended)
+
+    def expire(self, session: Session, left: int | None) -> bool:
+        """End the session by `timeout` if it was last left at `left` and nobody came back.
+
+        Returns:
+            Whether this ended the session.
+        """
+        with self._transaction() as (now, ended):
+            if left is not None and session.left == left:
+                self._end(session, "timeout", now, ended)
+            return bool(ended)
+
+    def collected(self, session: Session, reason: str) -> None:
+        """The host's object of the session was garbage-collected.
+
+        Safe to call from a finalizer, which may run at any instruction of any thread, in the
+        middle of this ledger too: it takes no lock, and the next reading or event books it.
+        """
+        self._collected.append((session, reason, self._clock()))
+
+    def shutdown(self) -> None:
+        """End every open session, because the process stops."""
+        with self._transaction() as (now, ended):
+            for book in self._books.values():
+                for session in list(book.open):
+                    self._end(session, "shutdown", now, ended)
+
+    # Readings
+
+    def starts(self) -> dict[tuple[str, ...], int]:
+        """Sessions started, by type, client type and origin."""
+        with self._transaction():
+            return dict(self._starts)
+
+    def ends(self) -> dict[tuple[str, ...], int]:
+        """Sessions ended, by type, client type and end reason."""
+        with self._transaction():
+            return dict(self._ends)
+
+    def active(self) -> dict[tuple[str, ...], int]:
+        """Open sessions, by type, client type and state."""
+        with self._transaction():
+            return dict(self._active)
+
+    def reconnects(self) -> dict[tuple[str, ...], int]:
+        """Reconnects, by client type."""
+        with self._transaction():
+            return dict(self._reconnects)
+
+    def peaks(self) -> dict[tuple[str, ...], int]:
+        """Most websocket sessions connected at once, by window."""
+        with self._transaction() as (now, _):
+            return {(window,): n for window, n in self._peak.values(now, self._wall()).items()}
+
+    def time(self) -> dict[tuple[str, ...], float]:
+        """Seconds spent in all sessions, open ones included, by type.
+
+        It runs while a session is connected and takes in the gap when one comes back, so
+        that once all have ended it is the sum of their durations. Divided by the number of
+        ends it estimates the mean duration without the bias towards short sessions that the
+        mean of the completed ones has (Little 1961, L = lambda W).
+        """
+        with self._transaction() as (now, _):
+            return {(type,): book.time(now) / NS for type, book in self._books.items()}
+
+    def oldest_age(self) -> dict[tuple[str, ...], float]:
+        """Seconds since the start of the oldest open session, by type; 0 if there is none."""
+        with self._transaction() as (now, _):
+            return {
+                (type,): (now - next(iter(book.open)).started) / NS if book.open else 0.0
+                for type, book in self._books.items()
+            }
+
+    # Inside a transaction
+
+    @contextmanager
+    def _transaction(self) -> Iterator[tuple[int, list[tuple[Session, str]]]]:
+        """Hold the books; give the time and a list that takes what is ended."""
+        ended: list[tuple[Session, str]] = []
+        with self._lock:
+            # The time first: a session collected after it is then booked by the next
+            # transaction, and the time spent in sessions never runs backwards.
+            now = self._clock()
+            while self._collected:
+                self._end(*self._collected.popleft(), ended)
+            yield now, ended
+        for session, reason in ended:
+            left = session.started if session.left is None else session.left
+            self._on_end(session.type, session.client, reason, (left - session.started) / NS)
+
+    def _leave(self, session: Session, now: int) -> None:
+        session.left = now
+        self._books[session.type].settle(session, now)
+        self._count(session, "connected", -1)
+
+    def _end(
+        self, session: Session, reason: str, now: int, ended: list[tuple[Session, str]]
+    ) -> None:
+        if session.ended:
+            return
+        if session.left is None:
+            self._leave(session, now)
+        else:
+            self._count(session, "disconnected", -1)
+        session.ended = True
+        del self._books[session.type].open[session]
+        self._ends[session.type, session.client, reason] += 1
+        ended.append((session, reason))
+
+    def _count(self, session: Session, state: str, change: int) -> None:
+        self._active[session.type, session.client, state] += change
+        if session.type == "websocket" and state == "connected":
+            self._peak.move(self._peak.level + change, self._clock(), self._wall())

@@ -1,0 +1,51 @@
+"""Our own errors: counted, logged once for each probe, never raised into the application."""
+
+from __future__ import annotations
+
+import logging
+from threading import Lock
+from types import TracebackType
+
+logger = logging.getLogger("chainlit_otel")
+
+
+class Guard:
+    """A context manager around code of ours that runs inside the application.
+
+    It swallows `Exception` only: a cancellation or an exit of the application passes. It must
+    never hold a call of the application itself.
+
+    Args:
+        probe: Name of the probe that the code belongs to.
+    """
+
+    __slots__ = ("_lock", "errors", "probe")
+
+    def __init__(self, probe: str) -> None:
+        self.probe = probe
+        self.errors = 0
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        """Enter the guarded code."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool:
+        """Count an error of ours and swallow it."""
+        if not isinstance(error, Exception):
+            return False
+        with self._lock:
+            self.errors += 1
+            first = self.errors == 1
+        if first:
+            logger.warning(
+                "the %s probe failed; the application is not affected, further errors are only "
+                "counted (chainlit_otel_internal_errors_total)",
+                self.probe,
+                exc_info=error,
+            )
+        return True

@@ -1,0 +1,118 @@
+"""Wrapping what belongs to the application, and undoing it. Nothing else changes Chainlit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, MutableMapping
+from typing import Any
+
+import wrapt
+
+Wrapper = Callable[[Callable[..., Any], Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Called with what is wrapped, the instance, and the arguments of the call."""
+
+
+class SeamMissing(Exception):
+    """This version of Chainlit does not have what a probe wraps."""
+
+
+class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic before wrapt 2
+    """A wrapper that knows on whose behalf it was put there."""
+
+    def __init__(self, wrapped: Any, wrapper: Wrapper, patches: Patches) -> None:
+        super().__init__(wrapped, wrapper, enabled=lambda: patches.active)
+        self._self_patches = patches
+
+
+def owner_of(owner: Any, name: str) -> Any:
+    """Return on whose behalf a class or module attribute is wrapped; None if it is not.
+
+    The wrapper itself is asked, because Chainlit's reload imports a package that lies beside
+    the app anew, and the new copy knows nothing of what the old one did.
+    """
+    patches = getattr(vars(owner).get(name), "_self_patches", None)
+    return patches.owner if patches is not None and patches.active else None
+
+
+class Patches:
+    """What was changed in the application, and how to change it back.
+
+    A wrapper that cannot be taken out, because somebody has wrapped it since, goes inert: it
+    only passes the call on.
+
+    Args:
+        owner: On whose behalf.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.active = True
+        self._undo: list[Callable[[], None]] = []
+
+    def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+        """Wrap a method of a class or a function of a module.
+
+        Args:
+            owner: The class or the module.
+            name: Name of the attribute.
+            wrapper: What runs instead, as `wrapt` calls it.
+
+        Raises:
+            SeamMissing: The owner has no such attribute of its own.
+        """
+        try:
+            original = vars(owner)[name]
+        except (KeyError, TypeError):
+            raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
+        replacement = _Wrapper(original, wrapper, self)
+        setattr(owner, name, replacement)
+
+        def undo() -> None:
+            if vars(owner).get(name) is replacement:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+
+    def replace(
+        self,
+        mapping: MutableMapping[str, Any],
+        key: str,
+        make: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> None:
+        """Replace an entry of a mapping, such as an event handler.
+
+        Args:
+            mapping: The mapping.
+            key: The key of the entry.
+            make: Makes the replacement from the entry; it passes calls on while `active` is
+                false.
+
+        Raises:
+            SeamMissing: The mapping has no such entry.
+        """
+        try:
+            original = mapping[key]
+        except (KeyError, TypeError):
+            raise SeamMissing(f"handler {key!r}") from None
+        replacement = make(original)
+        mapping[key] = replacement
+
+        def undo() -> None:
+            if mapping.get(key) is replacement:
+                mapping[key] = original
+
+        self._undo.append(undo)
+
+    def insert(self, items: list[Any], item: Any) -> None:
+        """Insert an item at the front of a list, such as a route ahead of the others."""
+        items.insert(0, item)
+
+        def undo() -> None:
+            items[:] = [other for other in items if other is not item]
+
+        self._undo.append(undo)
+
+    def undo(self) -> None:
+        """Put everything back, the last change first."""
+        self.active = False
+        while self._undo:
+            self._undo.pop()()

@@ -1,0 +1,244 @@
+"""Sessions: `WebsocketSession` and `HTTPSession` of `chainlit.session`.
+
+The constructor, `restore` and `delete` of the session classes are the only seams that every
+way to start, take up and end a session goes through. `on_chat_start` and `on_chat_end` are
+not: the second fires whenever a socket drops, and either may be missing. The lookups are
+wrapped to see sessions that are asked for where they are not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Callable
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.telemetry import Telemetry
+
+# The function of Chainlit that asks for a session, and what it asks for. A browser that comes
+# with an unknown session id is no miss: that is how a new session begins.
+_SITES = {
+    "restore_existing_session": None,
+    "call_action": "action",
+    "update_thread_element": "element",
+    "delete_thread_element": "element",
+    "update_feedback": "feedback",
+    "get_file": "file_read",
+    "upload_file": "file_upload",
+    "connect_mcp": "mcp",
+    "disconnect_mcp": "mcp",
+}
+
+
+class Sessions:
+    """Chainlit's session objects and what the books say of each.
+
+    Args:
+        ledger: The books.
+    """
+
+    def __init__(self, ledger: SessionLedger) -> None:
+        self.ledger = ledger
+        self.client_type = ClosedSet(catalog.CLIENT_TYPE.values)
+        self.misses: Counter[tuple[str, ...]] = Counter()
+        self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+        self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._retained: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def started(self, session: Any, type: SessionType) -> None:
+        """Chainlit made a session."""
+        handle = self.ledger.start(
+            type, self.client_type(session.client_type), _origin(session, type)
+        )
+        self._handles[session] = handle
+        reason = "completed" if type == "http" else catalog.OTHER
+        # An HTTP session is hardly ever deleted, and a lost websocket session never.
+        finalizer = weakref.finalize(session, self.ledger.collected, handle, reason)
+        finalizer.atexit = False
+
+    def restored(self, session: Any) -> None:
+        """A socket took up a session; one that the books have closed begins anew."""
+        handle = self._handles.get(session)
+        if handle is None or not self.ledger.restore(handle):
+            self._retained.discard(session)
+            self.started(session, "websocket")
+
+    def dropped(self, session: Any) -> None:
+        """The current socket of a session is gone, and Chainlit begins to clean up."""
+        self._disconnecting.add(session)
+        if handle := self._handles.get(session):
+            self.ledger.drop(handle)
+
+    def cleaned_up(self, session: Any) -> None:
+        """Chainlit is done with the disconnect of a session, well or badly."""
+        self._disconnecting.discard(session)
+
+    def abandoned(self, session: Any, grace: float) -> None:
+        """Chainlit failed to clean up after a session, or will never be asked to.
+
+        Args:
+            session: Chainlit's session.
+            grace: Seconds in which its user may still come back.
+        """
+        handle = self._handles.get(session)
+        if handle is None or handle.ended:
+            return
+        if session.to_clear:
+            self.ledger.end(handle, "cleared")
+            self._retained.add(session)
+        else:
+            asyncio.get_running_loop().call_later(
+                grace, self._expire, weakref.ref(session), handle, handle.left
+            )
+
+    def deleted(self, session: Any) -> None:
+        """Chainlit deletes a session."""
+        if handle := self._handles.get(session):
+            self.ledger.end(handle, self._end_reason(session, handle))
+
+    def check_retained(self, session: Any) -> None:
+        """After a deletion: does Chainlit still hold the session?"""
+        if _registry().get(session.id) is session:
+            self._retained.add(session)
+
+    def retained(self) -> dict[tuple[str, ...], int]:
+        """Sessions that ended and that Chainlit still holds."""
+        return {("sessions",): len(self._retained)}
+
+    def missed(self, site: str | None) -> None:
+        """A session was asked for that is not here."""
+        if site is not None:
+            self.misses[(site,)] += 1
+
+    def _end_reason(self, session: Any, handle: Session) -> str:
+        if handle.type == "http":
+            return "completed"
+        if session in self._disconnecting:
+            return "cleared"
+        return catalog.OTHER if handle.left is None else "timeout"
+
+    def _expire(self, reference: Callable[[], Any], handle: Session, left: int | None) -> None:
+        session = reference()
+        if self.ledger.expire(handle, left) and session is not None:
+            self._retained.add(session)
+
+
+def _origin(session: Any, type: SessionType) -> str:
+    # An HTTP session always carries a thread id, its own or one to go on with: they look alike.
+    resumes = type == "websocket" and bool(session.thread_id_to_resume)
+    return "thread_resume" if resumes else "new"
+
+
+def _registry() -> Any:
+    return import_module("chainlit.session").ws_sessions_id
+
+
+def _site(frame: FrameType | None) -> str | None:
+    """Tell which part of Chainlit is asking, from the innermost of its frames."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("chainlit."):
+            return _SITES.get(frame.f_code.co_name, catalog.OTHER)
+        frame = frame.f_back
+    return catalog.OTHER
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sessions) -> None:
+    """Wrap the session classes.
+
+    Raises:
+        SeamMissing: This version of Chainlit has no such class or method.
+    """
+    module = import_module("chainlit.session")
+    for name in ("WebsocketSession", "HTTPSession", "ws_sessions_id"):
+        if not hasattr(module, name):
+            raise SeamMissing(f"chainlit.session.{name}")
+    websocket, http = module.WebsocketSession, module.HTTPSession
+    patches.wrap(websocket, "__init__", _starting(guard, sessions, "websocket"))
+    patches.wrap(websocket, "restore", _restoring(guard, sessions))
+    patches.wrap(websocket, "delete", _deleting(guard, sessions))
+    patches.wrap(websocket, "get_by_id", _looking_up(guard, sessions))
+    patches.wrap(websocket, "require", _requiring(guard, sessions))
+    patches.wrap(http, "__init__", _starting(guard, sessions, "http"))
+    patches.wrap(http, "delete", _deleting(guard, sessions))
+    for session in list(module.ws_sessions_id.values()):
+        sessions.started(session, "websocket")
+    _observe(sessions, telemetry)
+
+
+def _observe(sessions: Sessions, telemetry: Telemetry) -> None:
+    ledger = sessions.ledger
+    folded = (catalog.CLIENT_TYPE.key,)
+    telemetry.observe(catalog.SESSION_STARTS, ledger.starts)
+    telemetry.observe(catalog.SESSION_ACTIVE, ledger.active)
+    telemetry.observe(catalog.SESSION_PEAK, ledger.peaks)
+    telemetry.observe(catalog.SESSION_ENDS, ledger.ends)
+    telemetry.observe(catalog.SESSION_TIME, ledger.time)
+    telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects)
+    telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age)
+    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses))
+    telemetry.observe(catalog.RETAINED, sessions.retained)
+    telemetry.observe(catalog.LABEL_OVERFLOW, lambda: {folded: sessions.client_type.folded})
+
+
+def _starting(guard: Guard, sessions: Sessions, type: SessionType) -> Any:
+    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
+        wrapped(*args, **kwargs)
+        with guard:
+            sessions.started(session, type)
+
+    return wrapper
+
+
+def _restoring(guard: Guard, sessions: Sessions) -> Any:
+    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        result = wrapped(*args, **kwargs)
+        with guard:
+            sessions.restored(session)
+        return result
+
+    return wrapper
+
+
+def _deleting(guard: Guard, sessions: Sessions) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            sessions.deleted(session)
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            with guard:
+                sessions.check_retained(session)
+
+    return wrapper
+
+
+def _looking_up(guard: Guard, sessions: Sessions) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        session = wrapped(*args, **kwargs)
+        if session is None:
+            with guard:
+                sessions.missed(_site(sys._getframe(1)))
+        return session
+
+    return wrapper
+
+
+def _requiring(guard: Guard, sessions: Sessions) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return wrapped(*args, **kwargs)
+        except ValueError:
+            with guard:
+                sessions.missed("socket")
+            raise
+
+    return wrapper

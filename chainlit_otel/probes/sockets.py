@@ -1,0 +1,203 @@
+"""Connections: the handlers that Chainlit registered with python-socketio.
+
+The `connect` and `disconnect` handlers are replaced in the table where python-socketio looks
+them up at each call. They alone know why a connection was refused or closed, and which socket
+of a session is the current one. Below them lies the close of the Engine.IO socket, for the
+sockets that die while they connect: python-socketio never calls `disconnect` for those, and
+Chainlit keeps their sessions for ever.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.connections import Connection, ConnectionLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.telemetry import Telemetry
+
+Handler = Callable[..., Awaitable[Any]]
+
+_NAMESPACE = "/"
+
+
+class Sockets:
+    """The open sockets, by the ids of Socket.IO and of Engine.IO.
+
+    Args:
+        ledger: The books of connections.
+        sessions: The books of sessions.
+    """
+
+    def __init__(self, ledger: ConnectionLedger, sessions: Sessions) -> None:
+        self.ledger = ledger
+        self.stopping = False
+        self._sessions = sessions
+        self._connections: dict[str, Connection] = {}
+        self._sids: dict[str, str] = {}
+
+    def opened(self, sid: str) -> None:
+        """A socket is connected to Chainlit."""
+        sio = import_module("chainlit.server").sio
+        engine_sid = sio.manager.eio_sid_from_sid(sid, _NAMESPACE)
+        socket = sio.eio.sockets.get(engine_sid)
+        upgraded = functools.partial(getattr, socket, "upgraded", False)
+        self._connections[sid] = self.ledger.open(upgraded)
+        self._sids[engine_sid] = sid
+        if socket is None or socket.closed or socket.closing:
+            self.lost(engine_sid)
+
+    def refused(self, error: BaseException | None) -> None:
+        """Chainlit refused a socket, by an exception or by returning False."""
+        self.ledger.reject(refusal(error))
+
+    def closed(self, sid: str, reason: object) -> Any:
+        """A socket is closed.
+
+        Returns:
+            Chainlit's session, if this was its current socket.
+        """
+        session = import_module("chainlit.session").ws_sessions_sid.get(sid)
+        if session is not None:
+            self._sessions.dropped(session)
+        if connection := self._connections.pop(sid, None):
+            self.ledger.close(connection, "shutdown" if self.stopping else close_reason(reason))
+        return session
+
+    def cleaned_up(self, session: Any, failed: bool) -> None:
+        """Chainlit's handler is done with the disconnect of a session."""
+        self._sessions.cleaned_up(session)
+        if failed:
+            self._sessions.abandoned(session, _grace())
+
+    def lost(self, engine_sid: str, reason: object = None) -> None:
+        """The Engine.IO socket is closed; Chainlit may not have been told."""
+        sid = self._sids.pop(engine_sid, None)
+        if sid is not None and sid in self._connections:
+            session = self.closed(sid, reason)
+            if session is not None:
+                self.cleaned_up(session, failed=True)
+
+    def adopt(self) -> None:
+        """Take up the sockets that were open before this probe."""
+        sio = import_module("chainlit.server").sio
+        for sid, session in list(import_module("chainlit.session").ws_sessions_sid.items()):
+            if sio.manager.is_connected(sid, _NAMESPACE):
+                self.opened(sid)
+            else:
+                self._sessions.dropped(session)
+                self._sessions.cleaned_up(session)
+
+
+def refusal(error: BaseException | None) -> str:
+    """Return the `error.type` of a refused connection.
+
+    Chainlit tells its refusals apart by their text only.
+    """
+    text = str(error) if isinstance(error, ConnectionRefusedError) else ""
+    if text.startswith("Missing user environment variable"):
+        return "missing_user_env"
+    named = text.replace(" ", "_")
+    return named if named in catalog.REFUSAL.values else catalog.OTHER
+
+
+def close_reason(reason: object) -> str:
+    """Return the close reason for what python-socketio gives; older releases give None."""
+    named = str(reason).replace(" ", "_")
+    return named if named in catalog.CLOSE_REASON.values else catalog.OTHER
+
+
+def _grace() -> float:
+    return float(import_module("chainlit.config").config.project.session_timeout)
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Sockets) -> None:
+    """Replace the handlers.
+
+    Raises:
+        SeamMissing: This version of Chainlit or python-socketio has no such handler.
+    """
+    sio = getattr(import_module("chainlit.server"), "sio", None)
+    if sio is None or not hasattr(sio, "eio"):
+        raise SeamMissing("chainlit.server.sio")
+    handlers = sio.handlers.get(_NAMESPACE)
+    patches.replace(handlers, "connect", functools.partial(_connecting, patches, guard, sockets))
+    patches.replace(
+        handlers, "disconnect", functools.partial(_disconnecting, patches, guard, sockets)
+    )
+    patches.replace(
+        sio.eio.handlers, "disconnect", functools.partial(_losing, patches, guard, sockets)
+    )
+    sockets.adopt()
+    telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active)
+    telemetry.observe(catalog.CONNECTION_REJECTED, sockets.ledger.rejected)
+
+
+def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def connect(sid: str, environ: Any, *auth: Any) -> Any:
+        if not patches.active:
+            return await original(sid, environ, *auth)
+        try:
+            accepted = await original(sid, environ, *auth)
+        except Exception as error:
+            with guard:
+                # Without auth this is python-socketio trying an older signature.
+                if auth:
+                    sockets.refused(error)
+            raise
+        with guard:
+            if accepted is False:
+                sockets.refused(None)
+            else:
+                sockets.opened(sid)
+        return accepted
+
+    return connect
+
+
+def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+    arity = len(inspect.signature(original).parameters)
+
+    @functools.wraps(original)
+    async def disconnect(sid: str, *reason: Any) -> Any:
+        if not patches.active:
+            return await original(sid, *reason)
+        session = None
+        with guard:
+            session = sockets.closed(sid, *(reason or (None,)))
+        # python-socketio offers a reason first and calls again without, on the TypeError of a
+        # handler that takes none. The original gets both calls, so that a TypeError from
+        # inside it is met as it would be without us.
+        if len(reason) >= arity:
+            return await original(sid, *reason)
+        failed = True
+        try:
+            result = await original(sid, *reason)
+            failed = False
+            return result
+        finally:
+            with guard:
+                if session is not None:
+                    sockets.cleaned_up(session, failed)
+
+    return disconnect
+
+
+def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def disconnect(engine_sid: str, *reason: Any) -> Any:
+        try:
+            return await original(engine_sid, *reason)
+        finally:
+            with guard:
+                if patches.active:
+                    sockets.lost(engine_sid, *reason)
+
+    return disconnect

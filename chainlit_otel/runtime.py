@@ -1,0 +1,249 @@
+"""Puts the parts together and holds the one active instance."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import sys
+from collections.abc import Callable
+from functools import partial
+from threading import RLock
+from typing import Any
+
+import wrapt
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from chainlit_otel import catalog, patching
+from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes import lifecycle
+from chainlit_otel.probes import sessions as sessions_probe
+from chainlit_otel.probes import sockets as sockets_probe
+from chainlit_otel.providers import Pipeline, metric_pipeline
+from chainlit_otel.server.admin import AdminServer
+from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
+from chainlit_otel.settings import Settings
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.version import __version__
+
+logger = logging.getLogger("chainlit_otel")
+
+# The last module that Chainlit's server imports: once it is there, every seam is.
+_LAST_MODULE = "chainlit.socket"
+
+_lock = RLock()
+_active: Runtime | None = None
+
+
+def enable(
+    settings: Settings | None = None,
+    *,
+    tracer_provider: TracerProvider | None = None,
+    meter_provider: MeterProvider | None = None,
+) -> None:
+    """Observe Chainlit from now on. Calling it again changes nothing.
+
+    It may stand anywhere in the app, above or below the callbacks, and before or after
+    `mount_chainlit`; Chainlit itself is not imported by it.
+
+    Args:
+        settings: The settings; by default those of the environment.
+        tracer_provider: Where spans go. This version emits none yet.
+        meter_provider: Where the metrics go; by default the global provider if the
+            application has set one, else one of ours, which becomes the global one.
+
+    Raises:
+        ValueError: A setting is unknown or out of its range.
+    """
+    global _active
+    settings = settings or Settings()
+    with _lock:
+        _active = _active or _surviving()
+        if _active is not None:
+            return
+        if settings.disabled:
+            logger.info("chainlit-otel is off (OTEL_SDK_DISABLED)")
+            return
+        runtime = Runtime(settings, metric_pipeline(settings, meter_provider))
+        runtime.start()
+        _active = runtime
+
+
+def disable() -> None:
+    """Undo every patch and stop serving. Without `enable()` before, it does nothing.
+
+    What has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
+    taken out; it goes inert.
+    """
+    global _active
+    with _lock:
+        runtime, _active = _active or _surviving(), None
+    if runtime is not None:
+        runtime.close()
+
+
+def _surviving() -> Runtime | None:
+    """Return the instance of an earlier import of this package, if it still observes."""
+    session = sys.modules.get("chainlit.session")
+    if session is None or not hasattr(session, "WebsocketSession"):
+        return None
+    owner: Runtime | None = patching.owner_of(session.WebsocketSession, "__init__")
+    return owner
+
+
+class Runtime:
+    """One instance: the books, the probes that fill them and the server that shows them.
+
+    Args:
+        settings: The settings.
+        pipeline: Where the metrics go.
+    """
+
+    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._guards = {name: Guard(name) for name in catalog.PROBE.values}
+        self._patches: list[Patches] = []
+        self._probes = dict.fromkeys(catalog.PROBES, "waiting for Chainlit")
+        self._closed = False
+        self._exported = False
+        server = self._guards["server"]
+        self._telemetry = Telemetry(pipeline.providers, server)
+        self._sessions = sessions_probe.Sessions(SessionLedger(self._session_ended))
+        self._sockets = sockets_probe.Sockets(
+            ConnectionLedger(self._connection_closed), self._sessions
+        )
+        self._endpoint = MetricsEndpoint(pipeline.reader, settings.metrics_token, server)
+        self._admin: AdminServer | None = None
+
+    def start(self) -> None:
+        """Serve the metrics, and observe Chainlit as soon as it is imported."""
+        self._observe_ourselves()
+        if self._settings.admin_server:
+            self._serve()
+        atexit.register(self.stop)
+        wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
+
+    def health(self) -> dict[str, Any]:
+        """Return the state of our own parts, for `/healthz`."""
+        degraded = any(state != "on" for state in self._probes.values())
+        return {
+            "status": "degraded" if degraded else "ok",
+            "version": __version__,
+            "probes": dict(self._probes),
+            "internal_errors": {name: g.errors for name, g in self._guards.items()},
+        }
+
+    def close(self) -> None:
+        """Undo every patch, export what was recorded and stop serving."""
+        self._closed = True
+        atexit.unregister(self.stop)
+        while self._patches:
+            self._patches.pop().undo()
+        self._pipeline.flush(self._settings.shutdown_timeout, self._guards["server"])
+        self._telemetry.close()
+        if self._admin is not None:
+            self._admin.stop()
+
+    def stop(self) -> None:
+        """The process stops: end what is open and export it all, within a bounded time."""
+        if self._exported:
+            return
+        self._exported = True
+        self._sessions.ledger.shutdown()
+        self._sockets.ledger.shutdown()
+        timeout = self._settings.shutdown_timeout
+        if not self._pipeline.flush(timeout, self._guards["server"]):
+            logger.warning(
+                "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)", timeout
+            )
+
+    def _serve(self) -> None:
+        settings = self._settings
+        try:
+            self._admin = AdminServer(
+                admin_app(self._endpoint, self.health), settings.host, settings.port
+            )
+        except OSError as error:
+            logger.warning(
+                "no admin server on %s:%s (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT): %s",
+                settings.host,
+                settings.port,
+                error,
+            )
+            return
+        moved = settings.port not in (0, self._admin.port)
+        logger.log(
+            logging.WARNING if moved else logging.INFO,
+            "metrics at %s/metrics%s",
+            self._admin.url,
+            f", because port {settings.port} is taken" if moved else "",
+        )
+
+    def _chainlit_imported(self, _: Any) -> None:
+        """Install the probes. It runs inside the application's import, so it must not raise."""
+        if self._closed:
+            return
+        self._probe("sessions", partial(sessions_probe.install, sessions=self._sessions))
+        self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
+        self._probe(
+            "lifecycle", partial(lifecycle.install, stopping=self._stopping, stop=self._stop)
+        )
+        with self._guards["server"]:
+            if self._settings.metrics_path:
+                self._serve_in_app(self._settings.metrics_path)
+
+    def _probe(self, name: str, install: Callable[..., None]) -> None:
+        """Install one probe; without its seam it alone stays off."""
+        patches = Patches(self)
+        guard = self._guards[name]
+        state = "off: it failed"
+        with guard:
+            try:
+                install(patches, guard, self._telemetry)
+                state = "on"
+            except SeamMissing as missing:
+                state = f"off: no {missing}"
+                logger.warning("the %s probe is off: this Chainlit has no %s", name, missing)
+        self._probes[name] = state
+        if state == "on":
+            self._patches.append(patches)
+        else:
+            patches.undo()
+
+    def _serve_in_app(self, path: str) -> None:
+        from starlette.routing import Route
+
+        server = sys.modules["chainlit.server"]
+        prefix = server.config.run.root_path.rstrip("/")
+        patches = Patches(self)
+        # Ahead of Chainlit's catch-all route, which answers anything with the web page.
+        patches.insert(server.app.router.routes, Route(prefix + path, self._endpoint))
+        self._patches.append(patches)
+
+    def _observe_ourselves(self) -> None:
+        self._telemetry.observe(
+            catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
+        )
+        self._telemetry.observe(
+            catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._probes.items()}
+        )
+
+    def _session_ended(self, type: str, client: str, reason: str, seconds: float) -> None:
+        with self._guards["sessions"]:
+            self._telemetry.record(catalog.SESSION_DURATION, seconds, type, client, reason)
+
+    def _connection_closed(self, reason: str, seconds: float) -> None:
+        with self._guards["sockets"]:
+            self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
+
+    def _stopping(self, server: Any) -> None:
+        if self._admin is None or not self._admin.is_served_by(server):
+            self._sockets.stopping = True
+
+    async def _stop(self) -> None:
+        await asyncio.to_thread(self.stop)

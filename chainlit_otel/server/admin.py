@@ -1,0 +1,83 @@
+"""The admin server: a thread and an event loop of its own.
+
+It answers while the application's event loop is blocked, which is when it is needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from threading import Thread
+
+import uvicorn
+from starlette.types import ASGIApp
+
+logger = logging.getLogger("chainlit_otel")
+
+_PORTS = 16
+
+
+class AdminServer:
+    """Serves an ASGI application from a thread.
+
+    Args:
+        app: What to serve.
+        host: Address to listen on.
+        port: Port to listen on; the next free one of sixteen if it is taken, any if 0.
+
+    Raises:
+        OSError: None of the ports can be had.
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._socket = _listen(host, port)
+        self.host = host
+        self.port: int = self._socket.getsockname()[1]
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11"
+            )
+        )
+        self._thread = Thread(target=self._run, name="chainlit-otel-admin", daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where the server answers."""
+        host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def is_served_by(self, server: object) -> bool:
+        """Tell whether a uvicorn server is the one of this admin server."""
+        return server is self._server
+
+    def stop(self) -> None:
+        """Stop serving and free the port."""
+        self._server.should_exit = True
+        self._thread.join(timeout=5)
+        self._socket.close()
+
+    def _run(self) -> None:
+        # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio).
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+        loop.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    for candidate in range(port, min(port + _PORTS, 65536)) if port else (0,):
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, candidate))
+            listening.listen(128)
+        except OSError as error:
+            listening.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            continue
+        return listening
+    raise OSError(errno.EADDRINUSE, f"ports {port} to {port + _PORTS - 1} of {host} are taken")

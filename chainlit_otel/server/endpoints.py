@@ -1,0 +1,92 @@
+"""`/metrics` and `/healthz` as ASGI applications."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+    make_asgi_app,
+)
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chainlit_otel.guard import Guard
+from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
+
+Health = Callable[[], Mapping[str, Any]]
+"""Tells the state of our own probes: `status` is `ok` or `degraded`."""
+
+_ELSEWHERE = (
+    "# chainlit-otel: the metrics of Chainlit go to the MeterProvider that the application set; "
+    "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here too.\n"
+)
+
+
+class MetricsEndpoint:
+    """Serves the metrics in the Prometheus text format or in OpenMetrics, as asked for.
+
+    Args:
+        reader: The metrics; None if they go elsewhere, which is then said in a comment.
+        token: Bearer token that must be sent, if any.
+        guard: Holds what goes wrong with one metric.
+    """
+
+    def __init__(self, reader: ScrapeReader | None, token: str | None, guard: Guard) -> None:
+        registry = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        self._token = token
+        if reader is None:
+            self._app: ASGIApp = _elsewhere(registry)
+        else:
+            registry.register(OpenTelemetryCollector(reader, guard))
+            self._app = make_asgi_app(registry)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one scrape."""
+        app = self._app if self._admits(scope) else _unauthorized()
+        await app(scope, receive, send)
+
+    def _admits(self, scope: Scope) -> bool:
+        if self._token is None:
+            return True
+        sent = Request(scope).headers.get("authorization", "")
+        return hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode())
+
+
+def _unauthorized() -> Response:
+    return PlainTextResponse(
+        "The metrics need a bearer token (CHAINLIT_OTEL_METRICS_TOKEN).\n",
+        status_code=401,
+        headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _elsewhere(registry: CollectorRegistry) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        text = _ELSEWHERE + generate_latest(registry).decode()
+        response = PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+        await response(scope, receive, send)
+
+    return app
+
+
+def admin_app(metrics: ASGIApp, health: Health) -> Starlette:
+    """Return the application of the admin server."""
+
+    async def healthz(_: Request) -> Response:
+        state = health()
+        return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
+
+    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz)])

@@ -1,0 +1,211 @@
+"""The metrics of a MeterProvider as families of prometheus_client.
+
+The official exporter pins the SDK to one minor release, adds three scope labels to every
+series and cannot show a series before its first event; this one does none of that.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from threading import Lock
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    MetricReader,
+    MetricsData,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Metric as SdkMetric
+from prometheus_client import Metric as Family
+from prometheus_client.core import Exemplar, Sample
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
+
+_SCOPE_LABEL = "otel_scope_name"
+
+Labels = Mapping[str, str]
+
+
+class ScrapeReader(MetricReader):
+    """Hands over what a MeterProvider has, when a scraper asks for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lock = Lock()
+        self._data: MetricsData | None = None
+
+    def read(self) -> MetricsData | None:
+        """Collect now and return the metrics; None if there are none."""
+        with self._lock:
+            self._data = None
+            self.collect()
+            return self._data
+
+    def _receive_metrics(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> None:
+        self._data = metrics_data
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Do nothing: a scraper comes for the metrics by itself."""
+        return True
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+class OpenTelemetryCollector(Collector):
+    """Collects a reader's metrics for a registry of prometheus_client.
+
+    Args:
+        reader: The reader.
+        guard: Holds what goes wrong with one metric; the others are served all the same.
+    """
+
+    def __init__(self, reader: ScrapeReader, guard: Guard) -> None:
+        self._reader = reader
+        self._guard = guard
+
+    def describe(self) -> Iterable[Family]:
+        """Return nothing, so that a registry does not collect in order to register."""
+        return ()
+
+    def collect(self) -> Iterable[Family]:
+        """Return every metric family, with a series for each label set of the catalogue."""
+        families: dict[str, Family] = {}
+        data = self._reader.read()
+        for resource in data.resource_metrics if data else ():
+            families["target"] = _target_info(resource.resource.attributes)
+            for metric, labels in _with_scope_labels(resource.scope_metrics):
+                with self._guard:
+                    _add(families, metric, labels)
+        for histogram in _ZEROS:
+            _add_zeros(families, histogram)
+        return families.values()
+
+
+def _target_info(attributes: Mapping[str, Any]) -> Family:
+    family = Family("target", "Resource of the process.", "info")
+    family.add_sample("target_info", _labels(attributes), 1)
+    return family
+
+
+def _with_scope_labels(scopes: Sequence[Any]) -> Iterator[tuple[SdkMetric, Labels]]:
+    """Give each metric the label of its scope only where two scopes share the name."""
+    owners: dict[str, set[str]] = {}
+    for scope in scopes:
+        for metric in scope.metrics:
+            owners.setdefault(metric.name, set()).add(scope.scope.name)
+    for scope in scopes:
+        for metric in scope.metrics:
+            shared = len(owners[metric.name]) > 1
+            yield metric, {_SCOPE_LABEL: scope.scope.name} if shared else {}
+
+
+def _kind(metric: SdkMetric) -> catalog.Kind:
+    if isinstance(metric.data, Sum):
+        return "counter" if metric.data.is_monotonic else "updowncounter"
+    if isinstance(metric.data, Gauge):
+        return "gauge"
+    if isinstance(metric.data, Histogram):
+        return "histogram"
+    raise ValueError(f"{metric.name}: {type(metric.data).__name__} has no Prometheus form")
+
+
+def _add(families: dict[str, Family], metric: SdkMetric, scope: Labels) -> None:
+    kind = _kind(metric)
+    family = _family(families, metric.name, metric.unit or "", metric.description or "", kind)
+    for point in metric.data.data_points:
+        labels = {**_labels(point.attributes or {}), **scope}
+        if isinstance(point, HistogramDataPoint):
+            family.samples.extend(_histogram_samples(family.name, labels, point))
+        elif isinstance(point, NumberDataPoint):
+            suffix = "_total" if kind == "counter" else ""
+            family.add_sample(family.name + suffix, dict(labels), point.value)
+
+
+def _family(
+    families: dict[str, Family], name: str, unit: str, help: str, kind: catalog.Kind
+) -> Family:
+    translated = catalog.prometheus_name(name, unit, kind)
+    if kind == "counter":
+        translated = translated.removesuffix("_total")
+    type = "gauge" if kind == "updowncounter" else kind
+    family = families.setdefault(translated, Family(translated, help, type))
+    if family.type != type:
+        raise ValueError(f"{name} is a {type} here and a {family.type} elsewhere")
+    return family
+
+
+def _labels(attributes: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "".join(c if c.isalnum() else "_" for c in key): value
+        if isinstance(value, str)
+        else json.dumps(value, default=list)
+        for key, value in attributes.items()
+    }
+
+
+def _histogram_samples(name: str, labels: Labels, point: HistogramDataPoint) -> Iterator[Sample]:
+    exemplars = {
+        bisect_left(point.explicit_bounds, exemplar.value): _exemplar(exemplar)
+        for exemplar in point.exemplars
+        if exemplar.trace_id
+    }
+    edges = [*map(floatToGoString, point.explicit_bounds), "+Inf"]
+    for i, (edge, total) in enumerate(zip(edges, accumulate(point.bucket_counts), strict=True)):
+        yield Sample(f"{name}_bucket", {**labels, "le": edge}, total, None, exemplars.get(i))
+    yield Sample(f"{name}_count", dict(labels), point.count)
+    yield Sample(f"{name}_sum", dict(labels), point.sum)
+
+
+def _exemplar(exemplar: Any) -> Exemplar:
+    labels = {"trace_id": f"{exemplar.trace_id:032x}", "span_id": f"{exemplar.span_id:016x}"}
+    return Exemplar(labels, exemplar.value, exemplar.time_unix_nano / 1e9)
+
+
+def _zero_samples(metric: catalog.Metric) -> dict[frozenset[tuple[str, str]], list[Sample]]:
+    empty = HistogramDataPoint(
+        attributes={},
+        start_time_unix_nano=0,
+        time_unix_nano=0,
+        count=0,
+        sum=0.0,
+        bucket_counts=[0] * (len(metric.bounds) + 1),
+        explicit_bounds=metric.bounds,
+        min=0.0,
+        max=0.0,
+    )
+    zeros = {}
+    for values in metric.label_sets:
+        labels = _labels(metric.labels(values))
+        zeros[frozenset(labels.items())] = list(
+            _histogram_samples(metric.prometheus_name, labels, empty)
+        )
+    return zeros
+
+
+# The SDK shows a histogram's series from its first record on, and `rate()` would lose that one.
+_ZEROS = {metric: _zero_samples(metric) for metric in catalog.METRICS if metric.kind == "histogram"}
+
+
+def _add_zeros(families: dict[str, Family], metric: catalog.Metric) -> None:
+    family = _family(families, metric.name, metric.unit, metric.description, metric.kind)
+    present = {
+        frozenset(sample.labels.items())
+        for sample in family.samples
+        if sample.name.endswith("_count")
+    }
+    for labels, samples in _ZEROS[metric].items():
+        if labels not in present:
+            family.samples.extend(samples)

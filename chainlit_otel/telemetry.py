@@ -1,0 +1,119 @@
+"""From the catalogue to OpenTelemetry instruments. Knows nothing of Chainlit."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import LabelSet, Metric
+from chainlit_otel.guard import Guard
+from chainlit_otel.version import __version__
+
+Reading = Callable[[], Mapping[LabelSet, float]]
+"""Gives the numbers of one metric now, by label values; what is not in it is zero."""
+
+# The SDK has bucket advice since 1.30; for older ones our own provider has views.
+_ADVICE = (
+    "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters
+)
+
+
+class Telemetry:
+    """Records the metrics of the catalogue, with every provider given.
+
+    Counters and gauges are read from plain numbers when somebody collects; only histograms
+    record on the way.
+
+    Args:
+        providers: Where the instruments are made.
+        guard: Holds what goes wrong in a reading.
+    """
+
+    def __init__(self, providers: Iterable[MeterProvider], guard: Guard) -> None:
+        self._instruments = [_instruments_of(provider) for provider in providers]
+        self._guard = guard
+
+    def observe(self, metric: Metric, reading: Reading) -> None:
+        """Have `reading` asked for the numbers of a counter or a gauge."""
+        # Seconds are floats and counts are whole, at zero too: one stream has one type.
+        zeros = dict.fromkeys(metric.label_sets, 0.0 if metric.unit == "s" else 0)
+        attributes = {labels: metric.labels(labels) for labels in metric.label_sets}
+
+        def observations() -> list[Observation]:
+            with self._guard:
+                numbers = {**zeros, **reading()}
+                return [Observation(n, attributes[labels]) for labels, n in numbers.items()]
+            return []
+
+        for instruments in self._instruments:
+            instruments.observe(metric, observations)
+
+    def record(self, metric: Metric, value: float, *values: str) -> None:
+        """Record one value in a histogram.
+
+        Args:
+            metric: The histogram.
+            value: The value, in the metric's unit.
+            values: The label values, in the order of the metric's attributes.
+        """
+        attributes = metric.labels(values)
+        for instruments in self._instruments:
+            instruments.histogram(metric).record(value, attributes)
+
+    def close(self) -> None:
+        """Stop observing. An instrument cannot be taken back, so it falls silent."""
+        for instruments in self._instruments:
+            instruments.silence()
+
+
+class _Instruments:
+    """The instruments made with one provider, kept so that none is ever made twice."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._histograms: dict[str, Any] = {}
+        self._observed: dict[str, Callable[[], list[Observation]]] = {}
+        self._made: set[str] = set()
+
+    def histogram(self, metric: Metric) -> Any:
+        if metric.name not in self._histograms:
+            advice = {"explicit_bucket_boundaries_advisory": metric.bounds} if _ADVICE else {}
+            self._histograms[metric.name] = self._meter.create_histogram(
+                metric.name, metric.unit, metric.description, **advice
+            )
+        return self._histograms[metric.name]
+
+    def observe(self, metric: Metric, observations: Callable[[], list[Observation]]) -> None:
+        self._observed[metric.name] = observations
+        if metric.name in self._made:
+            return
+        self._made.add(metric.name)
+
+        def callback(_: CallbackOptions) -> list[Observation]:
+            observed = self._observed.get(metric.name)
+            return observed() if observed else []
+
+        create = {
+            "counter": self._meter.create_observable_counter,
+            "updowncounter": self._meter.create_observable_up_down_counter,
+            "gauge": self._meter.create_observable_gauge,
+        }[metric.kind]
+        create(metric.name, [callback], metric.unit, metric.description)
+
+    def silence(self) -> None:
+        self._observed.clear()
+
+
+_by_provider: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
+
+
+def _instruments_of(provider: MeterProvider) -> _Instruments:
+    if provider not in _by_provider:
+        meter = provider.get_meter(catalog.SCOPE, __version__)
+        _by_provider[provider] = _Instruments(meter)
+    return _by_provider[provider]

@@ -1,0 +1,1 @@
+"""What the tests share: real servers, what they expose, waiting for conditions."""

@@ -1,0 +1,38 @@
+#!/bin/sh
+# Installs what the tests need beyond Python packages, where it is missing.
+set -eu
+
+missing=""
+need() { # need COMMAND PACKAGE
+    command -v "$1" >/dev/null || missing="$missing $2"
+}
+need chromium chromium
+
+[ -n "$missing" ] || exit 0
+
+if ! command -v apt-get >/dev/null; then
+    echo "error: install these by hand and see that they are on the PATH:$missing" >&2
+    exit 1
+fi
+
+if [ "$(id -u)" -eq 0 ]; then
+    as_root="env"
+elif command -v sudo >/dev/null; then
+    as_root="sudo env"
+else
+    echo "error: run this as root: apt-get install --no-install-recommends$missing" >&2
+    exit 1
+fi
+
+apt() {
+    # shellcheck disable=SC2086 # two words on purpose
+    $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
+}
+
+echo "installing:$missing" >&2
+# The package lists may be absent or out of date, which only an attempt shows.
+# shellcheck disable=SC2086 # several packages on purpose
+apt install --yes --no-install-recommends $missing >/dev/null 2>&1 || {
+    apt update
+    apt install --yes --no-install-recommends $missing >/dev/null
+}
