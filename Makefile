@@ -22,14 +22,14 @@ lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/python tools/docs.py --check
+	$(BIN)/python -m tools.docs --check
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
 docs: $(READY) ## write the generated parts of the documents again
-	$(BIN)/python tools/docs.py
+	$(BIN)/python -m tools.docs
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

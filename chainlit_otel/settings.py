@@ -81,7 +81,7 @@ class Settings:
     port: int = _setting(
         int,
         9464,
-        "Port of the admin server; if it is taken, the next free one of sixteen. 0 is any free one.",
+        "Port of the admin server; the next free one of sixteen if it is taken, any free one if 0.",
         env="OTEL_EXPORTER_PROMETHEUS_PORT",
     )
     metrics_path: str | None = _setting(

@@ -9,8 +9,10 @@ receives events. Everything an app, a proxy or a probe can see of a browser tab 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import os
 import random
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +22,16 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 import socketio
+from engineio.packet import CLOSE, MESSAGE, Packet
+from engineio.payload import Payload
 from socketio.exceptions import SocketIOError
 
 from chainlit_otel.cli.page import Event, Page, Turn
 
 TIMEOUT = 30.0
+_NORMAL = 1000
 _GOING_AWAY = 1001  # the close code of a browser tab that is closed or leaves the page
+_PATIENCE = 2.0  # seconds a leaving visitor stays to see the app close its side
 _DISCONNECT = "1"  # the Socket.IO packet by which a client says goodbye
 
 # Both libraries set up a stderr handler of their own unless they are handed a logger. Whatever
@@ -109,7 +115,7 @@ async def check(url: str, timeout: float = 10.0) -> None:
     except asyncio.TimeoutError:
         raise Unreachable(f"{address} does not answer within {timeout:g} s") from None
     except (aiohttp.ClientError, OSError) as error:
-        raise Unreachable(f"nothing answers at {address}: {error}") from None
+        raise Unreachable(f"nothing answers at {address}: {_reason(error)}") from None
     raise Unreachable(
         f"{address} answers, but it is not the address of a Chainlit app"
         " (one that runs below a path needs that path in the URL)"
@@ -206,9 +212,8 @@ class Visitor:
         """Open the page: connect and wait until the app has greeted the session.
 
         Raises:
-            Unreachable: nothing (or something else) answers.
+            Unreachable: nothing answers in time, or something that is not Chainlit.
             Refused: the app refused the connection.
-            NoAnswer: the app did not answer in time.
         """
         if self._sio is not None and not self.connected:
             await self._cut()  # the app had closed the connection
@@ -285,7 +290,7 @@ class Visitor:
         """Come back after `drop` with the same session, as the page does by itself.
 
         Raises:
-            Unreachable, Refused, NoAnswer: like `connect`.
+            Unreachable, Refused: like `connect`.
         """
         await self.connect()
 
@@ -293,7 +298,7 @@ class Visitor:
         """Press *New Chat*: end this session and start another one.
 
         Raises:
-            Unreachable, Refused, NoAnswer: like `connect`.
+            Unreachable, Refused: like `connect`.
             ConnectionLost: the connection was gone already.
         """
         await self._clear()
@@ -312,8 +317,7 @@ class Visitor:
         if clear and self.connected:
             await self._clear()
             return
-        websocket = self._sio.eio.ws if self.transport == "websocket" else None
-        await self._cut(websocket)
+        await self._cut(_GOING_AWAY)
 
     # -- the connection ---------------------------------------------------------------------
 
@@ -321,13 +325,14 @@ class Visitor:
         try:
             await asyncio.wait_for(self._open(), self.timeout)
         except asyncio.TimeoutError:
-            raise NoAnswer(f"no connection within {self.timeout:g} s") from None
+            reason = f"{self.address} does not greet within {self.timeout:g} s"
+            raise Unreachable(reason) from None
         except SocketIOError as error:
             if self._refusal:
                 raise Refused(self._refusal) from None
             raise Unreachable(f"{self.address}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{self.address}: {error}") from None
+            raise Unreachable(f"{self.address}: {_reason(error)}") from None
 
     async def _open(self) -> None:
         if self._jar is None:
@@ -369,8 +374,10 @@ class Visitor:
         try:
             async with http.post(route, json={"session_id": self.session_id}):
                 pass
+        except aiohttp.ClientConnectorError:
+            raise
         except aiohttp.ClientError:
-            return  # like the page: whether the app can be reached shows in what follows
+            return  # like the page, which goes on without the cookie
 
     def _identity(self) -> dict[str, str]:
         return {
@@ -384,31 +391,52 @@ class Visitor:
     async def _clear(self) -> None:
         """End the session and the connection in good order."""
         sio = self._connection()
-        cleared = asyncio.Event()
-        # Acknowledged, unlike the page's: the app handles events concurrently, and the end of the
-        # connection might otherwise overtake this one.
-        await sio.emit("clear_session", callback=lambda *_: cleared.set())
-        try:
-            await asyncio.wait_for(cleared.wait(), self.timeout)
-            # Not by `sio.disconnect`: it closes a websocket before this packet has gone out.
-            await sio.eio.send(_DISCONNECT)
-            await asyncio.wait_for(sio.eio.queue.join(), self.timeout)
-            await asyncio.wait_for(sio.eio.disconnect(), self.timeout)
-        except asyncio.TimeoutError:
-            raise NoAnswer(f"the session was not cleared within {self.timeout:g} s") from None
-        finally:
-            await self._cut()
+        receipts: list[object] = []
 
-    async def _cut(self, websocket: aiohttp.ClientWebSocketResponse[Any] | None = None) -> None:
-        """Take the connection down from this side, after closing `websocket` politely if given."""
+        def on_receipt(*_: Any) -> None:
+            receipts.append(None)
+            self._wake()
+
+        # With a receipt, unlike the page's: the app handles events concurrently, and the end of
+        # the connection might otherwise overtake this one.
+        await sio.emit("clear_session", callback=on_receipt)
+        try:
+            await self.until(lambda: bool(receipts), "the end of the session")
+            await asyncio.wait_for(self._say_goodbye(sio.eio), self.timeout)
+        except asyncio.TimeoutError:
+            raise NoAnswer(f"no end of the connection within {self.timeout:g} s") from None
+        except (aiohttp.ClientError, OSError) as error:
+            raise ConnectionLost(f"the connection ended before its end: {error}") from None
+        finally:
+            await self._cut(_NORMAL)
+
+    async def _say_goodbye(self, eio: Any) -> None:
+        """Send what tells the app that this is not an accident.
+
+        `AsyncClient.disconnect` may close the transport before its packet has gone out, and goes
+        on polling after it; the page does neither.
+        """
+        await _stop_loops(eio)
+        goodbye = Packet(MESSAGE, _DISCONNECT)
+        if eio.current_transport == "websocket":
+            await eio.ws.send_str(goodbye.encode())
+        elif self._http is not None:
+            body = Payload([goodbye, Packet(CLOSE)]).encode()
+            async with self._http.post(eio.base_url, data=body):
+                pass
+
+    async def _cut(self, close_code: int | None = None) -> None:
+        """Take the connection down from this side; with a code, a websocket is closed first."""
         sio, http = self._sio, self._http
+        websocket = sio.eio.ws if close_code and self.transport == "websocket" else None
         self._sio = self._http = None
         try:
             if sio is not None:
                 # First, because a loop that finds its HTTP session closed opens another one.
-                await _stop_loops(sio)
+                await _stop_loops(sio.eio)
             if websocket is not None:
-                await websocket.close(code=_GOING_AWAY)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(websocket.close(code=close_code), _PATIENCE)
         finally:
             if http is not None:
                 await http.close()
@@ -487,9 +515,17 @@ class Visitor:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
 
-async def _stop_loops(sio: Any) -> None:
-    tasks = [task for task in (sio.eio.read_loop_task, sio.eio.write_loop_task) if task]
+async def _stop_loops(eio: Any) -> None:
+    tasks = [task for task in (eio.read_loop_task, eio.write_loop_task) if task]
     for task in tasks:
         task.cancel()
     if tasks:
-        await asyncio.wait(tasks, timeout=5)
+        await asyncio.wait(tasks, timeout=_PATIENCE)
+
+
+def _reason(error: Exception) -> str:
+    """Why there is no connection, without the library's decoration."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or 0
+        return os.strerror(number) if number > 0 else str(error.os_error.strerror)
+    return str(error)

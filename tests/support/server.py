@@ -153,6 +153,9 @@ class ChainlitServer:
     def stop(self, sig: int = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Send `sig`, wait for the end; the directory stays until `close`.
 
+        Blocks: with visitors connected from the same event loop, call it by `asyncio.to_thread`,
+        or they cannot answer when the server closes their connections.
+
         Returns:
             The return code.
 
@@ -178,8 +181,9 @@ class ChainlitServer:
     def close(self) -> None:
         """Stop the process if it runs, and remove the directory."""
         if self._process is not None and self._process.poll() is None:
+            # Shorter than what a long poll may hold the server up (20 s and more).
             with contextlib.suppress(TimeoutError):
-                self.stop()
+                self.stop(timeout=5)
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None

@@ -1,0 +1,82 @@
+"""Writes the tables of the README that come from the code, or checks that they are fresh.
+
+Usage: python -m tools.docs [--check]
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from chainlit_otel import catalog, settings
+from tests.support.browser_table import browser_table
+
+README = Path(__file__).resolve().parent.parent / "README.md"
+
+
+def metrics_table() -> str:
+    """Return the catalogue as a Markdown table."""
+    rows = ["| metric | kind | what it says | labels |", "|---|---|---|---|"]
+    for metric in catalog.METRICS:
+        labels = ", ".join(f"`{a.prometheus_label}`" for a in metric.attributes)
+        rows.append(
+            f"| `{metric.prometheus_name}` | {metric.kind} | {metric.description} | {labels} |"
+        )
+    return "\n".join(rows)
+
+
+def labels_table() -> str:
+    """Return every label and its values as a Markdown table."""
+    values: dict[str, list[str]] = {}
+    for metric in catalog.METRICS:
+        for attribute in metric.attributes:
+            known = values.setdefault(attribute.prometheus_label, [])
+            known += [value for value in attribute.values if value not in known]
+    rows = ["| label | values |", "|---|---|"]
+    rows += [f"| `{label}` | {', '.join(values[label])} |" for label in sorted(values)]
+    return "\n".join(rows)
+
+
+def settings_table() -> str:
+    """Return the settings as a Markdown table."""
+    rows = ["| `Settings(…)` | environment | default | |", "|---|---|---|---|"]
+    for row in settings.describe():
+        default = "" if row["default"] is None else f"`{row['default']}`"
+        rows.append(f"| `{row['name']}` | `{row['env']}` | {default} | {row['help']} |")
+    return "\n".join(rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "metrics": metrics_table,
+    "labels": labels_table,
+    "settings": settings_table,
+    "browser": browser_table,
+}
+
+
+def render(text: str) -> str:
+    """Return the document with every marked table written anew."""
+    for name, table in TABLES.items():
+        block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
+        text, found = re.subn(
+            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
+        if not found:
+            raise SystemExit(f"README.md has no table marked <!-- {name} -->")
+    return text
+
+
+def main() -> None:
+    """Write the README, or exit with 1 if it is stale."""
+    text = README.read_text(encoding="utf-8")
+    fresh = render(text)
+    if "--check" not in sys.argv[1:]:
+        README.write_text(fresh, encoding="utf-8")
+    elif fresh != text:
+        raise SystemExit("README.md has stale tables: run `make docs`")
+
+
+if __name__ == "__main__":
+    main()
