@@ -37,6 +37,7 @@ _LAST_MODULE = "chainlit.socket"
 
 _lock = RLock()
 _active: Runtime | None = None
+_dormant: Runtime | None = None
 
 
 def enable(
@@ -59,7 +60,7 @@ def enable(
     Raises:
         ValueError: A setting is unknown or out of its range.
     """
-    global _active
+    global _active, _dormant
     settings = settings or Settings()
     with _lock:
         _active = _active or _surviving()
@@ -68,22 +69,26 @@ def enable(
         if settings.disabled:
             logger.info("chainlit-otel is off (OTEL_SDK_DISABLED)")
             return
-        runtime = Runtime(settings, metric_pipeline(settings, meter_provider))
-        runtime.start()
-        _active = runtime
+        pipeline = metric_pipeline(settings, meter_provider)
+        # The histograms of a provider go on counting, so the books behind them do, too.
+        reuse = _dormant if _dormant is not None and _dormant.pipeline == pipeline else None
+        _active, _dormant = reuse or Runtime(pipeline), None
+        _active.start(settings)
 
 
 def disable() -> None:
     """Undo every patch and stop serving. Without `enable()` before, it does nothing.
 
-    What has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
+    Sessions that are open end as `other` in the books, since nobody will see their end, and
+    what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
     taken out; it goes inert.
     """
-    global _active
+    global _active, _dormant
     with _lock:
         runtime, _active = _active or _surviving(), None
-    if runtime is not None:
-        runtime.close()
+        if runtime is not None:
+            runtime.close()
+            _dormant = runtime
 
 
 def _surviving() -> Runtime | None:
@@ -99,33 +104,33 @@ class Runtime:
     """One instance: the books, the probes that fill them and the server that shows them.
 
     Args:
-        settings: The settings.
         pipeline: Where the metrics go.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
-        self._settings = settings
-        self._pipeline = pipeline
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
         self._guards = {name: Guard(name) for name in catalog.PROBE.values}
-        self._patches: list[Patches] = []
-        self._probes = dict.fromkeys(catalog.PROBES, "waiting for Chainlit")
-        self._closed = False
-        self._exported = False
-        server = self._guards["server"]
-        self._telemetry = Telemetry(pipeline.providers, server)
+        self._telemetry = Telemetry(pipeline.providers, self._guards["server"])
         self._sessions = sessions_probe.Sessions(SessionLedger(self._session_ended))
         self._sockets = sockets_probe.Sockets(
             ConnectionLedger(self._connection_closed), self._sessions
         )
-        self._endpoint = MetricsEndpoint(pipeline.reader, settings.metrics_token, server)
+        self._settings: Settings
+        self._patches: list[Patches] = []
+        self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
+        self._running = False
+        self._exported = False
 
-    def start(self) -> None:
+    def start(self, settings: Settings) -> None:
         """Serve the metrics, and observe Chainlit as soon as it is imported."""
-        self._observe_ourselves()
-        if self._settings.admin_server:
-            self._serve()
+        self._settings = settings
+        self._probes = dict.fromkeys(catalog.PROBES, "waiting for Chainlit")
+        self._running, self._exported = True, False
         atexit.register(self.stop)
+        with self._guards["server"]:
+            self._observe_ourselves()
+            self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
 
     def health(self) -> dict[str, Any]:
@@ -139,34 +144,40 @@ class Runtime:
         }
 
     def close(self) -> None:
-        """Undo every patch, export what was recorded and stop serving."""
-        self._closed = True
+        """Undo every patch, close the books, export them and stop serving."""
+        self._running = False
         atexit.unregister(self.stop)
         while self._patches:
             self._patches.pop().undo()
-        self._pipeline.flush(self._settings.shutdown_timeout, self._guards["server"])
+        self._finish(catalog.OTHER)
         self._telemetry.close()
         if self._admin is not None:
             self._admin.stop()
+            self._admin = None
 
     def stop(self) -> None:
         """The process stops: end what is open and export it all, within a bounded time."""
-        if self._exported:
-            return
-        self._exported = True
-        self._sessions.ledger.shutdown()
-        self._sockets.ledger.shutdown()
-        timeout = self._settings.shutdown_timeout
-        if not self._pipeline.flush(timeout, self._guards["server"]):
+        if not self._exported:
+            self._exported = True
+            self._finish("shutdown")
+
+    def _finish(self, reason: str) -> None:
+        guard, timeout = self._guards["server"], self._settings.shutdown_timeout
+        with guard:
+            self._sessions.ledger.end_all(reason)
+            self._sockets.ledger.close_all(reason)
+        if not self.pipeline.flush(timeout, guard):
             logger.warning(
                 "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)", timeout
             )
 
     def _serve(self) -> None:
         settings = self._settings
+        if not settings.admin_server:
+            return
         try:
             self._admin = AdminServer(
-                admin_app(self._endpoint, self.health), settings.host, settings.port
+                admin_app(self._metrics(), self.health), settings.host, settings.port
             )
         except OSError as error:
             logger.warning(
@@ -186,7 +197,7 @@ class Runtime:
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""
-        if self._closed:
+        if not self._running or self._patches:
             return
         self._probe("sessions", partial(sessions_probe.install, sessions=self._sessions))
         self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
@@ -222,8 +233,13 @@ class Runtime:
         prefix = server.config.run.root_path.rstrip("/")
         patches = Patches(self)
         # Ahead of Chainlit's catch-all route, which answers anything with the web page.
-        patches.insert(server.app.router.routes, Route(prefix + path, self._endpoint))
+        patches.insert(server.app.router.routes, Route(prefix + path, self._metrics()))
         self._patches.append(patches)
+
+    def _metrics(self) -> MetricsEndpoint:
+        return MetricsEndpoint(
+            self.pipeline.reader, self._settings.metrics_token, self._guards["server"]
+        )
 
     def _observe_ourselves(self) -> None:
         self._telemetry.observe(

@@ -70,10 +70,12 @@ class ConnectionLedger:
         with self._lock:
             self._rejected[(reason,)] += 1
 
-    def shutdown(self) -> None:
-        """Close every open connection, because the process stops."""
-        for connection in list(self._open):
-            self.close(connection, "shutdown")
+    def close_all(self, reason: str) -> None:
+        """Close every open connection."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            self.close(connection, reason)
 
     def active(self) -> dict[tuple[str, ...], int]:
         """Open connections, by transport."""

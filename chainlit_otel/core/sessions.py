@@ -160,12 +160,12 @@ class SessionLedger:
         """
         self._collected.append((session, reason, self._clock()))
 
-    def shutdown(self) -> None:
-        """End every open session, because the process stops."""
+    def end_all(self, reason: str) -> None:
+        """End every open session."""
         with self._transaction() as (now, ended):
             for book in self._books.values():
                 for session in list(book.open):
-                    self._end(session, "shutdown", now, ended)
+                    self._end(session, reason, now, ended)
 
     # Readings
 

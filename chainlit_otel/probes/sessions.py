@@ -90,7 +90,7 @@ class Sessions:
             grace: Seconds in which its user may still come back.
         """
         handle = self._handles.get(session)
-        if handle is None or handle.ended:
+        if handle is None or handle.ended or handle.left is None:
             return
         if session.to_clear:
             self.ledger.end(handle, "cleared")
