@@ -133,6 +133,11 @@ class Sessions:
 
 
 def _origin(session: Any, type: SessionType) -> str:
+    """Tell whether the browser came with a thread to go on with.
+
+    It does when a user opens a stored thread, and also when a tab in which somebody has chatted
+    comes back after its session is gone, as all of them do after a restart.
+    """
     # An HTTP session always carries a thread id, its own or one to go on with: they look alike.
     resumes = type == "websocket" and bool(session.thread_id_to_resume)
     return "thread_resume" if resumes else "new"
