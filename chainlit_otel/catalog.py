@@ -109,9 +109,9 @@ class Metric:
         description: One sentence, shown as the help text.
         attributes: The attributes, in the order in which label values are given.
         bounds: Histogram bucket bounds, in `unit`.
-        label_sets: Every combination of label values that can occur. All of them exist at
-            zero from the start, because `rate()` loses the first event of a series that
-            appears with it.
+        label_sets: The combinations of label values that exist at zero from the start, because
+            `rate()` loses the first event of a series that appears with it. All that can occur,
+            but for the histograms with many labels, which show their usual ones.
     """
 
     name: str
@@ -128,9 +128,14 @@ class Metric:
         return prometheus_name(self.name, self.unit, self.kind)
 
     def labels(self, values: LabelSet) -> dict[str, str]:
-        """Return the attributes of one label set, by their OpenTelemetry keys."""
+        """Return the attributes of one label set, by their OpenTelemetry keys.
+
+        An empty value stands for an attribute that is not there.
+        """
         return {
-            attribute.key: value for attribute, value in zip(self.attributes, values, strict=True)
+            attribute.key: value
+            for attribute, value in zip(self.attributes, values, strict=True)
+            if value
         }
 
 
@@ -138,7 +143,16 @@ def _every(*attributes: Attribute) -> tuple[LabelSet, ...]:
     return tuple(product(*(attribute.values for attribute in attributes)))
 
 
-PROBES = ("sessions", "sockets", "lifecycle")
+PROBES = (
+    "sessions",
+    "sockets",
+    "messages",
+    "callbacks",
+    "steps",
+    "http",
+    "event_loop",
+    "lifecycle",
+)
 
 SESSION_TYPE = Attribute("chainlit.session.type", ("websocket", "http"))
 CLIENT_TYPE = Attribute(
@@ -167,13 +181,70 @@ CLOSE_REASON = Attribute(
         OTHER,
     ),
 )
+OUTCOME = Attribute("chainlit.outcome", ("ok", "error", "cancelled"))
+CHAT_PROFILE = Attribute("chainlit.chat_profile", ())
+DIRECTION = Attribute("chainlit.message.direction", ("inbound", "outbound"))
+CALLBACK_NAME = Attribute(
+    "chainlit.callback.name",
+    (
+        "action_callbacks",
+        "author_rename",
+        "header_auth_callback",
+        "oauth_callback",
+        "on_app_shutdown",
+        "on_app_startup",
+        "on_audio_chunk",
+        "on_audio_end",
+        "on_audio_start",
+        "on_chat_end",
+        "on_chat_resume",
+        "on_chat_start",
+        "on_feedback",
+        "on_logout",
+        "on_mcp_connect",
+        "on_mcp_disconnect",
+        "on_message",
+        "on_settings_edit",
+        "on_settings_update",
+        "on_shared_thread_view",
+        "on_slack_reaction_added",
+        "on_stop",
+        "on_window_message",
+        "password_auth_callback",
+        "set_chat_profiles",
+        "set_starter_categories",
+        "set_starters",
+        OTHER,
+    ),
+)
+STEP_TYPE = Attribute(
+    "chainlit.step.type",
+    ("run", "tool", "llm", "embedding", "retrieval", "rerank", "undefined", OTHER),
+)
+ASK_TYPE = Attribute("chainlit.ask.type", ("text", "file", "action", "element", "call_fn", OTHER))
+ASK_OUTCOME = Attribute("chainlit.outcome", ("answered", "timeout", "cancelled"))
+EMIT_EVENT = Attribute(
+    "chainlit.emit.event",
+    (
+        "new_message",
+        "update_message",
+        "stream_start",
+        "stream_token",
+        "element",
+        "ask",
+        "call_fn",
+    ),
+)
 REFUSAL = Attribute(
     "error.type", ("authentication_failed", "authorization_failed", "missing_user_env", OTHER)
 )
 RETAINED_KIND = Attribute("chainlit.retained.kind", ("sessions",))
 PROBE = Attribute("chainlit_otel.probe", (*PROBES, "server"))
 INSTALLED_PROBE = Attribute("chainlit_otel.probe", PROBES)
-FOLDED_ATTRIBUTE = Attribute("chainlit_otel.attribute", (CLIENT_TYPE.key,))
+FOLDED_ATTRIBUTE = Attribute(
+    "chainlit_otel.attribute",
+    (CLIENT_TYPE.key, CHAT_PROFILE.key, CALLBACK_NAME.key, STEP_TYPE.key),
+)
 
 # An HTTP session has no socket to lose: nothing clears it and no grace time runs out.
 _ENDS = tuple(
@@ -191,6 +262,15 @@ _STARTS = tuple(
     labels
     for labels in _every(SESSION_TYPE, CLIENT_TYPE, SESSION_ORIGIN)
     if (labels[0], labels[2]) != ("http", "thread_resume")
+)
+
+# Turns, first tokens, steps and asks, in seconds: from a canned answer to a long task.
+TURN_BOUNDS = tuple(round(0.01 * 2**n, 2) for n in range(16))
+
+# Callbacks, in seconds: most are quick, `on_message` takes as long as its turn.
+CALLBACK_BOUNDS = tuple(
+    float(s)
+    for s in (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 )
 
 # Sessions and connections, in seconds: from a bounce to a working day.
@@ -296,6 +376,99 @@ CONNECTION_REJECTED = Metric(
     (REFUSAL,),
     label_sets=_every(REFUSAL),
 )
+SESSION_TURNS = Metric(
+    "chainlit.session.turns",
+    "histogram",
+    "{turn}",
+    "Turns of ended websocket sessions; a session without any is a bounce.",
+    (END_REASON,),
+    tuple(float(n) for n in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
+    tuple((reason,) for reason in END_REASON.values if reason != "completed"),
+)
+TURN_DURATION = Metric(
+    "chainlit.turn.duration",
+    "histogram",
+    "s",
+    "Duration of turns, from the arrival of the message until the app is done with it.",
+    (OUTCOME, CHAT_PROFILE),
+    TURN_BOUNDS,
+    tuple((outcome, "") for outcome in OUTCOME.values),
+)
+TURN_ACTIVE = Metric("chainlit.turn.active", "updowncounter", "{turn}", "Turns under way.")
+TURN_PEAK = Metric(
+    "chainlit.turn.peak",
+    "gauge",
+    "{turn}",
+    "Most turns under way at once, in the last closed and the current window.",
+    (PEAK_WINDOW,),
+    label_sets=_every(PEAK_WINDOW),
+)
+TIME_TO_FIRST_TOKEN = Metric(
+    "chainlit.turn.time_to_first_token",
+    "histogram",
+    "s",
+    "From the arrival of the message to the first token or message sent to the browser.",
+    (CHAT_PROFILE,),
+    TURN_BOUNDS,
+    (("",),),
+)
+TIME_PER_OUTPUT_CHUNK = Metric(
+    "chainlit.turn.time_per_output_chunk",
+    "histogram",
+    "s",
+    "Mean gap between the streamed chunks of a turn; one record a turn.",
+    (),
+    CALLBACK_BOUNDS,
+)
+OUTPUT_CHUNKS = Metric(
+    "chainlit.turn.output_chunks", "counter", "{chunk}", "Chunks streamed to browsers."
+)
+MESSAGES = Metric(
+    "chainlit.messages",
+    "counter",
+    "{message}",
+    "Messages from users (inbound) and to them (outbound).",
+    (DIRECTION,),
+    label_sets=_every(DIRECTION),
+)
+CALLBACK_DURATION = Metric(
+    "chainlit.callback.duration",
+    "histogram",
+    "s",
+    "Duration of the callbacks of the app; Chainlit swallows the errors that this counts.",
+    (CALLBACK_NAME, OUTCOME),
+    CALLBACK_BOUNDS,
+    tuple(product(("on_chat_start", "on_message", "on_chat_end"), OUTCOME.values)),
+)
+STEP_DURATION = Metric(
+    "chainlit.step.duration",
+    "histogram",
+    "s",
+    "Duration of steps.",
+    (STEP_TYPE, OUTCOME),
+    TURN_BOUNDS,
+    tuple(product(("run", "tool", "llm"), OUTCOME.values)),
+)
+ASK_DURATION = Metric(
+    "chainlit.ask.duration",
+    "histogram",
+    "s",
+    "How long the app waited for a user's answer.",
+    (ASK_TYPE, ASK_OUTCOME),
+    TURN_BOUNDS,
+    tuple(product(("text",), ASK_OUTCOME.values)),
+)
+EMIT_DROPPED = Metric(
+    "chainlit.emit.dropped",
+    "counter",
+    "{event}",
+    "Content sent to a socket that is gone: the user never sees it.",
+    (EMIT_EVENT,),
+    label_sets=_every(EMIT_EVENT),
+)
+MCP_CONNECTIONS = Metric(
+    "chainlit.mcp.connections", "updowncounter", "{connection}", "MCP connections open."
+)
 RETAINED = Metric(
     "chainlit.retained",
     "gauge",
@@ -329,6 +502,29 @@ LABEL_OVERFLOW = Metric(
     label_sets=_every(FOLDED_ATTRIBUTE),
 )
 
+# Spans
+
+SPAN_CONNECT = "chainlit.connect"
+SPAN_DISCONNECT = "chainlit.disconnect"
+SPAN_TURN = "chainlit.turn"
+SPAN_CALLBACK = "chainlit.callback"
+SPAN_STEP = "chainlit.step"
+
+SESSION_ID = "session.id"
+CONVERSATION_ID = "gen_ai.conversation.id"
+ERROR_TYPE = "error.type"
+STEP_NAME = "chainlit.step.name"
+USER_ID = "user.id"
+TURN_INPUT = "chainlit.turn.input"
+TURN_OUTPUT = "chainlit.turn.output"
+STEP_INPUT = "chainlit.step.input"
+STEP_OUTPUT = "chainlit.step.output"
+
+# Log events
+
+EVENT_SESSION_START = "session.start"
+EVENT_SESSION_END = "session.end"
+
 METRICS: tuple[Metric, ...] = (
     SESSION_STARTS,
     SESSION_ACTIVE,
@@ -339,9 +535,22 @@ METRICS: tuple[Metric, ...] = (
     SESSION_RECONNECTS,
     SESSION_OLDEST_AGE,
     SESSION_LOOKUP_MISSES,
+    SESSION_TURNS,
     CONNECTION_ACTIVE,
     CONNECTION_DURATION,
     CONNECTION_REJECTED,
+    TURN_DURATION,
+    TURN_ACTIVE,
+    TURN_PEAK,
+    TIME_TO_FIRST_TOKEN,
+    TIME_PER_OUTPUT_CHUNK,
+    OUTPUT_CHUNKS,
+    MESSAGES,
+    CALLBACK_DURATION,
+    STEP_DURATION,
+    ASK_DURATION,
+    EMIT_DROPPED,
+    MCP_CONNECTIONS,
     RETAINED,
     INTERNAL_ERRORS,
     PROBE_ENABLED,

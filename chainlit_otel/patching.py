@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
+from types import CellType
 from typing import Any
 
 import wrapt
@@ -99,6 +100,48 @@ class Patches:
         def undo() -> None:
             if mapping.get(key) is replacement:
                 mapping[key] = original
+
+        self._undo.append(undo)
+
+    def shadow(
+        self, instance: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """Put an attribute of an instance before the method of its class.
+
+        Args:
+            instance: The instance.
+            name: Name of the method.
+            make: Makes the replacement from the bound method; it passes calls on while `active`
+                is false.
+
+        Raises:
+            SeamMissing: The instance has no such method.
+        """
+        original = getattr(instance, name, None)
+        if original is None:
+            raise SeamMissing(f"{type(instance).__name__}.{name}")
+        own = name in vars(instance)
+        replacement = make(original)
+        setattr(instance, name, replacement)
+
+        def undo() -> None:
+            if vars(instance).get(name) is not replacement:
+                return
+            if own:
+                setattr(instance, name, original)
+            else:
+                delattr(instance, name)
+
+        self._undo.append(undo)
+
+    def fill(self, cell: CellType, contents: Any) -> None:
+        """Put something else in a cell of a closure, such as the function that it calls."""
+        original = cell.cell_contents
+        cell.cell_contents = contents
+
+        def undo() -> None:
+            if cell.cell_contents is contents:
+                cell.cell_contents = original
 
         self._undo.append(undo)
 

@@ -1,4 +1,4 @@
-"""Which MeterProvider takes the metrics: the application's own, or one of ours."""
+"""Which providers take metrics and spans: the application's own, or ones of ours."""
 
 from __future__ import annotations
 
@@ -6,37 +6,47 @@ import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from threading import Thread
 from time import monotonic
+from typing import Any
 
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
+from opentelemetry._logs import get_logger_provider
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import (
-    MetricExporter,
-    MetricReader,
-    PeriodicExportingMetricReader,
-)
+from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings
+from chainlit_otel.version import __version__
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Where the metrics go.
+    """Where metrics and spans go.
 
     Attributes:
-        providers: The providers to record with.
+        meter_providers: The providers to record metrics with.
         reader: What `/metrics` reads; None when all goes to the application's own readers.
+        tracer_provider: The provider to open spans with; None for the global one, which may
+            be set later.
     """
 
-    providers: tuple[MeterProvider, ...]
+    meter_providers: tuple[MeterProvider, ...]
     reader: ScrapeReader | None
+    tracer_provider: TracerProvider | None
+
+    def tracer(self) -> Tracer:
+        """Return the tracer of this package."""
+        return trace.get_tracer(catalog.SCOPE, __version__, self.tracer_provider)
 
     def flush(self, timeout: float, guard: Guard) -> bool:
         """Export everything recorded so far.
@@ -49,11 +59,17 @@ class Pipeline:
             Whether the exporters were done in time.
         """
         deadline = monotonic() + timeout
+        providers = [
+            *self.meter_providers,
+            self.tracer_provider or trace.get_tracer_provider(),
+            get_logger_provider(),
+        ]
         # A thread for each, that nobody waits for in vain: an exporter whose backend is down
         # goes on trying, past the timeout that it was given.
         threads = [
             Thread(target=_flush, args=(provider, timeout, guard), daemon=True)
-            for provider in self.providers
+            for provider in providers
+            if hasattr(provider, "force_flush")
         ]
         for thread in threads:
             thread.start()
@@ -62,12 +78,17 @@ class Pipeline:
         return not any(thread.is_alive() for thread in threads)
 
 
-def metric_pipeline(settings: Settings, given: MeterProvider | None = None) -> Pipeline:
-    """Reuse the application's MeterProvider, or build ours and make it the global one.
+def build_pipeline(
+    settings: Settings,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> Pipeline:
+    """Reuse the application's providers, or build ours and make them the global ones.
 
     Args:
         settings: The settings.
-        given: The provider passed to `enable()`; else the global one, if somebody set it.
+        meter_provider: The one passed to `enable()`; else the global one, if somebody set it.
+        tracer_provider: Likewise, for spans.
 
     Returns:
         The pipeline.
@@ -75,15 +96,37 @@ def metric_pipeline(settings: Settings, given: MeterProvider | None = None) -> P
     Raises:
         ValueError: A standard variable asks for an exporter that is not there.
     """
+    meters, reader = _meter_providers(settings, meter_provider)
+    return Pipeline(meters, reader, tracer_provider or _tracer_provider(settings))
+
+
+def _tracer_provider(settings: Settings) -> TracerProvider | None:
+    """Set a provider of ours if nobody else has and the standard variables name an endpoint.
+
+    Without an endpoint there is none, so that FastAPI does not open spans for nobody.
+    """
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    protocol = _otlp_protocol("TRACES")
+    if protocol is not None:
+        provider = SdkTracerProvider(resource=_resource(settings), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(_otlp_exporter("TRACES", protocol)))
+        trace.set_tracer_provider(provider)
+    return None
+
+
+def _meter_providers(
+    settings: Settings, given: MeterProvider | None
+) -> tuple[tuple[MeterProvider, ...], ScrapeReader | None]:
     host = given or _host_provider()
     if host is not None and not settings.always_serve_metrics:
-        return Pipeline((host,), None)
+        return (host,), None
     provider, reader = _our_provider(settings)
     if host is not None:
-        return Pipeline((host, provider), reader)
+        return (host, provider), reader
     if _unset(metrics.get_meter_provider()):
         metrics.set_meter_provider(provider)
-    return Pipeline((provider,), reader)
+    return (provider,), reader
 
 
 def _unset(provider: MeterProvider) -> bool:
@@ -142,41 +185,45 @@ def _views() -> Iterable[View]:
 
 
 def _otlp_readers() -> list[MetricReader]:
-    """Return a reader that exports by OTLP, if the standard variables name an endpoint."""
-    exporters = os.environ.get("OTEL_METRICS_EXPORTER", "otlp").replace(" ", "").split(",")
-    endpoint = _variable("ENDPOINT")
-    if not endpoint or "otlp" not in exporters:
+    protocol = _otlp_protocol("METRICS")
+    if protocol is None:
         return []
-    return [PeriodicExportingMetricReader(_otlp_exporter(_variable("PROTOCOL")))]
+    return [PeriodicExportingMetricReader(_otlp_exporter("METRICS", protocol))]
 
 
-def _variable(name: str) -> str:
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_METRICS_{name}") or os.environ.get(
+def _otlp_protocol(signal: str) -> str | None:
+    """Return how to export a signal by OTLP; None if the standard variables name no endpoint."""
+    exporters = os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp"
+    if not _variable(signal, "ENDPOINT") or "otlp" not in exporters.replace(" ", "").split(","):
+        return None
+    protocol = _variable(signal, "PROTOCOL") or "http/protobuf"
+    if protocol not in ("http/protobuf", "grpc"):
+        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: must be http/protobuf or grpc")
+    return protocol
+
+
+def _variable(signal: str, name: str) -> str:
+    return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or os.environ.get(
         f"OTEL_EXPORTER_OTLP_{name}", ""
     )
 
 
-def _otlp_exporter(protocol: str) -> MetricExporter:
-    if protocol in ("", "http/protobuf"):
-        from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-
-        return OTLPMetricExporter()
-    if protocol == "grpc":
-        try:
-            from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import (
-                OTLPMetricExporter as GrpcMetricExporter,
-            )
-        except ImportError:
-            raise ValueError(
-                "OTEL_EXPORTER_OTLP_PROTOCOL=grpc needs a package: "
-                "pip install opentelemetry-exporter-otlp-proto-grpc"
-            ) from None
-        return GrpcMetricExporter()
-    raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: must be http/protobuf or grpc")
+def _otlp_exporter(signal: str, protocol: str) -> Any:
+    transport = "grpc" if protocol == "grpc" else "http"
+    module, name = {
+        "METRICS": ("metric_exporter", "OTLPMetricExporter"),
+        "TRACES": ("trace_exporter", "OTLPSpanExporter"),
+    }[signal]
+    try:
+        found = import_module(f"opentelemetry.exporter.otlp.proto.{transport}.{module}")
+    except ImportError:
+        raise ValueError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} needs a package: "
+            f"pip install opentelemetry-exporter-otlp-proto-{transport}"
+        ) from None
+    return getattr(found, name)()
 
 
-def _flush(provider: MeterProvider, timeout: float, guard: Guard) -> None:
+def _flush(provider: Any, timeout: float, guard: Guard) -> None:
     with guard:
-        force_flush = getattr(provider, "force_flush", None)
-        if force_flush is not None:
-            force_flush(timeout_millis=timeout * 1000)
+        provider.force_flush(timeout_millis=int(timeout * 1000))

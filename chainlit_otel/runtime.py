@@ -17,17 +17,23 @@ from opentelemetry.trace import TracerProvider
 
 from chainlit_otel import catalog, patching
 from chainlit_otel.core.connections import ConnectionLedger
-from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.sessions import Session, SessionLedger
+from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes import callbacks as callbacks_probe
 from chainlit_otel.probes import lifecycle
+from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes import sessions as sessions_probe
 from chainlit_otel.probes import sockets as sockets_probe
-from chainlit_otel.providers import Pipeline, metric_pipeline
+from chainlit_otel.probes import steps as steps_probe
+from chainlit_otel.providers import Pipeline, build_pipeline
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
 from chainlit_otel.settings import Settings
 from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Tracing
 from chainlit_otel.version import __version__
 
 logger = logging.getLogger("chainlit_otel")
@@ -53,7 +59,8 @@ def enable(
 
     Args:
         settings: The settings; by default those of the environment.
-        tracer_provider: Where spans go. This version emits none yet.
+        tracer_provider: Where spans go; by default the global provider, which is one of ours
+            if nobody has set one and the standard variables name an endpoint.
         meter_provider: Where the metrics go; by default the global provider if the
             application has set one, else one of ours, which becomes the global one.
 
@@ -69,11 +76,12 @@ def enable(
         if settings.disabled:
             logger.info("chainlit-otel is off (OTEL_SDK_DISABLED)")
             return
-        pipeline = metric_pipeline(settings, meter_provider)
+        runtime = Runtime(settings, build_pipeline(settings, meter_provider, tracer_provider))
         # The histograms of a provider go on counting, so the books behind them do, too.
-        reuse = _dormant if _dormant is not None and _dormant.pipeline == pipeline else None
-        _active, _dormant = reuse or Runtime(pipeline), None
-        _active.start(settings)
+        if _dormant is not None and _dormant.suits(runtime):
+            runtime = _dormant
+        _active, _dormant = runtime, None
+        runtime.start()
 
 
 def disable() -> None:
@@ -104,27 +112,41 @@ class Runtime:
     """One instance: the books, the probes that fill them and the server that shows them.
 
     Args:
-        pipeline: Where the metrics go.
+        settings: The settings.
+        pipeline: Where metrics and spans go.
     """
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self._guards = {name: Guard(name) for name in catalog.PROBE.values}
-        self._telemetry = Telemetry(pipeline.providers, self._guards["server"])
-        self._sessions = sessions_probe.Sessions(SessionLedger(self._session_ended))
-        self._sockets = sockets_probe.Sockets(
-            ConnectionLedger(self._connection_closed), self._sessions
+    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+        self._settings = settings
+        self._pipeline = pipeline
+        self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
+        self._telemetry = telemetry = Telemetry(pipeline.meter_providers, guards["server"])
+        self._tracing = tracing = Tracing(pipeline.tracer(), settings.capture_exception_messages)
+        self._sessions = sessions = sessions_probe.Sessions(
+            SessionLedger(self._session_ended), telemetry.session_started, settings.capture_user
         )
-        self._settings: Settings
+        self._sockets = sockets = sockets_probe.Sockets(
+            ConnectionLedger(self._connection_closed), sessions, tracing
+        )
+        self._messages = messages = messages_probe.Messages(
+            TurnLedger(self._turn_ended), sessions, sockets, tracing, settings.capture_messages
+        )
+        self._callbacks = callbacks_probe.Callbacks(
+            guards["callbacks"], telemetry, tracing, sessions, sockets, messages
+        )
+        self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
         self._patches: list[Patches] = []
         self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
         self._running = False
         self._exported = False
 
-    def start(self, settings: Settings) -> None:
+    def suits(self, other: Runtime) -> bool:
+        """Tell whether another instance would do the very same."""
+        return (self._settings, self._pipeline) == (other._settings, other._pipeline)
+
+    def start(self) -> None:
         """Serve the metrics, and observe Chainlit as soon as it is imported."""
-        self._settings = settings
         self._probes = dict.fromkeys(catalog.PROBES, "waiting for Chainlit")
         self._running, self._exported = True, False
         atexit.register(self.stop)
@@ -164,9 +186,10 @@ class Runtime:
     def _finish(self, reason: str) -> None:
         guard, timeout = self._guards["server"], self._settings.shutdown_timeout
         with guard:
+            self._messages.end_all()
             self._sessions.ledger.end_all(reason)
             self._sockets.ledger.close_all(reason)
-        if not self.pipeline.flush(timeout, guard):
+        if not self._pipeline.flush(timeout, guard):
             logger.warning(
                 "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)", timeout
             )
@@ -201,6 +224,9 @@ class Runtime:
             return
         self._probe("sessions", partial(sessions_probe.install, sessions=self._sessions))
         self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
+        self._probe("messages", partial(messages_probe.install, messages=self._messages))
+        self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
+        self._probe("steps", partial(steps_probe.install, steps=self._steps))
         self._probe(
             "lifecycle", partial(lifecycle.install, stopping=self._stopping, stop=self._stop)
         )
@@ -238,20 +264,45 @@ class Runtime:
 
     def _metrics(self) -> MetricsEndpoint:
         return MetricsEndpoint(
-            self.pipeline.reader, self._settings.metrics_token, self._guards["server"]
+            self._pipeline.reader, self._settings.metrics_token, self._guards["server"]
         )
 
     def _observe_ourselves(self) -> None:
         self._telemetry.observe(
             catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
         )
+        overflows: dict[catalog.Attribute, ClosedSet | LearnedSet] = {
+            catalog.CLIENT_TYPE: self._sessions.client_type,
+            catalog.CHAT_PROFILE: self._messages.profiles,
+            catalog.CALLBACK_NAME: self._callbacks.name,
+            catalog.STEP_TYPE: self._steps.type,
+        }
+        self._telemetry.observe(
+            catalog.LABEL_OVERFLOW,
+            lambda: {(attribute.key,): values.folded for attribute, values in overflows.items()},
+        )
         self._telemetry.observe(
             catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._probes.items()}
         )
 
-    def _session_ended(self, type: str, client: str, reason: str, seconds: float) -> None:
+    def _session_ended(self, session: Session, reason: str, seconds: float) -> None:
         with self._guards["sessions"]:
-            self._telemetry.record(catalog.SESSION_DURATION, seconds, type, client, reason)
+            telemetry = self._telemetry
+            telemetry.record(
+                catalog.SESSION_DURATION, seconds, session.type, session.client, reason
+            )
+            if session.type == "websocket":
+                telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
+            telemetry.session_ended(session.hash, reason)
+
+    def _turn_ended(self, turn: Turn, seconds: float) -> None:
+        with self._guards["messages"]:
+            telemetry, profile = self._telemetry, turn.profile
+            telemetry.record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
+            if (first := turn.time_to_first_token) is not None:
+                telemetry.record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
+            if (gap := turn.time_per_output_chunk) is not None:
+                telemetry.record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
 
     def _connection_closed(self, reason: str, seconds: float) -> None:
         with self._guards["sockets"]:

@@ -110,6 +110,28 @@ class Settings:
         env=f"{PREFIX}SHUTDOWN_TIMEOUT",
     )
 
+    capture_messages: bool = _setting(
+        _flag,
+        False,
+        "Record the text of messages in the spans of turns.",
+        env=f"{PREFIX}CAPTURE_MESSAGES",
+    )
+    capture_steps: bool = _setting(
+        _flag,
+        False,
+        "Record the input and the output of steps in their spans.",
+        env=f"{PREFIX}CAPTURE_STEPS",
+    )
+    capture_user: bool = _setting(
+        _flag, False, "Record the identifier of the user in spans.", env=f"{PREFIX}CAPTURE_USER"
+    )
+    capture_exception_messages: bool = _setting(
+        _flag,
+        False,
+        "Record the messages of exceptions in spans, too, which may quote users.",
+        env=f"{PREFIX}CAPTURE_EXCEPTION_MESSAGES",
+    )
+
     def __post_init__(self) -> None:
         """Check every value."""
         for row in describe():

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from time import time_ns
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from opentelemetry._logs import Logger, SeverityNumber, get_logger
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 from chainlit_otel import catalog
@@ -23,11 +25,15 @@ _ADVICE = (
 )
 
 
+# Before 1.37 an event was an API of its own.
+_EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
+
+
 class Telemetry:
-    """Records the metrics of the catalogue, with every provider given.
+    """Records the metrics of the catalogue, with every provider given, and logs its events.
 
     Counters and gauges are read from plain numbers when somebody collects; only histograms
-    record on the way.
+    record on the way. Events go to the logger provider of the application, if it has one.
 
     Args:
         providers: Where the instruments are made.
@@ -64,6 +70,25 @@ class Telemetry:
         attributes = metric.labels(values)
         for instruments in self._instruments:
             instruments.histogram(metric).record(value, attributes)
+
+    def session_started(self, session_id: str) -> None:
+        """Log the start of a session, given what stands for its id."""
+        self._log(catalog.EVENT_SESSION_START, {catalog.SESSION_ID: session_id})
+
+    def session_ended(self, session_id: str, reason: str) -> None:
+        """Log the end of a session."""
+        attributes = {catalog.SESSION_ID: session_id, catalog.END_REASON.key: reason}
+        self._log(catalog.EVENT_SESSION_END, attributes)
+
+    def _log(self, event: str, attributes: Mapping[str, str]) -> None:
+        if _EVENTS:
+            logger = get_logger(catalog.SCOPE, __version__)
+            logger.emit(
+                timestamp=time_ns(),
+                severity_number=SeverityNumber.INFO,
+                event_name=event,
+                attributes=attributes,
+            )
 
     def close(self) -> None:
         """Stop observing. An instrument cannot be taken back, so it falls silent."""

@@ -34,3 +34,32 @@ class ClosedSet:
     def folded(self) -> int:
         """How many values were folded into `other`."""
         return self._folded
+
+
+class LearnedSet:
+    """A closed set whose members the application declares as it runs.
+
+    Args:
+        limit: How many members it takes; later ones are folded.
+        other: The value that stands for everything that is not a member.
+    """
+
+    def __init__(self, limit: int, other: str = "other") -> None:
+        self._limit = limit
+        self._closed = ClosedSet((other,), other)
+        self._members: frozenset[str] = frozenset()
+
+    def learn(self, values: Iterable[str]) -> None:
+        """Take the values as members, the first ones up to the limit."""
+        for value in values:
+            if len(self._members) < self._limit:
+                self._members |= {value}
+
+    def __call__(self, value: object) -> str:
+        """Return `value` if it is a member, and `other`, counted, if it is not."""
+        return value if isinstance(value, str) and value in self._members else self._closed(value)
+
+    @property
+    def folded(self) -> int:
+        """How many values were folded into `other`."""
+        return self._closed.folded

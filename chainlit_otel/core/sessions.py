@@ -22,8 +22,8 @@ from chainlit_otel.core.peaks import HighWaterMark
 
 SessionType = Literal["websocket", "http"]
 Clock = Callable[[], int]
-OnEnd = Callable[[str, str, str, float], None]
-"""Called with session type, client type, end reason and duration in seconds."""
+OnEnd = Callable[["Session", str, float], None]
+"""Called with the session, its end reason and its duration in seconds."""
 
 NS = 1_000_000_000
 
@@ -37,14 +37,18 @@ class Session:
         started: Monotonic time of the start, in nanoseconds.
         left: Monotonic time of the disconnect, in nanoseconds; None while connected.
         ended: Whether the session is over.
+        turns: How many turns it has had.
+        hash: What stands for its id in all that is exported.
     """
 
-    __slots__ = ("client", "ended", "left", "started", "type")
+    __slots__ = ("client", "ended", "hash", "left", "started", "turns", "type")
 
-    def __init__(self, type: SessionType, client: str, started: int) -> None:
+    def __init__(self, type: SessionType, client: str, hash: str, started: int) -> None:
         self.type: SessionType = type
         self.client = client
+        self.hash = hash
         self.started = started
+        self.turns = 0
         self.left: int | None = None
         self.ended = False
 
@@ -101,10 +105,10 @@ class SessionLedger:
 
     # Events
 
-    def start(self, type: SessionType, client: str, origin: str) -> Session:
+    def start(self, type: SessionType, client: str, origin: str, hash: str = "") -> Session:
         """Open a session, connected, and return its handle."""
         with self._transaction() as (now, _):
-            session = Session(type, client, now)
+            session = Session(type, client, hash, now)
             book = self._books[type]
             book.open[session] = None
             book.run(session)
@@ -228,7 +232,7 @@ class SessionLedger:
             yield now, ended
         for session, reason in ended:
             left = session.started if session.left is None else session.left
-            self._on_end(session.type, session.client, reason, (left - session.started) / NS)
+            self._on_end(session, reason, (left - session.started) / NS)
 
     def _leave(self, session: Session, now: int) -> None:
         session.left = now

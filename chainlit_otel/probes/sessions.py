@@ -9,6 +9,7 @@ wrapped to see sessions that are asked for where they are not.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import sys
 import weakref
 from collections import Counter
@@ -44,10 +45,16 @@ class Sessions:
 
     Args:
         ledger: The books.
+        on_start: Told what stands for the id of each session that started.
+        capture_user: Whether spans name the user.
     """
 
-    def __init__(self, ledger: SessionLedger) -> None:
+    def __init__(
+        self, ledger: SessionLedger, on_start: Callable[[str], None], capture_user: bool
+    ) -> None:
         self.ledger = ledger
+        self._on_start = on_start
+        self._capture_user = capture_user
         self.client_type = ClosedSet(catalog.CLIENT_TYPE.values)
         self.misses: Counter[tuple[str, ...]] = Counter()
         self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
@@ -56,14 +63,32 @@ class Sessions:
 
     def started(self, session: Any, type: SessionType) -> None:
         """Chainlit made a session."""
-        handle = self.ledger.start(
-            type, self.client_type(session.client_type), _origin(session, type)
-        )
+        client = self.client_type(session.client_type)
+        handle = self.ledger.start(type, client, _origin(session, type), hashed(session.id))
         self._handles[session] = handle
         reason = "completed" if type == "http" else catalog.OTHER
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
         finalizer = weakref.finalize(session, self.ledger.collected, handle, reason)
         finalizer.atexit = False
+        self._on_start(handle.hash)
+
+    def took_a_turn(self, session: Any) -> None:
+        """A message of the session's user is about to be processed."""
+        if handle := self._handles.get(session):
+            handle.turns += 1
+
+    def attributes(self, session: Any) -> dict[str, str]:
+        """Return the span attributes of a session."""
+        handle = self._handles.get(session)
+        attributes = {
+            catalog.SESSION_ID: handle.hash if handle else hashed(session.id),
+            catalog.CONVERSATION_ID: str(session.thread_id),
+        }
+        if handle is not None:
+            attributes[catalog.CLIENT_TYPE.key] = handle.client
+        if self._capture_user and session.user is not None:
+            attributes[catalog.USER_ID] = str(session.user.identifier)
+        return attributes
 
     def restored(self, session: Any) -> None:
         """A socket took up a session; one that the books have closed begins anew."""
@@ -132,6 +157,14 @@ class Sessions:
             self._retained.add(session)
 
 
+def hashed(session_id: object) -> str:
+    """Return what stands for a session id outside of this process, the same on every replica.
+
+    Whoever knows the id itself can restore the session, if the app has no sign-in.
+    """
+    return hashlib.sha256(str(session_id).encode()).hexdigest()[:16]
+
+
 def _origin(session: Any, type: SessionType) -> str:
     """Tell whether the browser came with a thread to go on with.
 
@@ -181,7 +214,6 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sess
 
 def _observe(sessions: Sessions, telemetry: Telemetry) -> None:
     ledger = sessions.ledger
-    folded = (catalog.CLIENT_TYPE.key,)
     telemetry.observe(catalog.SESSION_STARTS, ledger.starts)
     telemetry.observe(catalog.SESSION_ACTIVE, ledger.active)
     telemetry.observe(catalog.SESSION_PEAK, ledger.peaks)
@@ -191,7 +223,6 @@ def _observe(sessions: Sessions, telemetry: Telemetry) -> None:
     telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age)
     telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses))
     telemetry.observe(catalog.RETAINED, sessions.retained)
-    telemetry.observe(catalog.LABEL_OVERFLOW, lambda: {folded: sessions.client_type.folded})
 
 
 def _starting(guard: Guard, sessions: Sessions, type: SessionType) -> Any:

@@ -15,12 +15,15 @@ from collections.abc import Awaitable, Callable
 from importlib import import_module
 from typing import Any
 
+from opentelemetry.trace import SpanContext
+
 from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Frame, Tracing, current_span_context, outcome_of
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -33,14 +36,51 @@ class Sockets:
     Args:
         ledger: The books of connections.
         sessions: The books of sessions.
+        tracing: Opens the spans of connects and disconnects.
     """
 
-    def __init__(self, ledger: ConnectionLedger, sessions: Sessions) -> None:
+    def __init__(self, ledger: ConnectionLedger, sessions: Sessions, tracing: Tracing) -> None:
         self.ledger = ledger
         self.stopping = False
         self._sessions = sessions
+        self._tracing = tracing
+        self._spans: dict[str, SpanContext] = {}
         self._connections: dict[str, Connection] = {}
         self._sids: dict[str, str] = {}
+
+    def is_open(self, sid: str) -> bool:
+        """Tell whether a socket is open."""
+        return sid in self._connections
+
+    def links(self, session: Any) -> list[SpanContext]:
+        """Return the span that connected the current socket of a session, if there is one."""
+        span = self._spans.get(getattr(session, "socket_id", ""))
+        return [] if span is None else [span]
+
+    def connecting(self) -> Frame:
+        """Chainlit is about to be asked whether a socket may connect."""
+        return self._tracing.open_root(catalog.SPAN_CONNECT, {}, [current_span_context()])
+
+    def connected(self, sid: str, frame: Frame, error: BaseException | None) -> None:
+        """Chainlit has said whether a socket may connect."""
+        session = _session_of(sid)
+        if session is not None:
+            frame.span.set_attributes(self._sessions.attributes(session))
+            if frame.span.is_recording():
+                self._spans[sid] = frame.span.get_span_context()
+        self._tracing.close(frame, outcome_of(error), error)
+
+    def disconnecting(self, sid: str) -> Frame:
+        """Chainlit is about to be told that a socket is gone."""
+        session = _session_of(sid)
+        attributes = {} if session is None else self._sessions.attributes(session)
+        span = self._spans.pop(sid, None)
+        links = [] if span is None else [span]
+        return self._tracing.open_root(catalog.SPAN_DISCONNECT, attributes, links)
+
+    def disconnected(self, frame: Frame, error: BaseException | None) -> None:
+        """Chainlit has dealt with a socket that is gone."""
+        self._tracing.close(frame, outcome_of(error), error)
 
     def opened(self, sid: str) -> None:
         """A socket is connected to Chainlit."""
@@ -63,7 +103,7 @@ class Sockets:
         Returns:
             Chainlit's session, if this was its current socket.
         """
-        session = import_module("chainlit.session").ws_sessions_sid.get(sid)
+        session = _session_of(sid)
         if session is not None:
             self._sessions.dropped(session)
         if connection := self._connections.pop(sid, None):
@@ -78,8 +118,9 @@ class Sockets:
 
     def lost(self, engine_sid: str, reason: object = None) -> None:
         """The Engine.IO socket is closed; Chainlit may not have been told."""
-        sid = self._sids.pop(engine_sid, None)
-        if sid is not None and sid in self._connections:
+        sid = self._sids.pop(engine_sid, "")
+        self._spans.pop(sid, None)
+        if sid in self._connections:
             session = self.closed(sid, reason)
             if session is not None:
                 self.cleaned_up(session, failed=True)
@@ -113,6 +154,10 @@ def close_reason(reason: object) -> str:
     return named if named in catalog.CLOSE_REASON.values else catalog.OTHER
 
 
+def _session_of(sid: str) -> Any:
+    return import_module("chainlit.session").ws_sessions_sid.get(sid)
+
+
 def _grace() -> float:
     return float(import_module("chainlit.config").config.project.session_timeout)
 
@@ -144,20 +189,32 @@ def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Hand
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         if not patches.active:
             return await original(sid, environ, *auth)
+        frame: Frame | None = None
+        with guard:
+            frame = sockets.connecting()
+        error: BaseException | None = None
         try:
             accepted = await original(sid, environ, *auth)
-        except Exception as error:
+        except BaseException as raised:
+            error = raised
             with guard:
                 # Without auth this is python-socketio trying an older signature.
-                if auth:
+                if auth and isinstance(error, Exception):
                     sockets.refused(error)
             raise
-        with guard:
-            if accepted is False:
-                sockets.refused(None)
-            else:
-                sockets.opened(sid)
-        return accepted
+        else:
+            with guard:
+                if accepted is False:
+                    sockets.refused(None)
+                else:
+                    sockets.opened(sid)
+            return accepted
+        finally:
+            with guard:
+                if frame is not None:
+                    sockets.connected(sid, frame, error)
+            # A traceback holds this frame: without this they would keep each other alive.
+            del error
 
     return connect
 
@@ -177,15 +234,22 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
         # inside it is met as it would be without us.
         if len(reason) >= arity:
             return await original(sid, *reason)
-        failed = True
+        frame: Frame | None = None
+        with guard:
+            frame = sockets.disconnecting(sid)
+        error: BaseException | None = None
         try:
-            result = await original(sid, *reason)
-            failed = False
-            return result
+            return await original(sid, *reason)
+        except BaseException as raised:
+            error = raised
+            raise
         finally:
             with guard:
                 if session is not None:
-                    sockets.cleaned_up(session, failed)
+                    sockets.cleaned_up(session, failed=error is not None)
+                if frame is not None:
+                    sockets.disconnected(frame, error)
+            del error
 
     return disconnect
 

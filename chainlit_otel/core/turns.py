@@ -1,0 +1,146 @@
+"""What becomes of a turn: a message from a user and all that the app sends in answer to it."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from threading import Lock
+
+from chainlit_otel.core.peaks import HighWaterMark
+from chainlit_otel.core.sessions import NS, Clock
+
+
+class Turn:
+    """One turn; what is streamed in it is noted by plain assignments, since tokens are many.
+
+    Attributes:
+        arrived: Monotonic time at which the message arrived, in nanoseconds.
+        profile: Chat profile, folded to a bounded set.
+        error: The exception that a callback raised and Chainlit swallowed, if any.
+        cancelled: Whether the user, or the end of the process, stopped it.
+        ended: Whether it is over.
+    """
+
+    __slots__ = (
+        "arrived",
+        "cancelled",
+        "chunks",
+        "ended",
+        "error",
+        "first_chunk",
+        "first_output",
+        "last_chunk",
+        "profile",
+    )
+
+    def __init__(self, arrived: int, profile: str) -> None:
+        self.arrived = arrived
+        self.profile = profile
+        self.error: BaseException | None = None
+        self.cancelled = False
+        self.ended = False
+        self.chunks = 0
+        self.first_output = 0
+        self.first_chunk = 0
+        self.last_chunk = 0
+
+    def output(self, now: int) -> None:
+        """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""
+        if not self.first_output:
+            self.first_output = now
+
+    def chunk(self, now: int) -> None:
+        """A chunk was streamed, at monotonic time `now` (nanoseconds)."""
+        if self.chunks == 0:
+            self.first_chunk = now
+            self.output(now)
+        self.last_chunk = now
+        self.chunks += 1
+
+    @property
+    def outcome(self) -> str:
+        """`error`, `cancelled` or `ok`. A stop by the user is no error."""
+        if self.cancelled:
+            return "cancelled"
+        return "ok" if self.error is None else "error"
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds from the arrival to the first output; None if there was none."""
+        return (self.first_output - self.arrived) / NS if self.first_output else None
+
+    @property
+    def time_per_output_chunk(self) -> float | None:
+        """Mean seconds between two chunks; None for less than two."""
+        if self.chunks < 2:
+            return None
+        return (self.last_chunk - self.first_chunk) / (self.chunks - 1) / NS
+
+
+OnTurnEnd = Callable[[Turn, float], None]
+"""Called with the turn and its duration in seconds."""
+
+
+class TurnLedger:
+    """The books of all turns and of the messages in them. Thread-safe.
+
+    Args:
+        on_end: Told of each turn that ended, after the books are closed on it.
+        clock: Monotonic clock, in nanoseconds.
+        wall: Wall clock, in nanoseconds since the epoch.
+
+    Attributes:
+        chunks: Chunks streamed.
+        messages: Messages, by direction.
+        dropped: Content sent to sockets that are gone, by event.
+    """
+
+    def __init__(
+        self, on_end: OnTurnEnd, clock: Clock = time.monotonic_ns, wall: Clock = time.time_ns
+    ) -> None:
+        self._on_end = on_end
+        self._clock = clock
+        self._wall = wall
+        self._lock = Lock()
+        self._open: set[Turn] = set()
+        self._peak = HighWaterMark(clock(), wall())
+        self.chunks = 0
+        self.messages: Counter[tuple[str, ...]] = Counter()
+        self.dropped: Counter[tuple[str, ...]] = Counter()
+
+    def start(self, arrived: int, profile: str) -> Turn:
+        """Open a turn for a message that arrived at monotonic time `arrived` (nanoseconds)."""
+        turn = Turn(arrived, profile)
+        with self._lock:
+            self._open.add(turn)
+            self._peak.move(len(self._open), self._clock(), self._wall())
+        return turn
+
+    def end(self, turn: Turn) -> None:
+        """The turn is over; ending it again changes nothing."""
+        with self._lock:
+            if turn.ended:
+                return
+            turn.ended = True
+            self._open.discard(turn)
+            self._peak.move(len(self._open), self._clock(), self._wall())
+        self._on_end(turn, (self._clock() - turn.arrived) / NS)
+
+    def cancel_all(self) -> None:
+        """Every turn under way ends as cancelled, because the process stops."""
+        with self._lock:
+            turns = list(self._open)
+        for turn in turns:
+            turn.cancelled = True
+            self.end(turn)
+
+    def active(self) -> dict[tuple[str, ...], int]:
+        """Turns under way."""
+        return {(): len(self._open)}
+
+    def peaks(self) -> dict[tuple[str, ...], int]:
+        """Most turns under way at once, by window."""
+        with self._lock:
+            values = self._peak.values(self._clock(), self._wall())
+        return {(window,): n for window, n in values.items()}

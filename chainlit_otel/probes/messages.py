@@ -1,0 +1,298 @@
+"""Turns and messages: `process_message` and `edit_message` of `chainlit.socket`, and `sio.emit`.
+
+A turn is the run of `process_message`, which `client_message` starts as a task and looks up at
+each call, or that of the `edit_message` handler. All that reaches a browser goes through the
+`emit` of the one Socket.IO server; only there can be told, at the moment of sending, that the
+socket is gone and nobody will ever see the content. What waits for a user's answer goes through
+its `call`.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.turns import Turn, TurnLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Frame, Tracing, outcome_of
+
+_PROFILES = 32
+_CONTENT = frozenset(catalog.EMIT_EVENT.values)
+_ASK_TYPES = frozenset(catalog.ASK_TYPE.values)
+
+current_turn: ContextVar[Turn | None] = ContextVar("chainlit_otel_turn", default=None)
+_arrival: ContextVar[int | None] = ContextVar("chainlit_otel_arrival", default=None)
+
+
+class Messages:
+    """The turns under way and what is sent in them.
+
+    Args:
+        ledger: The books of turns.
+        sessions: The books of sessions.
+        sockets: The open sockets.
+        tracing: Opens the span of each turn.
+        capture: Whether the text of messages is recorded in spans.
+    """
+
+    def __init__(
+        self,
+        ledger: TurnLedger,
+        sessions: Sessions,
+        sockets: Sockets,
+        tracing: Tracing,
+        capture: bool,
+    ) -> None:
+        self.ledger = ledger
+        self.profiles = LearnedSet(_PROFILES)
+        self._sessions = sessions
+        self._sockets = sockets
+        self._tracing = tracing
+        self._capture = capture
+        self._frames: dict[Turn, Frame] = {}
+
+    def begin(self, session: Any) -> Turn:
+        """A message of the session's user is about to be processed."""
+        arrived = _arrival.get() or time.monotonic_ns()
+        profile = self.profiles(session.chat_profile) if session.chat_profile else ""
+        turn = self.ledger.start(arrived, profile)
+        current_turn.set(turn)
+        self._sessions.took_a_turn(session)
+        self._frames[turn] = self._tracing.open_root(
+            catalog.SPAN_TURN, self._sessions.attributes(session), self._sockets.links(session)
+        )
+        return turn
+
+    def end(self, turn: Turn, error: BaseException | None) -> None:
+        """The turn is over."""
+        if error is not None and outcome_of(error) == "cancelled":
+            turn.cancelled = True
+        elif error is not None:
+            turn.error = turn.error or error
+        frame = self._frames.pop(turn, None)
+        # The histograms first: their exemplars point to the span that is current.
+        self.ledger.end(turn)
+        if frame is not None:
+            self._tracing.close(frame, turn.outcome, turn.error)
+        current_turn.set(None)
+
+    def end_all(self) -> None:
+        """Every turn under way ends as cancelled, because the process stops."""
+        self.ledger.cancel_all()
+        for turn, frame in list(self._frames.items()):
+            self._tracing.close(frame, turn.outcome)
+        self._frames.clear()
+
+    def failed(self, error: BaseException) -> None:
+        """What makes the turn raised something that Chainlit is about to swallow."""
+        turn = current_turn.get()
+        if turn is None:
+            return
+        if outcome_of(error) == "cancelled":
+            turn.cancelled = True
+        else:
+            turn.error = error
+
+    def received(self, text: object) -> None:
+        """A user's message was taken in, or an answer to a question of the app."""
+        self.ledger.messages[("inbound",)] += 1
+        if self._capture:
+            self._annotate(catalog.TURN_INPUT, text)
+
+    def emitted(self, event: str, data: Any, to: str | None) -> None:
+        """An event is about to be sent."""
+        if event not in _CONTENT:
+            return
+        if to is not None and not self._sockets.is_open(to):
+            self.ledger.dropped[(event,)] += 1
+            return
+        turn = current_turn.get()
+        if event == "stream_token" or event == "stream_start":
+            self.ledger.chunks += 1
+            if turn is not None:
+                turn.chunk(time.monotonic_ns())
+        elif event == "new_message":
+            self._message(turn, data)
+        elif event == "update_message":
+            if self._capture:
+                self._annotate(catalog.TURN_OUTPUT, data.get("output"))
+        elif turn is not None:
+            turn.output(time.monotonic_ns())
+        if event == "ask":
+            self.ledger.messages[("outbound",)] += 1
+
+    def _message(self, turn: Turn | None, step: Any) -> None:
+        # Steps are sent as messages, too; those of the user are only echoed.
+        if not step["type"].endswith("_message") or step["type"] == "user_message":
+            return
+        self.ledger.messages[("outbound",)] += 1
+        # An empty message is where an answer will be streamed to.
+        if turn is not None and step.get("output"):
+            turn.output(time.monotonic_ns())
+            if self._capture:
+                self._annotate(catalog.TURN_OUTPUT, step["output"])
+
+    def _annotate(self, key: str, text: object) -> None:
+        turn = current_turn.get()
+        frame = self._frames.get(turn) if turn is not None else None
+        if frame is not None and isinstance(text, str):
+            frame.span.set_attribute(key, text)
+
+
+def install(
+    patches: Patches,
+    guard: Guard,
+    telemetry: Telemetry,
+    messages: Messages,
+) -> None:
+    """Wrap what processes messages and what sends them.
+
+    Raises:
+        SeamMissing: This version of Chainlit has no such function or handler.
+    """
+    socket = import_module("chainlit.socket")
+    emitter = import_module("chainlit.emitter")
+    sio = import_module("chainlit.server").sio
+    handlers = sio.handlers.get("/")
+    patches.replace(handlers, "client_message", functools.partial(_arriving, patches))
+    patches.wrap(socket, "process_message", _processing(guard, messages))
+    patches.replace(
+        handlers, "edit_message", functools.partial(_editing, patches, guard, messages, socket)
+    )
+    if not hasattr(emitter, "ChainlitEmitter"):
+        raise SeamMissing("chainlit.emitter.ChainlitEmitter")
+    patches.wrap(emitter.ChainlitEmitter, "process_message", _receiving(guard, messages))
+    patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages))
+    patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry))
+    _observe(messages, telemetry)
+
+
+def _observe(messages: Messages, telemetry: Telemetry) -> None:
+    ledger = messages.ledger
+    telemetry.observe(catalog.TURN_ACTIVE, ledger.active)
+    telemetry.observe(catalog.TURN_PEAK, ledger.peaks)
+    telemetry.observe(catalog.OUTPUT_CHUNKS, lambda: {(): ledger.chunks})
+    telemetry.observe(catalog.MESSAGES, lambda: dict(ledger.messages))
+    telemetry.observe(catalog.EMIT_DROPPED, lambda: dict(ledger.dropped))
+
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+def _arriving(patches: Patches, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def client_message(*args: Any) -> Any:
+        if patches.active:
+            _arrival.set(time.monotonic_ns())
+        return await original(*args)
+
+    return client_message
+
+
+def _processing(guard: Guard, messages: Messages) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        turn = None
+        with guard:
+            turn = messages.begin(args[0] if args else kwargs["session"])
+        return await _run(guard, messages, turn, wrapped(*args, **kwargs))
+
+    return wrapper
+
+
+def _editing(
+    patches: Patches, guard: Guard, messages: Messages, socket: Any, original: Handler
+) -> Handler:
+    @functools.wraps(original)
+    async def edit_message(sid: str, *args: Any) -> Any:
+        turn = None
+        with guard:
+            session = socket.WebsocketSession.get(sid) if patches.active else None
+            if session is not None:
+                turn = messages.begin(session)
+        return await _run(guard, messages, turn, original(sid, *args))
+
+    return edit_message
+
+
+async def _run(guard: Guard, messages: Messages, turn: Turn | None, call: Awaitable[Any]) -> Any:
+    error: BaseException | None = None
+    try:
+        return await call
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        with guard:
+            if turn is not None:
+                messages.end(turn, error)
+        # A traceback holds this frame: without this they would keep each other alive.
+        del error
+
+
+def _receiving(guard: Guard, messages: Messages) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            message = await wrapped(*args, **kwargs)
+        except BaseException as error:
+            with guard:
+                messages.failed(error)
+            raise
+        with guard:
+            messages.received(getattr(message, "content", None))
+        return message
+
+    return wrapper
+
+
+def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if patches.active:
+            with guard:
+                messages.emitted(event, data, to)
+        return await original(event, data, to, *args, **kwargs)
+
+    return emit
+
+
+def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def call(event: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if not patches.active:
+            return await original(event, data, *args, **kwargs)
+        started = time.monotonic_ns()
+        outcome = "cancelled"
+        try:
+            result = await original(event, data, *args, **kwargs)
+            outcome = "answered"
+            return result
+        except Exception as error:
+            with guard:
+                # python-socketio has a TimeoutError of its own.
+                outcome = "timeout" if type(error).__name__ == "TimeoutError" else "cancelled"
+            raise
+        finally:
+            with guard:
+                seconds = (time.monotonic_ns() - started) / NS
+                telemetry.record(catalog.ASK_DURATION, seconds, ask_type(event, data), outcome)
+
+    return call
+
+
+def ask_type(event: str, data: Any) -> str:
+    """Return the `chainlit.ask.type` of a call to the browser."""
+    if event == "call_fn":
+        return "call_fn"
+    kind = data["spec"]["type"] if event == "ask" else ""
+    return kind if kind in _ASK_TYPES else catalog.OTHER

@@ -1,0 +1,150 @@
+"""Steps: `chainlit.step.Step`, by its context manager or by `send` and `update` alone.
+
+The context manager is what `@cl.step` uses, too, in a coroutine or in a worker thread. The
+handlers for LangChain and LlamaIndex never enter a step: they stamp its start and end and send
+it, so such a step is told from its stamps once it has both.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from importlib import import_module
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.sessions import NS
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Frame, Tracing, outcome_of
+
+
+class Steps:
+    """The steps that were entered or seen.
+
+    Args:
+        telemetry: Takes the durations.
+        tracing: Opens the spans.
+        capture: Whether input and output of steps are recorded in spans.
+    """
+
+    def __init__(self, telemetry: Telemetry, tracing: Tracing, capture: bool) -> None:
+        self.type = ClosedSet(catalog.STEP_TYPE.values)
+        self._telemetry = telemetry
+        self._tracing = tracing
+        self._capture = capture
+        self._open: WeakKeyDictionary[Any, tuple[int, Frame]] = WeakKeyDictionary()
+        self._recorded: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+
+    def entered(self, step: Any, started: int) -> None:
+        """A step was entered at monotonic time `started` (nanoseconds)."""
+        kind = self.type(step.type)
+        wall = time.time_ns() - (time.monotonic_ns() - started)
+        frame = self._tracing.open_child(
+            f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), wall
+        )
+        self._open[step] = started, frame
+        self._recorded[step] = True
+
+    def exited(self, step: Any, error: BaseException | None) -> None:
+        """A step is left, by `error` if that is not None."""
+        started, frame = self._open.pop(step, (0, None))
+        if frame is None:
+            return
+        outcome = "error" if error is None and step.is_error else outcome_of(error)
+        if self._capture:
+            frame.span.set_attributes(_content(step))
+        seconds = (time.monotonic_ns() - started) / NS
+        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        self._tracing.close(frame, outcome, error)
+
+    def sent(self, step: Any) -> None:
+        """A step was sent or updated; one that has ended without being entered is told now."""
+        if not step.end or not step.start or self._recorded.get(step):
+            return
+        self._recorded[step] = True
+        kind = self.type(step.type)
+        start, end = _nanoseconds(step.start), _nanoseconds(step.end)
+        outcome = "error" if step.is_error else "ok"
+        self._telemetry.record(catalog.STEP_DURATION, max(0, end - start) / NS, kind, outcome)
+        attributes = {**_attributes(step, kind), catalog.OUTCOME.key: outcome}
+        if self._capture:
+            attributes |= _content(step)
+        self._tracing.record(
+            f"{catalog.SPAN_STEP} {kind}", attributes, start, end, bool(step.is_error)
+        )
+
+
+def _attributes(step: Any, kind: str) -> dict[str, str]:
+    return {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME: str(step.name)}
+
+
+def _content(step: Any) -> dict[str, str]:
+    return {catalog.STEP_INPUT: str(step.input), catalog.STEP_OUTPUT: str(step.output)}
+
+
+def _nanoseconds(stamp: str) -> int:
+    """Return the time since the epoch of a stamp of Chainlit's, which is in UTC."""
+    moment = datetime.fromisoformat(stamp.removesuffix("Z")).replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1e6) * 1000
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) -> None:
+    """Wrap the step class.
+
+    Raises:
+        SeamMissing: This version of Chainlit has no such class or method.
+    """
+    # `chainlit.step` names the decorator in the package, and the module only here.
+    step = getattr(import_module("chainlit.step"), "Step", None)
+    if step is None:
+        raise SeamMissing("chainlit.step.Step")
+    patches.wrap(step, "__aenter__", _entering_async(guard, steps))
+    patches.wrap(step, "__aexit__", _exiting(guard, steps))
+    patches.wrap(step, "__enter__", _entering(guard, steps))
+    patches.wrap(step, "__exit__", _exiting(guard, steps))
+    patches.wrap(step, "send", _sending(guard, steps))
+    patches.wrap(step, "update", _sending(guard, steps))
+
+
+def _entering_async(guard: Guard, steps: Steps) -> Any:
+    async def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+        started = time.monotonic_ns()
+        result = await wrapped(*args, **kwargs)
+        with guard:
+            steps.entered(step, started)
+        return result
+
+    return wrapper
+
+
+def _entering(guard: Guard, steps: Steps) -> Any:
+    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+        started = time.monotonic_ns()
+        result = wrapped(*args, **kwargs)
+        with guard:
+            steps.entered(step, started)
+        return result
+
+    return wrapper
+
+
+def _exiting(guard: Guard, steps: Steps) -> Any:
+    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            steps.exited(step, args[1])
+        return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+def _sending(guard: Guard, steps: Steps) -> Any:
+    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            steps.sent(step)
+        return wrapped(*args, **kwargs)
+
+    return wrapper

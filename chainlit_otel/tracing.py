@@ -1,0 +1,176 @@
+"""Spans of ours, and which of them is the current one. Knows nothing of Chainlit."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from asyncio import CancelledError
+from collections.abc import Iterable, Mapping
+
+from opentelemetry import context as otel_context
+from opentelemetry.context import Context
+from opentelemetry.trace import (
+    Link,
+    Span,
+    SpanContext,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+    set_span_in_context,
+)
+
+from chainlit_otel import catalog
+
+_FRAME = otel_context.create_key("chainlit_otel-frame")
+
+Attributes = Mapping[str, str]
+
+
+class Frame:
+    """A span of ours while it is the current one, and what was current before it."""
+
+    __slots__ = ("context", "ended", "outer", "previous", "span")
+
+    def __init__(self, span: Span, previous: Context, outer: Frame | None) -> None:
+        self.span = span
+        self.previous = previous
+        self.outer = outer
+        self.ended = False
+        self.context = previous
+
+
+def current() -> Frame | None:
+    """Return the innermost frame that has not ended.
+
+    A step in an async generator that was abandoned ends somewhere else, and leaves its context
+    behind as the current one here: such frames are passed over.
+    """
+    frame = otel_context.get_value(_FRAME)
+    while isinstance(frame, Frame) and frame.ended:
+        frame = frame.outer
+    return frame if isinstance(frame, Frame) else None
+
+
+def current_span_context() -> SpanContext:
+    """Return the context of the current span, whoever opened it."""
+    return get_current_span().get_span_context()
+
+
+class Tracing:
+    """Opens and ends spans.
+
+    Args:
+        tracer: Makes the spans. It may be one that does nothing, or does so for now.
+        exception_messages: Whether the messages of exceptions are recorded; they may hold what
+            users wrote.
+    """
+
+    def __init__(self, tracer: Tracer, exception_messages: bool) -> None:
+        self._tracer = tracer
+        self._exception_messages = exception_messages
+
+    def open_root(
+        self, name: str, attributes: Attributes, links: Iterable[SpanContext] = ()
+    ) -> Frame:
+        """Begin a trace of its own, whatever span is current, and make its span the current one.
+
+        Args:
+            name: Name of the span.
+            attributes: Attributes of the span.
+            links: What the trace belongs to without being a part of it.
+        """
+        valid = [Link(linked) for linked in links if linked.is_valid]
+        span = self._tracer.start_span(name, Context(), attributes=attributes, links=valid)
+        return self._enter(span, None)
+
+    def open_child(self, name: str, attributes: Attributes, start: int | None = None) -> Frame:
+        """Open a span below the current one, and make it the current one.
+
+        Args:
+            name: Name of the span.
+            attributes: Attributes of the span.
+            start: Start time, in nanoseconds since the epoch; now by default.
+        """
+        outer = current()
+        span = self._tracer.start_span(
+            name, self._base(outer), attributes=attributes, start_time=start
+        )
+        return self._enter(span, outer)
+
+    def record(self, name: str, attributes: Attributes, start: int, end: int, error: bool) -> None:
+        """Record a span that was never the current one.
+
+        Args:
+            name: Name of the span.
+            attributes: Attributes of the span.
+            start: Start time, in nanoseconds since the epoch.
+            end: End time, in nanoseconds since the epoch.
+            error: Whether what it describes failed.
+        """
+        span = self._tracer.start_span(
+            name, self._base(current()), attributes=attributes, start_time=start
+        )
+        if error:
+            span.set_status(StatusCode.ERROR)
+        span.end(end)
+
+    def close(self, frame: Frame, outcome: str, error: BaseException | None = None) -> None:
+        """End a frame's span and make current again what was before it.
+
+        Args:
+            frame: The frame; ending it again changes nothing.
+            outcome: `ok`, `error` or `cancelled`.
+            error: The exception, if there was one.
+        """
+        if frame.ended:
+            return
+        frame.ended = True
+        span = frame.span
+        if span.is_recording():
+            span.set_attribute(catalog.OUTCOME.key, outcome)
+            if outcome == "error":
+                self._describe(span, error)
+            span.end()
+        # Elsewhere than where it was opened, the current context is somebody else's.
+        if frame.context is not frame.previous and otel_context.get_current() is frame.context:
+            otel_context.attach(frame.previous)
+
+    def _enter(self, span: Span, outer: Frame | None) -> Frame:
+        previous = otel_context.get_current()
+        frame = Frame(span, previous, outer)
+        if span.get_span_context().is_valid:
+            base = self._base(outer) if outer is not None else Context()
+            frame.context = otel_context.set_value(_FRAME, frame, set_span_in_context(span, base))
+            otel_context.attach(frame.context)
+        return frame
+
+    def _base(self, outer: Frame | None) -> Context:
+        now = otel_context.get_current()
+        innermost = otel_context.get_value(_FRAME, now)
+        return now if outer is innermost or outer is None else outer.context
+
+    def _describe(self, span: Span, error: BaseException | None) -> None:
+        if error is None:
+            span.set_status(StatusCode.ERROR)
+            return
+        kind = type(error).__qualname__
+        message = str(error) if self._exception_messages else ""
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}" if message else kind))
+        span.set_attribute(catalog.ERROR_TYPE, kind)
+        recorded = {
+            "exception.type": kind,
+            "exception.stacktrace": f"Traceback (most recent call last):\n{frames}{kind}",
+        }
+        if message:
+            recorded["exception.message"] = message
+            recorded["exception.stacktrace"] += f": {message}"
+        span.add_event("exception", recorded, timestamp=time.time_ns())
+
+
+def outcome_of(error: BaseException | None) -> str:
+    """Return the outcome of a call that raised `error`; a stop by the user is no error."""
+    if error is None:
+        return "ok"
+    return "cancelled" if isinstance(error, CancelledError) else "error"
