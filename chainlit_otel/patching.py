@@ -154,6 +154,10 @@ class Patches:
 
         self._undo.append(undo)
 
+    def on_undo(self, undo: Callable[[], None]) -> None:
+        """Have a change undone that somebody else made on our behalf."""
+        self._undo.append(undo)
+
     def undo(self) -> None:
         """Put everything back, the last change first."""
         self.active = False

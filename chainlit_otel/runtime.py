@@ -23,6 +23,7 @@ from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import callbacks as callbacks_probe
+from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes import sessions as sessions_probe
@@ -228,7 +229,22 @@ class Runtime:
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
         self._probe("steps", partial(steps_probe.install, steps=self._steps))
         self._probe(
-            "lifecycle", partial(lifecycle.install, stopping=self._stopping, stop=self._stop)
+            "http",
+            partial(
+                http_probe.install,
+                meter_provider=self._pipeline.meter_providers[0],
+                tracer_provider=self._pipeline.tracer_provider,
+                metrics_path=self._settings.metrics_path,
+            ),
+        )
+        self._probe(
+            "lifecycle",
+            partial(
+                lifecycle.install,
+                starting=self._starting,
+                stopping=self._stopping,
+                stop=self._stop,
+            ),
         )
         with self._guards["server"]:
             if self._settings.metrics_path:
@@ -307,6 +323,10 @@ class Runtime:
     def _connection_closed(self, reason: str, seconds: float) -> None:
         with self._guards["sockets"]:
             self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
+
+    def _starting(self) -> None:
+        # All callbacks are there by now, and some are called before anybody connects.
+        self._callbacks.sweep()
 
     def _stopping(self, server: Any) -> None:
         if self._admin is None or not self._admin.is_served_by(server):

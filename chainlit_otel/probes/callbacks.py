@@ -57,6 +57,7 @@ class Callbacks:
         messages: Messages,
     ) -> None:
         self.name = ClosedSet(catalog.CALLBACK_NAME.values)
+        self.patches: Patches | None = None
         self._guard = guard
         self._telemetry = telemetry
         self._tracing = tracing
@@ -70,8 +71,11 @@ class Callbacks:
         """Return the name of the callback that a code object belongs to, if it is one."""
         return self._names.get(code)
 
-    def sweep(self, patches: Patches) -> None:
+    def sweep(self) -> None:
         """Observe the callbacks that are not observed yet."""
+        patches = self.patches
+        if patches is None or not patches.active:
+            return
         for name, wrapper in _wrappers():
             if self._observed.get(wrapper) is patches:
                 continue
@@ -206,17 +210,17 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, callbacks: Cal
     wrap_user_function = getattr(import_module("chainlit.utils"), "wrap_user_function", None)
     if wrap_user_function is None or _cell(wrap_user_function(lambda: None)) is None:
         raise SeamMissing("chainlit.utils.wrap_user_function")
-    callbacks.sweep(patches)
+    callbacks.patches = patches
+    callbacks.sweep()
     handlers = import_module("chainlit.server").sio.handlers.get("/")
-    patches.replace(handlers, "connect", functools.partial(_connecting, patches, guard, callbacks))
+    patches.replace(handlers, "connect", functools.partial(_connecting, guard, callbacks))
 
 
-def _connecting(patches: Patches, guard: Guard, callbacks: Callbacks, original: Any) -> Any:
+def _connecting(guard: Guard, callbacks: Callbacks, original: Any) -> Any:
     @functools.wraps(original)
     async def connect(*args: Any) -> Any:
         with guard:
-            if patches.active:
-                callbacks.sweep(patches)
+            callbacks.sweep()
         return await original(*args)
 
     return connect

@@ -1,4 +1,4 @@
-"""The end of the process: the ASGI lifespan of the application that serves Chainlit.
+"""Start and end of the process: the ASGI lifespan of the application that serves Chainlit.
 
 Chainlit's own lifespan ends in `os._exit(0)`, and under `mount_chainlit` uvicorn dies of the
 signal that stopped it: `atexit` runs in neither. So the books are closed and exported when the
@@ -10,7 +10,7 @@ sockets before that; its `shutdown` is wrapped to tell these closes from lost co
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -19,23 +19,26 @@ from chainlit_otel.patching import Patches
 from chainlit_otel.telemetry import Telemetry
 
 
-def serves(router: Any, app: Any) -> bool:
-    """Tell whether an ASGI router is the one of `app`, or leads to it by its mounts."""
-    if router is getattr(app, "router", None):
-        return True
+def mounts_of(router: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Give path and application of all that is mounted in a router, however deep."""
     for route in getattr(router, "routes", ()):
         mounted = getattr(route, "_base_app", None) or getattr(route, "app", None)
-        if mounted is app:
-            return True
-        if hasattr(mounted, "routes") and serves(getattr(mounted, "router", mounted), app):
-            return True
-    return False
+        if mounted is not None and hasattr(mounted, "routes"):
+            path = prefix + getattr(route, "path", "")
+            yield path, mounted
+            yield from mounts_of(mounted, path)
+
+
+def serves(router: Any, app: Any) -> bool:
+    """Tell whether an ASGI router is the one of `app`, or leads to it by its mounts."""
+    return router is app.router or any(mounted is app for _, mounted in mounts_of(router))
 
 
 def install(
     patches: Patches,
     guard: Guard,
     telemetry: Telemetry,
+    starting: Callable[[], None],
     stopping: Callable[[Any], None],
     stop: Callable[[], Awaitable[None]],
 ) -> None:
@@ -45,18 +48,21 @@ def install(
         patches: Takes the changes.
         guard: Holds what goes wrong in this probe.
         telemetry: Not used; this probe has no metric of its own.
+        starting: Told when a server is about to start serving, on its event loop.
         stopping: Told when a uvicorn server begins to stop, with the server.
         stop: Awaited once the server has stopped serving, before the application cleans up.
 
     Raises:
         SeamMissing: Starlette's router has no lifespan.
     """
-    patches.wrap(import_module("starlette.routing").Router, "lifespan", _ending(guard, stop))
+    patches.wrap(
+        import_module("starlette.routing").Router, "lifespan", _living(guard, starting, stop)
+    )
     if uvicorn := sys.modules.get("uvicorn.server"):
         patches.wrap(uvicorn.Server, "shutdown", _announcing(guard, stopping))
 
 
-def _ending(guard: Guard, stop: Callable[[], Awaitable[None]]) -> Any:
+def _living(guard: Guard, starting: Callable[[], None], stop: Callable[[], Awaitable[None]]) -> Any:
     def is_ours(router: Any) -> bool:
         with guard:
             return serves(router, import_module("chainlit.server").app)
@@ -67,14 +73,16 @@ def _ending(guard: Guard, stop: Callable[[], Awaitable[None]]) -> Any:
             return await wrapped(*args, **kwargs)
         scope, receive, send = args
 
-        async def receive_then_stop() -> Any:
+        async def overhear() -> Any:
             message = await receive()
-            if message["type"] == "lifespan.shutdown":
-                with guard:
+            with guard:
+                if message["type"] == "lifespan.startup":
+                    starting()
+                elif message["type"] == "lifespan.shutdown":
                     await stop()
             return message
 
-        return await wrapped(scope, receive_then_stop, send)
+        return await wrapped(scope, overhear, send)
 
     return wrapper
 

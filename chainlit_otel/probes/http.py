@@ -1,0 +1,92 @@
+"""HTTP requests: `opentelemetry-instrumentation-fastapi`, told what not to look at.
+
+Left to itself it opens a span for each frame of a websocket and times Socket.IO's polls of up
+to 25 s like requests. An application is instrumented when it builds its middleware stack, with
+its first request: by then it has been decided whether Chainlit is mounted in another one, where,
+and whether somebody else has instrumented it. Each request is seen once, by the application
+that has its route. FastAPI's own telemetry (0.142 and newer) steps back where it finds this one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.trace import TracerProvider
+
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes.lifecycle import mounts_of
+from chainlit_otel.telemetry import Telemetry
+
+_STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
+
+
+def install(
+    patches: Patches,
+    guard: Guard,
+    telemetry: Telemetry,
+    meter_provider: MeterProvider,
+    tracer_provider: TracerProvider | None,
+    metrics_path: str | None,
+) -> None:
+    """Instrument the application of Chainlit, and those that mount it, when they start.
+
+    Args:
+        patches: Takes the changes.
+        guard: Holds what goes wrong in this probe.
+        telemetry: Not used; the instrumentation has metrics of its own.
+        meter_provider: Where the metrics go.
+        tracer_provider: Where the spans go; None for the global provider.
+        metrics_path: Path at which the app serves our metrics, if it does.
+
+    Raises:
+        SeamMissing: FastAPI builds its middleware stack elsewhere.
+    """
+    # The names that the conventions have settled on; unset means those that they gave up.
+    os.environ.setdefault(_STABILITY, "http")
+    chainlit = import_module("chainlit.server").app
+
+    def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
+        build = wrapped
+        with guard:
+            mounted = [path for path, inner in mounts_of(app) if inner is chainlit]
+            # Instrumented, it comes here again, and then it is the original's turn.
+            instrumented = getattr(app, "_is_instrumented_by_opentelemetry", False)
+            if (app is chainlit or mounted) and not instrumented:
+                instrument(app, mounted)
+                build = app.build_middleware_stack
+        return build(*args, **kwargs)
+
+    def instrument(app: Any, mounted: list[str]) -> None:
+        FastAPIInstrumentor.instrument_app(
+            app,
+            tracer_provider=tracer_provider,
+            meter_provider=meter_provider,
+            excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, metrics_path)]),
+            exclude_spans=["receive", "send"],
+        )
+        patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
+
+    patches.wrap(import_module("fastapi").FastAPI, "build_middleware_stack", wrapper)
+
+
+def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:
+    yield "/ws/socket\\.io"
+    if metrics_path is not None:
+        yield re.escape(metrics_path) + "/?$"
+    for path in mounted:
+        yield f"://[^/]*{re.escape(path)}(/|$)"
+
+
+def _chosen_by_user() -> list[str]:
+    for variable in _EXCLUDED:
+        if urls := os.environ.get(variable):
+            return [urls]
+    return []
