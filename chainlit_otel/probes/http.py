@@ -9,15 +9,16 @@ that has its route. FastAPI's own telemetry (0.142 and newer) steps back where i
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import TracerProvider
+from opentelemetry.trace import Span, TracerProvider
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
@@ -25,6 +26,9 @@ from chainlit_otel.probes.lifecycle import mounts_of
 from chainlit_otel.telemetry import Telemetry
 
 _STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
+# What the semantic conventions put in place of what must not be told.
+_REDACTED = "REDACTED"
+_SESSION_ID = re.compile(r"(session_id=)[^&]*", re.IGNORECASE)
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 
 
@@ -71,10 +75,24 @@ def install(
             meter_provider=meter_provider,
             excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, metrics_path)]),
             exclude_spans=["receive", "send"],
+            server_request_hook=functools.partial(_redact, guard),
         )
         patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
 
-    patches.wrap(import_module("fastapi").FastAPI, "build_middleware_stack", wrapper)
+    # Not `fastapi.FastAPI`, which others replace by a class of their own.
+    fastapi = import_module("fastapi.applications").FastAPI
+    patches.wrap(fastapi, "build_middleware_stack", wrapper)
+
+
+def _redact(guard: Guard, span: Span, scope: Mapping[str, Any]) -> None:
+    """Take out what tells who a visitor is, or lets somebody else go on in their session."""
+    with guard:
+        if not span.is_recording():
+            return
+        span.set_attribute("client.address", _REDACTED)
+        query = scope.get("query_string", b"").decode("latin-1")
+        if "session_id" in query:
+            span.set_attribute("url.query", _SESSION_ID.sub(rf"\g<1>{_REDACTED}", query))
 
 
 def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:

@@ -1,0 +1,31 @@
+"""The entry point of `opentelemetry-instrument`, for an app that is not changed at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+
+from chainlit_otel.runtime import disable, enable
+
+
+class ChainlitInstrumentor(BaseInstrumentor):
+    """Calls `enable()` and `disable()`.
+
+    It runs before the app, and imports nothing of Chainlit: what `--root-path` says is read at
+    that import. The probes wait for the app to import it.
+    """
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """Return what has to be installed for this to make sense."""
+        return ("chainlit >= 2.6.1, < 3",)
+
+    def _instrument(self, **kwargs: Any) -> None:
+        enable(
+            tracer_provider=kwargs.get("tracer_provider"),
+            meter_provider=kwargs.get("meter_provider"),
+        )
+
+    def _uninstrument(self, **kwargs: Any) -> None:
+        disable()
