@@ -149,6 +149,7 @@ PROBES = (
     "messages",
     "callbacks",
     "steps",
+    "mcp",
     "http",
     "event_loop",
     "lifecycle",
@@ -271,6 +272,12 @@ TURN_BOUNDS = tuple(round(0.01 * 2**n, 2) for n in range(16))
 CALLBACK_BOUNDS = tuple(
     float(s)
     for s in (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+)
+
+# The event loop, in seconds: a browser gives a connection up after 20 to 45 without a ping.
+LAG_BOUNDS = tuple(
+    float(s)
+    for s in (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 45)
 )
 
 # Sessions and connections, in seconds: from a bounce to a working day.
@@ -469,6 +476,20 @@ EMIT_DROPPED = Metric(
 MCP_CONNECTIONS = Metric(
     "chainlit.mcp.connections", "updowncounter", "{connection}", "MCP connections open."
 )
+EVENT_LOOP_LAG = Metric(
+    "chainlit.event_loop.lag",
+    "histogram",
+    "s",
+    "How late the event loop is, sampled four times a second.",
+    (),
+    LAG_BOUNDS,
+)
+EVENT_LOOP_BLOCKED = Metric(
+    "chainlit.event_loop.blocked",
+    "counter",
+    "{stall}",
+    "Times that the event loop was blocked for more than 1 s; the log names what by.",
+)
 RETAINED = Metric(
     "chainlit.retained",
     "gauge",
@@ -551,6 +572,8 @@ METRICS: tuple[Metric, ...] = (
     ASK_DURATION,
     EMIT_DROPPED,
     MCP_CONNECTIONS,
+    EVENT_LOOP_LAG,
+    EVENT_LOOP_BLOCKED,
     RETAINED,
     INTERNAL_ERRORS,
     PROBE_ENABLED,

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from opentelemetry.instrumentation.instrumentor import BaseInstrumentor
+from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-defined]
+    BaseInstrumentor,
+)
 
 from chainlit_otel.runtime import disable, enable
 
 
-class ChainlitInstrumentor(BaseInstrumentor):
+class ChainlitInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # it has no types
     """Calls `enable()` and `disable()`.
 
     It runs before the app, and imports nothing of Chainlit: what `--root-path` says is read at

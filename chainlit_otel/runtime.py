@@ -23,8 +23,10 @@ from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import callbacks as callbacks_probe
+from chainlit_otel.probes import event_loop as event_loop_probe
 from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle
+from chainlit_otel.probes import mcp as mcp_probe
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes import sessions as sessions_probe
 from chainlit_otel.probes import sockets as sockets_probe
@@ -135,7 +137,11 @@ class Runtime:
         self._callbacks = callbacks_probe.Callbacks(
             guards["callbacks"], telemetry, tracing, sessions, sockets, messages
         )
+        self._pulse = event_loop_probe.Pulse(
+            guards["event_loop"], telemetry, self._callbacks.name_of
+        )
         self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
+        self._mcp = mcp_probe.Connections()
         self._patches: list[Patches] = []
         self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
@@ -187,6 +193,7 @@ class Runtime:
     def _finish(self, reason: str) -> None:
         guard, timeout = self._guards["server"], self._settings.shutdown_timeout
         with guard:
+            self._pulse.stop()
             self._messages.end_all()
             self._sessions.ledger.end_all(reason)
             self._sockets.ledger.close_all(reason)
@@ -228,6 +235,7 @@ class Runtime:
         self._probe("messages", partial(messages_probe.install, messages=self._messages))
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
         self._probe("steps", partial(steps_probe.install, steps=self._steps))
+        self._probe("mcp", partial(mcp_probe.install, connections=self._mcp))
         self._probe(
             "http",
             partial(
@@ -237,11 +245,13 @@ class Runtime:
                 metrics_path=self._settings.metrics_path,
             ),
         )
+        self._probe("event_loop", partial(event_loop_probe.install, pulse=self._pulse))
         self._probe(
             "lifecycle",
             partial(
                 lifecycle.install,
                 starting=self._starting,
+                started=self._pulse.start,
                 stopping=self._stopping,
                 stop=self._stop,
             ),

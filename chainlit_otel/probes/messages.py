@@ -9,6 +9,7 @@ its `call`.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable
@@ -76,10 +77,10 @@ class Messages:
 
     def end(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
-        if error is not None and outcome_of(error) == "cancelled":
+        if error is not None:
+            self.failed(error)
+        elif _is_cancelled():
             turn.cancelled = True
-        elif error is not None:
-            turn.error = turn.error or error
         frame = self._frames.pop(turn, None)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
@@ -102,7 +103,7 @@ class Messages:
         if outcome_of(error) == "cancelled":
             turn.cancelled = True
         else:
-            turn.error = error
+            turn.error = turn.error or error
 
     def received(self, text: object) -> None:
         """A user's message was taken in, or an answer to a question of the app."""
@@ -288,6 +289,13 @@ def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Hand
                 telemetry.record(catalog.ASK_DURATION, seconds, ask_type(event, data), outcome)
 
     return call
+
+
+def _is_cancelled() -> bool:
+    """Tell whether the task was cancelled, though Chainlit swallowed it before any callback ran."""
+    task = asyncio.current_task()
+    # Python 3.10 does not tell.
+    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
 
 
 def ask_type(event: str, data: Any) -> str:
