@@ -143,7 +143,7 @@ def _views() -> Iterable[View]:
 
 def _otlp_readers() -> list[MetricReader]:
     """Return a reader that exports by OTLP, if the standard variables name an endpoint."""
-    exporters = os.environ.get("OTEL_METRICS_EXPORTER", "otlp").replace(" ", "").split(",")
+    exporters = (os.environ.get("OTEL_METRICS_EXPORTER") or "otlp").replace(" ", "").split(",")
     endpoint = _variable("ENDPOINT")
     if not endpoint or "otlp" not in exporters:
         return []
