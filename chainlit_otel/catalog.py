@@ -7,6 +7,7 @@ on these names: a rename goes through one release that emits both.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import product
@@ -61,13 +62,19 @@ def prometheus_name(name: str, unit: str, kind: Kind) -> str:
         The name as the OpenTelemetry to Prometheus compatibility rules give it, with
         `_total` for a counter.
     """
-    translated = "".join(c if c.isalnum() or c in "_:" else "_" for c in name)
-    if translated[:1].isdigit():
-        translated = "_" + translated
-    for suffix in _suffixes(unit, kind):
+    translated = _valid(name)
+    for suffix in _suffixes(_ANNOTATION.sub("", unit), kind):
         if not translated.endswith("_" + suffix):
-            translated += "_" + suffix
+            translated = _valid(f"{translated}_{suffix}")
     return translated
+
+
+_ANNOTATION = re.compile(r"\{[^}]*\}")
+
+
+def _valid(name: str) -> str:
+    valid = re.sub(r"[^a-zA-Z0-9:]+", "_", name)
+    return "_" + valid if valid[:1].isdigit() else valid
 
 
 def _suffixes(unit: str, kind: Kind) -> Iterable[str]:
@@ -75,11 +82,11 @@ def _suffixes(unit: str, kind: Kind) -> Iterable[str]:
         yield "ratio"
     elif "/" in unit:
         quantity, per = (part.strip() for part in unit.split("/", 1))
-        if quantity and not quantity.startswith("{"):
+        if quantity:
             yield _UNIT_SUFFIXES.get(quantity, quantity)
-        if per and not per.startswith("{"):
+        if per:
             yield f"per_{_UNIT_SUFFIXES.get(per, per).removesuffix('s')}"
-    elif unit and unit != "1" and not unit.startswith("{"):
+    elif unit and unit != "1":
         yield _UNIT_SUFFIXES.get(unit, unit)
     if kind == "counter":
         yield "total"

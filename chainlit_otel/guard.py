@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 
@@ -41,11 +42,13 @@ class Guard:
         with self._lock:
             self.errors += 1
             first = self.errors == 1
-        if first:
-            logger.warning(
-                "the %s probe failed; the application is not affected, further errors are only "
-                "counted (chainlit_otel_internal_errors_total)",
-                self.probe,
-                exc_info=error,
-            )
+        # The handlers and filters of the log are the application's, and may raise.
+        with suppress(Exception):
+            if first:
+                logger.warning(
+                    "the %s probe failed; the application is not affected, further errors are "
+                    "only counted (chainlit_otel_internal_errors_total)",
+                    self.probe,
+                    exc_info=error,
+                )
         return True

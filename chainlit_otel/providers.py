@@ -198,7 +198,10 @@ def _otlp_protocol(signal: str) -> str | None:
         return None
     protocol = _variable(signal, "PROTOCOL") or "http/protobuf"
     if protocol not in ("http/protobuf", "grpc"):
-        raise ValueError(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: must be http/protobuf or grpc")
+        raise ValueError(
+            f"OTEL_EXPORTER_OTLP_PROTOCOL (or _{signal}_PROTOCOL) is {protocol!r}: "
+            "must be http/protobuf or grpc"
+        )
     return protocol
 
 

@@ -39,7 +39,7 @@ def _setting(parse: Callable[[str], T], default: T, help: str, env: str, secret:
             raise ValueError(f"{env}={value!r}: {_reason(error)}") from None
 
     metadata = {"env": env, "default": default, "help": help, "secret": secret}
-    return field(default_factory=resolve, metadata=metadata)
+    return field(default_factory=resolve, metadata=metadata, repr=not secret)
 
 
 def _reason(error: ValueError) -> str:
@@ -137,6 +137,7 @@ class Settings:
         for row in describe():
             self._require(row["name"], *_type_rule(getattr(self, row["name"]), row["default"]))
         self._require("service_name", self.service_name != "", "must not be empty")
+        self._require("metrics_token", self.metrics_token != "", "must not be empty")
         self._require("host", bool(self.host), "must not be empty")
         self._require("port", 0 <= self.port <= 65535, "must be from 0 to 65535")
         self._require(
@@ -153,8 +154,9 @@ class Settings:
 
     def _require(self, name: str, holds: bool, rule: str) -> None:
         if not holds:
-            env = self.__dataclass_fields__[name].metadata["env"]
-            raise ValueError(f"setting {name} ({env}) is {getattr(self, name)!r}: {rule}")
+            about = self.__dataclass_fields__[name].metadata
+            value = "***" if about["secret"] else repr(getattr(self, name))
+            raise ValueError(f"setting {name} ({about['env']}) is {value}: {rule}")
 
 
 def describe() -> list[dict[str, Any]]:
@@ -179,7 +181,7 @@ def _is_route(path: str) -> bool:
 def _refuse_unknown_variables() -> None:
     known = [row["env"] for row in describe()]
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
+        if name.startswith(PREFIX) and name not in known and os.environ[name]:
             near = get_close_matches(name, known, n=1)
             mend = f"did you mean {near[0]}?" if near else f"unset it, or use one of {known}"
             raise ValueError(f"unknown setting {name}: {mend}")

@@ -11,20 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from chainlit_otel import catalog, settings
+from chainlit_otel.cli import metrics
 from tests.support.browser_table import browser_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
-
-
-def metrics_table() -> str:
-    """Return the catalogue as a Markdown table."""
-    rows = ["| metric | kind | what it says | labels |", "|---|---|---|---|"]
-    for metric in catalog.METRICS:
-        labels = ", ".join(f"`{a.prometheus_label}`" for a in metric.attributes)
-        rows.append(
-            f"| `{metric.prometheus_name}` | {metric.kind} | {metric.description} | {labels} |"
-        )
-    return "\n".join(rows)
 
 
 def labels_table() -> str:
@@ -49,7 +39,7 @@ def settings_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "metrics": metrics_table,
+    "metrics": metrics.markdown,
     "labels": labels_table,
     "settings": settings_table,
     "browser": browser_table,
@@ -61,7 +51,10 @@ def render(text: str) -> str:
     for name, table in TABLES.items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
         text, found = re.subn(
-            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL
+            rf"<!-- {name} -->.*?<!-- /{name} -->",
+            block.replace("\\", r"\\"),
+            text,
+            flags=re.DOTALL,
         )
         if not found:
             raise SystemExit(f"README.md has no table marked <!-- {name} -->")

@@ -159,6 +159,7 @@ class Tally:
         connected: connections that stand now.
         peak: the most of them that stood at one time. Counted from when the app has greeted the
             visitor until the visitor turns to go, so that the app's own peak is never lower.
+        answer_times: seconds from each message to the end of its answer.
         complaints: one example of each kind of failure.
     """
 
@@ -177,6 +178,7 @@ class Tally:
     errors: int = 0
     connected: int = 0
     peak: int = 0
+    answer_times: list[float] = field(default_factory=list, repr=False)
     complaints: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -322,7 +324,9 @@ class _Visit:
 
     async def _talk(self, text: str) -> None:
         self._tally.messages += 1
+        sent = time.monotonic()
         replies = await self._visitor.talk(text)
+        self._tally.answer_times.append(time.monotonic() - sent)
         self._tally.replies += len(replies)
         if not replies:
             self._tally.complain(NoAnswer(f"the app said nothing to {text!r}"))

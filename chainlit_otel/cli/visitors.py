@@ -14,8 +14,9 @@ import json
 import logging
 import os
 import random
+import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -266,17 +267,18 @@ class Visitor:
             NoAnswer: it did not hold within the visitor's `timeout`.
             ConnectionLost: it does not hold and the connection has ended.
         """
-
-        async def wait() -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout
+        alarm = loop.call_at(deadline, self._wake)
+        try:
             while not condition():
                 if not self.connected:
                     raise ConnectionLost(f"the connection ended before {what}")
+                if loop.time() >= deadline:
+                    raise NoAnswer(f"waited {self.timeout:g} s for {what}")
                 await self._tick.wait()
-
-        try:
-            await asyncio.wait_for(wait(), self.timeout)
-        except asyncio.TimeoutError:
-            raise NoAnswer(f"waited {self.timeout:g} s for {what}") from None
+        finally:
+            alarm.cancel()
 
     async def drop(self) -> None:
         """Lose the line: the transport is cut, with no word to the app.
@@ -299,7 +301,7 @@ class Visitor:
 
         Raises:
             Unreachable, Refused: like `connect`.
-            ConnectionLost: the connection was gone already.
+            ConnectionLost, NoAnswer: the old session could not be ended.
         """
         await self._clear()
         self.session_id = self._new_id()
@@ -323,7 +325,7 @@ class Visitor:
 
     async def _open_in_time(self) -> None:
         try:
-            await asyncio.wait_for(self._open(), self.timeout)
+            await _in_time(self._open(), self.timeout)
         except asyncio.TimeoutError:
             reason = f"{self.address} does not greet within {self.timeout:g} s"
             raise Unreachable(reason) from None
@@ -402,11 +404,11 @@ class Visitor:
         await sio.emit("clear_session", callback=on_receipt)
         try:
             await self.until(lambda: bool(receipts), "the end of the session")
-            await asyncio.wait_for(self._say_goodbye(sio.eio), self.timeout)
+            await _in_time(self._say_goodbye(sio.eio), self.timeout)
         except asyncio.TimeoutError:
             raise NoAnswer(f"no end of the connection within {self.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(f"the connection ended before its end: {error}") from None
+            raise ConnectionLost(f"the connection broke on leaving: {error}") from None
         finally:
             await self._cut(_NORMAL)
 
@@ -428,18 +430,20 @@ class Visitor:
     async def _cut(self, close_code: int | None = None) -> None:
         """Take the connection down from this side; with a code, a websocket is closed first."""
         sio, http = self._sio, self._http
-        websocket = sio.eio.ws if close_code and self.transport == "websocket" else None
         self._sio = self._http = None
+        websocket = sio.eio.ws if sio is not None else None
         try:
             if sio is not None:
                 # First, because a loop that finds its HTTP session closed opens another one.
                 await _stop_loops(sio.eio)
-            if websocket is not None:
+            if websocket is not None and close_code is not None:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(websocket.close(code=close_code), _PATIENCE)
+                    await _in_time(websocket.close(code=close_code), _PATIENCE)
         finally:
             if http is not None:
                 await http.close()
+            if websocket is not None:
+                await websocket.close()
             if sio is not None:
                 await sio.eio.disconnect(abort=True)
             self._forget_asks()
@@ -515,12 +519,33 @@ class Visitor:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
 
 
+async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> None:
+    """Do the work, or raise `asyncio.TimeoutError`.
+
+    `asyncio.wait_for` until Python 3.12 forgets that it was cancelled if the work is done at the
+    same moment; a visitor who is sent home would stay.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task}, timeout=seconds)
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+    if task.cancelled():
+        raise asyncio.TimeoutError
+    task.result()
+
+
 async def _stop_loops(eio: Any) -> None:
-    tasks = [task for task in (eio.read_loop_task, eio.write_loop_task) if task]
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks, timeout=_PATIENCE)
+    """End the tasks that read and write, so that nothing more happens to the connection."""
+    left = {task for task in (eio.read_loop_task, eio.write_loop_task) if task}
+    deadline = time.monotonic() + _PATIENCE
+    while left and time.monotonic() < deadline:
+        for task in left:
+            task.cancel()
+        # Again and again: the loops use `asyncio.wait_for`, see above.
+        _, left = await asyncio.wait(left, timeout=0.01)
 
 
 def _reason(error: Exception) -> str:

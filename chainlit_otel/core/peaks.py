@@ -25,25 +25,29 @@ _WHOLE_WINDOW = 0.99
 class _Window:
     """The peak of the current and of the last closed window of one length."""
 
-    __slots__ = ("_closed", "_index", "_length", "_opened", "_peak")
+    __slots__ = ("_closed", "_index", "_length", "_opened", "_peak", "_seen")
 
     def __init__(self, length: int, level: int, now: int, wall: int) -> None:
         self._length = length
         self._index = wall // length
         self._opened = now - wall % length
+        self._seen = now
         self._peak = level
         self._closed = level
 
     def advance(self, level: int, now: int, wall: int) -> None:
         """Close the current window if the wall clock has left it; `level` held until now."""
+        seen, self._seen = self._seen, now
         index = wall // self._length
         if index == self._index:
             return
-        opened = now - wall % self._length
+        # A step of the clock may put the cut before the last look; it came after it.
+        opened = max(now - wall % self._length, seen)
         elapsed = opened - self._opened
-        if elapsed >= (1 + _WHOLE_WINDOW) * self._length:
+        whole = _WHOLE_WINDOW * self._length
+        if elapsed >= self._length + whole and opened - seen >= whole:
             self._closed = level
-        elif elapsed >= _WHOLE_WINDOW * self._length:
+        elif elapsed >= whole:
             self._closed = self._peak
         else:
             self._closed = max(self._closed, self._peak)

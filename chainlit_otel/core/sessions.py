@@ -100,7 +100,8 @@ class SessionLedger:
         self._ends: Counter[tuple[str, ...]] = Counter()
         self._active: Counter[tuple[str, ...]] = Counter()
         self._reconnects: Counter[tuple[str, ...]] = Counter()
-        self._peak = HighWaterMark(clock(), wall())
+        self._now = clock()
+        self._peak = HighWaterMark(self._now, wall())
         self._collected: deque[tuple[Session, str, int]] = deque()
 
     # Events
@@ -152,9 +153,10 @@ class SessionLedger:
             Whether this ended the session.
         """
         with self._transaction() as (now, ended):
-            if left is not None and session.left == left:
-                self._end(session, "timeout", now, ended)
-            return bool(ended)
+            if session.ended or left is None or session.left != left:
+                return False
+            self._end(session, "timeout", now, ended)
+        return True
 
     def collected(self, session: Session, reason: str) -> None:
         """The host's object of the session was garbage-collected.
@@ -226,9 +228,11 @@ class SessionLedger:
         with self._lock:
             # The time first: a session collected after it is then booked by the next
             # transaction, and the time spent in sessions never runs backwards.
-            now = self._clock()
+            before, self._now = self._now, self._clock()
+            now = self._now
             while self._collected:
-                self._end(*self._collected.popleft(), ended)
+                session, reason, at = self._collected.popleft()
+                self._end(session, reason, max(at, before), ended)
             yield now, ended
         for session, reason in ended:
             left = session.started if session.left is None else session.left

@@ -31,7 +31,7 @@ from prometheus_client.utils import floatToGoString
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 
-_SCOPE_LABEL = "otel_scope_name"
+_SCOPE_LABELS = ("otel_scope_name", "otel_scope_version")
 
 Labels = Mapping[str, str]
 
@@ -102,14 +102,23 @@ def _target_info(attributes: Mapping[str, Any]) -> Family:
 
 def _with_scope_labels(scopes: Sequence[Any]) -> Iterator[tuple[SdkMetric, Labels]]:
     """Give each metric the label of its scope only where two scopes share the name."""
-    owners: dict[str, set[str]] = {}
+    owners: dict[str, set[tuple[str, str]]] = {}
     for scope in scopes:
         for metric in scope.metrics:
-            owners.setdefault(metric.name, set()).add(scope.scope.name)
+            owners.setdefault(_series(metric), set()).add(_identity(scope.scope))
     for scope in scopes:
         for metric in scope.metrics:
-            shared = len(owners[metric.name]) > 1
-            yield metric, {_SCOPE_LABEL: scope.scope.name} if shared else {}
+            shared = len(owners[_series(metric)]) > 1
+            told = dict(zip(_SCOPE_LABELS, _identity(scope.scope), strict=True))
+            yield metric, {label: value for label, value in told.items() if shared and value}
+
+
+def _identity(scope: Any) -> tuple[str, str]:
+    return scope.name, scope.version or ""
+
+
+def _series(metric: SdkMetric) -> str:
+    return catalog.prometheus_name(metric.name, metric.unit or "", "counter")
 
 
 def _kind(metric: SdkMetric) -> catalog.Kind:

@@ -21,10 +21,20 @@ import httpx
 import chainlit_otel
 from tests.support.scrape import POLL, Scrape
 
-_PACKAGE_ROOT = str(Path(next(iter(chainlit_otel.__path__))).parent)
 _TAIL = 40
 # No test may depend on what the developer has set for an app of his own.
 _NOT_INHERITED = ("OTEL_", "CHAINLIT_", "TRACELOOP_", "LITERAL_", "DATABASE_URL")
+
+
+def python_path() -> dict[str, str]:
+    """The variable by which a child imports the same chainlit_otel as this process.
+
+    Empty if it is installed: `site-packages` must not come before the standard library.
+    """
+    root = Path(next(iter(chainlit_otel.__path__))).resolve().parent
+    if root.name == "site-packages":
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
 
 
 def free_port() -> int:
@@ -183,7 +193,7 @@ class ChainlitServer:
         if self._process is not None and self._process.poll() is None:
             # Shorter than what a long poll may hold the server up (20 s and more).
             with contextlib.suppress(TimeoutError):
-                self.stop(timeout=5)
+                self.stop(timeout=3)
         if self._temporary is not None:
             self._temporary.cleanup()
             self._temporary = None
@@ -232,10 +242,9 @@ class ChainlitServer:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
         }
-        search = [_PACKAGE_ROOT, *filter(None, [inherited.get("PYTHONPATH")])]
         return {
             **inherited,
-            "PYTHONPATH": os.pathsep.join(search),
+            **python_path(),
             "PYTHONUNBUFFERED": "1",
             "OTEL_EXPORTER_PROMETHEUS_HOST": "127.0.0.1",
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),

@@ -1,0 +1,190 @@
+"""`chainlit-otel demo`: a chat, visitors that come and go, and the figures they make."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+import click
+
+from chainlit_otel.cli.crowd import Crowd, Plan, Tally
+from chainlit_otel.cli.demo_server import DemoServer, ServerEnded
+from chainlit_otel.cli.headline import Headline, show
+
+_LENGTH = 15.0  # mean seconds of a visit
+_CLOSES = 0.3  # most say goodbye: the session of a closed tab ends only later
+_REFRESH = 1.0  # seconds between two looks at the metrics
+_LINE_EVERY = 5.0  # seconds between two lines where a line cannot be written over
+_STARTUP = 120.0  # seconds the app may take; its imports alone take 3 on a fast machine
+
+
+@click.command("demo")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End after this time, counted from when the app is ready.  [default: at Ctrl-C]",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="Port of the chat.  [default: 8000, or the next free one]",
+)
+@click.option(
+    "--visitors-rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=0.5,
+    show_default=True,
+    metavar="PER_SECOND",
+    help="How many visitors arrive per second, on average.",
+)
+def command(seconds: float | None, port: int | None, visitors_rate: float) -> None:
+    """Start a small chat with visitors in it and watch its figures.
+
+    The chat runs on this machine and needs neither a key nor the network. Visitors come and go by
+    themselves; open the page and you are one more. One line shows what the app's own /metrics says:
+    sessions started per minute, mean session duration, sessions connected now, and the most that
+    were ever connected at one time.
+
+    Ctrl-C ends it, and nothing is left behind.
+    """
+    plan = Plan(None, visitors_rate, _LENGTH, closes=_CLOSES)
+    try:
+        asyncio.run(_demo(seconds, port, plan))
+    except ServerEnded as error:
+        raise click.ClickException(str(error)) from None
+
+
+async def _demo(seconds: float | None, port: int | None, plan: Plan) -> None:
+    stop = asyncio.Event()
+    with _set_by_signals(stop):
+        async with DemoServer(port) as server:
+            click.echo("starting the app (Ctrl-C ends it) ...")
+            if not await _before(stop, server.wait_until_ready(_STARTUP)):
+                click.echo("ended before the app was ready")
+                return
+            click.echo(_places(server))
+            crowd, headline = Crowd(server.chat_url, plan), Headline()
+            ready = time.monotonic()
+            visitors = asyncio.create_task(crowd.run())
+            try:
+                await _before(stop, _watch(server, visitors, headline, seconds))
+                # In this order: the app then has seen everything that is in the visitors' books.
+                tally = dataclasses.replace(crowd.tally)
+                await _look(server, headline)
+            finally:
+                _Line.end()
+                visitors.cancel()
+                await asyncio.wait({visitors})
+            click.echo(_summary(time.monotonic() - ready, headline, tally))
+
+
+async def _watch(
+    server: DemoServer, visitors: asyncio.Task[Tally], headline: Headline, seconds: float | None
+) -> None:
+    """Show the figures until the time is over."""
+    deadline = time.monotonic() + seconds if seconds else float("inf")
+    line = _Line()
+    while True:
+        server.check_alive()
+        if visitors.done():
+            visitors.result()
+        await _look(server, headline)
+        line.write(headline.line())
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        await asyncio.sleep(min(_REFRESH, left))
+
+
+async def _look(server: DemoServer, headline: Headline) -> None:
+    reading = await server.scrape()
+    if reading is not None:
+        headline.add(time.monotonic(), reading)
+
+
+class _Line:
+    """One line that is written over again and again; without a terminal, now and then a new one."""
+
+    def __init__(self) -> None:
+        self._due = 0.0
+
+    def write(self, text: str) -> None:
+        if sys.stdout.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            click.echo("\r" + text[:width].ljust(width), nl=False)
+        elif time.monotonic() >= self._due:
+            self._due = time.monotonic() + _LINE_EVERY
+            click.echo(text)
+
+    @staticmethod
+    def end() -> None:
+        if sys.stdout.isatty():
+            click.echo()
+
+
+def _places(server: DemoServer) -> str:
+    return (
+        f"\n  chat      {server.chat_url}"
+        f"\n  metrics   {server.metrics_url}"
+        f"\n  health    {server.health_url}\n"
+    )
+
+
+def _summary(seconds: float, headline: Headline, tally: Tally) -> str:
+    """The last figures; where the visitors have kept books of their own, those beside them."""
+    last = headline.last
+    starts = None if last is None else last.starts
+    mean = None if last is None else last.mean_duration
+    peak = None if last is None else last.peak
+    rows = [
+        (f"after {seconds:.0f} s", "by /metrics", "by the visitors"),
+        ("sessions started", show(starts, digits=0), str(tally.sessions)),
+        ("  per minute", show(headline.starts_per_minute), ""),
+        ("mean duration", show(mean, " s"), ""),
+        ("most at one time", show(peak, digits=0), str(tally.peak)),
+        ("messages", "", str(tally.messages)),
+        ("replies", "", str(tally.replies)),
+    ]
+    lines = [f"{name:<18}{ours:>12}{theirs:>18}".rstrip() for name, ours, theirs in rows]
+    return "\n".join(["", *lines, *tally.complaints.values()])
+
+
+async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
+    """Do the work unless `stop` comes first; return whether it was done."""
+    task, stopped = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({task, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        for each in (task, stopped):
+            each.cancel()
+        await asyncio.wait({task, stopped})
+
+
+@contextlib.contextmanager
+def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM set `stop` instead of tearing everything down."""
+    loop = asyncio.get_running_loop()
+    signals = (signal.SIGINT, signal.SIGTERM)
+    # Windows has no such handlers; there Ctrl-C cancels, which ends the app as well.
+    with contextlib.suppress(NotImplementedError):
+        for number in signals:
+            loop.add_signal_handler(number, stop.set)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(NotImplementedError):
+            for number in signals:
+                loop.remove_signal_handler(number)

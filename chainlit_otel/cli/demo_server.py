@@ -1,0 +1,217 @@
+"""The process of the demo app: its directory, its ports, its beginning and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiohttp
+
+from chainlit_otel.cli.headline import Reading, read
+from chainlit_otel.cli.visitors import Unreachable, check
+
+GRACE = 10  # `session_timeout`: short, so that sessions of closed tabs end while one watches
+
+# A version that is not too old and a name: less, and Chainlit does not take the file.
+_CONFIG = f"""\
+[meta]
+generated_by = "2.0.0"
+
+[project]
+session_timeout = {GRACE}
+
+[UI]
+name = "chainlit-otel demo"
+"""
+_WELCOME = ""  # instead of Chainlit's own welcome page
+_APP = Path(__file__).with_name("demo_app.py")
+_LOCALHOST = "127.0.0.1"
+_POLL = 0.1
+_PATIENCE = 8.0  # seconds the app has to end by itself
+_TAIL = 25
+# What belongs to the user's own app: the demo must not listen elsewhere, nor write to a database.
+_NOT_INHERITED = ("CHAINLIT_", "DATABASE_URL", "LITERAL_")
+
+
+class ServerEnded(Exception):
+    """The app could not be started, or ended by itself; the message has its last words."""
+
+
+class DemoServer:
+    """The demo app in a process and a temporary directory of its own; use it by `async with`.
+
+    Args:
+        port: of the chat; None for 8000 or the next free one.
+
+    Raises:
+        ServerEnded: the port is taken.
+    """
+
+    def __init__(self, port: int | None = None) -> None:
+        if port is not None and not _is_free(port):
+            raise ServerEnded(f"port {port} is taken")
+        self.port = port or _free_port(8000)
+        self.admin_port = _free_port(9464, but=self.port)
+        self._address = f"http://{_LOCALHOST}:{self.port}"
+        self._directory = tempfile.TemporaryDirectory(
+            prefix="chainlit-otel-demo-", ignore_cleanup_errors=True
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http: aiohttp.ClientSession | None = None
+
+    @property
+    def chat_url(self) -> str:
+        """Address of the chat."""
+        return self._address
+
+    @property
+    def metrics_url(self) -> str:
+        """Address of the app's metrics."""
+        return f"http://{_LOCALHOST}:{self.admin_port}/metrics"
+
+    @property
+    def health_url(self) -> str:
+        """Address at which chainlit-otel tells whether it is well."""
+        return f"http://{_LOCALHOST}:{self.admin_port}/healthz"
+
+    async def __aenter__(self) -> DemoServer:
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+        root = Path(self._directory.name)
+        (root / ".chainlit").mkdir()
+        (root / ".chainlit" / "config.toml").write_text(_CONFIG, encoding="utf-8")
+        (root / "chainlit.md").write_text(_WELCOME, encoding="utf-8")
+        shutil.copyfile(_APP, root / "app.py")
+        with (root / "log").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                [
+                    *(sys.executable, "-m", "chainlit", "run", "app.py"),
+                    *("--headless", "--port", str(self.port)),
+                ],
+                cwd=root,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                # Ctrl-C in the terminal is for this process, which then ends the app in good order.
+                start_new_session=True,
+            )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._end()
+        finally:
+            if self._http is not None:
+                await self._http.close()
+            self._directory.cleanup()
+
+    async def wait_until_ready(self, timeout: float) -> None:
+        """Return when the chat and the metrics answer.
+
+        Args:
+            timeout: seconds the chat may take.
+
+        Raises:
+            ServerEnded: the process has ended, or they do not answer in time.
+        """
+        if not await self._answers(self._has_chat, timeout):
+            raise ServerEnded(self._with_last_words(f"no answer within {timeout:g} s"))
+        if not await self._answers(self._has_metrics, _PATIENCE):
+            reason = f"the app runs, but there are no session metrics at {self.metrics_url}"
+            raise ServerEnded(self._with_last_words(reason))
+
+    async def _answers(self, ask: Callable[[], Awaitable[bool]], timeout: float) -> bool:
+        deadline = time.monotonic() + timeout
+        while not await ask():
+            self.check_alive()
+            if time.monotonic() > deadline:
+                return False
+            await asyncio.sleep(_POLL)
+        return True
+
+    async def _has_chat(self) -> bool:
+        try:
+            await check(self.chat_url, timeout=2)
+        except Unreachable:
+            return False
+        return True
+
+    async def _has_metrics(self) -> bool:
+        return await self.scrape() is not None
+
+    def check_alive(self) -> None:
+        """Make sure that the process runs.
+
+        Raises:
+            ServerEnded: it does not.
+        """
+        code = self._process.poll() if self._process is not None else None
+        if code is not None:
+            raise ServerEnded(self._with_last_words(f"the app has ended with exit code {code}"))
+
+    async def scrape(self) -> Reading | None:
+        """Read the metrics now; None if they cannot be had."""
+        if self._http is None:
+            return None
+        try:
+            async with self._http.get(self.metrics_url) as response:
+                return read(await response.text())
+        except (aiohttp.ClientError, asyncio.TimeoutError, LookupError, ValueError):
+            return None
+
+    async def _end(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        process.terminate()
+        try:
+            await asyncio.to_thread(process.wait, _PATIENCE)
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            process.kill()  # does nothing to one that has ended
+            process.wait()
+
+    def _environment(self) -> dict[str, str]:
+        inherited = {
+            name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
+        }
+        return {
+            **inherited,
+            "OTEL_SDK_DISABLED": "false",
+            "OTEL_EXPORTER_PROMETHEUS_HOST": _LOCALHOST,
+            "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),
+        }
+
+    def _with_last_words(self, text: str) -> str:
+        log = (Path(self._directory.name) / "log").read_text(encoding="utf-8", errors="replace")
+        words = log.splitlines()[-_TAIL:]
+        return "\n".join([f"{text}; its last words:" if words else text, *words])
+
+
+def _free_port(preferred: int, but: int | None = None) -> int:
+    for port in range(preferred, preferred + 100):
+        if port != but and _is_free(port):
+            return port
+    raise ServerEnded(f"no port is free from {preferred} to {preferred + 99}")
+
+
+def _is_free(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        if os.name == "posix":
+            # Without it, a port whose last connections were just closed seems taken.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_LOCALHOST, port))
+        except OSError:
+            return False
+    return True

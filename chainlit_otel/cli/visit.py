@@ -1,0 +1,175 @@
+"""`chainlit-otel visit`: visitors for an app that runs already."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import sys
+
+import click
+
+from chainlit_otel.cli.crowd import Crowd, Plan, Tally
+from chainlit_otel.cli.headline import show
+from chainlit_otel.cli.visitors import Unreachable, check
+
+_TRANSPORTS: dict[str, list[str] | None] = {
+    "browser": None,
+    "websocket": ["websocket"],
+    "polling": ["polling"],
+}
+_REFRESH = 0.2
+_INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
+
+
+@click.command("visit")
+@click.argument("url")
+@click.option(
+    "--visitors",
+    type=click.IntRange(min=1),
+    default=10,
+    show_default=True,
+    help="How many come, all told.",
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    metavar="PER_SECOND",
+    help="How many arrive per second, on average; they come at random moments.",
+)
+@click.option(
+    "--length",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long one stays, on average: many leave soon, a few stay long.",
+)
+@click.option(
+    "--seed",
+    type=int,
+    default=0,
+    show_default=True,
+    help="Decides everything that is left to chance. The same seed makes the same visit.",
+)
+@click.option(
+    "--transport",
+    type=click.Choice(list(_TRANSPORTS)),
+    default="browser",
+    show_default=True,
+    help="How they connect. A browser starts with polling and goes over to a websocket.",
+)
+@click.option(
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="'NAME: VALUE'",
+    help="Sent with every request, e.g. the Cookie of a signed-in user. May be repeated.",
+)
+@click.option("--quiet", is_flag=True, help="No progress bar, only the summary.")
+def command(
+    url: str,
+    visitors: int,
+    rate: float,
+    length: float,
+    seed: int,
+    transport: str,
+    headers: tuple[str, ...],
+    quiet: bool,
+) -> None:
+    """Send visitors to the Chainlit app at URL and report how they fared.
+
+    URL is what you would type into a browser, with the path if the app runs below one. The visitors
+    speak to the app exactly as its own page does: they chat, lose the connection and come back,
+    start new chats, and leave, some by just closing the tab.
+
+    Every visitor starts real sessions in the app, and every message is really answered: with a paid
+    model behind the app this costs money.
+
+    The exit code is 0 if everybody got in and was answered, else 1.
+
+    \b
+    Example:
+        chainlit-otel visit http://localhost:8000 --visitors 50 --rate 5 --length 20
+    """  # noqa: D301 - for click, \b keeps the line breaks of a paragraph
+    crowd = Crowd(
+        url,
+        Plan(visitors, rate, length, seed),
+        transports=_TRANSPORTS[transport],
+        headers=dict(_header(text) for text in headers),
+    )
+    code = 0
+    try:
+        asyncio.run(_visit(crowd, visitors, quiet))
+    except (Unreachable, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        code = _INTERRUPTED
+    click.echo(summary(crowd.tally, visitors))
+    sys.exit(code or int(not crowd.tally.satisfied))
+
+
+def summary(tally: Tally, expected: int) -> str:
+    """What the visitors' books say, aligned, one figure a line; failures only if there are any."""
+    rows = [
+        ("visitors", f"{tally.finished} of {expected}"),
+        ("sessions", str(tally.sessions)),
+        ("mean length", show(tally.mean_length, " s")),
+        ("most at once", str(tally.peak)),
+        ("reconnects", str(tally.reconnects)),
+        ("new chats", str(tally.new_chats)),
+        ("messages", str(tally.messages)),
+        ("replies", str(tally.replies)),
+        *_answer_times(tally.answer_times),
+    ]
+    failures = [
+        ("no answer", tally.unanswered),
+        ("refused", tally.refused),
+        ("no connection", tally.unreachable),
+        ("errors", tally.errors),
+    ]
+    rows += [(name, str(count)) for name, count in failures if count]
+    lines = [f"{name:<14}{figure:>12}" for name, figure in rows]
+    return "\n".join([*lines, *(f"  {example}" for example in tally.complaints.values())])
+
+
+def _answer_times(seconds: list[float]) -> list[tuple[str, str]]:
+    """Median and slowest twentieth of the times between a message and the end of the answer."""
+    if not seconds:
+        return []
+    p95 = statistics.quantiles(seconds, n=20, method="inclusive")[-1] if seconds[1:] else seconds[0]
+    return [
+        ("answer in", f"{statistics.median(seconds):.2f} s"),
+        ("  95 % within", f"{p95:.2f} s"),
+    ]
+
+
+def _header(text: str) -> tuple[str, str]:
+    name, colon, value = text.partition(":")
+    if not colon or not name.strip():
+        raise click.BadParameter(
+            f"{text!r} is not of the form 'Name: value'", param_hint="--header"
+        )
+    return name.strip(), value.strip()
+
+
+async def _visit(crowd: Crowd, visitors: int, quiet: bool) -> None:
+    await check(crowd.url)
+    if quiet:
+        await crowd.run()
+        return
+    with click.progressbar(
+        range(visitors), label="visitors", show_pos=True, file=sys.stderr
+    ) as bar:
+        task = asyncio.create_task(crowd.run())
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=_REFRESH)
+                bar.update(crowd.tally.finished - bar.pos)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+    await task

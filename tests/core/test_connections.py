@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainlit_otel.core.connections import Connection, ConnectionLedger
+from tests.core.clocks import NS, SwitchingClock, hurried_threads
+
+Closed = list[tuple[str, float]]
+
+
+class Socket:
+    """Stands for an Engine.IO socket: it begins by polling and may be upgraded."""
+
+    def __init__(self) -> None:
+        self.upgraded = False
+        self.asked = 0
+
+    def __call__(self) -> bool:
+        self.asked += 1
+        return self.upgraded
+
+
+class Books:
+    def __init__(self) -> None:
+        self.now = 0
+        self.closed: Closed = []
+        self.ledger = ConnectionLedger(
+            lambda reason, seconds: self.closed.append((reason, seconds)), lambda: self.now
+        )
+
+    @property
+    def active(self) -> dict[str, int]:
+        return {transport: n for (transport,), n in self.ledger.active().items()}
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+def test_before_anything_happens_both_transports_are_there_at_zero(books: Books) -> None:
+    assert books.active == {"polling": 0, "websocket": 0}
+    assert books.ledger.rejected() == {}
+
+
+def test_a_connection_polls_until_it_is_upgraded(books: Books) -> None:
+    first, second = Socket(), Socket()
+    books.ledger.open(first)
+    books.ledger.open(second)
+    assert books.active == {"polling": 2, "websocket": 0}
+    second.upgraded = True
+    assert books.active == {"polling": 1, "websocket": 1}
+    first.upgraded = True
+    assert books.active == {"polling": 0, "websocket": 2}
+
+
+def test_an_upgraded_connection_is_not_asked_again(books: Books) -> None:
+    socket = Socket()
+    socket.upgraded = True
+    books.ledger.open(socket)
+    assert books.active == {"polling": 0, "websocket": 1}
+    assert books.active == {"polling": 0, "websocket": 1}
+    assert socket.asked == 1
+
+
+def test_a_close_tells_reason_and_duration(books: Books) -> None:
+    books.now = 5 * NS
+    connection = books.ledger.open(Socket())
+    books.now += 90 * NS + 250_000_000
+    books.ledger.close(connection, "transport_close")
+    assert books.closed == [("transport_close", 90.25)]
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+def test_a_second_close_changes_nothing(books: Books) -> None:
+    connection, other = books.ledger.open(Socket()), books.ledger.open(Socket())
+    books.ledger.close(connection, "client_disconnect")
+    books.now += NS
+    books.ledger.close(connection, "ping_timeout")
+    assert books.closed == [("client_disconnect", 0.0)]
+    assert books.active == {"polling": 1, "websocket": 0}
+    books.ledger.close(other, "client_disconnect")
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+def test_a_connection_closes_from_either_transport(books: Books) -> None:
+    polling, websocket = Socket(), Socket()
+    websocket.upgraded = True
+    connections = [books.ledger.open(polling), books.ledger.open(websocket)]
+    assert books.active == {"polling": 1, "websocket": 1}
+    for connection in connections:
+        books.ledger.close(connection, "transport_close")
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+def test_refusals_are_counted_by_reason(books: Books) -> None:
+    for reason in ("authentication_failed", "other", "authentication_failed"):
+        books.ledger.reject(reason)
+    assert books.ledger.rejected() == {("authentication_failed",): 2, ("other",): 1}
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+def test_a_reading_is_a_copy(books: Books) -> None:
+    books.ledger.reject("other")
+    reading = books.ledger.rejected()
+    reading[("other",)] = 7
+    assert books.ledger.rejected() == {("other",): 1}
+
+
+def test_at_shutdown_every_open_connection_closes_once(books: Books) -> None:
+    gone = books.ledger.open(Socket())
+    books.ledger.open(Socket())
+    books.now += NS
+    books.ledger.open(Socket())
+    books.ledger.close(gone, "client_disconnect")
+    books.now += NS
+    books.ledger.close_all("shutdown")
+    books.ledger.close_all("shutdown")
+    assert sorted(books.closed) == [
+        ("client_disconnect", 1.0),
+        ("shutdown", 1.0),
+        ("shutdown", 2.0),
+    ]
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+@pytest.mark.timeout(10)
+def test_whoever_is_told_of_a_close_may_read_the_books_again() -> None:
+    readings: list[int] = []
+    ledger = ConnectionLedger(lambda *_: readings.append(sum(ledger.active().values())))
+    ledger.close(ledger.open(Socket()), "other")
+    assert readings == [0]
+
+
+def test_a_socket_that_cannot_be_asked_does_not_hold_the_books(books: Books) -> None:
+    def broken() -> bool:
+        raise RuntimeError("gone")
+
+    connection = books.ledger.open(broken)
+    with pytest.raises(RuntimeError, match="gone"):
+        books.ledger.active()
+    books.ledger.close(connection, "other")
+    assert books.active == {"polling": 0, "websocket": 0}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["open", "upgrade", "close", "shutdown", "wait"]), st.integers(0, 9)
+        ),
+        max_size=60,
+    )
+)
+def test_the_books_agree_with_the_list_of_what_happened(events: list[tuple[str, int]]) -> None:
+    books = Books()
+    sockets: list[Socket] = []
+    connections: list[Connection] = []
+    opened: list[int] = []
+    ends: dict[int, tuple[str, int]] = {}
+
+    def still_open() -> Iterator[int]:
+        return (n for n in range(len(opened)) if n not in ends)
+
+    for what, which in events:
+        if what == "wait":
+            books.now += which * NS // 7
+        elif what == "open":
+            sockets.append(Socket())
+            connections.append(books.ledger.open(sockets[-1]))
+            opened.append(books.now)
+        elif what == "shutdown":
+            ends.update(dict.fromkeys(list(still_open()), ("shutdown", books.now)))
+            books.ledger.close_all("shutdown")
+        elif which < len(sockets) and what == "upgrade":
+            sockets[which].upgraded = True
+        elif which < len(sockets):
+            ends.setdefault(which, ("other", books.now))
+            books.ledger.close(connections[which], "other")
+        websockets = sum(sockets[n].upgraded for n in still_open())
+        assert books.active == {
+            "websocket": websockets,
+            "polling": sum(1 for _ in still_open()) - websockets,
+        }
+    assert sorted(books.closed) == sorted(
+        (reason, (at - opened[n]) / NS) for n, (reason, at) in ends.items()
+    )
+
+
+def test_threads_lose_nothing() -> None:
+    rounds, workers = 500, 4
+    closed: Closed = []
+    clock = SwitchingClock()
+    ledger = ConnectionLedger(lambda reason, seconds: closed.append((reason, seconds)), clock)
+
+    def work(seed: int) -> None:
+        shuffled = random.Random(seed)
+        mine: list[Connection] = []
+        for _ in range(rounds):
+            mine.append(ledger.open(lambda: True))
+            ledger.reject("other")
+            ledger.active()
+            if shuffled.random() < 0.5:
+                ledger.close(mine.pop(), "other")
+        for connection in mine:
+            ledger.close(connection, "other")
+            ledger.close(connection, "other")
+
+    with hurried_threads(), ThreadPoolExecutor(workers) as pool:
+        for future in [pool.submit(work, seed) for seed in range(workers)]:
+            future.result()
+    assert len(closed) == rounds * workers
+    assert ledger.rejected() == {("other",): rounds * workers}
+    assert sum(ledger.active().values()) == 0

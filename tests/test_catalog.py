@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import METRICS, Attribute, Kind, Metric, prometheus_name
+from chainlit_otel.core.peaks import WINDOWS
+
+# https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-name-syntax
+INSTRUMENT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,254}")
+# Ours within that: dotted words, so that nothing has to be replaced but the dots.
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*(\.[a-z][a-z0-9]*(_[a-z0-9]+)*)+")
+# https://prometheus.io/docs/concepts/data_model/#metric-names-and-labels
+PROMETHEUS_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+PROMETHEUS_LABEL = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
+
+# Names that dashboards of others may rely on from the first release.
+HEADLINES = {
+    "chainlit_session_starts_total": catalog.SESSION_STARTS,
+    "chainlit_session_time_seconds_total": catalog.SESSION_TIME,
+    "chainlit_session_duration_seconds": catalog.SESSION_DURATION,
+    "chainlit_session_peak": catalog.SESSION_PEAK,
+    "chainlit_session_active": catalog.SESSION_ACTIVE,
+}
+
+every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+
+
+def attributes() -> list[Attribute]:
+    return [attribute for metric in METRICS for attribute in metric.attributes]
+
+
+@every_metric
+def test_a_name_is_valid_in_both_worlds(metric: Metric) -> None:
+    assert INSTRUMENT.fullmatch(metric.name)
+    assert NAME.fullmatch(metric.name)
+    assert PROMETHEUS_NAME.fullmatch(metric.prometheus_name)
+    assert "__" not in metric.prometheus_name
+
+
+def test_the_headline_figures_have_their_names() -> None:
+    assert {metric.prometheus_name: metric for metric in HEADLINES.values()} == HEADLINES
+
+
+def test_no_two_metrics_share_a_name_or_a_prometheus_series() -> None:
+    assert len({metric.name for metric in METRICS}) == len(METRICS)
+    series: list[str] = []
+    for metric in METRICS:
+        suffixes = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        series += [metric.prometheus_name + suffix for suffix in suffixes]
+    assert len(set(series)) == len(series)
+
+
+def test_every_metric_of_the_module_is_in_the_list_and_in_no_other_order() -> None:
+    declared = [value for value in vars(catalog).values() if isinstance(value, Metric)]
+    assert declared == list(METRICS)
+
+
+@every_metric
+def test_a_description_is_one_sentence(metric: Metric) -> None:
+    assert re.fullmatch(r"\S.*\.", metric.description)
+
+
+@every_metric
+def test_a_count_is_a_count_of_something_and_no_unit_is_one(metric: Metric) -> None:
+    # Other pipelines would append `_ratio` to a gauge of unit 1.
+    assert metric.unit in ("s", "By") or re.fullmatch(r"\{[a-z_]+\}", metric.unit)
+
+
+@every_metric
+def test_bounds_belong_to_histograms_and_increase(metric: Metric) -> None:
+    assert bool(metric.bounds) is (metric.kind == "histogram")
+    assert all(type(bound) is float and bound > 0 for bound in metric.bounds)
+    assert list(metric.bounds) == sorted(set(metric.bounds))
+
+
+@every_metric
+def test_label_sets_are_made_of_the_values_of_the_attributes(metric: Metric) -> None:
+    assert metric.label_sets
+    assert len(set(metric.label_sets)) == len(metric.label_sets)
+    for label_set in metric.label_sets:
+        assert len(label_set) == len(metric.attributes)
+        for attribute, value in zip(metric.attributes, label_set, strict=True):
+            assert value in attribute.values
+
+
+@every_metric
+def test_every_value_of_an_attribute_occurs_in_some_label_set(metric: Metric) -> None:
+    for n, attribute in enumerate(metric.attributes):
+        assert {label_set[n] for label_set in metric.label_sets} == set(attribute.values)
+
+
+@every_metric
+def test_labels_pair_the_attributes_with_their_values(metric: Metric) -> None:
+    for label_set in metric.label_sets:
+        labels = metric.labels(label_set)
+        assert list(labels) == [attribute.key for attribute in metric.attributes]
+        assert tuple(labels.values()) == label_set
+    with pytest.raises(ValueError, match="zip"):
+        metric.labels(("too", "many", "values", "for", "any", "metric"))
+
+
+def test_attribute_values_are_distinct_and_their_keys_valid() -> None:
+    for attribute in attributes():
+        assert attribute.values
+        assert len(set(attribute.values)) == len(attribute.values)
+        assert all(re.fullmatch(r"[a-z0-9_.]+", value) for value in attribute.values)
+        assert NAME.fullmatch(attribute.key)
+        assert PROMETHEUS_LABEL.fullmatch(attribute.prometheus_label)
+        assert attribute.prometheus_label == attribute.key.replace(".", "_")
+
+
+@every_metric
+def test_no_two_attributes_of_a_metric_share_a_label(metric: Metric) -> None:
+    labels = {attribute.prometheus_label for attribute in metric.attributes}
+    assert len(labels) == len(metric.attributes)
+    assert not labels & {"le", "job", "instance", "quantile"}
+
+
+def test_series_stay_few() -> None:
+    """The whole catalogue, every label set of it at once, is a small scrape."""
+    series = sum(
+        len(metric.label_sets) * (len(metric.bounds) + 3 if metric.bounds else 1)
+        for metric in METRICS
+    )
+    assert series < 5000
+
+
+def test_the_peak_has_the_windows_that_are_kept_and_the_process() -> None:
+    assert catalog.PEAK_WINDOW.values == (*WINDOWS, "process")
+
+
+def test_what_ends_is_what_has_a_duration() -> None:
+    assert catalog.SESSION_ENDS.attributes == catalog.SESSION_DURATION.attributes
+    assert catalog.SESSION_ENDS.label_sets == catalog.SESSION_DURATION.label_sets
+
+
+@pytest.mark.parametrize(
+    ("name", "unit", "kind", "expected"),
+    [
+        ("a.b", "", "gauge", "a_b"),
+        ("a.b", "{session}", "gauge", "a_b"),
+        ("a.b", "{session}", "counter", "a_b_total"),
+        ("a.b", "{session}", "updowncounter", "a_b"),
+        ("a.b", "s", "counter", "a_b_seconds_total"),
+        ("a.b", "s", "histogram", "a_b_seconds"),
+        ("a.b", "ms", "histogram", "a_b_milliseconds"),
+        ("a.b", "By", "updowncounter", "a_b_bytes"),
+        ("a.b", "1", "gauge", "a_b_ratio"),
+        ("a.b", "1", "counter", "a_b_total"),
+        ("a.b", "1", "histogram", "a_b"),
+        ("a.b", "%", "gauge", "a_b_percent"),
+        ("a.b", "By/s", "gauge", "a_b_bytes_per_second"),
+        ("a.b", "m/s", "gauge", "a_b_meters_per_second"),
+        ("a.b", "{request}/s", "gauge", "a_b_per_second"),
+        ("a.b", "{request}/min", "gauge", "a_b_per_minute"),
+        ("a.b", "By{raw}", "gauge", "a_b_bytes"),
+        ("a.b", "widgets", "gauge", "a_b_widgets"),
+        ("a.seconds", "s", "histogram", "a_seconds"),
+        ("a.total", "", "counter", "a_total"),
+        ("1st.place", "", "gauge", "_1st_place"),
+        ("a-b/c", "", "gauge", "a_b_c"),
+        ("a..b", "", "gauge", "a_b"),
+        ("a._b", "s", "gauge", "a_b_seconds"),
+    ],
+)
+def test_prometheus_names_follow_the_rules_of_opentelemetry(
+    name: str, unit: str, kind: Kind, expected: str
+) -> None:
+    assert prometheus_name(name, unit, kind) == expected
+
+
+@given(
+    st.from_regex(INSTRUMENT, fullmatch=True),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=63),
+    st.sampled_from(["counter", "updowncounter", "gauge", "histogram"]),
+)
+def test_whatever_others_name_and_measure_the_prometheus_name_is_valid(
+    name: str, unit: str, kind: Kind
+) -> None:
+    assert PROMETHEUS_NAME.fullmatch(prometheus_name(name, unit, kind))

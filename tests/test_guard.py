@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from threading import Thread
+
+import pytest
+
+from chainlit_otel.guard import Guard
+from tests.conftest import InternalErrors
+
+
+def test_an_error_of_ours_is_swallowed_and_the_application_goes_on(
+    expected_internal_errors: InternalErrors,
+) -> None:
+    went_on = False
+    with Guard("sessions"):
+        raise KeyError("ours")
+    went_on = True
+    assert went_on
+    assert [(probe, type(error)) for probe, error in expected_internal_errors] == [
+        ("sessions", KeyError)
+    ]
+
+
+@pytest.mark.parametrize(
+    "kind", [asyncio.CancelledError, KeyboardInterrupt, SystemExit, GeneratorExit]
+)
+def test_what_ends_the_application_or_a_task_passes_uncounted(kind: type[BaseException]) -> None:
+    guard, error = Guard("sessions"), kind()
+    with pytest.raises(kind) as caught, guard:
+        raise error
+    assert caught.value is error
+    assert guard.errors == 0
+
+
+def test_without_an_error_nothing_is_counted_or_logged(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard("sessions")
+    with guard:
+        pass
+    assert guard.errors == 0
+    assert caplog.records == []
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_each_error_is_counted_and_the_first_of_each_guard_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    sessions, sockets = Guard("sessions"), Guard("sockets")
+    for guard, times in ((sessions, 3), (sockets, 2)):
+        for n in range(times):
+            with guard:
+                raise ValueError(f"{guard.probe} {n}")
+    assert (sessions.errors, sockets.errors) == (3, 2)
+    assert [(r.name, r.levelno) for r in caplog.records] == [
+        ("chainlit_otel", logging.WARNING),
+        ("chainlit_otel", logging.WARNING),
+    ]
+    for record, probe in zip(caplog.records, ("sessions", "sockets"), strict=True):
+        assert f"the {probe} probe failed" in record.getMessage()
+        assert "chainlit_otel_internal_errors_total" in record.getMessage()
+        assert record.exc_info is not None
+        assert str(record.exc_info[1]) == f"{probe} 0"
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_a_guard_is_used_again_within_itself_and_after_an_error() -> None:
+    guard = Guard("sessions")
+    with guard:
+        with guard:
+            raise ValueError("inner")
+        raise ValueError("outer")
+    with guard:
+        pass
+    assert guard.errors == 2
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_threads_lose_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    guard = Guard("sessions")
+
+    def fail() -> None:
+        for _ in range(1000):
+            with guard:
+                raise ValueError("ours")
+
+    threads = [Thread(target=fail) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert guard.errors == 4000
+    assert len(caplog.records) == 1

@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+import wrapt
+
+from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of
+
+
+class Host:
+    """What belongs to the application."""
+
+    def method(self, a: int, b: str = "b", *rest: int, key: bool = False) -> tuple[object, ...]:
+        """Say what came."""
+        return (type(self), a, b, rest, key)
+
+    async def coroutine(self, a: int) -> int:
+        await asyncio.sleep(0)
+        return a
+
+    @classmethod
+    def of_class(cls, a: int) -> tuple[type, int]:
+        return cls, a
+
+    @staticmethod
+    def static(a: int) -> int:
+        return a
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+    async def fail_later(self, error: BaseException) -> None:
+        raise error
+
+
+class Heir(Host):
+    pass
+
+
+NAMES = ["method", "coroutine", "of_class", "static", "fail", "fail_later"]
+
+
+@pytest.fixture
+def host() -> type[Host]:
+    """A class that a test may change."""
+    return type("Host", (), dict(vars(Host)))
+
+
+class Calls(list[tuple[Any, tuple[Any, ...], dict[str, Any]]]):
+    """Records the calls that a wrapper saw."""
+
+    @property
+    def wrapper(self) -> Wrapper:
+        def wrapper(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            self.append((instance, args, kwargs))
+            return wrapped(*args, **kwargs)
+
+        return wrapper
+
+
+def test_a_method_is_called_through_the_wrapper_with_its_instance(host: type[Host]) -> None:
+    calls, instance = Calls(), host()
+    Patches("me").wrap(host, "method", calls.wrapper)
+    assert instance.method(1, "x", 2, 3, key=True) == (host, 1, "x", (2, 3), True)
+    assert calls == [(instance, (1, "x", 2, 3), {"key": True})]
+
+
+def test_a_class_method_gets_its_class_and_a_static_one_nothing(host: type[Host]) -> None:
+    calls, patches = Calls(), Patches("me")
+    patches.wrap(host, "of_class", calls.wrapper)
+    patches.wrap(host, "static", calls.wrapper)
+    heir: type[Host] = type("Heir", (host,), {})
+    assert heir.of_class(1) == (heir, 1)
+    assert host().of_class(2) == (host, 2)
+    assert host.static(3) == host().static(3) == 3
+    assert calls[0] == (heir, (1,), {})
+    assert len(calls) == 4
+
+
+def test_a_function_of_a_module_is_wrapped() -> None:
+    module = ModuleType("module")
+    exec("def double(n): return 2 * n", vars(module))
+    original, calls, patches = module.double, Calls(), Patches("me")
+    patches.wrap(module, "double", calls.wrapper)
+    assert module.double(4) == 8
+    assert calls == [(None, (4,), {})]
+    patches.undo()
+    assert module.double is original
+
+
+async def test_a_coroutine_function_is_awaited_through_the_wrapper(host: type[Host]) -> None:
+    calls = Calls()
+    Patches("me").wrap(host, "coroutine", calls.wrapper)
+    assert await host().coroutine(5) == 5
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signature_name_documentation_and_coroutineness_are_kept(
+    host: type[Host], name: str
+) -> None:
+    Patches("me").wrap(host, name, Calls().wrapper)
+    for wrapped, original in (
+        (getattr(host, name), getattr(Host, name)),
+        (getattr(host(), name), getattr(Host(), name)),
+    ):
+        assert inspect.signature(wrapped) == inspect.signature(original)
+        assert inspect.iscoroutinefunction(wrapped) == inspect.iscoroutinefunction(original)
+        assert asyncio.iscoroutinefunction(wrapped) == asyncio.iscoroutinefunction(original)
+        assert (wrapped.__name__, wrapped.__qualname__, wrapped.__doc__) == (
+            original.__name__,
+            original.__qualname__,
+            original.__doc__,
+        )
+
+
+@pytest.mark.parametrize("kind", [ValueError, asyncio.CancelledError, KeyboardInterrupt])
+async def test_the_same_exception_object_goes_on(
+    host: type[Host], kind: type[BaseException]
+) -> None:
+    patches = Patches("me")
+    patches.wrap(host, "fail", Calls().wrapper)
+    patches.wrap(host, "fail_later", Calls().wrapper)
+    error = kind("theirs")
+    with pytest.raises(kind) as caught:
+        host().fail(error)
+    assert caught.value is error
+    with pytest.raises(kind) as caught:
+        await host().fail_later(error)
+    assert caught.value is error
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_undo_puts_back_the_very_object(host: type[Host], name: str) -> None:
+    original, patches = vars(host)[name], Patches("me")
+    patches.wrap(host, name, Calls().wrapper)
+    assert vars(host)[name] is not original
+    patches.undo()
+    assert vars(host)[name] is original
+    patches.undo()
+    assert vars(host)[name] is original
+
+
+def test_what_was_wrapped_twice_comes_back_too(host: type[Host]) -> None:
+    original, calls, patches = vars(host)["method"], Calls(), Patches("me")
+    patches.wrap(host, "method", calls.wrapper)
+    patches.wrap(host, "method", calls.wrapper)
+    host().method(1)
+    assert len(calls) == 2
+    patches.undo()
+    assert vars(host)["method"] is original
+
+
+@wrapt.decorator
+def somebody_else(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+    return ("theirs", wrapped(*args, **kwargs))
+
+
+def test_a_wrapper_that_somebody_wrapped_stays_and_goes_inert(host: type[Host]) -> None:
+    calls, patches = Calls(), Patches("me")
+    patches.wrap(host, "static", calls.wrapper)
+    theirs = somebody_else(vars(host)["static"])
+    host.static = theirs  # type: ignore[method-assign]
+    assert host.static(1) == ("theirs", 1)
+    assert len(calls) == 1
+    patches.undo()
+    assert vars(host)["static"] is theirs
+    assert host.static(2) == ("theirs", 2)
+    assert len(calls) == 1
+
+
+async def test_an_inert_wrapper_of_a_coroutine_function_passes_calls_and_errors_on(
+    host: type[Host],
+) -> None:
+    calls, patches = Calls(), Patches("me")
+    patches.wrap(host, "coroutine", calls.wrapper)
+    patches.wrap(host, "fail_later", calls.wrapper)
+    instance, error = host(), ValueError("theirs")
+    coroutine, fail_later = instance.coroutine, instance.fail_later
+    patches.undo()
+    assert await coroutine(3) == 3
+    with pytest.raises(ValueError, match="theirs") as caught:
+        await fail_later(error)
+    assert caught.value is error
+    assert calls == []
+
+
+def test_what_somebody_replaced_altogether_is_left_alone(host: type[Host]) -> None:
+    patches = Patches("me")
+    patches.wrap(host, "method", Calls().wrapper)
+    theirs = lambda _: "theirs"  # noqa: E731
+    host.method = theirs  # type: ignore[method-assign, assignment]
+    del host.coroutine
+    patches.undo()
+    assert vars(host)["method"] is theirs
+    assert "coroutine" not in vars(host)
+
+
+def test_what_somebody_deleted_is_not_brought_back(host: type[Host]) -> None:
+    patches = Patches("me")
+    patches.wrap(host, "method", Calls().wrapper)
+    del host.method
+    patches.undo()
+    assert "method" not in vars(host)
+
+
+def test_a_missing_attribute_is_a_missing_seam_and_names_it(host: type[Host]) -> None:
+    with pytest.raises(SeamMissing, match=r"^Host\.absent$"):
+        Patches("me").wrap(host, "absent", Calls().wrapper)
+
+
+def test_an_inherited_attribute_is_a_missing_seam() -> None:
+    with pytest.raises(SeamMissing, match=r"^Heir\.method$"):
+        Patches("me").wrap(Heir, "method", Calls().wrapper)
+
+
+def test_a_missing_owner_is_a_missing_seam() -> None:
+    with pytest.raises(SeamMissing, match=r"^None\.method$"):
+        Patches("me").wrap(None, "method", Calls().wrapper)
+
+
+def test_a_seam_missing_half_way_leaves_the_first_half_to_be_undone(host: type[Host]) -> None:
+    original, patches = vars(host)["method"], Patches("me")
+    patches.wrap(host, "method", Calls().wrapper)
+    with pytest.raises(SeamMissing):
+        patches.wrap(host, "absent", Calls().wrapper)
+    patches.undo()
+    assert vars(host)["method"] is original
+
+
+def test_the_owner_is_known_while_the_wrapper_works(host: type[Host]) -> None:
+    owner = object()
+    patches = Patches(owner)
+    assert owner_of(host, "method") is None
+    assert owner_of(host, "absent") is None
+    patches.wrap(host, "method", Calls().wrapper)
+    assert owner_of(host, "method") is owner
+    wrapper = vars(host)["method"]
+    patches.undo()
+    assert owner_of(host, "method") is None
+    host.method = wrapper  # type: ignore[method-assign]
+    assert owner_of(host, "method") is None
+
+
+# Entries of mappings and items of lists
+
+
+def doubled(original: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda n: 2 * original(n)
+
+
+def test_an_entry_is_replaced_and_put_back() -> None:
+    def original(n: int) -> int:
+        return n
+
+    handlers: dict[str, Callable[..., Any]] = {"connect": original}
+    patches = Patches("me")
+    patches.replace(handlers, "connect", doubled)
+    assert handlers["connect"](3) == 6
+    patches.undo()
+    assert handlers == {"connect": original}
+
+
+def test_an_entry_that_somebody_replaced_or_removed_since_is_left_alone() -> None:
+    handlers: dict[str, Callable[..., Any]] = {"connect": abs, "disconnect": abs}
+    patches = Patches("me")
+    patches.replace(handlers, "connect", doubled)
+    patches.replace(handlers, "disconnect", doubled)
+    handlers["connect"] = round
+    del handlers["disconnect"]
+    patches.undo()
+    assert handlers == {"connect": round}
+
+
+@pytest.mark.parametrize("handlers", [{}, None])
+def test_a_missing_entry_is_a_missing_seam(handlers: Any) -> None:
+    with pytest.raises(SeamMissing, match="handler 'connect'"):
+        Patches("me").replace(handlers, "connect", doubled)
+
+
+def test_an_item_goes_to_the_front_and_out_again_whatever_came_since() -> None:
+    class AlwaysEqual:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    theirs, ours, later = AlwaysEqual(), AlwaysEqual(), AlwaysEqual()
+    routes = [theirs]
+    same_list, patches = routes, Patches("me")
+    patches.insert(routes, ours)
+    assert routes[0] is ours
+    routes.insert(0, later)
+    patches.undo()
+    assert same_list is routes
+    assert [id(route) for route in routes] == [id(later), id(theirs)]
+
+
+def test_undo_goes_backwards_and_the_patches_are_inactive_at_once() -> None:
+    patches, seen = Patches("me"), []
+
+    class Watched(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            seen.append((key, patches.active))
+            super().__setitem__(key, value)
+
+    handlers = Watched(a=abs, b=abs)
+    patches.replace(handlers, "a", doubled)
+    patches.replace(handlers, "b", doubled)
+    patches.undo()
+    assert seen == [("a", True), ("b", True), ("b", False), ("a", False)]

@@ -1,0 +1,432 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from socket import create_server
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from chainlit_otel import Settings, catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.providers import Pipeline, metric_pipeline
+from chainlit_otel.telemetry import Telemetry
+from tests.conftest import InternalErrors
+
+ROOT = Path(__file__).parents[1]
+
+PRELUDE = """
+import json, sys, threading
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from chainlit_otel import Settings, catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.providers import metric_pipeline
+from chainlit_otel.telemetry import Telemetry
+
+def say(**facts):
+    print(json.dumps(facts))
+
+def record(pipeline):
+    telemetry = Telemetry(pipeline.providers, Guard("server"))
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+
+def resource(pipeline):
+    record(pipeline)
+    return dict(pipeline.reader.read().resource_metrics[0].resource.attributes)
+
+def exporting():
+    # An exporter has a thread of its own.
+    return threading.active_count() > 1
+"""
+
+
+def run(code: str, **env: str) -> dict[str, Any]:
+    """Run code in a process of its own, since a global provider is set once in each."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PRELUDE + textwrap.dedent(code)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    facts: dict[str, Any] = json.loads(done.stdout)
+    return facts
+
+
+# The application's provider
+
+
+def test_a_global_provider_of_the_application_is_used_as_it_is() -> None:
+    facts = run("""
+        host = MeterProvider([reader := InMemoryMetricReader()])
+        metrics.set_meter_provider(host)
+        pipeline = metric_pipeline(Settings())
+        record(pipeline)
+        (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
+        say(reused=pipeline.providers == (host,), reader=pipeline.reader is not None,
+            still_global=metrics.get_meter_provider() is host,
+            got=[metric.name for metric in scope.metrics])
+    """)
+    assert facts == {
+        "reused": True,
+        "reader": False,
+        "still_global": True,
+        "got": ["chainlit.connection.duration"],
+    }
+
+
+def test_when_asked_to_the_metrics_go_to_both() -> None:
+    facts = run("""
+        host = MeterProvider([reader := InMemoryMetricReader()])
+        metrics.set_meter_provider(host)
+        pipeline = metric_pipeline(Settings(always_serve_metrics=True))
+        record(pipeline)
+        say(providers=len(pipeline.providers), first=pipeline.providers[0] is host,
+            global_is_host=metrics.get_meter_provider() is host,
+            read=[len(data.resource_metrics[0].scope_metrics[0].metrics)
+                  for data in (reader.get_metrics_data(), pipeline.reader.read())])
+    """)
+    assert facts == {"providers": 2, "first": True, "global_is_host": True, "read": [1, 1]}
+
+
+def test_a_given_provider_is_used_and_made_nobody_elses() -> None:
+    facts = run("""
+        given = MeterProvider()
+        alone = metric_pipeline(Settings(), given)
+        both = metric_pipeline(Settings(always_serve_metrics=True), given)
+        say(alone=alone.providers == (given,), reader=alone.reader is not None,
+            both=[p is given for p in both.providers],
+            serves=both.reader is not None,
+            global_is=type(metrics.get_meter_provider()).__name__)
+    """)
+    assert facts == {
+        "alone": True,
+        "reader": False,
+        "both": [True, False],
+        "serves": True,
+        "global_is": "_ProxyMeterProvider",
+    }
+
+
+def test_a_given_provider_goes_before_the_global_one() -> None:
+    facts = run("""
+        metrics.set_meter_provider(MeterProvider())
+        given = MeterProvider()
+        say(given=metric_pipeline(Settings(), given).providers == (given,))
+    """)
+    assert facts == {"given": True}
+
+
+# Ours
+
+
+def test_without_one_of_the_application_ours_is_built_and_becomes_the_global_one() -> None:
+    facts = run("""
+        pipeline = metric_pipeline(Settings())
+        (provider,) = pipeline.providers
+        again = metric_pipeline(Settings())
+        say(is_global=metrics.get_meter_provider() is provider, exporting=exporting(),
+            again=again.providers == (provider,) and again.reader is pipeline.reader,
+            resource=resource(pipeline))
+    """)
+    assert facts["is_global"]
+    assert facts["again"], "a global provider can be set once only, so ours is used again"
+    assert not facts["exporting"]
+    assert facts["resource"]["service.name"] == "chainlit"
+    assert uuid.UUID(facts["resource"]["service.instance.id"])
+
+
+@pytest.mark.parametrize(
+    ("keyword", "env", "expected"),
+    [
+        ("None", {"OTEL_SERVICE_NAME": "shop"}, "shop"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name=shop"}, "shop"),
+        (
+            "None",
+            {"OTEL_SERVICE_NAME": "shop", "OTEL_RESOURCE_ATTRIBUTES": "service.name=x"},
+            "shop",
+        ),
+        ("'desk'", {"OTEL_SERVICE_NAME": "shop"}, "desk"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "chainlit"),
+    ],
+)
+def test_the_service_is_named_by_keyword_then_environment(
+    keyword: str, env: dict[str, str], expected: str
+) -> None:
+    settings = "Settings()" if keyword == "None" else f"Settings(service_name={keyword})"
+    facts = run(
+        f"say(resource=resource(metric_pipeline({settings})))",
+        **env,
+    )
+    assert facts["resource"]["service.name"] == expected
+    assert ("a" in facts["resource"]) is ("a=b" in env.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+
+
+def test_an_instance_id_of_the_environment_is_kept() -> None:
+    facts = run(
+        "say(resource=resource(metric_pipeline(Settings())))",
+        OTEL_RESOURCE_ATTRIBUTES="service.instance.id=pod-7",
+    )
+    assert facts["resource"]["service.instance.id"] == "pod-7"
+
+
+def test_our_histograms_have_our_bounds_and_those_of_fastapi_itself_are_dropped() -> None:
+    facts = run("""
+        pipeline = metric_pipeline(Settings())
+        (provider,) = pipeline.providers
+        for metric in catalog.METRICS:
+            if metric.kind == "histogram":
+                # Not through us: the bounds hold without the advice, which older SDKs lack.
+                provider.get_meter(catalog.SCOPE).create_histogram(metric.name, "s").record(1)
+        provider.get_meter("fastapi").create_histogram("http.server.request.duration").record(1)
+        provider.get_meter("theirs").create_histogram("their.duration").record(1)
+        found = {m.name: list(m.data.data_points[0].explicit_bounds)
+                 for s in pipeline.reader.read().resource_metrics[0].scope_metrics
+                 for m in s.metrics}
+        say(**found)
+    """)
+    theirs = facts.pop("their.duration")
+    assert len(theirs) == 15
+    assert facts == {
+        metric.name: list(metric.bounds) for metric in catalog.METRICS if metric.kind == "histogram"
+    }
+
+
+# OTLP
+
+
+class Collector:
+    """A collector that takes OTLP by HTTP and keeps what it got, by path."""
+
+    def __init__(self) -> None:
+        self.got: list[tuple[str, ExportMetricsServiceRequest]] = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.got.append((self.path, ExportMetricsServiceRequest.FromString(body)))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05})
+        self.thread.start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+    def metrics(self) -> set[str]:
+        return {
+            metric.name
+            for _, request in self.got
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+EXPORT = """
+    pipeline = metric_pipeline(Settings())
+    record(pipeline)
+    say(exporting=exporting(), flushed=pipeline.flush(10, Guard("server")),
+        scraped=len(pipeline.reader.read().resource_metrics))
+"""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "/v1/metrics"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", ""),
+    ],
+)
+def test_metrics_go_where_the_standard_variables_say_and_are_served_too(
+    endpoint: str, path: str, collector: Collector
+) -> None:
+    facts = run(EXPORT, **{endpoint: collector.url})
+    assert facts["flushed"]
+    assert facts["scraped"] == 1
+    assert facts["exporting"]
+    assert collector.metrics() == {"chainlit.connection.duration"}
+    assert {got for got, _ in collector.got} == {path or "/"}
+
+
+@pytest.mark.parametrize("exporters", ["otlp", "console, otlp", ""])
+def test_an_exporter_that_is_asked_for_by_name_or_by_default_exports(
+    exporters: str, collector: Collector
+) -> None:
+    run(EXPORT, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER=exporters)
+    assert collector.metrics() == {"chainlit.connection.duration"}
+
+
+@pytest.mark.parametrize("exporters", ["none", "prometheus"])
+def test_an_exporter_that_is_not_asked_for_exports_nothing(
+    exporters: str, collector: Collector
+) -> None:
+    facts = run(EXPORT, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url, OTEL_METRICS_EXPORTER=exporters)
+    assert facts == {"exporting": False, "flushed": True, "scraped": 1}
+    assert collector.got == []
+
+
+def test_without_an_endpoint_nothing_is_exported() -> None:
+    facts = run(EXPORT, OTEL_METRICS_EXPORTER="otlp", OTEL_EXPORTER_OTLP_ENDPOINT="")
+    assert facts == {"exporting": False, "flushed": True, "scraped": 1}
+
+
+PROTOCOL = """
+    try:
+        pipeline = metric_pipeline(Settings())
+        say(exporting=exporting())
+    except ValueError as error:
+        say(error=str(error), global_is=type(metrics.get_meter_provider()).__name__)
+"""
+
+
+@pytest.mark.parametrize("protocol", ["http/json", "HTTP/PROTOBUF", "carrier pigeon"])
+def test_an_unknown_protocol_is_refused_in_one_line_before_anything_is_set(protocol: str) -> None:
+    facts = run(
+        PROTOCOL,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318",
+        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+    )
+    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in facts["error"]
+    assert repr(protocol) in facts["error"]
+    assert "must be http/protobuf or grpc" in facts["error"]
+    assert "\n" not in facts["error"]
+    assert facts["global_is"] == "_ProxyMeterProvider"
+
+
+def test_the_protocol_of_the_metrics_goes_before_that_of_all_signals(collector: Collector) -> None:
+    facts = run(
+        EXPORT,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_EXPORTER_OTLP_PROTOCOL="carrier pigeon",
+        OTEL_EXPORTER_OTLP_METRICS_PROTOCOL="http/protobuf",
+    )
+    assert facts["exporting"]
+    assert collector.metrics() == {"chainlit.connection.duration"}
+
+
+def test_a_protocol_without_its_package_is_refused_with_what_to_install() -> None:
+    facts = run(
+        """
+    # What Python has of a module that cannot be imported.
+    sys.modules["opentelemetry.exporter.otlp.proto.grpc.metric_exporter"] = None"""
+        + PROTOCOL,
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+    )
+    assert "pip install opentelemetry-exporter-otlp-proto-grpc" in facts["error"]
+
+
+# The last export
+
+
+class Slow(MeterProvider):
+    """A provider whose backend keeps it waiting."""
+
+    def __init__(self) -> None:
+        super().__init__(shutdown_on_exit=False)
+        self.released = Event()
+        self.asked_for: float | None = None
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        self.asked_for = timeout_millis
+        self.released.wait(30)
+        return True
+
+
+def test_a_flush_takes_no_longer_than_it_may() -> None:
+    slow, quick = Slow(), InMemoryMetricReader()
+    pipeline = Pipeline((slow, MeterProvider([quick], shutdown_on_exit=False)), None)
+    begun = time.monotonic()
+    assert not pipeline.flush(0.3, Guard("server"))
+    assert 0.25 < time.monotonic() - begun < 3
+    assert slow.asked_for == pytest.approx(300)
+    slow.released.set()
+    assert pipeline.flush(10, Guard("server"))
+
+
+def test_a_backend_that_takes_connections_and_says_nothing_holds_up_nobody() -> None:
+    with create_server(("127.0.0.1", 0)) as silent:
+        facts = run(
+            """
+            import os, time
+            pipeline = metric_pipeline(Settings())
+            record(pipeline)
+            begun = time.monotonic()
+            flushed = pipeline.flush(0.5, Guard("server"))
+            say(flushed=flushed, seconds=time.monotonic() - begun)
+            sys.stdout.flush()
+            os._exit(0)
+            """,
+            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{silent.getsockname()[1]}",
+        )
+    assert not facts["flushed"]
+    assert facts["seconds"] < 3
+
+
+def test_what_fails_in_an_exporter_is_counted_and_the_others_flush(
+    expected_internal_errors: InternalErrors,
+) -> None:
+    class Broken(MeterProvider):
+        def force_flush(self, timeout_millis: float = 10_000) -> bool:
+            raise OSError("no route")
+
+    guard, fine = Guard("server"), Slow()
+    fine.released.set()
+    pipeline = Pipeline((Broken(shutdown_on_exit=False), fine), None)
+    assert pipeline.flush(5, guard)
+    assert guard.errors == 1
+    assert "no route" in str(expected_internal_errors[0][1])
+    assert fine.asked_for is not None
+
+
+def test_a_provider_that_cannot_flush_is_no_trouble() -> None:
+    from opentelemetry.metrics import NoOpMeterProvider
+
+    given = NoOpMeterProvider()
+    pipeline = metric_pipeline(Settings(), given)
+    assert pipeline.providers == (given,)
+    assert pipeline.flush(5, Guard("server"))
+
+
+def test_a_flush_exports_what_was_recorded_last() -> None:
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader], shutdown_on_exit=False)
+    telemetry = Telemetry([provider], Guard("server"))
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    assert Pipeline((provider,), None).flush(5, Guard("server"))
+    assert reader.get_metrics_data() is not None

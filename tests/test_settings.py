@@ -1,0 +1,245 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import re
+from typing import Any
+
+import pytest
+
+from chainlit_otel import Settings
+from chainlit_otel.settings import PREFIX, describe
+
+ROWS = {row["name"]: row for row in describe()}
+
+# One value of the environment and one by keyword for every setting, none of them the default.
+OTHERS: dict[str, tuple[str, Any, Any]] = {
+    "service_name": ("shop", "shop", "support"),
+    "disabled": ("true", True, True),
+    "admin_server": ("false", False, False),
+    "host": ("0.0.0.0", "0.0.0.0", "::1"),
+    "port": ("9999", 9999, 0),
+    "metrics_path": ("/metrics", "/metrics", "/internal/metrics"),
+    "metrics_token": ("secret", "secret", "other"),
+    "always_serve_metrics": ("true", True, True),
+    "shutdown_timeout": ("0.5", 0.5, 10),
+}
+
+
+def env_of(name: str) -> str:
+    return str(ROWS[name]["env"])
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert set(OTHERS) == set(ROWS)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_by_default_a_setting_has_its_default(name: str) -> None:
+    assert getattr(Settings(), name) == ROWS[name]["default"]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_the_environment_goes_before_the_default(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, value, _ = OTHERS[name]
+    monkeypatch.setenv(env_of(name), text)
+    found = getattr(Settings(), name)
+    assert found == value != ROWS[name]["default"]
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_keyword_goes_before_the_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    text, _, keyword = OTHERS[name]
+    monkeypatch.setenv(env_of(name), text)
+    assert getattr(Settings(**{name: keyword}), name) == keyword
+    default = ROWS[name]["default"]
+    assert getattr(Settings(**{name: default}), name) == default
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_bad_environment_does_not_matter_to_a_setting_given_by_keyword(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(env_of(name), "{}")
+    Settings(**{name: OTHERS[name][2]})
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(env_of(name), "")
+    assert getattr(Settings(), name) == ROWS[name]["default"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("true", True),
+        ("TRUE", True),
+        ("1", True),
+        (" yes ", True),
+        ("false", False),
+        ("False", False),
+        ("0", False),
+        ("no", False),
+    ],
+)
+@pytest.mark.parametrize("name", ["disabled", "admin_server", "always_serve_metrics"])
+def test_a_flag_is_written_in_several_ways(
+    name: str, text: str, value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(env_of(name), text)
+    assert getattr(Settings(), name) is value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "rule"),
+    [
+        ("disabled", "on", "must be true or false"),
+        ("admin_server", "2", "must be true or false"),
+        ("always_serve_metrics", "maybe", "must be true or false"),
+        ("port", "http", "must be a number"),
+        ("port", "94.64", "must be a number"),
+        ("port", "-1", "must be from 0 to 65535"),
+        ("port", "65536", "must be from 0 to 65535"),
+        ("metrics_path", "metrics", "must start with / and name a path"),
+        ("metrics_path", "/", "must start with / and name a path"),
+        ("metrics_path", "//", "must start with / and name a path"),
+        ("metrics_path", "/{file}", "must start with / and name a path"),
+        ("metrics_path", "/a b", "must start with / and name a path"),
+        ("metrics_path", "/metrics?x", "must start with / and name a path"),
+        ("metrics_path", "/metrics#x", "must start with / and name a path"),
+        ("shutdown_timeout", "soon", "must be a number"),
+        ("shutdown_timeout", "0", "must be more than 0 and at most 60"),
+        ("shutdown_timeout", "-1", "must be more than 0 and at most 60"),
+        ("shutdown_timeout", "61", "must be more than 0 and at most 60"),
+        ("shutdown_timeout", "nan", "must be more than 0 and at most 60"),
+        ("shutdown_timeout", "inf", "must be more than 0 and at most 60"),
+    ],
+)
+def test_a_bad_variable_is_refused_in_one_line_that_names_it_its_value_and_the_rule(
+    name: str, text: str, rule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(env_of(name), text)
+    message = refusal()
+    assert env_of(name) in message
+    assert rule in message
+    assert text in message
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("service_name", 7, "must be a string"),
+        ("service_name", "", "must not be empty"),
+        ("disabled", "true", "must be True or False"),
+        ("disabled", 1, "must be True or False"),
+        ("admin_server", None, "must be True or False"),
+        ("host", None, "must be a string"),
+        ("host", "", "must not be empty"),
+        ("port", "9464", "must be a whole number"),
+        ("port", 9464.0, "must be a whole number"),
+        ("port", True, "must be a whole number"),
+        ("port", None, "must be a whole number"),
+        ("port", 65536, "must be from 0 to 65535"),
+        ("metrics_path", 1, "must be a string"),
+        ("metrics_path", "", "must start with / and name a path"),
+        ("metrics_token", b"secret", "must be a string"),
+        ("always_serve_metrics", 0, "must be True or False"),
+        ("shutdown_timeout", "3", "must be a number"),
+        ("shutdown_timeout", True, "must be a number"),
+        ("shutdown_timeout", math.nan, "must be more than 0 and at most 60"),
+        ("shutdown_timeout", 60.5, "must be more than 0 and at most 60"),
+    ],
+)
+def test_a_bad_keyword_is_refused_in_one_line_that_names_it_its_variable_and_the_rule(
+    name: str, value: Any, rule: str
+) -> None:
+    message = refusal(**{name: value})
+    assert f"setting {name} ({env_of(name)})" in message
+    assert rule in message
+
+
+@pytest.mark.parametrize(
+    ("variable", "suggestion"),
+    [
+        ("METRIC_PATH", "METRICS_PATH"),
+        ("METRICS_TOKENS", "METRICS_TOKEN"),
+        ("ADMINSERVER", "ADMIN_SERVER"),
+        ("SHUTDOWN_TIMOUT", "SHUTDOWN_TIMEOUT"),
+    ],
+)
+def test_an_unknown_variable_of_ours_is_refused_with_the_one_that_was_meant(
+    variable: str, suggestion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PREFIX + variable, "1")
+    message = refusal()
+    assert f"unknown setting {PREFIX}{variable}: did you mean {PREFIX}{suggestion}?" in message
+
+
+def test_an_unknown_variable_like_none_of_ours_is_refused_with_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    unknown = PREFIX + "X" * 60
+    monkeypatch.setenv(unknown, "1")
+    message = refusal()
+    assert message.startswith(f"unknown setting {unknown}: unset it, or use one of ")
+    assert all(env_of(name) in message for name in ROWS)
+
+
+def test_variables_of_others_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("CHAINLIT_HOST", "CHAINLIT_OTELX", "OTEL_TRACES_SAMPLER", "OTEL_NONSENSE"):
+        monkeypatch.setenv(name, "x")
+    Settings()
+
+
+def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Settings()
+    monkeypatch.setenv(env_of("port"), "1234")
+    assert settings.port == 9464
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.port = 1  # type: ignore[misc]
+    assert settings == Settings(port=9464)
+
+
+def test_an_unknown_keyword_is_refused() -> None:
+    with pytest.raises(TypeError, match="nonsense"):
+        Settings(nonsense=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_setting_says_what_it_is_for_and_its_variable_follows_the_rule(name: str) -> None:
+    row = ROWS[name]
+    assert re.fullmatch(r"[A-Z`].*\.", row["help"])
+    ours = f"{PREFIX}{name.upper()}"
+    assert row["env"] == ours or row["env"].startswith("OTEL_")
+
+
+def test_no_two_settings_share_a_variable() -> None:
+    assert len({row["env"] for row in ROWS.values()}) == len(ROWS)
+
+
+def test_what_is_secret_is_told_apart() -> None:
+    assert [name for name, row in ROWS.items() if row["secret"]] == ["metrics_token"]
+
+
+def test_reading_the_settings_leaves_the_environment_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(env_of("port"), "1234")
+    before = dict(os.environ)
+    Settings()
+    assert dict(os.environ) == before
+
+
+def refusal(**keywords: Any) -> str:
+    with pytest.raises(ValueError, match=r"must|unknown setting") as caught:
+        Settings(**keywords)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+    return message

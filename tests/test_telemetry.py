@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import pytest
+from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics.export import (
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    InMemoryMetricReader,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.sdk.metrics.export import Metric as SdkMetric
+
+from chainlit_otel import __version__, catalog
+from chainlit_otel.catalog import METRICS, LabelSet, Metric
+from chainlit_otel.guard import Guard
+from chainlit_otel.telemetry import Telemetry
+from tests.conftest import InternalErrors
+
+OBSERVED = [metric for metric in METRICS if metric.kind != "histogram"]
+HISTOGRAMS = [metric for metric in METRICS if metric.kind == "histogram"]
+
+
+class Host:
+    """A MeterProvider of the application, and what its reader gets."""
+
+    def __init__(self) -> None:
+        self.reader = InMemoryMetricReader()
+        self.provider = SdkMeterProvider([self.reader], shutdown_on_exit=False)
+
+    def metrics(self) -> dict[str, SdkMetric]:
+        data = self.reader.get_metrics_data()
+        found = {}
+        for resource in data.resource_metrics if data else ():
+            for scope in resource.scope_metrics:
+                assert (scope.scope.name, scope.scope.version) == (catalog.SCOPE, __version__)
+                for metric in scope.metrics:
+                    assert metric.name not in found
+                    found[metric.name] = metric
+        return found
+
+    def numbers(self, metric: Metric) -> dict[LabelSet, float]:
+        """What was observed, by label values in the order of the catalogue."""
+        numbers = {}
+        for point in self._points(metric):
+            assert isinstance(point, NumberDataPoint)
+            assert list(point.attributes or {}) == [a.key for a in metric.attributes]
+            numbers[tuple(str(value) for value in (point.attributes or {}).values())] = point.value
+        return numbers
+
+    def points(self, metric: Metric) -> list[HistogramDataPoint]:
+        return [p for p in self._points(metric) if isinstance(p, HistogramDataPoint)]
+
+    def _points(self, metric: Metric) -> Sequence[object]:
+        found = self.metrics().get(metric.name)
+        return found.data.data_points if found else ()
+
+
+@pytest.fixture
+def host() -> Iterable[Host]:
+    host = Host()
+    yield host
+    host.provider.shutdown()
+
+
+def telemetry_of(*providers: MeterProvider, guard: Guard | None = None) -> Telemetry:
+    return Telemetry(providers, guard or Guard("server"))
+
+
+@pytest.mark.parametrize("metric", OBSERVED, ids=lambda metric: metric.name)
+def test_every_label_set_is_there_at_zero_before_anything_happened(
+    host: Host, metric: Metric
+) -> None:
+    telemetry_of(host.provider).observe(metric, dict)
+    numbers = host.numbers(metric)
+    assert set(numbers) == set(metric.label_sets)
+    assert set(numbers.values()) == {0}
+    assert {type(n) for n in numbers.values()} == {float if metric.unit == "s" else int}
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_name_unit_kind_and_description_are_those_of_the_catalogue(
+    host: Host, metric: Metric
+) -> None:
+    telemetry = telemetry_of(host.provider)
+    if metric.kind == "histogram":
+        telemetry.record(metric, 1.0, *metric.label_sets[0])
+    else:
+        telemetry.observe(metric, dict)
+    (found,) = host.metrics().values()
+    assert (found.name, found.unit, found.description) == (
+        metric.name,
+        metric.unit,
+        metric.description,
+    )
+    kinds: dict[type, str] = {Gauge: "gauge", Histogram: "histogram"}
+    if isinstance(found.data, Sum):
+        assert metric.kind == ("counter" if found.data.is_monotonic else "updowncounter")
+    else:
+        assert metric.kind == kinds[type(found.data)]
+
+
+def test_a_reading_is_asked_anew_at_each_collection(host: Host) -> None:
+    starts: dict[LabelSet, float] = {("websocket", "webapp", "new"): 1}
+    telemetry_of(host.provider).observe(catalog.SESSION_STARTS, lambda: starts)
+    assert host.numbers(catalog.SESSION_STARTS)["websocket", "webapp", "new"] == 1
+    starts["websocket", "webapp", "new"] = 5
+    starts["http", "slack", "new"] = 2
+    numbers = host.numbers(catalog.SESSION_STARTS)
+    assert numbers["websocket", "webapp", "new"] == 5
+    assert numbers["http", "slack", "new"] == 2
+    assert sum(numbers.values()) == 7
+
+
+def test_a_gauge_goes_down_again(host: Host) -> None:
+    peaks: dict[LabelSet, float] = {("15s",): 9}
+    telemetry_of(host.provider).observe(catalog.SESSION_PEAK, lambda: peaks)
+    assert host.numbers(catalog.SESSION_PEAK)[("15s",)] == 9
+    peaks[("15s",)] = 0
+    assert host.numbers(catalog.SESSION_PEAK)[("15s",)] == 0
+
+
+def test_a_reading_that_fails_is_counted_and_takes_no_other_metric_with_it(
+    host: Host, expected_internal_errors: InternalErrors
+) -> None:
+    guard = Guard("server")
+    telemetry = telemetry_of(host.provider, guard=guard)
+
+    def broken() -> Mapping[LabelSet, float]:
+        raise RuntimeError("ours")
+
+    telemetry.observe(catalog.SESSION_STARTS, broken)
+    telemetry.observe(catalog.SESSION_PEAK, lambda: {("1m",): 3})
+    metrics = host.metrics()
+    assert not metrics.get(catalog.SESSION_STARTS.name)
+    assert catalog.SESSION_PEAK.name in metrics
+    assert guard.errors == 1
+    assert host.numbers(catalog.SESSION_PEAK)[("1m",)] == 3
+    assert guard.errors == len(expected_internal_errors) == 2
+
+
+@pytest.mark.parametrize("metric", HISTOGRAMS, ids=lambda metric: metric.name)
+def test_a_histogram_has_the_bounds_of_the_catalogue(host: Host, metric: Metric) -> None:
+    telemetry = telemetry_of(host.provider)
+    for bound in metric.bounds:
+        telemetry.record(metric, bound, *metric.label_sets[-1])
+    telemetry.record(metric, metric.bounds[-1] * 2, *metric.label_sets[-1])
+    (point,) = host.points(metric)
+    assert tuple(point.explicit_bounds) == metric.bounds
+    assert list(point.bucket_counts) == [1] * (len(metric.bounds) + 1)
+    assert point.attributes == metric.labels(metric.label_sets[-1])
+
+
+def test_each_label_set_of_a_histogram_is_a_series(host: Host) -> None:
+    telemetry = telemetry_of(host.provider)
+    for seconds, reason in ((1.5, "cleared"), (2.5, "cleared"), (4.0, "timeout")):
+        telemetry.record(catalog.SESSION_DURATION, seconds, "websocket", "webapp", reason)
+    found = {
+        str((point.attributes or {})[catalog.END_REASON.key]): (point.count, point.sum)
+        for point in host.points(catalog.SESSION_DURATION)
+    }
+    assert found == {"cleared": (2, 4.0), "timeout": (1, 4.0)}
+
+
+@pytest.mark.parametrize("values", [(), ("websocket",), ("websocket", "webapp", "cleared", "x")])
+def test_another_number_of_label_values_is_refused(host: Host, values: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="zip"):
+        telemetry_of(host.provider).record(catalog.SESSION_DURATION, 1.0, *values)
+
+
+def test_every_provider_gets_everything() -> None:
+    first, second = Host(), Host()
+    telemetry = telemetry_of(first.provider, second.provider)
+    telemetry.observe(catalog.SESSION_PEAK, lambda: {("1m",): 3})
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    for host in (first, second):
+        assert host.numbers(catalog.SESSION_PEAK)[("1m",)] == 3
+        assert [point.sum for point in host.points(catalog.CONNECTION_DURATION)] == [2.0]
+
+
+def test_without_a_provider_nothing_happens() -> None:
+    telemetry = telemetry_of()
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    telemetry.close()
+
+
+def test_a_provider_that_does_nothing_is_no_trouble() -> None:
+    telemetry = telemetry_of(NoOpMeterProvider())
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+
+
+def test_what_is_closed_falls_silent(host: Host) -> None:
+    telemetry = telemetry_of(host.provider)
+    asked = []
+
+    def reading() -> Mapping[LabelSet, float]:
+        asked.append(1)
+        return {}
+
+    telemetry.observe(catalog.SESSION_PEAK, reading)
+    host.metrics()
+    telemetry.close()
+    host.metrics()
+    assert len(asked) == 1
+
+
+def test_after_a_close_the_same_provider_is_used_again_and_no_instrument_made_twice(
+    host: Host, caplog: pytest.LogCaptureFixture
+) -> None:
+    for n in (1, 2):
+        telemetry = telemetry_of(host.provider)
+        reading: dict[LabelSet, float] = {("1m",): n}
+        telemetry.observe(catalog.SESSION_PEAK, reading.copy)
+        telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+        assert host.numbers(catalog.SESSION_PEAK)[("1m",)] == n
+        telemetry.close()
+    assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [2]
+    assert caplog.records == []
