@@ -39,6 +39,7 @@ def install(
     guard: Guard,
     telemetry: Telemetry,
     starting: Callable[[], None],
+    started: Callable[[], None],
     stopping: Callable[[Any], None],
     stop: Callable[[], Awaitable[None]],
 ) -> None:
@@ -49,20 +50,25 @@ def install(
         guard: Holds what goes wrong in this probe.
         telemetry: Not used; this probe has no metric of its own.
         starting: Told when a server is about to start serving, on its event loop.
+        started: Told when it serves, on its event loop.
         stopping: Told when a uvicorn server begins to stop, with the server.
         stop: Awaited once the server has stopped serving, before the application cleans up.
 
     Raises:
         SeamMissing: Starlette's router has no lifespan.
     """
-    patches.wrap(
-        import_module("starlette.routing").Router, "lifespan", _living(guard, starting, stop)
-    )
+    router = import_module("starlette.routing").Router
+    patches.wrap(router, "lifespan", _living(guard, starting, started, stop))
     if uvicorn := sys.modules.get("uvicorn.server"):
         patches.wrap(uvicorn.Server, "shutdown", _announcing(guard, stopping))
 
 
-def _living(guard: Guard, starting: Callable[[], None], stop: Callable[[], Awaitable[None]]) -> Any:
+def _living(
+    guard: Guard,
+    starting: Callable[[], None],
+    started: Callable[[], None],
+    stop: Callable[[], Awaitable[None]],
+) -> Any:
     def is_ours(router: Any) -> bool:
         with guard:
             return serves(router, import_module("chainlit.server").app)
@@ -82,7 +88,13 @@ def _living(guard: Guard, starting: Callable[[], None], stop: Callable[[], Await
                     await stop()
             return message
 
-        return await wrapped(scope, overhear, send)
+        async def answer(message: Any) -> None:
+            await send(message)
+            with guard:
+                if message["type"] == "lifespan.startup.complete":
+                    started()
+
+        return await wrapped(scope, overhear, answer)
 
     return wrapper
 

@@ -1,0 +1,130 @@
+"""The heartbeat of an event loop: how late each beat comes, and that none has come for too long."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from threading import Lock
+from typing import NamedTuple
+
+from chainlit_otel.core.sessions import NS, Clock
+
+INTERVAL = 0.25
+"""Seconds between two beats. What blocks the loop may begin that long before a beat is due, so it
+is never said to last longer than it does, but up to this much shorter."""
+
+THRESHOLD = 1.0
+"""Seconds that a beat must be late to make a stall."""
+
+
+class Source(NamedTuple):
+    """A line of source code that was being executed."""
+
+    file: str
+    line: int
+    function: str
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line} in {self.function}"
+
+
+@dataclass(frozen=True)
+class Stall:
+    """What blocked the loop.
+
+    Attributes:
+        callback: Name of the callback under way, if it was one.
+        source: The line of the app that did not return, if it could be seen.
+    """
+
+    callback: str | None = None
+    source: Source | None = None
+
+    def __str__(self) -> str:
+        by = f" by {self.callback}" if self.callback else ""
+        at = f" at {self.source}" if self.source else ""
+        return (by + at).strip() or "by what could not be seen"
+
+
+class Beat(NamedTuple):
+    """One beat.
+
+    Attributes:
+        lag: Seconds that it came too late.
+        unseen: Whether it ended a stall that nobody had noticed before it was over.
+    """
+
+    lag: float
+    unseen: bool
+
+
+class Check(NamedTuple):
+    """What a watcher finds.
+
+    Attributes:
+        began: Whether a stall began that is told for the first time.
+        wait: Seconds until it is worth while to look again.
+    """
+
+    began: bool
+    wait: float
+
+
+class Heartbeat:
+    """Told of each beat by the loop's thread, and asked for the missing one by another.
+
+    A stall begins when the watcher finds a beat too late, and ends with that beat, whose lag is
+    its length. A watcher that was itself held up may come too late; the beat counts the stall
+    then. Thread-safe.
+
+    Args:
+        clock: Monotonic clock, in nanoseconds.
+
+    Attributes:
+        stalls: Stalls so far, each counted once, and while it lasts.
+        stalled: Whether a stall that has been counted goes on.
+    """
+
+    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._due: int | None = None
+        self.stalls = 0
+        self.stalled = False
+
+    def beat(self) -> Beat | None:
+        """A beat came, and the next one is due after the interval.
+
+        Returns:
+            The beat; None for the first one, which nobody waited for.
+        """
+        with self._lock:
+            now = self._clock()
+            due, self._due = self._due, now + int(INTERVAL * NS)
+            seen, self.stalled = self.stalled, False
+            if due is None:
+                return None
+            lag = max(0, now - due) / NS
+            unseen = lag >= THRESHOLD and not seen
+            self.stalls += unseen
+        return Beat(lag, unseen)
+
+    def check(self) -> Check:
+        """Look whether a beat is missing."""
+        with self._lock:
+            if self._due is None or self.stalled:
+                return Check(False, THRESHOLD)
+            overdue = (self._clock() - self._due) / NS
+            self.stalled = overdue >= THRESHOLD
+            self.stalls += self.stalled
+            return Check(self.stalled, THRESHOLD if self.stalled else THRESHOLD - overdue)
+
+    def pause(self) -> None:
+        """Expect no beat until the next one comes, because the loop does not run."""
+        with self._lock:
+            self._due = None
+            self.stalled = False
+
+    def blocked(self) -> dict[tuple[str, ...], int]:
+        """Stalls so far."""
+        return {(): self.stalls}

@@ -1,0 +1,278 @@
+"""The event loop that serves Chainlit: it beats, and a thread of ours notices when it does not.
+
+A blocked loop serves nobody, and Chainlit loses its users over it. No seam of Chainlit tells, so
+the loop is asked itself. It is the one on which the server has started or, under a host that does
+not say so and for an `enable()` that comes later, the one on which a session is made
+(`BaseSession.__init__`).
+
+The watcher is a thread of its own and not the one of the admin server. That one may be off, or
+have found no port; and the line about a stall goes through handlers whose lock the blocked thread
+may hold, for which `/metrics` must not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import sys
+import sysconfig
+import weakref
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from threading import Event, Lock, Thread, current_thread, get_ident
+from types import CodeType
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Source, Stall
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.telemetry import Telemetry
+
+logger = logging.getLogger("chainlit_otel")
+
+CallbackOf = Callable[[CodeType], "str | None"]
+"""Names the callback that a code object is the function of, if it is one."""
+
+OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
+"""Called in the watcher's thread, with the task that was running on the blocked loop."""
+
+Line = tuple[CodeType, int]
+
+_STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
+_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_INSTALLED = ("site-packages", "dist-packages")
+
+
+def nobody(stall: Stall, task: asyncio.Task[Any] | None) -> None:
+    """Take no notice of a stall."""
+
+
+def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
+    """Describe a stall.
+
+    Args:
+        lines: What was being executed, innermost first.
+        callback_of: Names callbacks.
+    """
+    callback: str | None = None
+    best: dict[int, Source] = {}
+    for code, line in lines:
+        name = callback_of(code)
+        callback = callback or name
+        rank = _rank(code.co_filename, name is not None)
+        if rank is not None and rank not in best:
+            best[rank] = Source(_shown(code.co_filename), line, code.co_name)
+    return Stall(callback, best[min(best)] if best else None)
+
+
+def _rank(file: str, is_callback: bool) -> int | None:
+    """Tell how well a file says what blocks: the app's own best, and the rest only without it.
+
+    An app may be installed like any package; its callback is then what is known to be its own.
+    """
+    if file.startswith(("<", _OURS)):
+        return None
+    chainlit = os.path.dirname(import_module("chainlit").__file__ or "")
+    is_chainlit = file.startswith(os.path.join(chainlit, ""))
+    is_installed = not set(_INSTALLED).isdisjoint(file.split(os.sep))
+    if not (is_chainlit or is_installed or file.startswith(_STDLIB)):
+        return 0
+    if is_chainlit or is_callback:
+        return 1
+    return 2 if is_installed else None
+
+
+def _shown(file: str) -> str:
+    """Return a path without what says where on this machine the app is."""
+    if not os.path.isabs(file):
+        return file
+    app_root = import_module("chainlit.config").APP_ROOT
+    for root in (app_root, *sorted(filter(None, sys.path), key=len, reverse=True)):
+        directory = os.path.join(os.path.abspath(root), "")
+        if file.startswith(directory):
+            return file[len(directory) :]
+    return os.path.basename(file)
+
+
+class Pulse:
+    """Watches the loop of the application.
+
+    Args:
+        guard: Holds what goes wrong in this probe.
+        telemetry: Takes the lags.
+        callback_of: Names callbacks.
+        on_stall: Told of each stall that is noticed while it lasts.
+
+    Attributes:
+        heartbeat: The books, which outlast the loop.
+        patches: What was installed; nothing is watched without.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        telemetry: Telemetry,
+        callback_of: CallbackOf,
+        on_stall: OnStall = nobody,
+    ) -> None:
+        self.guard = guard
+        self.heartbeat = Heartbeat()
+        self.patches: Patches | None = None
+        self._telemetry = telemetry
+        self._callback_of = callback_of
+        self._on_stall = on_stall
+        self._lock = Lock()
+        self._watch: _Watch | None = None
+
+    def start(self) -> None:
+        """Watch the loop that runs in this thread, unless one that runs is being watched."""
+        if self.patches is None or not self.patches.active:
+            return
+        if self._watch is not None and self._watch.goes_on():
+            return
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            # An endpoint that is no coroutine makes its session in a worker thread.
+            return
+        with self._lock:
+            if self._watch is None or not self._watch.goes_on():
+                self._end()
+                self._watch = _Watch(loop, self)
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        with self._lock:
+            self._end()
+
+    def beat(self) -> None:
+        """The loop beats."""
+        beat = self.heartbeat.beat()
+        if beat is not None:
+            self._telemetry.record(catalog.EVENT_LOOP_LAG, beat.lag)
+            if beat.unseen:
+                _tell(Stall())
+
+    def stalled(self, lines: list[Line], task: asyncio.Task[Any] | None) -> None:
+        """A stall began.
+
+        Args:
+            lines: What was being executed, innermost first.
+            task: The task in which it was.
+        """
+        if not self.heartbeat.stalled:
+            # It ended while we looked, and what we saw may be the next thing that ran.
+            lines, task = [], None
+        stall = describe(lines, self._callback_of)
+        _tell(stall)
+        self._on_stall(stall, task)
+
+    def _end(self) -> None:
+        if self._watch is not None:
+            self._watch.end()
+            self._watch = None
+        self.heartbeat.pause()
+
+
+class _Watch:
+    """The beats of one loop, and the thread that waits for them. It keeps no loop alive."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse) -> None:
+        self._loop = weakref.ref(loop)
+        self._pulse = pulse
+        self._thread_id = 0
+        self._caller: CodeType | None = None
+        self._done = Event()
+        self._thread = Thread(target=self._run, name="chainlit-otel-watcher", daemon=True)
+        self._thread.start()
+        # In an empty context, since the current one may hold a session and would live on.
+        loop.call_soon(self._beat, context=contextvars.Context())
+
+    def goes_on(self) -> bool:
+        loop = self._loop()
+        return loop is not None and loop.is_running() and not self._done.is_set()
+
+    def end(self) -> None:
+        self._done.set()
+        if self._thread is not current_thread():
+            self._thread.join(timeout=1)
+
+    def _beat(self) -> None:
+        loop = self._loop()
+        if loop is None or self._done.is_set():
+            return
+        # Whatever runs the callbacks of this kind of loop: all that it calls is a callback's.
+        self._thread_id, self._caller = get_ident(), sys._getframe(1).f_code
+        with self._pulse.guard:
+            self._pulse.beat()
+        loop.call_later(INTERVAL, self._beat)
+
+    def _run(self) -> None:
+        wait: float | None = THRESHOLD
+        while wait is not None and not self._done.wait(wait):
+            wait = self._look()
+
+    def _look(self) -> float | None:
+        """Look once; return the seconds until the next look, or None if there is nothing left."""
+        loop = self._loop()
+        if loop is None or loop.is_closed():
+            return None
+        with self._pulse.guard:
+            if not loop.is_running():
+                self._pulse.heartbeat.pause()
+                return THRESHOLD
+            check = self._pulse.heartbeat.check()
+            if check.began:
+                self._pulse.stalled(self._lines(), asyncio.current_task(loop))
+            return check.wait
+        return THRESHOLD
+
+    def _lines(self) -> list[Line]:
+        """Return what the loop executes now, innermost first; nothing if it waits for events."""
+        lines: list[Line] = []
+        frame = sys._current_frames().get(self._thread_id)
+        try:
+            while frame is not None:
+                if frame.f_code is self._caller:
+                    return lines
+                lines.append((frame.f_code, frame.f_lineno))
+                frame = frame.f_back
+            return []
+        finally:
+            # A frame keeps alive all that is in it, and an error would keep the frame.
+            del frame
+
+
+def _tell(stall: Stall) -> None:
+    is_, wait = ("is", "wait") if stall.source else ("was", "waited")
+    logger.warning(
+        "the event loop %s blocked for more than %g s %s; all users %s", is_, THRESHOLD, stall, wait
+    )
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, pulse: Pulse) -> None:
+    """Begin to look for the loop.
+
+    Raises:
+        SeamMissing: This version of Chainlit has no such class.
+    """
+    module = import_module("chainlit.session")
+    if not hasattr(module, "BaseSession"):
+        raise SeamMissing("chainlit.session.BaseSession")
+    patches.wrap(module.BaseSession, "__init__", _meeting(guard, pulse))
+    telemetry.observe(catalog.EVENT_LOOP_BLOCKED, pulse.heartbeat.blocked)
+    pulse.patches = patches
+    if module.ws_sessions_id:
+        pulse.start()
+
+
+def _meeting(guard: Guard, pulse: Pulse) -> Any:
+    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
+        with guard:
+            pulse.start()
+        wrapped(*args, **kwargs)
+
+    return wrapper

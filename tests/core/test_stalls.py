@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import time
+from threading import Barrier, Thread
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Check, Heartbeat, Source, Stall
+
+NS = 1_000_000_000
+MS = 1_000_000
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def heart(clock: Clock) -> Heartbeat:
+    heart = Heartbeat(clock)
+    heart.beat()
+    return heart
+
+
+def after(clock: Clock, seconds: float) -> None:
+    """Let the next beat be due, and so many seconds more."""
+    clock.now += int((INTERVAL + seconds) * NS)
+
+
+def test_the_first_beat_is_never_late(clock: Clock) -> None:
+    heart = Heartbeat(clock)
+    clock.now = 3600 * NS
+    assert heart.check() == Check(False, THRESHOLD)
+    assert heart.beat() is None
+    assert heart.stalls == 0
+
+
+@pytest.mark.parametrize("late", [0.0, 0.0015, 0.5, 0.999])
+def test_a_late_beat_has_a_lag_and_is_no_stall(heart: Heartbeat, clock: Clock, late: float) -> None:
+    after(clock, late)
+    assert not heart.check().began
+    beat = heart.beat()
+    assert beat is not None
+    assert beat.lag == pytest.approx(late)
+    assert (beat.unseen, heart.stalls) == (False, 0)
+
+
+def test_a_beat_that_comes_early_is_not_late(heart: Heartbeat, clock: Clock) -> None:
+    clock.now += 10 * MS
+    beat = heart.beat()
+    assert beat is not None
+    assert beat.lag == 0
+
+
+def test_a_stall_is_told_once_counted_while_it_lasts_and_its_end_has_its_length(
+    heart: Heartbeat, clock: Clock
+) -> None:
+    after(clock, 1.001)
+    assert heart.check().began
+    assert (heart.stalls, heart.stalled) == (1, True)
+    clock.now += 60 * NS
+    assert not heart.check().began
+    beat = heart.beat()
+    assert beat is not None
+    assert beat.lag == pytest.approx(61.001)
+    assert not beat.unseen
+    assert (heart.stalls, heart.stalled) == (1, False)
+    after(clock, 1.001)
+    assert heart.check().began
+    assert heart.blocked() == {(): 2}
+
+
+def test_a_stall_that_held_the_watcher_up_too_is_counted_by_the_beat(
+    heart: Heartbeat, clock: Clock
+) -> None:
+    after(clock, 2.5)
+    beat = heart.beat()
+    assert beat == (2.5, True)
+    assert (heart.stalls, heart.stalled) == (1, False)
+    assert not heart.check().began
+
+
+def test_a_loop_that_does_not_run_is_not_blocked(heart: Heartbeat, clock: Clock) -> None:
+    heart.pause()
+    after(clock, 60)
+    assert not heart.check().began
+    assert heart.beat() is None
+    after(clock, 1.5)
+    assert heart.check().began, "it is watched again since its beat"
+
+
+def test_a_pause_in_a_stall_ends_it(heart: Heartbeat, clock: Clock) -> None:
+    after(clock, 1.5)
+    heart.check()
+    heart.pause()
+    assert not heart.stalled
+    assert heart.beat() is None
+    assert heart.stalls == 1
+
+
+@given(st.lists(st.integers(0, 5 * NS), max_size=40))
+def test_a_watcher_that_looks_when_told_to_sees_every_stall_as_it_begins(gaps: list[int]) -> None:
+    """Between two beats lies the interval and one of the gaps."""
+    clock = Clock()
+    heart = Heartbeat(clock)
+    heart.beat()
+    look = int(heart.check().wait * NS)
+    stalls = 0
+    for gap in gaps:
+        due = clock.now + int(INTERVAL * NS)
+        end = due + gap
+        began = []
+        while look < end:
+            clock.now = look
+            check = heart.check()
+            if check.began:
+                began.append(clock.now)
+            assert check.wait > 0
+            look += max(1, round(check.wait * NS))
+        clock.now = end
+        beat = heart.beat()
+        stalls += gap >= THRESHOLD * NS
+        assert beat is not None
+        assert beat.lag * NS == pytest.approx(gap)
+        # Rounding a wait to nanoseconds may cost one of them.
+        assert all(due + THRESHOLD * NS <= moment <= due + THRESHOLD * NS + 1 for moment in began)
+        assert beat.unseen == (gap >= THRESHOLD * NS and not began)
+        assert not (beat.unseen and gap > THRESHOLD * NS + 1)
+        assert heart.stalls == stalls
+
+
+@given(st.lists(st.tuples(st.sampled_from(["beat", "check"]), st.integers(0, 3 * NS)), max_size=60))
+def test_however_seldom_the_watcher_looks_each_stall_is_told_and_counted_once(
+    events: list[tuple[str, int]],
+) -> None:
+    clock = Clock()
+    heart = Heartbeat(clock)
+    heart.beat()
+    told, expected, due = 0, 0, int(INTERVAL * NS)
+    for event, gap in events:
+        clock.now += gap
+        if event == "check":
+            told += heart.check().began
+            continue
+        beat = heart.beat()
+        assert beat is not None
+        told += beat.unseen
+        expected += clock.now - due >= THRESHOLD * NS
+        due = clock.now + int(INTERVAL * NS)
+        assert told == heart.stalls == expected
+    assert told == heart.stalls
+
+
+def test_two_threads_count_a_stall_once() -> None:
+    rounds = 300
+    clock = Clock()
+
+    def switching() -> int:
+        time.sleep(0)
+        return clock.now
+
+    heart = Heartbeat(switching)
+    heart.beat()
+    told = [0, 0]
+    barrier = Barrier(2)
+
+    def watch() -> None:
+        for _ in range(rounds):
+            barrier.wait()
+            told[0] += heart.check().began
+            barrier.wait()
+
+    def live() -> None:
+        for _ in range(rounds):
+            after(clock, 2)
+            barrier.wait()
+            beat = heart.beat()
+            told[1] += beat is not None and beat.unseen
+            barrier.wait()
+
+    threads = [Thread(target=watch), Thread(target=live)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert heart.stalls == sum(told) == rounds
+
+
+@pytest.mark.parametrize(
+    ("stall", "text"),
+    [
+        (
+            Stall("on_message", Source("app.py", 14, "slow_call")),
+            "by on_message at app.py:14 in slow_call",
+        ),
+        (Stall(None, Source("app.py", 14, "slow_call")), "at app.py:14 in slow_call"),
+        (Stall(), "by what could not be seen"),
+    ],
+)
+def test_what_is_said_of_a_stall(stall: Stall, text: str) -> None:
+    assert str(stall) == text

@@ -1,0 +1,172 @@
+"""What the watcher keeps and tells, on loops without Chainlit."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+import weakref
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from threading import Thread, enumerate
+
+import pytest
+
+from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes.event_loop import Pulse
+from chainlit_otel.telemetry import Telemetry
+from tests.support.scrape import wait_until
+
+SOON = THRESHOLD + 1
+
+session: ContextVar[object] = ContextVar("session")
+
+
+class Session:
+    pass
+
+
+@pytest.fixture
+def pulse() -> Iterator[Pulse]:
+    guard = Guard("event_loop")
+    pulse = Pulse(guard, Telemetry([], guard), lambda code: None)
+    pulse.patches = Patches(None)
+    yield pulse
+    pulse.stop()
+    assert watchers() == []
+    assert guard.errors == 0
+
+
+def watchers() -> list[Thread]:
+    return [thread for thread in enumerate() if thread.name == "chainlit-otel-watcher"]
+
+
+async def start(pulse: Pulse) -> None:
+    pulse.start()
+    await asyncio.sleep(2.5 * INTERVAL)
+
+
+def test_there_is_one_watcher_however_often_it_is_started(pulse: Pulse) -> None:
+    async def sessions() -> None:
+        for _ in range(10):
+            pulse.start()
+        await asyncio.to_thread(pulse.start)
+        assert len(watchers()) == 1
+
+    asyncio.run(sessions())
+
+
+def test_without_a_running_loop_or_patches_nothing_is_watched(pulse: Pulse) -> None:
+    pulse.start()
+    pulse.patches = None
+    asyncio.run(start(pulse))
+    assert watchers() == []
+
+
+def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(pulse: Pulse) -> None:
+    first = asyncio.new_event_loop()
+    first.run_until_complete(start(pulse))
+    gone = weakref.ref(first)
+    first.close()
+    del first
+    gc.collect()
+    assert gone() is None
+    wait_until(lambda: not watchers(), SOON, "the watcher to end")
+
+    async def second() -> None:
+        await start(pulse)
+        assert len(watchers()) == 1
+
+    asyncio.run(second())
+
+
+def test_the_session_that_was_current_at_the_start_is_not_kept(pulse: Pulse) -> None:
+    async def connect() -> None:
+        session.set(Session())
+        pulse.start()
+
+    async def serve() -> None:
+        await asyncio.create_task(connect())
+        await asyncio.sleep(2.5 * INTERVAL)
+        gc.collect()
+        assert watchers()
+        assert not [thing for thing in gc.get_objects() if type(thing) is Session]
+
+    asyncio.run(serve())
+
+
+def test_a_loop_that_rests_is_not_blocked(pulse: Pulse) -> None:
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(start(pulse))
+    time.sleep(THRESHOLD + 2 * INTERVAL)  # the very thing under test: nobody runs the loop
+    loop.run_until_complete(asyncio.sleep(2.5 * INTERVAL))
+    assert pulse.heartbeat.stalls == 0
+    loop.close()
+
+
+def test_after_a_stop_the_loop_beats_no_more(pulse: Pulse) -> None:
+    async def serve() -> None:
+        await start(pulse)
+        pulse.stop()
+        await asyncio.sleep(2.5 * INTERVAL)
+        assert pulse.heartbeat.beat() is None, "no beat came since"
+
+    asyncio.run(serve())
+
+
+# In a process of its own: to say where a stall is, Chainlit is asked, and its import writes files.
+TOLD = """
+import asyncio, json, threading, time
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes.event_loop import Pulse
+from chainlit_otel.telemetry import Telemetry
+
+import chainlit.config
+
+told = []
+
+def on_stall(stall, task):
+    told.append([stall.callback, *stall.source, task.get_name(), threading.current_thread().name])
+
+guard = Guard("event_loop")
+pulse = Pulse(
+    guard, Telemetry([], guard), lambda code: "on_message" if code is turn.__code__ else None,
+    on_stall,
+)
+pulse.patches = Patches(None)
+
+async def turn():
+    time.sleep(1.8)
+
+async def serve():
+    pulse.start()
+    await asyncio.sleep(0.1)
+    await asyncio.create_task(turn(), name="the turn")
+
+asyncio.run(serve())
+print(json.dumps([told, guard.errors]))
+"""
+
+
+def test_a_stall_is_told_with_its_task(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(TOLD)
+    done = subprocess.run(
+        [sys.executable, "app.py"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    line = TOLD.splitlines().index("    time.sleep(1.8)") + 1
+    told = ["on_message", "app.py", line, "turn", "the turn", "chainlit-otel-watcher"]
+    assert json.loads(done.stdout.splitlines()[-1]) == [[told], 0]
+    assert "blocked for more than 1 s by on_message at app.py" in done.stderr
