@@ -138,7 +138,7 @@ class Runtime:
             guards["callbacks"], telemetry, tracing, sessions, sockets, messages
         )
         self._pulse = event_loop_probe.Pulse(
-            guards["event_loop"], telemetry, self._callbacks.name_of
+            guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
         )
         self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
         self._mcp = mcp_probe.Connections()

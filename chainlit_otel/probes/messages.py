@@ -16,10 +16,12 @@ from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
@@ -62,6 +64,7 @@ class Messages:
         self._tracing = tracing
         self._capture = capture
         self._frames: dict[Turn, Frame] = {}
+        self._tasks: WeakKeyDictionary[asyncio.Task[Any], Turn] = WeakKeyDictionary()
 
     def begin(self, session: Any) -> Turn:
         """A message of the session's user is about to be processed."""
@@ -69,6 +72,8 @@ class Messages:
         profile = self.profiles(session.chat_profile) if session.chat_profile else ""
         turn = self.ledger.start(arrived, profile)
         current_turn.set(turn)
+        if (task := asyncio.current_task()) is not None:
+            self._tasks[task] = turn
         self._sessions.took_a_turn(session)
         self._frames[turn] = self._tracing.open_root(
             catalog.SPAN_TURN, self._sessions.attributes(session), self._sockets.links(session)
@@ -104,6 +109,21 @@ class Messages:
             turn.cancelled = True
         else:
             turn.error = turn.error or error
+
+    def stalled(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
+        """The event loop is blocked, while it ran `task`; called from another thread."""
+        turn = self._tasks.get(task) if task is not None else None
+        frame = self._frames.get(turn) if turn is not None else None
+        if frame is None or not frame.span.is_recording():
+            return
+        attributes: dict[str, str | int] = {}
+        if stall.callback is not None:
+            attributes[catalog.CALLBACK_NAME.key] = stall.callback
+        if stall.source is not None:
+            attributes[catalog.CODE_FILE] = stall.source.file
+            attributes[catalog.CODE_LINE] = stall.source.line
+            attributes[catalog.CODE_FUNCTION] = stall.source.function
+        frame.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
     def received(self, text: object) -> None:
         """A user's message was taken in, or an answer to a question of the app."""
