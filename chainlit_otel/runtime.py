@@ -72,8 +72,11 @@ def enable(
         pipeline = metric_pipeline(settings, meter_provider)
         # The histograms of a provider go on counting, so the books behind them do, too.
         reuse = _dormant if _dormant is not None and _dormant.pipeline == pipeline else None
-        _active, _dormant = reuse or Runtime(pipeline), None
-        _active.start(settings)
+        _dormant = None
+        with Guard("server"):
+            runtime = reuse or Runtime(pipeline)
+            runtime.start(settings)
+            _active = runtime
 
 
 def disable() -> None:
@@ -130,6 +133,7 @@ class Runtime:
         atexit.register(self.stop)
         with self._guards["server"]:
             self._observe_ourselves()
+        with self._guards["server"]:
             self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
 
@@ -150,7 +154,8 @@ class Runtime:
         while self._patches:
             self._patches.pop().undo()
         self._finish(catalog.OTHER)
-        self._telemetry.close()
+        with self._guards["server"]:
+            self._telemetry.close()
         if self._admin is not None:
             self._admin.stop()
             self._admin = None
