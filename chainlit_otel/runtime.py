@@ -79,12 +79,14 @@ def enable(
         if settings.disabled:
             logger.info("chainlit-otel is off (OTEL_SDK_DISABLED)")
             return
-        runtime = Runtime(settings, build_pipeline(settings, meter_provider, tracer_provider))
+        pipeline = build_pipeline(settings, meter_provider, tracer_provider)
         # The histograms of a provider go on counting, so the books behind them do, too.
-        if _dormant is not None and _dormant.suits(runtime):
-            runtime = _dormant
-        _active, _dormant = runtime, None
-        runtime.start()
+        reusable = _dormant is not None and _dormant.suits(settings, pipeline)
+        dormant, _dormant = _dormant if reusable else None, None
+        with Guard("server"):
+            runtime = dormant or Runtime(settings, pipeline)
+            runtime.start()
+            _active = runtime
 
 
 def disable() -> None:
@@ -148,9 +150,9 @@ class Runtime:
         self._running = False
         self._exported = False
 
-    def suits(self, other: Runtime) -> bool:
-        """Tell whether another instance would do the very same."""
-        return (self._settings, self._pipeline) == (other._settings, other._pipeline)
+    def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
+        """Tell whether an instance with these would do the very same."""
+        return (self._settings, self._pipeline) == (settings, pipeline)
 
     def start(self) -> None:
         """Serve the metrics, and observe Chainlit as soon as it is imported."""
@@ -159,6 +161,7 @@ class Runtime:
         atexit.register(self.stop)
         with self._guards["server"]:
             self._observe_ourselves()
+        with self._guards["server"]:
             self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
 
@@ -179,7 +182,8 @@ class Runtime:
         while self._patches:
             self._patches.pop().undo()
         self._finish(catalog.OTHER)
-        self._telemetry.close()
+        with self._guards["server"]:
+            self._telemetry.close()
         if self._admin is not None:
             self._admin.stop()
             self._admin = None
