@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format docs clean system-packages
+.PHONY: help setup demo test bench lint format docs clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ demo: $(READY) ## run a demo app with visitors; DEMO_ARGS="..." goes to `chainli
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+
+bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
+	$(BIN)/python -m bench $(BENCH_ARGS)
 
 lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/ruff check

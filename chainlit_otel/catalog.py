@@ -105,7 +105,7 @@ class Attribute:
         return self.key.replace(".", "_")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Metric:
     """One row of the catalogue.
 
@@ -365,6 +365,15 @@ SESSION_LOOKUP_MISSES = Metric(
     (LOOKUP_SITE,),
     label_sets=_every(LOOKUP_SITE),
 )
+SESSION_TURNS = Metric(
+    "chainlit.session.turns",
+    "histogram",
+    "{turn}",
+    "Turns of ended websocket sessions; a session without any is a bounce.",
+    (END_REASON,),
+    tuple(float(n) for n in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
+    tuple((reason,) for reason in END_REASON.values if reason != "completed"),
+)
 CONNECTION_ACTIVE = Metric(
     "chainlit.connection.active",
     "updowncounter",
@@ -389,15 +398,6 @@ CONNECTION_REJECTED = Metric(
     "Socket.IO connections that Chainlit refused.",
     (REFUSAL,),
     label_sets=_every(REFUSAL),
-)
-SESSION_TURNS = Metric(
-    "chainlit.session.turns",
-    "histogram",
-    "{turn}",
-    "Turns of ended websocket sessions; a session without any is a bounce.",
-    (END_REASON,),
-    tuple(float(n) for n in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
-    tuple((reason,) for reason in END_REASON.values if reason != "completed"),
 )
 TURN_DURATION = Metric(
     "chainlit.turn.duration",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
+import sys
 from collections.abc import Callable, MutableMapping
 from types import CellType
 from typing import Any
@@ -32,6 +35,17 @@ def owner_of(owner: Any, name: str) -> Any:
     """
     patches = getattr(vars(owner).get(name), "_self_patches", None)
     return patches.owner if patches is not None and patches.active else None
+
+
+def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that returns a coroutine taken for a coroutine function, and return it.
+
+    `inspect` believes the mark from Python 3.12 on, `asyncio` always.
+    """
+    if sys.version_info >= (3, 12):
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+    return function
 
 
 class Patches:

@@ -96,23 +96,27 @@ def build_pipeline(
     Raises:
         ValueError: A standard variable asks for an exporter that is not there.
     """
+    global _our_tracers
+    # What is refused is refused before any global provider is set.
+    exporter = None if tracer_provider is not None else _span_exporter()
     meters, reader = _meter_providers(settings, meter_provider)
-    return Pipeline(meters, reader, tracer_provider or _tracer_provider(settings))
+    if exporter is not None:
+        provider = SdkTracerProvider(resource=_resource(settings), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(exporter))
+        trace.set_tracer_provider(provider)
+        _our_tracers = provider
+    return Pipeline(meters, reader, tracer_provider)
 
 
-def _tracer_provider(settings: Settings) -> TracerProvider | None:
-    """Set a provider of ours if nobody else has and the standard variables name an endpoint.
+def _span_exporter() -> Any:
+    """Return an exporter if nobody has set a provider and the standard variables name an endpoint.
 
     Without an endpoint there is none, so that FastAPI does not open spans for nobody.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
-    protocol = _otlp_protocol("TRACES")
-    if protocol is not None:
-        provider = SdkTracerProvider(resource=_resource(settings), shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(_otlp_exporter("TRACES", protocol)))
-        trace.set_tracer_provider(provider)
-    return None
+    protocol = otlp_protocol("TRACES")
+    return None if protocol is None else _otlp_exporter("TRACES", protocol)
 
 
 def _meter_providers(
@@ -142,6 +146,14 @@ def _host_provider() -> MeterProvider | None:
 
 # A global provider is set once in a process, so ours outlives `disable()` and is used again.
 _ours: tuple[SdkMeterProvider, ScrapeReader] | None = None
+_our_tracers: SdkTracerProvider | None = None
+
+
+def is_ours(provider: object) -> bool:
+    """Tell whether a provider was built here, and not by the application."""
+    return provider is not None and any(
+        provider is built for built in (_our_tracers, _ours and _ours[0])
+    )
 
 
 def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
@@ -185,18 +197,22 @@ def _views() -> Iterable[View]:
 
 
 def _otlp_readers() -> list[MetricReader]:
-    protocol = _otlp_protocol("METRICS")
+    protocol = otlp_protocol("METRICS")
     if protocol is None:
         return []
     return [PeriodicExportingMetricReader(_otlp_exporter("METRICS", protocol))]
 
 
-def _otlp_protocol(signal: str) -> str | None:
-    """Return how to export a signal by OTLP; None if the standard variables name no endpoint."""
+def otlp_protocol(signal: str) -> str | None:
+    """Return how to export a signal by OTLP; None if the standard variables name no endpoint.
+
+    Raises:
+        ValueError: The protocol that they ask for is unknown.
+    """
     exporters = os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp"
-    if not _variable(signal, "ENDPOINT") or "otlp" not in exporters.replace(" ", "").split(","):
+    if not otlp_variable(signal, "ENDPOINT") or "otlp" not in exporters.replace(" ", "").split(","):
         return None
-    protocol = _variable(signal, "PROTOCOL") or "http/protobuf"
+    protocol = otlp_variable(signal, "PROTOCOL") or "http/protobuf"
     if protocol not in ("http/protobuf", "grpc"):
         raise ValueError(
             f"OTEL_EXPORTER_OTLP_PROTOCOL (or _{signal}_PROTOCOL) is {protocol!r}: "
@@ -205,7 +221,8 @@ def _otlp_protocol(signal: str) -> str | None:
     return protocol
 
 
-def _variable(signal: str, name: str) -> str:
+def otlp_variable(signal: str, name: str) -> str:
+    """Return the standard variable of one signal, else that of all of them; empty if unset."""
     return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or os.environ.get(
         f"OTEL_EXPORTER_OTLP_{name}", ""
     )

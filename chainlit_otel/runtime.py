@@ -104,6 +104,12 @@ def disable() -> None:
             _dormant = runtime
 
 
+def active() -> Runtime | None:
+    """Return the instance that observes; None if there is none."""
+    with _lock:
+        return _active or _surviving()
+
+
 def _surviving() -> Runtime | None:
     """Return the instance of an earlier import of this package, if it still observes."""
     session = sys.modules.get("chainlit.session")
@@ -149,6 +155,21 @@ class Runtime:
         self._admin: AdminServer | None = None
         self._running = False
         self._exported = False
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self._settings
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """Where metrics and spans go."""
+        return self._pipeline
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where the admin server answers; None if it does not run."""
+        return self._admin.url if self._admin is not None else None
 
     def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether an instance with these would do the very same."""

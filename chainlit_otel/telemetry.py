@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from time import time_ns
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from opentelemetry._logs import Logger, SeverityNumber, get_logger
+from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 from chainlit_otel import catalog
@@ -29,6 +32,12 @@ _ADVICE = (
 _EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 
 
+# A reading takes what waits; without any, this many records are taken at once.
+_MOST_WAITING = 4096
+
+_Record = tuple[Metric, float, LabelSet, Context]
+
+
 class Telemetry:
     """Records the metrics of the catalogue, with every provider given, and logs its events.
 
@@ -43,15 +52,21 @@ class Telemetry:
     def __init__(self, providers: Iterable[MeterProvider], guard: Guard) -> None:
         self._instruments = [_instruments_of(provider) for provider in providers]
         self._guard = guard
+        self._waiting: deque[_Record] = deque()
+        # Without anything to observe, a reading does not come by here.
+        self._most_waiting = 1
+        self._recorders = lru_cache(maxsize=1024)(self._make_recorders)
 
     def observe(self, metric: Metric, reading: Reading) -> None:
         """Have `reading` asked for the numbers of a counter or a gauge."""
+        self._most_waiting = _MOST_WAITING
         # Seconds are floats and counts are whole, at zero too: one stream has one type.
         zeros = dict.fromkeys(metric.label_sets, 0.0 if metric.unit == "s" else 0)
         attributes = {labels: metric.labels(labels) for labels in metric.label_sets}
 
         def observations() -> list[Observation]:
             with self._guard:
+                self.settle()
                 numbers = {**zeros, **reading()}
                 return [Observation(n, attributes[labels]) for labels, n in numbers.items()]
             return []
@@ -67,9 +82,27 @@ class Telemetry:
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
         """
+        # One record of the SDK costs more than all else that a turn costs us, and in the middle
+        # of a turn three times as much as among its like. So they wait for the next reading.
+        self._waiting.append((metric, value, values, get_current()))
+        if len(self._waiting) >= self._most_waiting:
+            self.settle()
+
+    def settle(self) -> None:
+        """Hand what was recorded to the histograms."""
+        while self._waiting:
+            try:
+                metric, value, values, context = self._waiting.popleft()
+            except IndexError:
+                # Another reader took the last one.
+                return
+            with self._guard:
+                for record, attributes in self._recorders(metric, values):
+                    record(value, attributes, context)
+
+    def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)
-        for instruments in self._instruments:
-            instruments.histogram(metric).record(value, attributes)
+        return [(i.histogram(metric).record, attributes) for i in self._instruments]
 
     def session_started(self, session_id: str) -> None:
         """Log the start of a session, given what stands for its id."""
@@ -92,6 +125,7 @@ class Telemetry:
 
     def close(self) -> None:
         """Stop observing. An instrument cannot be taken back, so it falls silent."""
+        self.settle()
         for instruments in self._instruments:
             instruments.silence()
 

@@ -82,7 +82,7 @@ class Tracing:
         """
         valid = [Link(linked) for linked in links if linked.is_valid]
         span = self._tracer.start_span(name, Context(), attributes=attributes, links=valid)
-        return self._enter(span, None)
+        return self._enter(span, None, Context(), otel_context.get_current())
 
     def open_child(self, name: str, attributes: Attributes, start: int | None = None) -> Frame:
         """Open a span below the current one, and make it the current one.
@@ -93,10 +93,9 @@ class Tracing:
             start: Start time, in nanoseconds since the epoch; now by default.
         """
         outer = current()
-        span = self._tracer.start_span(
-            name, self._base(outer), attributes=attributes, start_time=start
-        )
-        return self._enter(span, outer)
+        base = self._base(outer)
+        span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
+        return self._enter(span, outer, base, base)
 
     def record(self, name: str, attributes: Attributes, start: int, end: int, error: bool) -> None:
         """Record a span that was never the current one.
@@ -134,13 +133,15 @@ class Tracing:
             span.end()
         # Elsewhere than where it was opened, the current context is somebody else's.
         if frame.context is not frame.previous and otel_context.get_current() is frame.context:
-            otel_context.attach(frame.previous)
+            previous, outer = frame.previous, current()
+            if outer is not None and outer is not frame.outer:
+                # What was current before has ended, too: two steps need not be nested.
+                previous = outer.context
+            otel_context.attach(previous)
 
-    def _enter(self, span: Span, outer: Frame | None) -> Frame:
-        previous = otel_context.get_current()
+    def _enter(self, span: Span, outer: Frame | None, base: Context, previous: Context) -> Frame:
         frame = Frame(span, previous, outer)
         if span.get_span_context().is_valid:
-            base = self._base(outer) if outer is not None else Context()
             frame.context = otel_context.set_value(_FRAME, frame, set_span_in_context(span, base))
             otel_context.attach(frame.context)
         return frame
@@ -154,23 +155,30 @@ class Tracing:
         if error is None:
             span.set_status(StatusCode.ERROR)
             return
-        kind = type(error).__qualname__
-        message = str(error) if self._exception_messages else ""
-        frames = "".join(traceback.format_tb(error.__traceback__))
-        span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}" if message else kind))
-        span.set_attribute(catalog.ERROR_TYPE, kind)
-        recorded = {
-            "exception.type": kind,
-            "exception.stacktrace": f"Traceback (most recent call last):\n{frames}{kind}",
-        }
-        if message:
-            recorded["exception.message"] = message
-            recorded["exception.stacktrace"] += f": {message}"
-        span.add_event("exception", recorded, timestamp=time.time_ns())
+        describe_exception(span, error, str(error) if self._exception_messages else "")
+
+
+def describe_exception(span: Span, error: BaseException, message: str) -> None:
+    """Mark a span as failed by an exception, with no message of it but the one given."""
+    kind = type(error).__qualname__
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}" if message else kind))
+    span.set_attribute(catalog.ERROR_TYPE, kind)
+    recorded = {
+        "exception.type": kind,
+        "exception.stacktrace": f"Traceback (most recent call last):\n{frames}{kind}",
+    }
+    if message:
+        recorded["exception.message"] = message
+        recorded["exception.stacktrace"] += f": {message}"
+    span.add_event("exception", recorded, timestamp=time.time_ns())
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Return the outcome of a call that raised `error`; a stop by the user is no error."""
+    """Return the outcome of a call that raised `error`.
+
+    A stop by the user is no error, and neither is a generator that nobody wants to read on.
+    """
     if error is None:
         return "ok"
-    return "cancelled" if isinstance(error, CancelledError) else "error"
+    return "cancelled" if isinstance(error, (CancelledError, GeneratorExit)) else "error"

@@ -102,9 +102,10 @@ USES: dict[str, tuple[str, ...]] = {
     "patching": (),
     "core": ("core",),
     "telemetry": ("catalog", "guard", "version"),
+    "tracing": ("catalog",),
     "server": ("server", "catalog", "guard", "version"),
     "providers": ("catalog", "guard", "server", "settings", "telemetry", "version"),
-    "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "version"),
+    "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),
     "grafana": ("catalog", "grafana"),
     "rules": ("catalog",),
 }
@@ -144,6 +145,13 @@ def test_chainlit_is_never_imported_at_the_top_of_a_module_but_of_an_app() -> No
     assert [str(i) for i in IMPORTS if i.of(app)] == []
 
 
+def test_a_command_imports_chainlit_in_a_process_of_its_own_alone() -> None:
+    processes = ours("cli.demo_app", "cli.examination")
+    named = [i for i in IMPORTS if i.of("chainlit") and within(i.by, *ours("cli"))]
+    assert {i.by for i in named} == set(processes)
+    assert [str(i) for i in IMPORTS if i.of(*processes)] == []
+
+
 def test_nobody_but_the_runtime_imports_the_probes() -> None:
     wrong = [
         str(i)
@@ -164,7 +172,16 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
-    emitters = ours("telemetry", "providers", "runtime", "server", "probes", "instrumentor", "cli")
+    emitters = ours(
+        "telemetry",
+        "tracing",
+        "providers",
+        "runtime",
+        "server",
+        "probes",
+        "instrumentor",
+        "cli",
+    )
     wrong = [str(i) for i in IMPORTS if i.of("opentelemetry") and not within(i.by, *emitters)]
     assert wrong == []
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -26,6 +27,12 @@ HEADLINES = {
     "chainlit_session_peak": catalog.SESSION_PEAK,
     "chainlit_session_active": catalog.SESSION_ACTIVE,
 }
+
+# Histograms with so many combinations that they show only the usual ones before they occur.
+USUAL_ONLY = (catalog.CALLBACK_DURATION, catalog.STEP_DURATION, catalog.ASK_DURATION)
+
+# Values that cannot occur with a metric: an HTTP session has no turns.
+NEVER = {(catalog.SESSION_TURNS, catalog.END_REASON): {"completed"}}
 
 every_metric = pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 
@@ -74,7 +81,9 @@ def test_a_count_is_a_count_of_something_and_no_unit_is_one(metric: Metric) -> N
 @every_metric
 def test_bounds_belong_to_histograms_and_increase(metric: Metric) -> None:
     assert bool(metric.bounds) is (metric.kind == "histogram")
-    assert all(type(bound) is float and bound > 0 for bound in metric.bounds)
+    # Nothing takes no time and nothing has no size, but there may be none of a thing.
+    lowest = 0 if metric.unit.startswith("{") else 5e-324
+    assert all(type(bound) is float and bound >= lowest for bound in metric.bounds)
     assert list(metric.bounds) == sorted(set(metric.bounds))
 
 
@@ -85,28 +94,47 @@ def test_label_sets_are_made_of_the_values_of_the_attributes(metric: Metric) -> 
     for label_set in metric.label_sets:
         assert len(label_set) == len(metric.attributes)
         for attribute, value in zip(metric.attributes, label_set, strict=True):
-            assert value in attribute.values
+            assert value in (attribute.values or ("",))
 
 
 @every_metric
 def test_every_value_of_an_attribute_occurs_in_some_label_set(metric: Metric) -> None:
     for n, attribute in enumerate(metric.attributes):
-        assert {label_set[n] for label_set in metric.label_sets} == set(attribute.values)
+        shown = {label_set[n] for label_set in metric.label_sets}
+        possible = set(attribute.values or ("",)) - NEVER.get((metric, attribute), set())
+        if metric in USUAL_ONLY:
+            assert shown <= possible
+        else:
+            assert shown == possible
+
+
+@pytest.mark.parametrize("metric", USUAL_ONLY, ids=lambda metric: metric.name)
+def test_a_histogram_with_many_labels_shows_the_usual_ones_with_every_outcome(
+    metric: Metric,
+) -> None:
+    assert metric.kind == "histogram"
+    *_, outcome = metric.attributes
+    assert outcome.key == catalog.OUTCOME.key
+    usual = {label_set[:-1] for label_set in metric.label_sets}
+    assert set(metric.label_sets) == {(*u, o) for u in usual for o in outcome.values}
+    assert len(metric.label_sets) < prod(len(a.values) for a in metric.attributes)
 
 
 @every_metric
 def test_labels_pair_the_attributes_with_their_values(metric: Metric) -> None:
     for label_set in metric.label_sets:
         labels = metric.labels(label_set)
-        assert list(labels) == [attribute.key for attribute in metric.attributes]
-        assert tuple(labels.values()) == label_set
+        given = dict(zip((a.key for a in metric.attributes), label_set, strict=True))
+        assert list(labels) == [key for key, value in given.items() if value]
+        assert labels == {key: given[key] for key in labels}
     with pytest.raises(ValueError, match="zip"):
         metric.labels(("too", "many", "values", "for", "any", "metric"))
 
 
 def test_attribute_values_are_distinct_and_their_keys_valid() -> None:
     for attribute in attributes():
-        assert attribute.values
+        # The app names its chat profiles.
+        assert bool(attribute.values) is (attribute is not catalog.CHAT_PROFILE)
         assert len(set(attribute.values)) == len(attribute.values)
         assert all(re.fullmatch(r"[a-z0-9_.]+", value) for value in attribute.values)
         assert NAME.fullmatch(attribute.key)
@@ -119,6 +147,34 @@ def test_no_two_attributes_of_a_metric_share_a_label(metric: Metric) -> None:
     labels = {attribute.prometheus_label for attribute in metric.attributes}
     assert len(labels) == len(metric.attributes)
     assert not labels & {"le", "job", "instance", "quantile"}
+
+
+def test_an_empty_value_is_an_attribute_that_is_not_there() -> None:
+    assert catalog.TURN_DURATION.labels(("ok", "")) == {"chainlit.outcome": "ok"}
+    assert catalog.TIME_TO_FIRST_TOKEN.labels(("",)) == {}
+    assert catalog.TURN_DURATION.labels(("ok", "fast")) == {
+        "chainlit.outcome": "ok",
+        "chainlit.chat_profile": "fast",
+    }
+
+
+def test_what_is_folded_is_counted_for_every_attribute_that_outsiders_choose() -> None:
+    chosen = {a.key for a in attributes() if not a.values}
+    named = {catalog.CLIENT_TYPE.key, catalog.CALLBACK_NAME.key, catalog.STEP_TYPE.key}
+    assert set(catalog.FOLDED_ATTRIBUTE.values) == chosen | named
+
+
+def constants(*prefixes: str) -> list[str]:
+    """The names of spans, their attributes and events."""
+    named = {n: v for n, v in vars(catalog).items() if n.startswith(prefixes)}
+    return [value for value in named.values() if isinstance(value, str)]
+
+
+def test_the_names_of_spans_and_events_are_dotted_and_told_apart() -> None:
+    names = constants("SPAN_", "EVENT_")
+    assert len(names) >= 7
+    assert len(set(names)) == len(names)
+    assert all(NAME.fullmatch(name) for name in names)
 
 
 def test_series_stay_few() -> None:

@@ -57,7 +57,7 @@ sockets = runtime._active._sockets
 def open_connections():
     for i in range(COUNT):
         upgraded = functools.partial(getattr, EngineSocket, "upgraded", False)
-        sockets._connections[f"{i:020}"] = sockets.ledger.open(upgraded)
+        sockets.connections[f"{i:020}"] = sockets.ledger.open(upgraded)
         sockets._sids[f"e{i:019}"] = f"{i:020}"
 
 connections, _ = cost(open_connections)

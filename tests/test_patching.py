@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
-from types import ModuleType
+from types import CellType, ModuleType
 from typing import Any
 
 import pytest
@@ -48,7 +48,9 @@ NAMES = ["method", "coroutine", "of_class", "static", "fail", "fail_later"]
 @pytest.fixture
 def host() -> type[Host]:
     """A class that a test may change."""
-    return type("Host", (), dict(vars(Host)))
+    # Without the descriptors that belong to the original's instances.
+    own = {n: v for n, v in vars(Host).items() if n not in ("__dict__", "__weakref__")}
+    return type("Host", (), own)
 
 
 class Calls(list[tuple[Any, tuple[Any, ...], dict[str, Any]]]):
@@ -314,3 +316,139 @@ def test_undo_goes_backwards_and_the_patches_are_inactive_at_once() -> None:
     patches.replace(handlers, "b", doubled)
     patches.undo()
     assert seen == [("a", True), ("b", True), ("b", False), ("a", False)]
+
+
+# Attributes of instances
+
+
+def test_a_method_of_one_instance_is_shadowed_and_shown_again(host: type[Host]) -> None:
+    instance, other = host(), host()
+    made_from = []
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        made_from.append(original)
+        return lambda a: ("ours", original(a))
+
+    patches = Patches("me")
+    patches.shadow(instance, "method", make)
+    assert made_from == [instance.__class__.method.__get__(instance)]
+    assert instance.method(1) == ("ours", (host, 1, "b", (), False))
+    assert other.method(1) == (host, 1, "b", (), False)
+    patches.undo()
+    assert vars(instance) == {}
+    assert instance.method(2) == (host, 2, "b", (), False)
+
+
+def test_what_an_instance_has_of_its_own_is_put_back_as_it_was(host: type[Host]) -> None:
+    def own(a: int) -> int:
+        return -a
+
+    instance, patches = host(), Patches("me")
+    vars(instance)["method"] = own
+    patches.shadow(instance, "method", doubled)
+    assert instance.method(3) == -6  # type: ignore[comparison-overlap]
+    patches.undo()
+    assert vars(instance) == {"method": own}
+
+
+def test_what_was_shadowed_twice_comes_back_too(host: type[Host]) -> None:
+    instance, patches = host(), Patches("me")
+    patches.shadow(instance, "static", doubled)
+    patches.shadow(instance, "static", doubled)
+    assert instance.static(1) == 4
+    patches.undo()
+    assert vars(instance) == {}
+    assert instance.static(1) == 1
+
+
+def test_what_somebody_set_or_deleted_on_the_instance_since_is_left_alone(
+    host: type[Host],
+) -> None:
+    instance, patches = host(), Patches("me")
+    patches.shadow(instance, "static", doubled)
+    patches.shadow(instance, "method", doubled)
+    vars(instance)["static"] = abs
+    del vars(instance)["method"]
+    patches.undo()
+    assert vars(instance) == {"static": abs}
+
+
+@pytest.mark.parametrize("instance", [Host(), None])
+def test_a_method_that_is_not_there_cannot_be_shadowed(instance: object) -> None:
+    with pytest.raises(SeamMissing, match=rf"^{type(instance).__name__}\.absent$"):
+        Patches("me").shadow(instance, "absent", doubled)
+
+
+# Cells of closures
+
+
+def closure() -> tuple[Callable[[int], int], CellType]:
+    """A function that calls another one, and the cell that holds that one."""
+
+    def inner(n: int) -> int:
+        return n
+
+    def outer(n: int) -> int:
+        return inner(n) + 1
+
+    (cell,) = outer.__closure__ or ()
+    return outer, cell
+
+
+def test_what_a_closure_calls_is_exchanged_and_put_back() -> None:
+    outer, cell = closure()
+    original, patches = cell.cell_contents, Patches("me")
+    patches.fill(cell, doubled(original))
+    assert outer(3) == 7
+    patches.undo()
+    assert cell.cell_contents is original
+    assert outer(3) == 4
+
+
+def test_a_cell_that_was_filled_twice_is_put_back_too() -> None:
+    outer, cell = closure()
+    patches = Patches("me")
+    patches.fill(cell, doubled(cell.cell_contents))
+    patches.fill(cell, doubled(cell.cell_contents))
+    assert outer(3) == 13
+    patches.undo()
+    assert outer(3) == 4
+
+
+def test_a_cell_that_somebody_filled_since_is_left_alone() -> None:
+    outer, cell = closure()
+    patches = Patches("me")
+    patches.fill(cell, doubled(cell.cell_contents))
+    cell.cell_contents = abs
+    patches.undo()
+    assert cell.cell_contents is abs
+    assert outer(-3) == 4
+
+
+# What others do on our behalf
+
+
+def test_what_somebody_else_changed_for_us_is_undone_once_and_in_its_turn() -> None:
+    patches, undone = Patches("me"), []
+
+    class Watched(dict[str, Any]):
+        def __setitem__(self, key: str, value: Any) -> None:
+            undone.append(key)
+            super().__setitem__(key, value)
+
+    handlers = Watched(a=abs, c=abs)
+    patches.replace(handlers, "a", doubled)
+    patches.on_undo(lambda: undone.append("b"))
+    patches.replace(handlers, "c", doubled)
+    undone.clear()
+    patches.undo()
+    assert undone == ["c", "b", "a"]
+    patches.undo()
+    assert undone == ["c", "b", "a"]
+
+
+def test_an_undo_for_others_finds_the_patches_inactive() -> None:
+    patches, active = Patches("me"), []
+    patches.on_undo(lambda: active.append(patches.active))
+    patches.undo()
+    assert active == [False]

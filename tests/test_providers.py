@@ -18,12 +18,14 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
 )
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 
 from chainlit_otel import Settings, catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.providers import Pipeline, metric_pipeline
+from chainlit_otel.providers import Pipeline, build_pipeline
 from chainlit_otel.telemetry import Telemetry
 from tests.conftest import InternalErrors
 
@@ -31,28 +33,35 @@ ROOT = Path(__file__).parents[1]
 
 PRELUDE = """
 import json, sys, threading
-from opentelemetry import metrics
+from opentelemetry import metrics, trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 from chainlit_otel import Settings, catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.providers import metric_pipeline
+from chainlit_otel.providers import build_pipeline
 from chainlit_otel.telemetry import Telemetry
 
 def say(**facts):
     print(json.dumps(facts))
 
 def record(pipeline):
-    telemetry = Telemetry(pipeline.providers, Guard("server"))
+    telemetry = Telemetry(pipeline.meter_providers, Guard("server"))
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
 
 def resource(pipeline):
     record(pipeline)
     return dict(pipeline.reader.read().resource_metrics[0].resource.attributes)
 
-def exporting():
+def exporting(signal="Metric"):
     # An exporter has a thread of its own.
-    return threading.active_count() > 1
+    return any(signal in thread.name for thread in threading.enumerate())
+
+def trace_something(pipeline):
+    pipeline.tracer().start_span("ours").end()
+
+def global_tracers():
+    return type(trace.get_tracer_provider()).__name__
 """
 
 
@@ -78,10 +87,10 @@ def test_a_global_provider_of_the_application_is_used_as_it_is() -> None:
     facts = run("""
         host = MeterProvider([reader := InMemoryMetricReader()])
         metrics.set_meter_provider(host)
-        pipeline = metric_pipeline(Settings())
+        pipeline = build_pipeline(Settings())
         record(pipeline)
         (scope,) = reader.get_metrics_data().resource_metrics[0].scope_metrics
-        say(reused=pipeline.providers == (host,), reader=pipeline.reader is not None,
+        say(reused=pipeline.meter_providers == (host,), reader=pipeline.reader is not None,
             still_global=metrics.get_meter_provider() is host,
             got=[metric.name for metric in scope.metrics])
     """)
@@ -97,9 +106,9 @@ def test_when_asked_to_the_metrics_go_to_both() -> None:
     facts = run("""
         host = MeterProvider([reader := InMemoryMetricReader()])
         metrics.set_meter_provider(host)
-        pipeline = metric_pipeline(Settings(always_serve_metrics=True))
+        pipeline = build_pipeline(Settings(always_serve_metrics=True))
         record(pipeline)
-        say(providers=len(pipeline.providers), first=pipeline.providers[0] is host,
+        say(providers=len(pipeline.meter_providers), first=pipeline.meter_providers[0] is host,
             global_is_host=metrics.get_meter_provider() is host,
             read=[len(data.resource_metrics[0].scope_metrics[0].metrics)
                   for data in (reader.get_metrics_data(), pipeline.reader.read())])
@@ -110,10 +119,10 @@ def test_when_asked_to_the_metrics_go_to_both() -> None:
 def test_a_given_provider_is_used_and_made_nobody_elses() -> None:
     facts = run("""
         given = MeterProvider()
-        alone = metric_pipeline(Settings(), given)
-        both = metric_pipeline(Settings(always_serve_metrics=True), given)
-        say(alone=alone.providers == (given,), reader=alone.reader is not None,
-            both=[p is given for p in both.providers],
+        alone = build_pipeline(Settings(), given)
+        both = build_pipeline(Settings(always_serve_metrics=True), given)
+        say(alone=alone.meter_providers == (given,), reader=alone.reader is not None,
+            both=[p is given for p in both.meter_providers],
             serves=both.reader is not None,
             global_is=type(metrics.get_meter_provider()).__name__)
     """)
@@ -130,7 +139,7 @@ def test_a_given_provider_goes_before_the_global_one() -> None:
     facts = run("""
         metrics.set_meter_provider(MeterProvider())
         given = MeterProvider()
-        say(given=metric_pipeline(Settings(), given).providers == (given,))
+        say(given=build_pipeline(Settings(), given).meter_providers == (given,))
     """)
     assert facts == {"given": True}
 
@@ -140,11 +149,11 @@ def test_a_given_provider_goes_before_the_global_one() -> None:
 
 def test_without_one_of_the_application_ours_is_built_and_becomes_the_global_one() -> None:
     facts = run("""
-        pipeline = metric_pipeline(Settings())
-        (provider,) = pipeline.providers
-        again = metric_pipeline(Settings())
+        pipeline = build_pipeline(Settings())
+        (provider,) = pipeline.meter_providers
+        again = build_pipeline(Settings())
         say(is_global=metrics.get_meter_provider() is provider, exporting=exporting(),
-            again=again.providers == (provider,) and again.reader is pipeline.reader,
+            again=again.meter_providers == (provider,) and again.reader is pipeline.reader,
             resource=resource(pipeline))
     """)
     assert facts["is_global"]
@@ -173,7 +182,7 @@ def test_the_service_is_named_by_keyword_then_environment(
 ) -> None:
     settings = "Settings()" if keyword == "None" else f"Settings(service_name={keyword})"
     facts = run(
-        f"say(resource=resource(metric_pipeline({settings})))",
+        f"say(resource=resource(build_pipeline({settings})))",
         **env,
     )
     assert facts["resource"]["service.name"] == expected
@@ -182,7 +191,7 @@ def test_the_service_is_named_by_keyword_then_environment(
 
 def test_an_instance_id_of_the_environment_is_kept() -> None:
     facts = run(
-        "say(resource=resource(metric_pipeline(Settings())))",
+        "say(resource=resource(build_pipeline(Settings())))",
         OTEL_RESOURCE_ATTRIBUTES="service.instance.id=pod-7",
     )
     assert facts["resource"]["service.instance.id"] == "pod-7"
@@ -190,8 +199,8 @@ def test_an_instance_id_of_the_environment_is_kept() -> None:
 
 def test_our_histograms_have_our_bounds_and_those_of_fastapi_itself_are_dropped() -> None:
     facts = run("""
-        pipeline = metric_pipeline(Settings())
-        (provider,) = pipeline.providers
+        pipeline = build_pipeline(Settings())
+        (provider,) = pipeline.meter_providers
         for metric in catalog.METRICS:
             if metric.kind == "histogram":
                 # Not through us: the bounds hold without the advice, which older SDKs lack.
@@ -213,17 +222,24 @@ def test_our_histograms_have_our_bounds_and_those_of_fastapi_itself_are_dropped(
 # OTLP
 
 
+TRACES = "/v1/traces"
+
+
 class Collector:
     """A collector that takes OTLP by HTTP and keeps what it got, by path."""
 
     def __init__(self) -> None:
         self.got: list[tuple[str, ExportMetricsServiceRequest]] = []
+        self.traced: list[ExportTraceServiceRequest] = []
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.got.append((self.path, ExportMetricsServiceRequest.FromString(body)))
+                if self.path == TRACES:
+                    collector.traced.append(ExportTraceServiceRequest.FromString(body))
+                else:
+                    collector.got.append((self.path, ExportMetricsServiceRequest.FromString(body)))
                 self.send_response(200)
                 self.end_headers()
 
@@ -239,6 +255,18 @@ class Collector:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+    def spans(self) -> list[tuple[str, str, str]]:
+        """Name of the service, of the scope and of the span of each span that came."""
+        return [
+            (service.value.string_value, scope.scope.name, span.name)
+            for request in self.traced
+            for resource in request.resource_spans
+            for service in resource.resource.attributes
+            if service.key == "service.name"
+            for scope in resource.scope_spans
+            for span in scope.spans
+        ]
 
     def metrics(self) -> set[str]:
         return {
@@ -258,7 +286,7 @@ def collector() -> Iterator[Collector]:
 
 
 EXPORT = """
-    pipeline = metric_pipeline(Settings())
+    pipeline = build_pipeline(Settings())
     record(pipeline)
     say(exporting=exporting(), flushed=pipeline.flush(10, Guard("server")),
         scraped=len(pipeline.reader.read().resource_metrics))
@@ -307,10 +335,11 @@ def test_without_an_endpoint_nothing_is_exported() -> None:
 
 PROTOCOL = """
     try:
-        pipeline = metric_pipeline(Settings())
+        pipeline = build_pipeline(Settings())
         say(exporting=exporting())
     except ValueError as error:
-        say(error=str(error), global_is=type(metrics.get_meter_provider()).__name__)
+        say(error=str(error), global_is=type(metrics.get_meter_provider()).__name__,
+            tracers=global_tracers(), exporting=exporting() or exporting("Span"))
 """
 
 
@@ -326,6 +355,25 @@ def test_an_unknown_protocol_is_refused_in_one_line_before_anything_is_set(proto
     assert "must be http/protobuf or grpc" in facts["error"]
     assert "\n" not in facts["error"]
     assert facts["global_is"] == "_ProxyMeterProvider"
+    assert facts["tracers"] == "ProxyTracerProvider"
+    assert not facts["exporting"]
+
+
+@pytest.mark.parametrize("signal", ["METRICS", "TRACES"])
+def test_an_unknown_protocol_of_one_signal_sets_nothing_for_the_other_either(signal: str) -> None:
+    facts = run(
+        PROTOCOL,
+        **{
+            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
+            f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL": "carrier pigeon",
+        },
+    )
+    assert f"_{signal}_PROTOCOL" in facts.pop("error")
+    assert facts == {
+        "global_is": "_ProxyMeterProvider",
+        "tracers": "ProxyTracerProvider",
+        "exporting": False,
+    }
 
 
 def test_the_protocol_of_the_metrics_goes_before_that_of_all_signals(collector: Collector) -> None:
@@ -334,6 +382,7 @@ def test_the_protocol_of_the_metrics_goes_before_that_of_all_signals(collector: 
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
         OTEL_EXPORTER_OTLP_PROTOCOL="carrier pigeon",
         OTEL_EXPORTER_OTLP_METRICS_PROTOCOL="http/protobuf",
+        OTEL_TRACES_EXPORTER="none",
     )
     assert facts["exporting"]
     assert collector.metrics() == {"chainlit.connection.duration"}
@@ -349,6 +398,116 @@ def test_a_protocol_without_its_package_is_refused_with_what_to_install() -> Non
         OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
     )
     assert "pip install opentelemetry-exporter-otlp-proto-grpc" in facts["error"]
+
+
+# Traces
+
+TRACE = """
+    pipeline = build_pipeline(Settings(service_name="shop"))
+    trace_something(pipeline)
+    say(ours=pipeline.tracer_provider is not None, tracers=global_tracers(),
+        exporting=exporting("Span"), flushed=pipeline.flush(10, Guard("server")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", TRACES),
+    ],
+)
+@pytest.mark.parametrize("exporters", ["otlp", "console, otlp", ""])
+def test_with_an_endpoint_spans_go_there_by_a_global_provider_of_ours(
+    endpoint: str, path: str, exporters: str, collector: Collector
+) -> None:
+    facts = run(TRACE, **{endpoint: collector.url + path, "OTEL_TRACES_EXPORTER": exporters})
+    assert facts == {"ours": False, "tracers": "TracerProvider", "exporting": True, "flushed": True}
+    assert collector.spans() == [("shop", catalog.SCOPE, "ours")]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
+        {"OTEL_TRACES_EXPORTER": "none"},
+        {"OTEL_TRACES_EXPORTER": "console"},
+        {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "{url}/v1/metrics"},
+        {"OTEL_EXPORTER_OTLP_ENDPOINT": "{url}", "OTEL_TRACES_EXPORTER": "none"},
+    ],
+)
+def test_without_an_endpoint_for_them_no_provider_makes_spans_for_nobody(
+    env: dict[str, str], collector: Collector
+) -> None:
+    facts = run(TRACE, **{name: text.format(url=collector.url) for name, text in env.items()})
+    assert facts["tracers"] == "ProxyTracerProvider"
+    assert not facts["exporting"]
+    assert collector.spans() == []
+
+
+def test_a_global_tracer_provider_of_the_application_is_used_as_it_is(collector: Collector) -> None:
+    facts = run(
+        """
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        host = TracerProvider()
+        host.add_span_processor(SimpleSpanProcessor(exporter := InMemorySpanExporter()))
+        trace.set_tracer_provider(host)
+        pipeline = build_pipeline(Settings())
+        trace_something(pipeline)
+        say(got=[span.name for span in exporter.get_finished_spans()],
+            still_global=trace.get_tracer_provider() is host, exporting=exporting("Span"))
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    )
+    assert facts == {"got": ["ours"], "still_global": True, "exporting": False}
+    assert collector.spans() == []
+
+
+def test_a_given_tracer_provider_is_used_and_made_nobody_elses(collector: Collector) -> None:
+    facts = run(
+        """
+        given = TracerProvider()
+        pipeline = build_pipeline(Settings(), None, given)
+        say(given=pipeline.tracer_provider is given, tracers=global_tracers(),
+            exporting=exporting("Span"))
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    )
+    assert facts == {"given": True, "tracers": "ProxyTracerProvider", "exporting": False}
+
+
+def test_a_tracer_provider_that_is_set_later_gets_the_spans_from_then_on() -> None:
+    facts = run("""
+        from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+        from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+        pipeline = build_pipeline(Settings())
+        tracer = pipeline.tracer()
+        tracer.start_span("too early").end()
+        host = TracerProvider()
+        host.add_span_processor(SimpleSpanProcessor(exporter := InMemorySpanExporter()))
+        trace.set_tracer_provider(host)
+        tracer.start_span("in time").end()
+        (span,) = exporter.get_finished_spans()
+        say(name=span.name, scope=span.instrumentation_scope.name)
+    """)
+    assert facts == {"name": "in time", "scope": catalog.SCOPE}
+
+
+def test_our_tracer_provider_outlives_us_and_is_used_again(collector: Collector) -> None:
+    facts = run(
+        """
+        build_pipeline(Settings())
+        first = trace.get_tracer_provider()
+        pipeline = build_pipeline(Settings())
+        trace_something(pipeline)
+        say(same=trace.get_tracer_provider() is first, flushed=pipeline.flush(10, Guard("server")))
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    )
+    assert facts == {"same": True, "flushed": True}
+    assert len(collector.spans()) == 1
 
 
 # The last export
@@ -370,7 +529,7 @@ class Slow(MeterProvider):
 
 def test_a_flush_takes_no_longer_than_it_may() -> None:
     slow, quick = Slow(), InMemoryMetricReader()
-    pipeline = Pipeline((slow, MeterProvider([quick], shutdown_on_exit=False)), None)
+    pipeline = Pipeline((slow, MeterProvider([quick], shutdown_on_exit=False)), None, None)
     begun = time.monotonic()
     assert not pipeline.flush(0.3, Guard("server"))
     assert 0.25 < time.monotonic() - begun < 3
@@ -384,7 +543,7 @@ def test_a_backend_that_takes_connections_and_says_nothing_holds_up_nobody() -> 
         facts = run(
             """
             import os, time
-            pipeline = metric_pipeline(Settings())
+            pipeline = build_pipeline(Settings())
             record(pipeline)
             begun = time.monotonic()
             flushed = pipeline.flush(0.5, Guard("server"))
@@ -407,7 +566,7 @@ def test_what_fails_in_an_exporter_is_counted_and_the_others_flush(
 
     guard, fine = Guard("server"), Slow()
     fine.released.set()
-    pipeline = Pipeline((Broken(shutdown_on_exit=False), fine), None)
+    pipeline = Pipeline((Broken(shutdown_on_exit=False), fine), None, None)
     assert pipeline.flush(5, guard)
     assert guard.errors == 1
     assert "no route" in str(expected_internal_errors[0][1])
@@ -418,9 +577,22 @@ def test_a_provider_that_cannot_flush_is_no_trouble() -> None:
     from opentelemetry.metrics import NoOpMeterProvider
 
     given = NoOpMeterProvider()
-    pipeline = metric_pipeline(Settings(), given)
-    assert pipeline.providers == (given,)
+    pipeline = build_pipeline(Settings(), given)
+    assert pipeline.meter_providers == (given,)
     assert pipeline.flush(5, Guard("server"))
+
+
+def test_a_flush_takes_in_a_given_tracer_provider() -> None:
+    asked = []
+
+    class Watched(TracerProvider):
+        def force_flush(self, timeout_millis: int = 30_000) -> bool:
+            asked.append(timeout_millis)
+            return True
+
+    pipeline = Pipeline((), None, Watched(shutdown_on_exit=False))
+    assert pipeline.flush(5, Guard("server"))
+    assert asked == [5000]
 
 
 def test_a_flush_exports_what_was_recorded_last() -> None:
@@ -428,5 +600,5 @@ def test_a_flush_exports_what_was_recorded_last() -> None:
     provider = MeterProvider([reader], shutdown_on_exit=False)
     telemetry = Telemetry([provider], Guard("server"))
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
-    assert Pipeline((provider,), None).flush(5, Guard("server"))
+    assert Pipeline((provider,), None, None).flush(5, Guard("server"))
     assert reader.get_metrics_data() is not None

@@ -12,6 +12,7 @@ from chainlit_otel import Settings
 from chainlit_otel.settings import PREFIX, describe
 
 ROWS = {row["name"]: row for row in describe()}
+FLAGS = [name for name, row in ROWS.items() if isinstance(row["default"], bool)]
 
 # One value of the environment and one by keyword for every setting, none of them the default.
 OTHERS: dict[str, tuple[str, Any, Any]] = {
@@ -24,6 +25,10 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "metrics_token": ("secret", "secret", "other"),
     "always_serve_metrics": ("true", True, True),
     "shutdown_timeout": ("0.5", 0.5, 10),
+    "capture_messages": ("true", True, True),
+    "capture_steps": ("true", True, True),
+    "capture_user": ("true", True, True),
+    "capture_exception_messages": ("true", True, True),
 }
 
 
@@ -87,7 +92,7 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("no", False),
     ],
 )
-@pytest.mark.parametrize("name", ["disabled", "admin_server", "always_serve_metrics"])
+@pytest.mark.parametrize("name", FLAGS)
 def test_a_flag_is_written_in_several_ways(
     name: str, text: str, value: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -101,6 +106,10 @@ def test_a_flag_is_written_in_several_ways(
         ("disabled", "on", "must be true or false"),
         ("admin_server", "2", "must be true or false"),
         ("always_serve_metrics", "maybe", "must be true or false"),
+        ("capture_messages", "all", "must be true or false"),
+        ("capture_steps", "input", "must be true or false"),
+        ("capture_user", "hashed", "must be true or false"),
+        ("capture_exception_messages", "on", "must be true or false"),
         ("port", "http", "must be a number"),
         ("port", "94.64", "must be a number"),
         ("port", "-1", "must be from 0 to 65535"),
@@ -149,6 +158,10 @@ def test_a_bad_variable_is_refused_in_one_line_that_names_it_its_value_and_the_r
         ("metrics_path", "", "must start with / and name a path"),
         ("metrics_token", b"secret", "must be a string"),
         ("always_serve_metrics", 0, "must be True or False"),
+        ("capture_messages", "true", "must be True or False"),
+        ("capture_steps", None, "must be True or False"),
+        ("capture_user", 1, "must be True or False"),
+        ("capture_exception_messages", "no", "must be True or False"),
         ("shutdown_timeout", "3", "must be a number"),
         ("shutdown_timeout", True, "must be a number"),
         ("shutdown_timeout", math.nan, "must be more than 0 and at most 60"),
@@ -224,6 +237,12 @@ def test_no_two_settings_share_a_variable() -> None:
 
 def test_what_is_secret_is_told_apart() -> None:
     assert [name for name, row in ROWS.items() if row["secret"]] == ["metrics_token"]
+
+
+def test_nothing_that_a_user_said_or_is_is_recorded_unless_somebody_asks() -> None:
+    captures = [name for name in ROWS if name.startswith("capture_")]
+    assert captures
+    assert [name for name in captures if getattr(Settings(), name)] == []
 
 
 def test_reading_the_settings_leaves_the_environment_alone(

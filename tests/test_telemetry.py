@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
@@ -167,9 +174,30 @@ def test_each_label_set_of_a_histogram_is_a_series(host: Host) -> None:
 
 
 @pytest.mark.parametrize("values", [(), ("websocket",), ("websocket", "webapp", "cleared", "x")])
-def test_another_number_of_label_values_is_refused(host: Host, values: tuple[str, ...]) -> None:
-    with pytest.raises(ValueError, match="zip"):
-        telemetry_of(host.provider).record(catalog.SESSION_DURATION, 1.0, *values)
+def test_a_record_with_another_number_of_label_values_is_counted_as_an_error_and_harms_no_other(
+    host: Host, values: tuple[str, ...], expected_internal_errors: InternalErrors
+) -> None:
+    guard = Guard("server")
+    telemetry = telemetry_of(host.provider, guard=guard)
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.record(catalog.SESSION_DURATION, 1.0, *values)
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    assert [point.sum for point in host.points(catalog.CONNECTION_DURATION)] == [2.0]
+    assert host.points(catalog.SESSION_DURATION) == []
+    assert guard.errors == 1
+
+
+def test_records_wait_for_a_reading_but_not_without_end(host: Host) -> None:
+    telemetry = telemetry_of(host.provider)
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    most = telemetry._most_waiting
+    for _ in range(most - 1):
+        telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    assert len(telemetry._waiting) == most - 1
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    assert len(telemetry._waiting) == 0
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [most + 1]
 
 
 def test_every_provider_gets_everything() -> None:
@@ -222,3 +250,74 @@ def test_after_a_close_the_same_provider_is_used_again_and_no_instrument_made_tw
         telemetry.close()
     assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [2]
     assert caplog.records == []
+
+
+# Log events
+
+# In a process of its own, since a global provider is set once in each.
+EVENTS = """
+import json, sys
+from opentelemetry import _logs
+from opentelemetry.sdk._logs import LoggerProvider
+from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
+from chainlit_otel.guard import Guard
+from chainlit_otel.telemetry import Telemetry
+
+telemetry = Telemetry([], Guard("server"))
+telemetry.session_started("nobody listens yet")
+exporter = InMemoryLogRecordExporter()
+provider = LoggerProvider(shutdown_on_exit=False)
+provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
+_logs.set_logger_provider(provider)
+telemetry.session_started("0af7651916cd43dd")
+telemetry.session_ended("0af7651916cd43dd", "cleared")
+print(json.dumps([
+    {
+        "event": log.log_record.event_name,
+        "attributes": dict(log.log_record.attributes),
+        "severity": log.log_record.severity_number.name,
+        "body": log.log_record.body,
+        "at": log.log_record.timestamp,
+        "scope": [log.instrumentation_scope.name, log.instrumentation_scope.version],
+    }
+    for log in exporter.get_finished_logs()
+]))
+"""
+
+
+def test_session_boundaries_are_log_events_by_the_conventions() -> None:
+    before = time.time_ns()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", EVENTS],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    logs: list[dict[str, Any]] = json.loads(done.stdout)
+    moments = [log.pop("at") for log in logs]
+    assert before <= moments[0] <= moments[1] <= time.time_ns()
+    common = {"severity": "INFO", "body": None, "scope": [catalog.SCOPE, __version__]}
+    assert logs == [
+        {
+            "event": "session.start",
+            "attributes": {"session.id": "0af7651916cd43dd"},
+            **common,
+        },
+        {
+            "event": "session.end",
+            "attributes": {
+                "session.id": "0af7651916cd43dd",
+                "chainlit.session.end_reason": "cleared",
+            },
+            **common,
+        },
+    ]
+
+
+def test_without_a_logger_provider_an_event_is_no_trouble() -> None:
+    telemetry = telemetry_of()
+    telemetry.session_started("0af7651916cd43dd")
+    telemetry.session_ended("0af7651916cd43dd", "timeout")

@@ -14,6 +14,7 @@ from chainlit_otel.version import __version__
 
 COMMANDS = {
     "demo": "Start a small chat with visitors in it and watch its figures.",
+    "doctor": "Examine this environment, or the app in APP, and say what to mend.",
     "metrics": "List every metric: name, meaning, labels.",
     "visit": "Send visitors to the Chainlit app at URL and report how they fared.",
 }

@@ -18,16 +18,18 @@ from typing import Any
 
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, TracerProvider
+from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes.lifecycle import mounts_of
 from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import describe_exception
 
 _STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
 # What the semantic conventions put in place of what must not be told.
 _REDACTED = "REDACTED"
+_ADDRESSES = ("client.address", "net.peer.ip", "http.client_ip")
 _SESSION_ID = re.compile(r"(session_id=)[^&]*", re.IGNORECASE)
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 
@@ -39,6 +41,7 @@ def install(
     meter_provider: MeterProvider,
     tracer_provider: TracerProvider | None,
     metrics_path: str | None,
+    exception_messages: bool = False,
 ) -> None:
     """Instrument the application of Chainlit, and those that mount it, when they start.
 
@@ -49,12 +52,15 @@ def install(
         meter_provider: Where the metrics go.
         tracer_provider: Where the spans go; None for the global provider.
         metrics_path: Path at which the app serves our metrics, if it does.
+        exception_messages: Whether the messages of exceptions are recorded.
 
     Raises:
         SeamMissing: FastAPI builds its middleware stack elsewhere.
     """
     # The names that the conventions have settled on; unset means those that they gave up.
-    os.environ.setdefault(_STABILITY, "http")
+    chosen = os.environ.get(_STABILITY, "")
+    if not any(choice.strip().startswith("http") for choice in chosen.split(",")):
+        os.environ[_STABILITY] = f"{chosen},http" if chosen else "http"
     chainlit = import_module("chainlit.server").app
 
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
@@ -75,7 +81,7 @@ def install(
             meter_provider=meter_provider,
             excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, metrics_path)]),
             exclude_spans=["receive", "send"],
-            server_request_hook=functools.partial(_redact, guard),
+            server_request_hook=functools.partial(_redact, guard, not exception_messages),
         )
         patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
 
@@ -84,15 +90,44 @@ def install(
     patches.wrap(fastapi, "build_middleware_stack", wrapper)
 
 
-def _redact(guard: Guard, span: Span, scope: Mapping[str, Any]) -> None:
+def _redact(guard: Guard, hide_exceptions: bool, span: Span, _: Mapping[str, Any]) -> None:
     """Take out what tells who a visitor is, or lets somebody else go on in their session."""
     with guard:
         if not span.is_recording():
             return
-        span.set_attribute("client.address", _REDACTED)
-        query = scope.get("query_string", b"").decode("latin-1")
-        if "session_id" in query:
-            span.set_attribute("url.query", _SESSION_ID.sub(rf"\g<1>{_REDACTED}", query))
+        # Which attributes there are depends on the conventions that somebody has chosen.
+        for key, value in dict(getattr(span, "attributes", None) or {}).items():
+            if key in _ADDRESSES:
+                span.set_attribute(key, _REDACTED)
+            elif isinstance(value, str) and "session_id=" in value.lower():
+                span.set_attribute(key, _SESSION_ID.sub(rf"\g<1>{_REDACTED}", value))
+        if hide_exceptions:
+            _hide_exceptions(span)
+
+
+def _hide_exceptions(span: Span) -> None:
+    """Have a span say of an exception what it is, and not what its message is.
+
+    The instrumentation records it in two places, and neither can be told how.
+    """
+    set_status: Any = span.set_status
+    failed: list[str] = []
+
+    def record_exception(error: BaseException, *_: Any, **__: Any) -> None:
+        if not failed:
+            failed.append(type(error).__qualname__)
+            describe_exception(span, error, message="")
+
+    def set_quiet_status(status: Any, description: str | None = None) -> None:
+        code = status.status_code if isinstance(status, Status) else status
+        if code is StatusCode.ERROR and failed:
+            set_status(code, failed[0])
+        else:
+            set_status(status, description)
+
+    shadow: Any = span
+    shadow.record_exception = record_exception
+    shadow.set_status = set_quiet_status
 
 
 def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:

@@ -24,7 +24,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -59,6 +59,7 @@ class Messages:
     ) -> None:
         self.ledger = ledger
         self.profiles = LearnedSet(_PROFILES)
+        self.connections = sockets.connections
         self._sessions = sessions
         self._sockets = sockets
         self._tracing = tracing
@@ -75,8 +76,11 @@ class Messages:
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
         self._sessions.took_a_turn(session)
+        attributes = self._sessions.attributes(session)
+        if profile:
+            attributes[catalog.CHAT_PROFILE.key] = profile
         self._frames[turn] = self._tracing.open_root(
-            catalog.SPAN_TURN, self._sessions.attributes(session), self._sockets.links(session)
+            catalog.SPAN_TURN, attributes, self._sockets.links(session)
         )
         return turn
 
@@ -128,34 +132,37 @@ class Messages:
     def received(self, text: object) -> None:
         """A user's message was taken in, or an answer to a question of the app."""
         self.ledger.messages[("inbound",)] += 1
-        if self._capture:
+        turn = current_turn.get()
+        # Once the app has said something, it is an answer to a question of the app.
+        if self._capture and turn is not None and not turn.first_output:
             self._annotate(catalog.TURN_INPUT, text)
 
     def emitted(self, event: str, data: Any, to: str | None) -> None:
-        """An event is about to be sent."""
+        """An event other than one more token is about to be sent."""
         if event not in _CONTENT:
             return
-        if to is not None and not self._sockets.is_open(to):
+        if to is not None and to not in self._sockets.connections:
             self.ledger.dropped[(event,)] += 1
             return
         turn = current_turn.get()
-        if event == "stream_token" or event == "stream_start":
+        if event in ("stream_token", "stream_start"):
             self.ledger.chunks += 1
             if turn is not None:
                 turn.chunk(time.monotonic_ns())
         elif event == "new_message":
             self._message(turn, data)
         elif event == "update_message":
-            if self._capture:
-                self._annotate(catalog.TURN_OUTPUT, data.get("output"))
+            if self._capture and _is_answer(data) and data.get("output"):
+                self._annotate(catalog.TURN_OUTPUT, data["output"])
         elif turn is not None:
             turn.output(time.monotonic_ns())
         if event == "ask":
             self.ledger.messages[("outbound",)] += 1
+            if self._capture:
+                self._annotate(catalog.TURN_OUTPUT, data["msg"].get("output"))
 
     def _message(self, turn: Turn | None, step: Any) -> None:
-        # Steps are sent as messages, too; those of the user are only echoed.
-        if not step["type"].endswith("_message") or step["type"] == "user_message":
+        if not _is_answer(step):
             return
         self.ledger.messages[("outbound",)] += 1
         # An empty message is where an answer will be streamed to.
@@ -277,14 +284,24 @@ def _receiving(guard: Guard, messages: Messages) -> Any:
 
 
 def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+    # This runs for every token. So it is a plain function that hands on what the original
+    # returns, and one more token of a turn is counted right here, by what cannot fail.
+    connections, ledger = messages.connections, messages.ledger
+    turn_now, clock = current_turn.get, time.monotonic_ns
+
     @functools.wraps(original)
-    async def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if patches.active:
+    def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
+        turn = turn_now()
+        if event == "stream_token" and turn is not None and turn.chunks and to in connections:
+            ledger.chunks += 1
+            turn.chunks += 1
+            turn.last_chunk = clock()
+        elif patches.active:
             with guard:
                 messages.emitted(event, data, to)
-        return await original(event, data, to, *args, **kwargs)
+        return original(event, data, to, *args, **kwargs)
 
-    return emit
+    return mark_coroutine_function(emit)
 
 
 def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:
@@ -309,6 +326,15 @@ def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Hand
                 telemetry.record(catalog.ASK_DURATION, seconds, ask_type(event, data), outcome)
 
     return call
+
+
+def _is_answer(step: Any) -> bool:
+    """Tell whether it is a message of the app that is sent.
+
+    Steps are sent as messages, too, and what a user wrote is echoed.
+    """
+    kind = step["type"]
+    return bool(kind.endswith("_message") and kind != "user_message")
 
 
 def _is_cancelled() -> bool:

@@ -37,6 +37,11 @@ class Sockets:
         ledger: The books of connections.
         sessions: The books of sessions.
         tracing: Opens the spans of connects and disconnects.
+
+    Attributes:
+        ledger: The books of connections.
+        connections: The open sockets, by their Socket.IO id.
+        stopping: Whether the server is closing its sockets, in order to stop.
     """
 
     def __init__(self, ledger: ConnectionLedger, sessions: Sessions, tracing: Tracing) -> None:
@@ -45,12 +50,8 @@ class Sockets:
         self._sessions = sessions
         self._tracing = tracing
         self._spans: dict[str, SpanContext] = {}
-        self._connections: dict[str, Connection] = {}
+        self.connections: dict[str, Connection] = {}
         self._sids: dict[str, str] = {}
-
-    def is_open(self, sid: str) -> bool:
-        """Tell whether a socket is open."""
-        return sid in self._connections
 
     def links(self, session: Any) -> list[SpanContext]:
         """Return the span that connected the current socket of a session, if there is one."""
@@ -88,7 +89,7 @@ class Sockets:
         engine_sid = sio.manager.eio_sid_from_sid(sid, _NAMESPACE)
         socket = sio.eio.sockets.get(engine_sid)
         upgraded = functools.partial(getattr, socket, "upgraded", False)
-        self._connections[sid] = self.ledger.open(upgraded)
+        self.connections[sid] = self.ledger.open(upgraded)
         self._sids[engine_sid] = sid
         if socket is None or socket.closed or socket.closing:
             self.lost(engine_sid)
@@ -106,7 +107,7 @@ class Sockets:
         session = _session_of(sid)
         if session is not None:
             self._sessions.dropped(session)
-        if connection := self._connections.pop(sid, None):
+        if connection := self.connections.pop(sid, None):
             self.ledger.close(connection, "shutdown" if self.stopping else close_reason(reason))
         return session
 
@@ -120,13 +121,15 @@ class Sockets:
         """The Engine.IO socket is closed; Chainlit may not have been told."""
         sid = self._sids.pop(engine_sid, "")
         self._spans.pop(sid, None)
-        if sid in self._connections:
+        if sid in self.connections:
             session = self.closed(sid, reason)
             if session is not None:
                 self.cleaned_up(session, failed=True)
 
     def adopt(self) -> None:
-        """Take up the sockets that were open before this probe."""
+        """Take up the sockets that are open now, and only those."""
+        for known in (self.connections, self._sids, self._spans):
+            known.clear()
         sio = import_module("chainlit.server").sio
         for sid, session in list(import_module("chainlit.session").ws_sessions_sid.items()):
             if sio.manager.is_connected(sid, _NAMESPACE):

@@ -83,6 +83,9 @@ def _attributes(step: Any, kind: str) -> dict[str, str]:
 
 
 def _content(step: Any) -> dict[str, str]:
+    # The input of this one, which Chainlit opens itself, is the user's message.
+    if step.type == "run" and step.name == "on_message":
+        return {}
     return {catalog.STEP_INPUT: str(step.input), catalog.STEP_OUTPUT: str(step.output)}
 
 

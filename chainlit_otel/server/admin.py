@@ -35,9 +35,15 @@ class AdminServer:
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        self._server = uvicorn.Server(
+        self._server = _IdleServer(
             uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", ws="none", http="h11"
+                app,
+                log_config=None,
+                access_log=False,
+                date_header=False,
+                lifespan="off",
+                ws="none",
+                http="h11",
             )
         )
         self._thread = Thread(target=self._run, name="chainlit-otel-admin", daemon=True)
@@ -55,7 +61,7 @@ class AdminServer:
 
     def stop(self) -> None:
         """Stop serving and free the port."""
-        self._server.should_exit = True
+        self._server.end()
         self._thread.join(timeout=5)
         self._socket.close()
 
@@ -64,6 +70,26 @@ class AdminServer:
         loop = asyncio.new_event_loop()
         loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         loop.close()
+
+
+class _IdleServer(uvicorn.Server):
+    """A server that sleeps until it is asked or stopped; uvicorn's own wakes ten times a second."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended = asyncio.Event()
+
+    async def main_loop(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if not self.should_exit:
+            await self._ended.wait()
+
+    def end(self) -> None:
+        """Stop serving; called from another thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._ended.set)
 
 
 def _listen(host: str, port: int) -> socket.socket:

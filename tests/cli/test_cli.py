@@ -24,7 +24,9 @@ def run(*arguments: str) -> str:
     return result.output
 
 
-@pytest.mark.parametrize(("command", "needed"), [("", ()), ("metrics", ()), ("visit", SLOW[1:4])])
+@pytest.mark.parametrize(
+    ("command", "needed"), [("", ()), ("doctor", ()), ("metrics", ()), ("visit", SLOW[1:4])]
+)
 def test_help_imports_nothing_slow(command: str, needed: tuple[str, ...]) -> None:
     script = f"""
 import sys

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
 
 
 @pytest.mark.parametrize("member", catalog.CLIENT_TYPE.values)
@@ -63,3 +63,69 @@ def test_a_hundred_thousand_values_from_four_threads_are_one_value_and_all_count
         thread.join()
     assert seen == {"other"}
     assert fold.folded == 100_000
+
+
+# A set whose members the application declares
+
+
+NAMES = st.sampled_from(["a", "b", "c", "d", "e", "other", "", "A"])
+
+
+@given(
+    st.integers(0, 4),
+    st.lists(st.tuples(st.just("learn"), st.lists(NAMES)) | st.tuples(st.just("ask"), NAMES)),
+)
+def test_the_first_that_are_declared_are_members_from_then_on(
+    limit: int, events: list[tuple[str, list[str] | str]]
+) -> None:
+    learned = LearnedSet(limit)
+    given: list[str] = []
+    folded = 0
+    for what, values in events:
+        if what == "learn":
+            learned.learn(iter(values))
+            given += values
+            continue
+        members = list(dict.fromkeys(given))[:limit]
+        assert learned(values) == (values if values in members else "other")
+        folded += values not in (*members, "other")
+        assert learned.folded == folded
+
+
+def test_nothing_is_a_member_before_it_is_declared() -> None:
+    learned = LearnedSet(8)
+    assert learned("fast") == "other"
+    learned.learn(["fast"])
+    assert learned("fast") == "fast"
+    assert learned.folded == 1
+
+
+def test_what_stands_for_the_rest_is_not_counted_and_may_be_another() -> None:
+    learned = LearnedSet(8, other="unknown")
+    assert [learned("unknown"), learned("other")] == ["unknown", "unknown"]
+    assert learned.folded == 1
+
+
+@pytest.mark.parametrize("value", [None, 1, True, b"fast", ["fast"], {"fast": 1}])
+def test_what_is_no_text_is_never_a_member(value: object) -> None:
+    learned = LearnedSet(8)
+    learned.learn(["fast", "1", "True"])
+    assert learned(value) == "other"
+    assert learned.folded == 1
+
+
+def test_a_hundred_thousand_declared_values_are_no_more_than_the_limit() -> None:
+    learned = LearnedSet(32)
+    for n in range(0, 100_000, 1000):
+        learned.learn(f"profile-{n + i}" for i in range(1000))
+    seen = {learned(f"profile-{n}") for n in range(100_000)}
+    assert seen == {*(f"profile-{n}" for n in range(32)), "other"}
+    assert learned.folded == 100_000 - 32
+
+
+def test_declaring_the_same_again_uses_nothing_up() -> None:
+    learned = LearnedSet(2)
+    for _ in range(100):
+        learned.learn(["fast"])
+    learned.learn(["thorough"])
+    assert [learned("fast"), learned("thorough")] == ["fast", "thorough"]

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
+from chainlit_otel.core.sessions import OnEnd, Session, SessionLedger, SessionType
 from tests.core.clocks import NS, Clock, SwitchingClock, hurried_threads
 
 TYPES: tuple[SessionType, ...] = ("websocket", "websocket", "http")
@@ -37,6 +37,15 @@ WEBSOCKET_REASONS = ("cleared", "timeout", "shutdown", "other")
 HTTP_REASONS = ("completed", "shutdown", "other")
 
 Ended = tuple[str, str, str, float]
+
+
+def noting(ended: list[Ended]) -> OnEnd:
+    """Note what is told of each end, without holding on to the session."""
+
+    def note(session: Session, reason: str, seconds: float) -> None:
+        ended.append((session.type, session.client, reason, seconds))
+
+    return note
 
 
 # What the books must say, told by nothing but the list of what happened
@@ -120,7 +129,7 @@ class SessionMachine(RuleBasedStateMachine):
         self.clock = Clock(now=123_456_789)
         self.ended: list[Ended] = []
         self.ledger = SessionLedger(
-            lambda *ended: self.ended.append(ended),
+            noting(self.ended),
             lambda: self.clock.now,
             lambda: self.clock.wall,
         )
@@ -301,7 +310,7 @@ class Books:
         self.clock = Clock()
         self.ended: list[Ended] = []
         self.ledger = SessionLedger(
-            lambda *ended: self.ended.append(ended),
+            noting(self.ended),
             lambda: self.clock.now,
             lambda: self.clock.wall,
         )
@@ -474,6 +483,19 @@ def test_nothing_is_held_of_sessions_that_ended(books: Books) -> None:
     assert sessions_held_by(books.ledger) == 0
 
 
+def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns() -> None:
+    told: list[Session] = []
+    ledger = SessionLedger(lambda session, *_: told.append(session))
+    first = ledger.start("websocket", "webapp", "new", "0af7651916cd43dd")
+    second = ledger.start("http", "slack", "new")
+    first.turns += 3
+    ledger.end(second, "completed")
+    ledger.collected(first, "other")
+    ledger.starts()
+    assert told == [second, first]
+    assert [(session.hash, session.turns) for session in told] == [("", 0), ("0af7651916cd43dd", 3)]
+
+
 @pytest.mark.timeout(10)
 def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_session() -> None:
     seen: list[int] = []
@@ -512,7 +534,7 @@ def test_a_finalizer_in_the_middle_of_any_operation_neither_blocks_nor_is_lost()
         return next(now)
 
     ended: list[Ended] = []
-    ledger = SessionLedger(lambda *told: ended.append(told), clock, clock)
+    ledger = SessionLedger(noting(ended), clock, clock)
     session = ledger.start("websocket", "webapp", "new")
     operations = (
         lambda: ledger.start("websocket", "webapp", "new"),
@@ -556,7 +578,7 @@ def test_a_finalizer_in_the_middle_of_any_operation_neither_blocks_nor_is_lost()
 def test_threads_lose_nothing() -> None:
     rounds, workers = 400, 4
     ended: list[Ended] = []
-    ledger = SessionLedger(lambda *told: ended.append(told), SwitchingClock())
+    ledger = SessionLedger(noting(ended), SwitchingClock())
     backwards: list[tuple[float, float]] = []
 
     def work(seed: int) -> None:
@@ -625,7 +647,7 @@ class Traffic:
         self.now = 0
         self.completed: list[float] = []
         self.ledger = SessionLedger(
-            lambda *ended: self.completed.append(ended[3]), lambda: self.now, lambda: self.now
+            lambda *ended: self.completed.append(ended[2]), lambda: self.now, lambda: self.now
         )
         self._numbers = random.Random(1)
         self._draw = draw

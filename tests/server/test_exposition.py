@@ -89,7 +89,7 @@ def observe_everything(served: Served) -> None:
 
 def labels(metric: Metric, values: LabelSet) -> frozenset[tuple[str, str]]:
     return frozenset(
-        (a.prometheus_label, v) for a, v in zip(metric.attributes, values, strict=True)
+        (a.prometheus_label, v) for a, v in zip(metric.attributes, values, strict=True) if v
     )
 
 
@@ -205,6 +205,8 @@ def busy(served: Served) -> None:
         served.telemetry.record(catalog.SESSION_DURATION, seconds, "websocket", "webapp", "cleared")
     with sampled_span():
         served.telemetry.record(catalog.CONNECTION_DURATION, 61.0, "transport_close")
+    served.telemetry.record(catalog.TURN_DURATION, 1.5, "ok", "")
+    served.telemetry.record(catalog.TURN_DURATION, 2.5, "ok", "fast")
 
 
 def test_the_text_format_is_as_it_was(served: Served, golden: CompareGolden) -> None:

@@ -1,0 +1,1 @@
+"""What observing Chainlit costs: `python -m bench`. Not part of the package."""

@@ -1,0 +1,75 @@
+"""The app that is measured: a turn is one tool step and 50 streamed tokens.
+
+`BENCH_VARIANT` says what observes it. SIGUSR1 has the spans exported that are still waiting, so
+that the export is part of what is measured, and then adds a line to the file `flushed`: how many
+garbage collections of the middle and of the last generation there were so far, and how many seconds
+of CPU time those of the last took, which are the full ones.
+"""
+
+import gc
+import os
+import signal
+import time
+from typing import Any
+
+import chainlit as cl
+from opentelemetry import trace
+
+TOKENS = 50
+VARIANT = os.environ["BENCH_VARIANT"]
+
+if VARIANT in ("metrics", "traces"):
+    import chainlit_otel
+
+    chainlit_otel.enable()
+elif VARIANT == "fastapi":
+    from chainlit.server import app
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    trace.set_tracer_provider(provider)
+    FastAPIInstrumentor.instrument_app(app)
+
+
+collections = [0, 0, 0]
+seconds, began = 0.0, 0.0
+
+
+def collecting(phase: str, info: dict[str, int]) -> None:
+    """Count the garbage collections, and time the full ones."""
+    global seconds, began
+    if phase == "stop":
+        collections[info["generation"]] += 1
+    if info["generation"] == 2 and phase == "start":
+        began = time.thread_time()
+    elif info["generation"] == 2:
+        seconds += time.thread_time() - began
+
+
+def flush(*_: Any) -> None:
+    """Export what is waiting, and say so."""
+    force_flush = getattr(trace.get_tracer_provider(), "force_flush", None)
+    if force_flush is not None:
+        force_flush()
+    with open("flushed", "a") as file:
+        file.write(f"{collections[1]} {collections[2]} {seconds}\n")
+
+
+gc.callbacks.append(collecting)
+signal.signal(signal.SIGUSR1, flush)
+
+
+@cl.on_message
+async def answer(message: cl.Message) -> None:
+    """Look something up and stream the answer."""
+    async with cl.Step(name="lookup", type="tool") as step:
+        step.input = message.content
+        step.output = "found"
+    reply = cl.Message("")
+    for _ in range(TOKENS):
+        await reply.stream_token("token ")
+    await reply.update()

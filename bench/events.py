@@ -1,0 +1,141 @@
+"""The cost of single events: our own code alone, in this process and without Chainlit."""
+
+from __future__ import annotations
+
+import functools
+import statistics
+import time
+import timeit
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import NoOpTracer
+
+from chainlit_otel import catalog
+from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.core.turns import TurnLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes import messages as messages_probe
+from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.server.exposition import ScrapeReader
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Tracing
+
+REPEATS = 9
+
+Event = Callable[[], object]
+
+
+class _Nowhere(SpanExporter):
+    def export(self, spans: object) -> SpanExportResult:
+        return SpanExportResult.SUCCESS
+
+
+class _Server:
+    """Stands for the Socket.IO server, to send what costs nothing."""
+
+    async def emit(self, event: str, data: object = None, to: str | None = None) -> None:
+        """Send nothing."""
+
+
+def measure(seconds: float) -> list[tuple[str, float]]:
+    """Return each event and its cost in seconds of CPU time.
+
+    Args:
+        seconds: How long each may be measured, about.
+    """
+    return [(name, _cost(event, seconds)) for name, event in _events()]
+
+
+def _cost(event: Event, seconds: float) -> float:
+    timer = timeit.Timer(event, timer=time.thread_time)
+    number, taken = 1, 0.0
+    while taken < seconds / REPEATS / 2:
+        number *= 2
+        taken = timer.timeit(number)
+    return statistics.median(timer.repeat(REPEATS, number)) / number
+
+
+def _events() -> Iterator[tuple[str, Event]]:
+    guard = Guard("bench")
+    telemetry = Telemetry([MeterProvider([ScrapeReader()], shutdown_on_exit=False)], guard)
+    yield "an empty call, which is in all the others", lambda: None
+    yield "guard: enter and exit", functools.partial(_guarded, guard)
+    yield "histogram: one record", lambda: telemetry.record(catalog.TURN_DURATION, 0.5, "ok", "")
+    yield from _session_events()
+    yield from _message_events(guard)
+    yield from _span_events()
+
+
+def _guarded(guard: Guard) -> None:
+    with guard:
+        pass
+
+
+def _session_events() -> Iterator[tuple[str, Event]]:
+    ledger = SessionLedger(lambda *_: None)
+    staying = ledger.start("websocket", "webapp", "new")
+
+    def start_and_end() -> None:
+        ledger.end(ledger.start("websocket", "webapp", "new"), "cleared")
+
+    def drop_and_restore() -> None:
+        ledger.drop(staying)
+        ledger.restore(staying)
+
+    yield "session: start and end", start_and_end
+    yield "session: drop and restore", drop_and_restore
+
+
+def _message_events(guard: Guard) -> Iterator[tuple[str, Event]]:
+    patches, server, bare = Patches(None), _Server(), _Server()
+    tracing = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("bench"), False)
+    sessions = Sessions(SessionLedger(lambda *_: None), lambda _: None, False)
+    sockets = Sockets(ConnectionLedger(lambda *_: None), sessions, tracing)
+    sockets.connections["sid"] = sockets.ledger.open(lambda: True)
+    turns = TurnLedger(lambda *_: None)
+    messages = Messages(turns, sessions, sockets, tracing, False)
+    patches.shadow(
+        server, "emit", functools.partial(messages_probe._emitting, patches, guard, messages)
+    )
+
+    def start_and_end() -> None:
+        turns.end(turns.start(0, ""))
+
+    yield "turn: start and end", start_and_end
+    current_turn.set(turns.start(0, ""))
+    yield "emit without us", lambda: _run(bare.emit("stream_token", None, to="sid"))
+    yield "emit of a token", lambda: _run(server.emit("stream_token", None, to="sid"))
+    yield "emit of what is no content", lambda: _run(server.emit("task_start", None, to="sid"))
+    current_turn.set(None)
+
+
+def _run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine that waits for nothing, without an event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration:
+        return
+
+
+def _span_events() -> Iterator[tuple[str, Event]]:
+    exporting = TracerProvider(shutdown_on_exit=False)
+    exporting.add_span_processor(BatchSpanProcessor(_Nowhere()))
+    for name, tracer in (
+        ("span: open and close, nobody listens", NoOpTracer()),
+        ("span: open and close, exported", exporting.get_tracer("bench")),
+    ):
+        tracing = Tracing(tracer, False)
+        yield name, functools.partial(_span, tracing)
+    exporting.shutdown()
+
+
+def _span(tracing: Tracing) -> None:
+    tracing.close(tracing.open_child("bench", {"key": "value"}), "ok")

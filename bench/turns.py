@@ -1,0 +1,279 @@
+"""The CPU time of the server process for one turn, by what observes it.
+
+Each round starts one server of each variant. They take turns in short slices, in an order that is
+reversed from slice to slice, so that whatever else the machine does falls on all of them alike.
+What a slice costs is read from the CPU clock of the server process, which has all its threads in
+it, those that have ended too; and the spans of a slice are exported before it is read.
+
+A full garbage collection takes as long as a dozen turns and comes once in hundreds: where it falls
+would decide the outcome. So these are taken out, and their share is told from the collections of
+the middle generation, of which there are enough: after each ten of them CPython makes a full one,
+or waits, if little has become old since the last. And the same code can be some per cent faster or
+slower from process to process, by where it lies in memory; so the processes of a round get the same
+layout, and those of the next round get another one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import signal
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+
+from bench.sink import Sink
+from chainlit_otel.cli.visitors import Visitor
+from tests.support.scrape import Scrape
+from tests.support.server import ChainlitServer
+
+APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
+ANSWER = "token " * 50
+OBSERVED = ("metrics", "traces")
+EXPORTING = ("traces", "fastapi")
+VARIANTS = {
+    "bare": "Chainlit alone",
+    "metrics": "chainlit-otel, metrics",
+    "traces": "chainlit-otel, metrics and traces",
+    "fastapi": "FastAPIInstrumentor with its defaults",
+}
+SCRAPES = 10
+
+_PATIENCE = 20.0
+_MIDDLE_PER_FULL = 11  # one more than `gc.get_threshold()[2]`
+_ADDR_NO_RANDOMIZE = 0x0040000  # sys/personality.h
+_libc = ctypes.CDLL(None)
+
+
+class BenchError(Exception):
+    """What was measured is not what was meant to be."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured.
+
+    Attributes:
+        rounds: Rounds, each with server processes of its own.
+        turns: Turns of each variant in a round.
+        warmup: Turns before them that do not count.
+        slice: Turns of one variant before it is the next one's turn.
+    """
+
+    rounds: int
+    turns: int
+    warmup: int
+    slice: int
+
+
+class Collections(NamedTuple):
+    """The garbage collections of a process so far.
+
+    Attributes:
+        middle: Those of the middle generation.
+        full: Those of the last one, which are the full ones.
+        seconds: CPU seconds of the full ones.
+    """
+
+    middle: int
+    full: int
+    seconds: float
+
+
+@dataclass
+class Run:
+    """What was measured of one variant in one round.
+
+    Attributes:
+        slices: CPU seconds of a turn in each slice, without the full garbage collections.
+        turns: Turns in all slices.
+        collections: Garbage collections of the middle generation in all slices.
+        full: CPU seconds of a full garbage collection.
+        spans: Spans that arrived, by name.
+        scrape: CPU seconds of a scrape; 0 if nothing is served.
+    """
+
+    slices: list[float] = field(default_factory=list)
+    turns: int = 0
+    collections: int = 0
+    full: float = 0.0
+    spans: Counter[str] = field(default_factory=Counter)
+    scrape: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """CPU seconds of a turn."""
+        return statistics.median(self.slices)
+
+    @property
+    def full_share(self) -> float:
+        """CPU seconds that the full garbage collections add to a turn, at most."""
+        return self.collections / (_MIDDLE_PER_FULL * self.turns) * self.full
+
+    def more_than(self, other: Run) -> float:
+        """Return the extra cost of a turn, as a part of what it costs in another run."""
+        ratios = [ours / its for ours, its in zip(self.slices, other.slices, strict=True)]
+        return statistics.median(ratios) - 1
+
+
+Round = dict[str, Run]
+
+
+class Subject:
+    """A server of one variant, and the one visitor who talks to it."""
+
+    def __init__(self, variant: str, sink: Sink, seed: int) -> None:
+        self.variant = variant
+        self.run = Run()
+        env = {"BENCH_VARIANT": variant, "PYTHONHASHSEED": str(seed)}
+        if variant in EXPORTING:
+            env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = sink.endpoint(variant)
+        self.server = ChainlitServer({"app.py": APP}, env=env)
+        self._sink = sink
+        self._visitor = Visitor(self.server.url, transports=["websocket"])
+        self._talks = 0
+        self._flushes = 0
+
+    async def begin(self, warmup: int) -> None:
+        """Warm the server up, once it has started."""
+        await self._visitor.connect()
+        await self._talk(warmup)
+        await self._flush()
+        self._sink.take(self.variant)
+
+    async def measure(self, turns: int) -> None:
+        """Take one slice."""
+        before, gc_before = cpu_time(self.server.pid), self._collections()
+        await self._talk(turns)
+        await self._flush()
+        spent, gc = cpu_time(self.server.pid) - before, self._collections()
+        self.run.slices.append((spent - (gc.seconds - gc_before.seconds)) / turns)
+        self.run.turns += turns
+        self.run.collections += gc.middle - gc_before.middle
+        self.run.full = gc.seconds / max(1, gc.full)
+
+    async def end(self) -> None:
+        """Make sure that the server was observed as its variant says, and by nothing else.
+
+        Raises:
+            BenchError: It was not.
+        """
+        self.run.spans = self._sink.take(self.variant)
+        await asyncio.to_thread(self._check_spans)
+        await asyncio.to_thread(self._check_metrics)
+        await self._visitor.leave(clear=True)
+
+    async def _talk(self, turns: int) -> None:
+        for _ in range(turns):
+            said = await self._visitor.talk("What is it?")
+            if said != [ANSWER]:
+                raise BenchError(f"{self.variant}: the app said {said}")
+        self._talks += turns
+
+    async def _flush(self) -> None:
+        self._flushes += 1
+        os.kill(self.server.pid, signal.SIGUSR1)
+        deadline = time.monotonic() + _PATIENCE
+        while self.server.read("flushed").count("\n") < self._flushes:
+            if time.monotonic() > deadline:
+                raise BenchError(f"{self.variant}: no export\n{self.server.tail()}")
+            await asyncio.sleep(0.002)
+
+    def _collections(self) -> Collections:
+        middle, full, seconds = self.server.read("flushed").splitlines()[-1].split()
+        return Collections(int(middle), int(full), float(seconds))
+
+    def _check_spans(self) -> None:
+        names, turns = self.run.spans, self.run.turns
+        if (names.total() > 0) != (self.variant in EXPORTING):
+            raise BenchError(f"{self.variant}: {names.total()} spans arrived")
+        if self.variant == "traces" and names["chainlit.turn"] != turns:
+            raise BenchError(f"{turns} turns, and of spans {dict(names)}")
+        # One span a frame is the point of this variant: without, it is not the default.
+        if self.variant == "fastapi" and names.total() < 50 * turns:
+            raise BenchError(f"{turns} turns of 50 tokens, and of spans {dict(names)}")
+
+    def _check_metrics(self) -> None:
+        try:
+            scrape = self.server.scrape()
+        except httpx.ConnectError:
+            if self.variant in OBSERVED:
+                raise BenchError(f"{self.variant}: no metrics\n{self.server.tail()}") from None
+            return
+        if self.variant not in OBSERVED:
+            raise BenchError(f"{self.variant}: there are metrics")
+        self._check_scrape(scrape)
+        before = cpu_time(self.server.pid)
+        for _ in range(SCRAPES):
+            httpx.get(self.server.metrics_url).raise_for_status()
+        self.run.scrape = (cpu_time(self.server.pid) - before) / SCRAPES
+
+    def _check_scrape(self, scrape: Scrape) -> None:
+        turns = scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok")
+        chunks = scrape.value("chainlit_turn_output_chunks_total")
+        if (turns, chunks) != (self._talks, 50 * self._talks):
+            raise BenchError(f"{self._talks} turns, of which counted: {turns} and {chunks} chunks")
+        if errors := scrape.sum("chainlit_otel_internal_errors_total"):
+            raise BenchError(f"{self.variant}: {errors:g} errors of ours\n{self.server.tail()}")
+
+
+def cpu_time(pid: int) -> float:
+    """Return the CPU seconds of a process, all its threads included.
+
+    `/proc` knows the nanoseconds of the threads that are there, and of a whole process only ticks.
+
+    Raises:
+        OSError: There is no such process, or the system has no such clock.
+    """
+    clock = ctypes.c_int()
+    if number := _libc.clock_getcpuclockid(pid, ctypes.byref(clock)):
+        raise OSError(number, f"no CPU clock of process {pid}: {os.strerror(number)}")
+    return time.clock_gettime(clock.value)
+
+
+def measure(plan: Plan, sink: Sink, progress: Callable[[int, Round], None]) -> list[Round]:
+    """Run the whole plan.
+
+    Args:
+        plan: How much.
+        sink: Takes the spans.
+        progress: Told the number and the figures of each round that is over.
+
+    Raises:
+        BenchError: A variant was not observed as it says.
+    """
+    # What this process asks for holds for those that it starts. Some containers forbid it.
+    _libc.personality(_ADDR_NO_RANDOMIZE)
+    rounds: list[Round] = []
+    for number in range(1, plan.rounds + 1):
+        rounds.append(asyncio.run(_round(plan, sink, number)))
+        progress(number, rounds[-1])
+    return rounds
+
+
+async def _round(plan: Plan, sink: Sink, number: int) -> Round:
+    subjects = [Subject(variant, sink, seed=number) for variant in VARIANTS]
+    if number % 2:
+        subjects.reverse()
+    try:
+        await asyncio.gather(*(asyncio.to_thread(s.server.start) for s in subjects))
+        for subject in subjects:
+            await subject.begin(plan.warmup)
+        left = plan.turns
+        while left > 0:
+            for subject in subjects:
+                await subject.measure(min(left, plan.slice))
+            left -= plan.slice
+            subjects.reverse()
+        for subject in subjects:
+            await subject.end()
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(s.server.close) for s in subjects))
+    return {subject.variant: subject.run for subject in subjects}

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
+
+from chainlit_otel.core.peaks import WINDOWS
+from chainlit_otel.core.turns import Turn, TurnLedger
+from tests.core.clocks import NS, Clock, SwitchingClock, hurried_threads
+
+START = 123_456_789
+
+
+# What the books must say, told by nothing but the list of what happened
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that somebody reported, whether or not it made sense at that moment.
+
+    Attributes:
+        at: Monotonic time, in nanoseconds.
+        turn: Number of the turn.
+        what: start, output, chunk, fail, cancel or end.
+        arrived: Of a start: when the message arrived.
+        profile: Of a start: the chat profile.
+    """
+
+    at: int
+    turn: int
+    what: str
+    arrived: int = 0
+    profile: str = ""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What is told of a turn that ended."""
+
+    turn: int
+    seconds: float
+    outcome: str
+    profile: str
+    first_token: float | None
+    per_chunk: float | None
+
+
+def told_of(turn: Turn, number: int, seconds: float) -> Told:
+    return Told(
+        number,
+        seconds,
+        turn.outcome,
+        turn.profile,
+        turn.time_to_first_token,
+        turn.time_per_output_chunk,
+    )
+
+
+def expected(events: list[Event], number: int) -> Told | None:
+    """What must have been told of a turn; None while it is under way."""
+    mine = [event for event in events if event.turn == number]
+    end = next((n for n, event in enumerate(mine) if event.what == "end"), None)
+    if end is None:
+        return None
+    start, story = mine[0], mine[1:end]
+    what = [event.what for event in story]
+    seen = [event.at for event in story if event.what in ("output", "chunk")]
+    chunks = [event.at for event in story if event.what == "chunk"]
+    gaps = [b - a for a, b in pairwise(chunks)]
+    outcome = "cancelled" if "cancel" in what else "error" if "fail" in what else "ok"
+    return Told(
+        number,
+        (mine[end].at - start.arrived) / NS,
+        outcome,
+        start.profile,
+        (seen[0] - start.arrived) / NS if seen else None,
+        sum(gaps) / len(gaps) / NS if gaps else None,
+    )
+
+
+def levels(events: list[Event]) -> list[tuple[int, int]]:
+    """How many turns were under way, and since when."""
+    found, under_way = [(START, 0)], set()
+    for event in events:
+        if event.what == "start":
+            under_way.add(event.turn)
+        elif event.what == "end":
+            under_way.discard(event.turn)
+        found.append((event.at, len(under_way)))
+    return found
+
+
+def peak(events: list[Event], since: int) -> int:
+    """The most turns under way at once at or after a moment."""
+    found = levels(events)
+    ends = [at for at, _ in found[1:]]
+    return max(
+        n for (_, n), end in zip(found, [*ends, None], strict=True) if end is None or end >= since
+    )
+
+
+class TurnMachine(RuleBasedStateMachine):
+    """Any order of events, sensible or not, against the naive model."""
+
+    turns = Bundle("turns")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = Clock(now=START)
+        self.offset = self.clock.wall - self.clock.now
+        self.events: list[Event] = []
+        self.handles: list[Turn] = []
+        self.told: list[Told] = []
+        self.ledger = TurnLedger(
+            lambda turn, seconds: self.told.append(
+                told_of(turn, self.handles.index(turn), seconds)
+            ),
+            lambda: self.clock.now,
+            lambda: self.clock.wall,
+        )
+
+    def happened(self, turn: int, what: str, arrived: int = 0, profile: str = "") -> None:
+        self.events.append(Event(self.clock.now, turn, what, arrived, profile))
+
+    @rule(target=turns, waited=st.integers(0, START), profile=st.sampled_from(["", "fast"]))
+    def start(self, waited: int, profile: str) -> int:
+        """A message is taken up some time after it arrived."""
+        number, arrived = len(self.handles), self.clock.now - waited
+        self.handles.append(self.ledger.start(arrived, profile))
+        self.happened(number, "start", arrived, profile)
+        return number
+
+    @rule(number=turns)
+    def output(self, number: int) -> None:
+        self.handles[number].output(self.clock.now)
+        self.happened(number, "output")
+
+    @rule(number=turns, gaps=st.lists(st.integers(1, NS), min_size=1, max_size=4))
+    def stream(self, number: int, gaps: list[int]) -> None:
+        for gap in gaps:
+            self.clock.advance(gap)
+            self.handles[number].chunk(self.clock.now)
+            self.happened(number, "chunk")
+
+    @rule(number=turns)
+    def fail(self, number: int) -> None:
+        self.handles[number].error = ValueError()
+        self.happened(number, "fail")
+
+    @rule(number=turns)
+    def cancel(self, number: int) -> None:
+        self.handles[number].cancelled = True
+        self.happened(number, "cancel")
+
+    @rule(number=turns)
+    def end(self, number: int) -> None:
+        self.ledger.end(self.handles[number])
+        self.happened(number, "end")
+
+    @rule()
+    def shut_down(self) -> None:
+        self.ledger.cancel_all()
+        for number in range(len(self.handles)):
+            self.happened(number, "cancel")
+            self.happened(number, "end")
+
+    @rule(ns=st.integers(0, 3) | st.integers(0, 40 * NS) | st.integers(0, 8000 * NS))
+    def wait(self, ns: int) -> None:
+        self.clock.advance(ns)
+
+    @invariant()
+    def every_turn_that_ended_was_told_once_as_it_was_at_that_moment(self) -> None:
+        ends = [expected(self.events, number) for number in range(len(self.handles))]
+        assert sorted(self.told, key=lambda told: told.turn) == [told for told in ends if told]
+        for number, turn in enumerate(self.handles):
+            assert turn.ended is (ends[number] is not None)
+
+    @invariant()
+    def as_many_are_active_as_began_and_did_not_end(self) -> None:
+        assert self.ledger.active() == {(): levels(self.events)[-1][1]}
+
+    @invariant()
+    def the_peaks_are_the_highest_levels_of_their_windows(self) -> None:
+        peaks = {window: n for (window,), n in self.ledger.peaks().items()}
+        assert peaks.pop("process") == peak(self.events, START)
+        for window, length in WINDOWS.items():
+            last_cut = self.clock.wall // length * length - self.offset
+            assert peaks[window] == peak(self.events, last_cut - length), window
+
+
+TestTurnMachine = TurnMachine.TestCase
+TestTurnMachine.settings = settings(max_examples=200, stateful_step_count=25)
+
+
+@given(st.lists(st.sampled_from(["output", "chunk"])), st.lists(st.integers(1, NS)))
+def test_the_first_that_a_user_sees_counts_whatever_it_is(what: list[str], gaps: list[int]) -> None:
+    now, turn = START, Turn(START, "")
+    seen: list[tuple[str, int]] = []
+    for kind, gap in zip(what, gaps, strict=False):
+        now += gap
+        getattr(turn, kind)(now)
+        seen.append((kind, now))
+    assert turn.time_to_first_token == ((seen[0][1] - START) / NS if seen else None)
+    assert turn.chunks == sum(kind == "chunk" for kind, _ in seen)
+
+
+# What an example says better
+
+
+class Books:
+    def __init__(self) -> None:
+        self.clock = Clock(now=START)
+        self.told: list[tuple[Turn, float]] = []
+        self.ledger = TurnLedger(
+            lambda turn, seconds: self.told.append((turn, seconds)),
+            lambda: self.clock.now,
+            lambda: self.clock.wall,
+        )
+
+    def turn(self) -> Turn:
+        return self.ledger.start(self.clock.now, "")
+
+
+@pytest.fixture
+def books() -> Books:
+    return Books()
+
+
+def test_before_anything_happens_all_is_at_zero(books: Books) -> None:
+    assert books.ledger.active() == {(): 0}
+    assert set(books.ledger.peaks()) == {(window,) for window in (*WINDOWS, "process")}
+    assert set(books.ledger.peaks().values()) == {0}
+    assert books.ledger.chunks == 0
+    assert books.ledger.messages == books.ledger.dropped == Counter()
+
+
+def test_a_turn_lasts_from_the_arrival_of_its_message(books: Books) -> None:
+    arrived = books.clock.now
+    books.clock.advance(2 * NS)
+    turn = books.ledger.start(arrived, "fast")
+    books.clock.advance(3 * NS)
+    turn.output(books.clock.now)
+    books.clock.advance(NS)
+    books.ledger.end(turn)
+    assert books.told == [(turn, 6.0)]
+    assert turn.time_to_first_token == 5.0
+
+
+def test_the_gap_between_chunks_is_their_mean_and_needs_two(books: Books) -> None:
+    turn = books.turn()
+    books.clock.advance(10 * NS)
+    turn.chunk(books.clock.now)
+    assert turn.time_per_output_chunk is None
+    for gap in (1, 2, 6):
+        books.clock.advance(gap * NS)
+        turn.chunk(books.clock.now)
+    assert turn.time_per_output_chunk == 3.0
+    assert turn.time_to_first_token == 10.0
+
+
+def test_output_that_is_no_chunk_is_between_no_chunks(books: Books) -> None:
+    turn = books.turn()
+    books.clock.advance(NS)
+    turn.output(books.clock.now)
+    books.clock.advance(NS)
+    turn.chunk(books.clock.now)
+    assert turn.time_to_first_token == 1.0
+    assert turn.time_per_output_chunk is None
+
+
+def test_a_turn_without_output_has_no_first_token(books: Books) -> None:
+    turn = books.turn()
+    assert turn.time_to_first_token is None
+    assert turn.time_per_output_chunk is None
+
+
+def test_a_stop_by_the_user_is_no_error_though_something_failed(books: Books) -> None:
+    turn = books.turn()
+    assert turn.outcome == "ok"
+    turn.error = ValueError()
+    assert turn.outcome == "error"
+    turn.cancelled = True
+    assert turn.outcome == "cancelled"
+
+
+def test_a_second_end_changes_nothing(books: Books) -> None:
+    turn, other = books.turn(), books.turn()
+    books.ledger.end(turn)
+    books.clock.advance(NS)
+    books.ledger.end(turn)
+    assert books.told == [(turn, 0.0)]
+    assert books.ledger.active() == {(): 1}
+    books.ledger.end(other)
+    assert books.ledger.active() == {(): 0}
+
+
+def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(books: Books) -> None:
+    done, failed, under_way = books.turn(), books.turn(), books.turn()
+    books.ledger.end(done)
+    failed.error = ValueError()
+    books.clock.advance(4 * NS)
+    books.ledger.cancel_all()
+    assert {(turn, seconds) for turn, seconds in books.told[1:]} == {
+        (failed, 4.0),
+        (under_way, 4.0),
+    }
+    assert [turn.outcome for turn in (done, failed, under_way)] == ["ok", "cancelled", "cancelled"]
+    books.ledger.cancel_all()
+    assert len(books.told) == 3
+    assert books.ledger.active() == {(): 0}
+
+
+def test_the_wall_clock_does_not_enter_durations(books: Books) -> None:
+    turn = books.turn()
+    books.clock.advance(10 * NS)
+    books.clock.step(-86_400 * NS)
+    books.ledger.end(turn)
+    assert books.told == [(turn, 10.0)]
+
+
+@pytest.mark.timeout(10)
+def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_turn() -> None:
+    seen: list[dict[tuple[str, ...], int]] = []
+
+    def on_end(*_: object) -> None:
+        seen.append(ledger.active())
+        ledger.peaks()
+        ledger.start(0, "")
+
+    ledger = TurnLedger(on_end)
+    ledger.end(ledger.start(0, ""))
+    assert seen == [{(): 0}]
+    assert ledger.active() == {(): 1}
+
+
+def test_threads_lose_nothing() -> None:
+    rounds, workers = 400, 4
+    told: list[Turn] = []
+    ledger = TurnLedger(lambda turn, _: told.append(turn), SwitchingClock())
+
+    def work(seed: int) -> None:
+        shuffled = random.Random(seed)
+        for _ in range(rounds):
+            turns = [ledger.start(0, "") for _ in range(shuffled.randrange(1, 4))]
+            for turn in turns[1:]:
+                ledger.end(turn)
+            if shuffled.random() < 0.1:
+                ledger.cancel_all()
+            for turn in turns:
+                ledger.end(turn)
+                ledger.end(turn)
+
+    with hurried_threads(), ThreadPoolExecutor(workers) as pool:
+        for future in [pool.submit(work, seed) for seed in range(workers)]:
+            future.result()
+    draws = [random.Random(seed) for seed in range(workers)]
+    began = 0
+    for numbers in draws:
+        for _ in range(rounds):
+            began += numbers.randrange(1, 4)
+            numbers.random()
+    assert len(told) == len(set(told)) == began
+    assert ledger.active() == {(): 0}
+    assert 1 <= ledger.peaks()[("process",)] <= 3 * workers

@@ -1,0 +1,293 @@
+"""Side by side with other telemetry: spans arrive once, where the host wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from typing import NamedTuple
+
+import httpx
+import pytest
+
+from chainlit_otel.cli.visitors import Visitor
+from tests.support.otlp import Receiver
+from tests.support.scrape import wait_until_async
+from tests.support.server import ChainlitServer
+
+pytestmark = pytest.mark.e2e
+
+# What a host exports to: one line a span, at once.
+LINES = """
+import json
+
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+
+
+class Lines(SpanExporter):
+    def export(self, spans):
+        with open("spans.jsonl", "a") as file:
+            for span in spans:
+                told = {
+                    "name": span.name,
+                    "scope": span.instrumentation_scope.name,
+                    "kind": span.kind.name,
+                    "id": span.context.span_id,
+                    "trace": span.context.trace_id,
+                    "parent": span.parent.span_id if span.parent else 0,
+                    "attributes": {key: str(value) for key, value in span.attributes.items()},
+                }
+                file.write(json.dumps(told) + "\\n")
+        return SpanExportResult.SUCCESS
+
+
+def provider():
+    made = TracerProvider()
+    made.add_span_processor(SimpleSpanProcessor(Lines()))
+    return made
+"""
+
+ENABLE = """
+import chainlit_otel
+
+chainlit_otel.enable()
+"""
+
+CHAT = """
+import chainlit as cl
+
+
+@cl.on_message
+async def on_message(message):
+    answer = cl.Message("")
+    for token in "done":
+        await answer.stream_token(token)
+    await answer.send()
+"""
+
+PARENT = """
+from chainlit.utils import mount_chainlit
+from fastapi import FastAPI
+
+app = FastAPI()
+
+
+@app.get("/hello/{name}")
+async def hello(name: str):
+    return {}
+"""
+
+MOUNT = """
+mount_chainlit(app=app, target="chat.py", path="/chat")
+"""
+
+PROVIDER = """
+from lines import provider
+from opentelemetry import trace
+
+trace.set_tracer_provider(provider())
+"""
+
+ARGUMENT = """
+import chainlit_otel
+from lines import provider
+
+chainlit_otel.enable(tracer_provider=provider())
+"""
+
+TRACELOOP = """
+from lines import Lines
+from traceloop.sdk import Traceloop
+from traceloop.sdk.instruments import Instruments
+
+Traceloop.init(
+    "app",
+    exporter=Lines(),
+    disable_batch=True,
+    telemetry_enabled=False,
+    instruments={Instruments.OPENAI},
+)
+"""
+
+SIO = """
+from chainlit.server import sio
+
+sio.instrument(auth=False)
+"""
+
+# The application, by the names that it has in each kind of host.
+INSTRUMENT = """
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+FastAPIInstrumentor.instrument_app(app)
+"""
+CHAINLITS_APP = """
+from chainlit.server import app
+"""
+
+
+class Span(NamedTuple):
+    name: str
+    scope: str
+    kind: str
+    id: int
+    trace: int
+    parent: int
+    attributes: dict[str, str]
+
+
+def spans(server: ChainlitServer) -> list[Span]:
+    return [Span(**json.loads(line)) for line in server.read("spans.jsonl").splitlines()]
+
+
+def server_of(kind: str, *parts: str, env: dict[str, str] | None = None) -> ChainlitServer:
+    """A server of an app made of parts; `run` by Chainlit, or `mount`ed in another one."""
+    settings = {"CHAINLIT_OTEL_METRICS_PATH": "/metrics", **(env or {})}
+    if kind == "run":
+        return ChainlitServer({"lines.py": LINES, "app.py": "".join([*parts, CHAT])}, env=settings)
+    return ChainlitServer(
+        {"lines.py": LINES, "chat.py": CHAT, "main.py": "".join(parts)},
+        env=settings,
+        command=["uvicorn", "main:app", "--port", "{port}"],
+        path="/chat",
+    )
+
+
+async def visit(
+    server: ChainlitServer, kind: str, transports: tuple[str, str] = ("polling", "websocket")
+) -> None:
+    """Make one request of each kind, and have a turn by each transport."""
+    # The requests first: should one of them be told twice, both have come when the turns have.
+    paths = ["/project/translations"]
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"{server.url}/project/translations?language=en-US")).is_success
+        if kind == "mount":
+            paths.append("/hello/you")
+            origin = server.url.removesuffix("/chat")
+            assert (await client.get(f"{origin}/hello/you")).is_success
+        metrics = await client.get(f"{server.url}/metrics")
+        assert metrics.text.startswith("#")
+    for transport in transports:
+        visitor = Visitor(server.url, transports=[transport])
+        await visitor.connect()
+        assert await visitor.talk("hello") == ["done"]
+        await visitor.leave(clear=True)
+
+    async def arrived() -> bool:
+        names = Counter(span.name for span in spans(server))
+        ours = names["chainlit.turn"] >= 2 and names["chainlit.disconnect"] >= 2
+        return ours and all(requests(server, path) for path in paths)
+
+    await wait_until_async(arrived, 10, "the spans")
+
+
+def requests(server: ChainlitServer, path: str) -> list[Span]:
+    return [
+        span
+        for span in spans(server)
+        if span.kind == "SERVER" and path in (span.attributes.get("url.path") or span.name)
+    ]
+
+
+def check_ours(server: ChainlitServer) -> None:
+    """Each turn is there once, as a root, with what belongs to it below it."""
+    found = spans(server)
+    assert max(Counter(span.id for span in found).values()) == 1, "a span was exported twice"
+    names = Counter(span.name for span in found if span.scope == "chainlit_otel")
+    assert names == {
+        "chainlit.connect": 2,
+        "chainlit.turn": 2,
+        "chainlit.callback on_message": 2,
+        "chainlit.step run": 2,
+        "chainlit.disconnect": 2,
+    }
+    for turn in (span for span in found if span.name == "chainlit.turn"):
+        assert turn.parent == 0
+        assert len([span for span in found if span.trace == turn.trace]) == 3
+    assert "detach" not in server.log
+    assert "probe failed" not in server.log
+
+
+def check_http(server: ChainlitServer, kind: str) -> None:
+    """Each request is there once, by its route, and nothing of the sockets is."""
+    (page,) = requests(server, "/project/translations")
+    assert page.attributes["http.route"].endswith("/project/translations")
+    if kind == "mount":
+        (hello,) = requests(server, "/hello/you")
+        assert hello.name == "GET /hello/{name}"
+        assert hello.attributes["http.route"] == "/hello/{name}"
+    assert requests(server, "socket.io") == []
+    assert requests(server, "/metrics") == []
+    kinds = {span.kind for span in spans(server) if span.scope != "chainlit_otel"}
+    assert kinds == {"SERVER"}
+
+
+KINDS = ("run", "mount")
+ORDERS: dict[str, list[str]] = {
+    "provider first": [PROVIDER, ENABLE],
+    "provider last": [ENABLE, PROVIDER],
+    "provider as an argument": [ARGUMENT],
+    "traceloop first": [TRACELOOP, ENABLE],
+    "traceloop last": [ENABLE, TRACELOOP],
+    "sio.instrument first": [PROVIDER, SIO, ENABLE],
+    "sio.instrument last": [PROVIDER, ENABLE, SIO],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ORDERS)
+async def test_spans_go_to_the_host_once(kind: str, order: str) -> None:
+    parts = ORDERS[order]
+    if kind == "mount":
+        parts = [*parts, PARENT, MOUNT]
+    with server_of(kind, *parts) as server:
+        await visit(server, kind)
+        check_ours(server)
+        check_http(server, kind)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ["first", "last"])
+async def test_an_app_that_the_host_instruments_itself(kind: str, order: str) -> None:
+    """The host's choice stands: it may want spans of sockets. No request is seen twice."""
+    if kind == "run":
+        theirs = [CHAINLITS_APP, INSTRUMENT]
+        parts = [*theirs, ENABLE] if order == "first" else [ENABLE, *theirs]
+    else:
+        parts = [PARENT, INSTRUMENT, ENABLE, MOUNT]
+        if order == "last":
+            parts = [ENABLE, PARENT, MOUNT, INSTRUMENT]
+    with server_of(kind, PROVIDER, *parts) as server:
+        await visit(server, kind)
+        (page,) = requests(server, "/project/translations")
+        assert page.scope == "opentelemetry.instrumentation.fastapi"
+        if kind == "mount":
+            (hello,) = requests(server, "/hello/you")
+            assert hello.name == "GET /hello/{name}"
+        turns = [span for span in spans(server) if span.name == "chainlit.turn"]
+        assert [turn.parent for turn in turns] == [0, 0]
+        ids = Counter(span.id for span in spans(server))
+        assert max(ids.values()) == 1
+        assert "probe failed" not in server.log
+
+
+async def test_both_get_the_spans_if_the_host_adds_its_exporter_to_our_provider() -> None:
+    with Receiver() as receiver, server_of("run", ENABLE, TRACELOOP, env=receiver.env) as server:
+        await visit(server, "run")
+        check_ours(server)
+        await asyncio.to_thread(
+            receiver.wait_for, lambda: len(receiver.named("chainlit.disconnect")) == 2
+        )
+        assert Counter(span.name for span in receiver.ours()) == Counter(
+            span.name for span in spans(server) if span.scope == "chainlit_otel"
+        )
+
+
+async def test_the_host_alone_gets_the_spans_if_its_provider_was_there_first() -> None:
+    with Receiver() as receiver, server_of("run", PROVIDER, ENABLE, env=receiver.env) as server:
+        # By polling, the server would wait with its end for the last poll.
+        await visit(server, "run", ("websocket", "websocket"))
+        check_ours(server)
+        assert await asyncio.to_thread(server.stop) == 0
+        assert receiver.spans == []

@@ -1,0 +1,267 @@
+"""A backend that takes spans, metrics and logs by OTLP over HTTP, and trees of spans as text."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
+
+from tests.support.scrape import wait_until
+
+OURS = "chainlit_otel"
+
+_REQUESTS: dict[str, Any] = {
+    "/v1/traces": ExportTraceServiceRequest,
+    "/v1/metrics": ExportMetricsServiceRequest,
+    "/v1/logs": ExportLogsServiceRequest,
+}
+_STATUS = ("unset", "ok", "error")
+# What differs from run to run, or only says where some line of code is.
+_NOT_SHOWN = ("exception.stacktrace",)
+
+
+class Happening(NamedTuple):
+    """An event of a span, or a log record."""
+
+    name: str
+    attributes: dict[str, str]
+
+
+class Span(NamedTuple):
+    """A span as it was exported; ids are hexadecimal, `parent` of a root is empty."""
+
+    name: str
+    trace: str
+    id: str
+    parent: str
+    links: tuple[str, ...]
+    start: int
+    end: int
+    status: str
+    description: str
+    attributes: dict[str, str]
+    events: tuple[Happening, ...]
+    scope: str
+    resource: dict[str, str]
+
+
+class Receiver:
+    """A backend on a free port of the loopback interface.
+
+    Attributes:
+        endpoint: what `OTEL_EXPORTER_OTLP_ENDPOINT` has to say.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._exports: list[tuple[str, Any, str]] = []
+        receiver = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                receiver._take(self.path, body)
+                self.send_response(200)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Receiver:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables by which an app exports here, soon after anything happens."""
+        return {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint,
+            "OTEL_BSP_SCHEDULE_DELAY": "50",
+            "OTEL_BLRP_SCHEDULE_DELAY": "50",
+            "OTEL_METRIC_EXPORT_INTERVAL": "200",
+        }
+
+    @property
+    def spans(self) -> list[Span]:
+        """All spans that have arrived, in the order in which they began."""
+        spans = [
+            _span(raw, scope.scope.name, _attributes(resource.resource.attributes))
+            for export in self._of("/v1/traces")
+            for resource in export.resource_spans
+            for scope in resource.scope_spans
+            for raw in scope.spans
+        ]
+        return sorted(spans, key=lambda span: span.start)
+
+    @property
+    def logs(self) -> list[Happening]:
+        """All log records that have arrived; the name is that of the event, or the text."""
+        return [
+            Happening(
+                record.event_name or _text(record.body),
+                {"scope": scope.scope.name, **_attributes(record.attributes)},
+            )
+            for export in self._of("/v1/logs")
+            for resource in export.resource_logs
+            for scope in resource.scope_logs
+            for record in scope.log_records
+        ]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The metrics of the last export, as OTLP has them, by name."""
+        exports = self._of("/v1/metrics")
+        return {
+            metric.name: metric
+            for resource in (exports[-1].resource_metrics if exports else ())
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+
+    @property
+    def everything(self) -> str:
+        """All that has arrived, as text."""
+        with self._lock:
+            return "\n".join(text for _, _, text in self._exports)
+
+    def named(self, name: str) -> list[Span]:
+        """All spans of a name."""
+        return [span for span in self.spans if span.name == name]
+
+    def ours(self) -> list[Span]:
+        """The spans that this package makes, without those of other instrumentations."""
+        return [span for span in self.spans if span.scope == OURS]
+
+    def roots(self, session_id: str) -> list[Span]:
+        """The spans that carry a session's hash; those below them do not repeat it."""
+        known = hashed(session_id)
+        return [span for span in self.spans if span.attributes.get("session.id") == known]
+
+    def trace(self, root: Span) -> list[Span]:
+        """All spans of the trace that a span belongs to."""
+        return [span for span in self.spans if span.trace == root.trace]
+
+    def wait_for(
+        self, condition: Callable[[], Any], message: str = "the spans", timeout: float = 10
+    ) -> Any:
+        """Wait until a condition on what has arrived holds."""
+        try:
+            return wait_until(condition, timeout, message)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}\n{[span.name for span in self.spans]}") from None
+
+    def _take(self, path: str, body: bytes) -> None:
+        if request := _REQUESTS.get(path):
+            export = request.FromString(body)
+            with self._lock:
+                # Ids are bytes there, and would hide a text in them; nobody writes texts there.
+                self._exports.append((path, export, str(export)))
+
+    def _of(self, path: str) -> list[Any]:
+        with self._lock:
+            return [export for at, export, _ in self._exports if at == path]
+
+
+def hashed(session_id: str) -> str:
+    """What stands for a session id in spans."""
+    return hashlib.sha256(session_id.encode()).hexdigest()[:16]
+
+
+def tree(spans: Iterable[Span], names: Mapping[str, str] | None = None) -> str:
+    """Spans as an indented tree, without anything that differs from run to run.
+
+    Args:
+        spans: the spans; a link or a parent that is not among them is `?`.
+        names: what to say for the attribute values that differ, by value; for ids of spans too.
+    """
+    spans = list(spans)
+    said = dict(names or {})
+    here = {span.id: span.name for span in spans}
+    known = {**here, **said}
+    lines: list[str] = []
+
+    def add(span: Span, depth: int) -> None:
+        indent = "  " * depth
+        links = "".join(f" -> {known.get(link, '?')}" for link in span.links)
+        outside = " (below ?)" if span.parent and span.parent not in here else ""
+        status = f" [{span.status}: {span.description}]" if span.description else ""
+        plain = f" [{span.status}]" if span.status != "unset" and not status else ""
+        lines.append(f"{indent}{span.name}{links}{outside}{status}{plain}")
+        lines.extend(f"{indent}    {key}={value}" for key, value in _shown(span.attributes, said))
+        for event in span.events:
+            lines.append(f"{indent}    ! {event.name}")
+            lines.extend(
+                f"{indent}      {key}={value}" for key, value in _shown(event.attributes, said)
+            )
+        for child in spans:
+            if child.parent == span.id:
+                add(child, depth + 1)
+
+    for span in spans:
+        if span.parent not in here:
+            add(span, 0)
+    return "\n".join(lines) + "\n"
+
+
+def _shown(attributes: Mapping[str, str], names: Mapping[str, str]) -> list[tuple[str, str]]:
+    return [
+        (key, names.get(value, value))
+        for key, value in sorted(attributes.items())
+        if key not in _NOT_SHOWN
+    ]
+
+
+def _span(raw: Any, scope: str, resource: dict[str, str]) -> Span:
+    return Span(
+        raw.name,
+        raw.trace_id.hex(),
+        raw.span_id.hex(),
+        raw.parent_span_id.hex(),
+        tuple(link.span_id.hex() for link in raw.links),
+        raw.start_time_unix_nano,
+        raw.end_time_unix_nano,
+        _STATUS[raw.status.code],
+        raw.status.message,
+        _attributes(raw.attributes),
+        tuple(Happening(event.name, _attributes(event.attributes)) for event in raw.events),
+        scope,
+        resource,
+    )
+
+
+def _attributes(raw: Iterable[Any]) -> dict[str, str]:
+    return {attribute.key: _text(attribute.value) for attribute in raw}
+
+
+def _text(value: AnyValue) -> str:
+    kind = value.WhichOneof("value")
+    return "" if kind is None else str(getattr(value, kind))
