@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--rounds", 5, "rounds, each with new server processes"),
         ("--turns", 400, "turns of each variant in a round"),
         ("--warmup", 100, "turns before them that do not count"),
-        ("--slice", 10, "turns of one variant before it is the next one's turn"),
+        ("--slice", 50, "turns of one variant, then an export, before it is the next one's turn"),
     )
     for name, default, text in rows:
         parser.add_argument(name, type=_positive, default=default, help=f"{text} ({default})")

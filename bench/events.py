@@ -68,7 +68,10 @@ def _events() -> Iterator[tuple[str, Event]]:
     telemetry = Telemetry([MeterProvider([ScrapeReader()], shutdown_on_exit=False)], guard)
     yield "an empty call, which is in all the others", lambda: None
     yield "guard: enter and exit", functools.partial(_guarded, guard)
-    yield "histogram: one record", lambda: telemetry.record(catalog.TURN_DURATION, 0.5, "ok", "")
+    yield (
+        "histogram: one record, settled at once",
+        lambda: telemetry.record(catalog.TURN_DURATION, 0.5, "ok", ""),
+    )
     yield from _session_events()
     yield from _message_events(guard)
     yield from _span_events()

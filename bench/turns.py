@@ -3,7 +3,7 @@
 Each round starts one server of each variant. They take turns in short slices, in an order that is
 reversed from slice to slice, so that whatever else the machine does falls on all of them alike.
 What a slice costs is read from the CPU clock of the server process, which has all its threads in
-it, those that have ended too; and the spans of a slice are exported before it is read.
+it, those that have ended too; and what a slice recorded is settled and exported before that.
 
 A full garbage collection takes as long as a dozen turns and comes once in hundreds: where it falls
 would decide the outcome. So these are taken out, and their share is told from the collections of

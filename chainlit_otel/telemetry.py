@@ -67,6 +67,7 @@ class Telemetry:
         def observations() -> list[Observation]:
             with self._guard:
                 self.settle()
+            with self._guard:
                 numbers = {**zeros, **reading()}
                 return [Observation(n, attributes[labels]) for labels, n in numbers.items()]
             return []

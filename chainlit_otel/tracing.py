@@ -174,6 +174,14 @@ def describe_exception(span: Span, error: BaseException, message: str) -> None:
     span.add_event("exception", recorded, timestamp=time.time_ns())
 
 
+def printable(value: object) -> str:
+    """Return a value as text that every exporter can encode.
+
+    A browser may send half of a surrogate pair, and one span with it would lose its whole batch.
+    """
+    return str(value).encode(errors="replace").decode()
+
+
 def outcome_of(error: BaseException | None) -> str:
     """Return the outcome of a call that raised `error`.
 

@@ -28,7 +28,7 @@ from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of
+from chainlit_otel.tracing import Frame, Tracing, outcome_of, printable
 
 _PROFILES = 32
 _CONTENT = frozenset(catalog.EMIT_EVENT.values)
@@ -175,7 +175,7 @@ class Messages:
         turn = current_turn.get()
         frame = self._frames.get(turn) if turn is not None else None
         if frame is not None and isinstance(text, str):
-            frame.span.set_attribute(key, text)
+            frame.span.set_attribute(key, printable(text))
 
 
 def install(

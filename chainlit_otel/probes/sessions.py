@@ -24,6 +24,10 @@ from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import printable
+
+# A thread id of Chainlit's own has 36 characters; a browser may send anything.
+_LONGEST_ID = 64
 
 # The function of Chainlit that asks for a session, and what it asks for. A browser that comes
 # with an unknown session id is no miss: that is how a new session begins.
@@ -82,12 +86,12 @@ class Sessions:
         handle = self._handles.get(session)
         attributes = {
             catalog.SESSION_ID: handle.hash if handle else hashed(session.id),
-            catalog.CONVERSATION_ID: str(session.thread_id),
+            catalog.CONVERSATION_ID: printable(session.thread_id)[:_LONGEST_ID],
         }
         if handle is not None:
             attributes[catalog.CLIENT_TYPE.key] = handle.client
         if self._capture_user and session.user is not None:
-            attributes[catalog.USER_ID] = str(session.user.identifier)
+            attributes[catalog.USER_ID] = printable(session.user.identifier)
         return attributes
 
     def restored(self, session: Any) -> None:
@@ -162,7 +166,7 @@ def hashed(session_id: object) -> str:
 
     Whoever knows the id itself can restore the session, if the app has no sign-in.
     """
-    return hashlib.sha256(str(session_id).encode()).hexdigest()[:16]
+    return hashlib.sha256(str(session_id).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _origin(session: Any, type: SessionType) -> str:

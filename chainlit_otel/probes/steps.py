@@ -19,7 +19,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of
+from chainlit_otel.tracing import Frame, Tracing, outcome_of, printable
 
 
 class Steps:
@@ -79,14 +79,14 @@ class Steps:
 
 
 def _attributes(step: Any, kind: str) -> dict[str, str]:
-    return {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME: str(step.name)}
+    return {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME: printable(step.name)}
 
 
 def _content(step: Any) -> dict[str, str]:
     # The input of this one, which Chainlit opens itself, is the user's message.
     if step.type == "run" and step.name == "on_message":
         return {}
-    return {catalog.STEP_INPUT: str(step.input), catalog.STEP_OUTPUT: str(step.output)}
+    return {catalog.STEP_INPUT: printable(step.input), catalog.STEP_OUTPUT: printable(step.output)}
 
 
 def _nanoseconds(stamp: str) -> int:
