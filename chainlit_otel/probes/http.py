@@ -30,7 +30,7 @@ _STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
 # What the semantic conventions put in place of what must not be told.
 _REDACTED = "REDACTED"
 _ADDRESSES = ("client.address", "net.peer.ip", "http.client_ip")
-_SESSION_ID = re.compile(r"(session_id=)[^&]*", re.IGNORECASE)
+_SESSION_ID = re.compile(r"(session(?:_|%5f)id=)[^&]*", re.IGNORECASE)
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 
 
@@ -63,23 +63,29 @@ def install(
         os.environ[_STABILITY] = f"{chosen},http" if chosen else "http"
     chainlit = import_module("chainlit.server").app
 
+    seen_from_outside = False
+
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
+        nonlocal seen_from_outside
         build = wrapped
         with guard:
             mounted = [path for path, inner in mounts_of(app) if inner is chainlit]
+            # Mounted at the root, its requests cannot be told from those of the outer app.
+            seen_from_outside = seen_from_outside or "" in mounted
+            ours = bool(mounted) or (app is chainlit and not seen_from_outside)
             # Instrumented, it comes here again, and then it is the original's turn.
-            instrumented = getattr(app, "_is_instrumented_by_opentelemetry", False)
-            if (app is chainlit or mounted) and not instrumented:
+            if ours and not getattr(app, "_is_instrumented_by_opentelemetry", False):
                 instrument(app, mounted)
                 build = app.build_middleware_stack
         return build(*args, **kwargs)
 
     def instrument(app: Any, mounted: list[str]) -> None:
+        own_path = metrics_path if app is chainlit or seen_from_outside else None
         FastAPIInstrumentor.instrument_app(
             app,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
-            excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, metrics_path)]),
+            excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, own_path)]),
             exclude_spans=["receive", "send"],
             server_request_hook=functools.partial(_redact, guard, not exception_messages),
         )
@@ -99,7 +105,7 @@ def _redact(guard: Guard, hide_exceptions: bool, span: Span, _: Mapping[str, Any
         for key, value in dict(getattr(span, "attributes", None) or {}).items():
             if key in _ADDRESSES:
                 span.set_attribute(key, _REDACTED)
-            elif isinstance(value, str) and "session_id=" in value.lower():
+            elif isinstance(value, str) and _SESSION_ID.search(value):
                 span.set_attribute(key, _SESSION_ID.sub(rf"\g<1>{_REDACTED}", value))
         if hide_exceptions:
             _hide_exceptions(span)
@@ -133,9 +139,14 @@ def _hide_exceptions(span: Span) -> None:
 def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:
     yield "/ws/socket\\.io"
     if metrics_path is not None:
-        yield re.escape(metrics_path) + "/?$"
-    for path in mounted:
-        yield f"://[^/]*{re.escape(path)}(/|$)"
+        yield _escape(metrics_path) + "/?$"
+    for path in filter(None, mounted):
+        yield f"://[^/]*{_escape(path)}(/|$)"
+
+
+def _escape(path: str) -> str:
+    # The instrumentation takes a list, and splits it at commas.
+    return re.escape(path).replace(",", r"\x2c")
 
 
 def _chosen_by_user() -> list[str]:

@@ -69,10 +69,15 @@ def test_scrapes_of_our_metrics_are_not_requests(path: str, excluded: bool) -> N
         ("/api/chat", False),
         ("/api/chat/more", False),
         ("/aab/project", False),
+        ("/b,c/project", True),
     ],
 )
 def test_what_is_mounted_has_its_own_instrumentation(path: str, excluded: bool) -> None:
-    assert is_excluded(path, mounted=["/chat", "/a+b"]) is excluded
+    assert is_excluded(path, mounted=["/chat", "/a+b", "/b,c"]) is excluded
+
+
+def test_an_app_mounted_at_the_root_hides_nothing_of_the_outer_one() -> None:
+    assert not is_excluded("/api", mounted=[""])
 
 
 def test_the_first_choice_of_a_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
