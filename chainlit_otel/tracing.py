@@ -52,6 +52,19 @@ def current() -> Frame | None:
     return frame if isinstance(frame, Frame) else None
 
 
+def _is_innermost(frame: Frame) -> bool:
+    """Tell whether a frame is current here, but for frames that were abandoned in it.
+
+    Elsewhere than where it was opened, the current context is somebody else's.
+    """
+    top = otel_context.get_value(_FRAME)
+    if not isinstance(top, Frame) or otel_context.get_current() is not top.context:
+        return False
+    while top is not None and top is not frame and top.ended:
+        top = top.outer
+    return top is frame
+
+
 def current_span_context() -> SpanContext:
     """Return the context of the current span, whoever opened it."""
     return get_current_span().get_span_context()
@@ -131,8 +144,7 @@ class Tracing:
             if outcome == "error":
                 self._describe(span, error)
             span.end()
-        # Elsewhere than where it was opened, the current context is somebody else's.
-        if frame.context is not frame.previous and otel_context.get_current() is frame.context:
+        if frame.context is not frame.previous and _is_innermost(frame):
             previous, outer = frame.previous, current()
             if outer is not None and outer is not frame.outer:
                 # What was current before has ended, too: two steps need not be nested.
