@@ -229,11 +229,10 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
 
 
 def _processing(guard: Guard, messages: Messages) -> Any:
-    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        turn = None
-        with guard:
-            turn = messages.begin(args[0] if args else kwargs["session"])
-        return await _run(guard, messages, turn, wrapped(*args, **kwargs))
+    # A plain function: a coroutine of its own would be one more to wake for every token.
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Awaitable[Any]:
+        session = args[0] if args else kwargs["session"]
+        return _run(guard, messages, session, wrapped(*args, **kwargs))
 
     return wrapper
 
@@ -243,17 +242,20 @@ def _editing(
 ) -> Handler:
     @functools.wraps(original)
     async def edit_message(sid: str, *args: Any) -> Any:
-        turn = None
+        session = None
         with guard:
             session = socket.WebsocketSession.get(sid) if patches.active else None
-            if session is not None:
-                turn = messages.begin(session)
-        return await _run(guard, messages, turn, original(sid, *args))
+        if session is None:
+            return await original(sid, *args)
+        return await _run(guard, messages, session, original(sid, *args))
 
     return edit_message
 
 
-async def _run(guard: Guard, messages: Messages, turn: Turn | None, call: Awaitable[Any]) -> Any:
+async def _run(guard: Guard, messages: Messages, session: Any, call: Awaitable[Any]) -> Any:
+    turn: Turn | None = None
+    with guard:
+        turn = messages.begin(session)
     error: BaseException | None = None
     try:
         return await call
