@@ -231,8 +231,8 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
 def _processing(guard: Guard, messages: Messages) -> Any:
     # A plain function: a coroutine of its own would be one more to wake for every token.
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Awaitable[Any]:
-        session = args[0] if args else kwargs["session"]
-        return _run(guard, messages, session, wrapped(*args, **kwargs))
+        session = args[0] if args else kwargs.get("session")
+        return _run(guard, messages, session, functools.partial(wrapped, *args, **kwargs))
 
     return wrapper
 
@@ -247,18 +247,18 @@ def _editing(
             session = socket.WebsocketSession.get(sid) if patches.active else None
         if session is None:
             return await original(sid, *args)
-        return await _run(guard, messages, session, original(sid, *args))
+        return await _run(guard, messages, session, functools.partial(original, sid, *args))
 
     return edit_message
 
 
-async def _run(guard: Guard, messages: Messages, session: Any, call: Awaitable[Any]) -> Any:
+async def _run(guard: Guard, messages: Messages, session: Any, call: Handler) -> Any:
     turn: Turn | None = None
     with guard:
         turn = messages.begin(session)
     error: BaseException | None = None
     try:
-        return await call
+        return await call()
     except BaseException as raised:
         error = raised
         raise

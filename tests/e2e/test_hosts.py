@@ -127,6 +127,11 @@ from chainlit.server import app
 """
 
 
+# A long answer to a poll comes to this client compressed once more than it decodes, with or
+# without chainlit-otel, and the client then gives up the connection.
+UNCOMPRESSED = {"Accept-Encoding": "identity"}
+
+
 class Span(NamedTuple):
     name: str
     scope: str
@@ -169,7 +174,7 @@ async def visit(
         metrics = await client.get(f"{server.url}/metrics")
         assert metrics.text.startswith("#")
     for transport in transports:
-        visitor = Visitor(server.url, transports=[transport])
+        visitor = Visitor(server.url, transports=[transport], headers=UNCOMPRESSED)
         await visitor.connect()
         assert await visitor.talk("hello") == ["done"]
         await visitor.leave(clear=True)
@@ -242,10 +247,8 @@ async def test_spans_go_to_the_host_once(kind: str, order: str) -> None:
     parts = ORDERS[order]
     if kind == "mount":
         parts = [*parts, PARENT, MOUNT]
-    # What `sio.instrument` adds breaks off a poll now and then, without us, too.
-    first = "websocket" if SIO in parts else "polling"
     with server_of(kind, *parts) as server:
-        await visit(server, kind, (first, "websocket"))
+        await visit(server, kind)
         check_ours(server)
         check_http(server, kind)
 

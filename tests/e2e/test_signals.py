@@ -97,7 +97,7 @@ async def test_a_slow_bucket_leads_to_its_trace() -> None:
             assert exemplars(name) == {turn.trace}
     shown = {
         (family.name, sample.exemplar.labels["trace_id"], sample.exemplar.labels["span_id"])
-        for family in text_string_to_metric_families(exposition)
+        for family in text_string_to_metric_families(exposition)  # type: ignore[no-untyped-call]
         for sample in family.samples
         if sample.exemplar and family.name.startswith("chainlit_turn_")
     }
