@@ -268,6 +268,7 @@ class Runtime:
                 meter_provider=self._pipeline.meter_providers[0],
                 tracer_provider=self._pipeline.tracer_provider,
                 metrics_path=self._settings.metrics_path,
+                exception_messages=self._settings.capture_exception_messages,
             ),
         )
         self._probe("event_loop", partial(event_loop_probe.install, pulse=self._pulse))

@@ -41,7 +41,7 @@ def install(
     meter_provider: MeterProvider,
     tracer_provider: TracerProvider | None,
     metrics_path: str | None,
-    exception_messages: bool = False,
+    exception_messages: bool,
 ) -> None:
     """Instrument the application of Chainlit, and those that mount it, when they start.
 
