@@ -47,7 +47,7 @@ def test_other_requests_are(path: str) -> None:
     [
         ("/int.ernal/metrics", True),
         ("/int.ernal/metrics/", True),
-        ("/root/int.ernal/metrics", True),
+        ("/prefix/int.ernal/metrics", True),
         ("/int.ernal/metrics/more", False),
         ("/intXernal/metrics", False),
         ("/metrics", False),
