@@ -63,6 +63,8 @@ def install(
         os.environ[_STABILITY] = f"{chosen},http" if chosen else "http"
     chainlit = import_module("chainlit.server").app
 
+    # Not `fastapi.FastAPI`, which others replace by a class of their own.
+    fastapi = import_module("fastapi.applications").FastAPI
     seen_from_outside = False
 
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
@@ -70,9 +72,10 @@ def install(
         build = wrapped
         with guard:
             mounted = [path for path, inner in mounts_of(app) if inner is chainlit]
+            outer = bool(mounted) and isinstance(app, fastapi)
             # Mounted at the root, its requests cannot be told from those of the outer app.
-            seen_from_outside = seen_from_outside or "" in mounted
-            ours = bool(mounted) or (app is chainlit and not seen_from_outside)
+            seen_from_outside = seen_from_outside or (outer and "" in mounted)
+            ours = outer or (app is chainlit and not seen_from_outside)
             # Instrumented, it comes here again, and then it is the original's turn.
             if ours and not getattr(app, "_is_instrumented_by_opentelemetry", False):
                 instrument(app, mounted)
@@ -91,9 +94,12 @@ def install(
         )
         patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
 
-    # Not `fastapi.FastAPI`, which others replace by a class of their own.
-    fastapi = import_module("fastapi.applications").FastAPI
-    patches.wrap(fastapi, "build_middleware_stack", wrapper)
+    patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
+
+
+def _owner(cls: type, name: str) -> type:
+    """Return the class that a method comes from: older releases of FastAPI inherit this one."""
+    return next((base for base in cls.__mro__ if name in vars(base)), cls)
 
 
 def _redact(guard: Guard, hide_exceptions: bool, span: Span, _: Mapping[str, Any]) -> None:
