@@ -137,11 +137,11 @@ class Messages:
         if self._capture and turn is not None and not turn.first_output:
             self._annotate(catalog.TURN_INPUT, text)
 
-    def emitted(self, event: str, data: Any, to: str | None) -> None:
+    def emitted(self, event: str, data: Any, to: object) -> None:
         """An event other than one more token is about to be sent."""
         if event not in _CONTENT:
             return
-        if to is not None and to not in self._sockets.connections:
+        if isinstance(to, str) and to not in self._sockets.connections:
             self.ledger.dropped[(event,)] += 1
             return
         turn = current_turn.get()
@@ -294,7 +294,13 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
     @functools.wraps(original)
     def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
         turn = turn_now()
-        if event == "stream_token" and turn is not None and turn.chunks and to in connections:
+        if (
+            event == "stream_token"
+            and turn is not None
+            and turn.chunks
+            and type(to) is str  # a list of rooms cannot be looked up
+            and to in connections
+        ):
             ledger.chunks += 1
             turn.chunks += 1
             turn.last_chunk = clock()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import math
 import signal
 import socket
@@ -11,17 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from types import TracebackType
 
 import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceRequest,
-    ExportMetricsServiceResponse,
 )
 
 from chainlit_otel.cli.visitors import Visitor
+from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -82,60 +78,6 @@ def server_of(host: str, env: Mapping[str, str], app: str = APP) -> ChainlitServ
         command=["uvicorn", "main:app", "--port", "{port}"],
         path="/chat",
     )
-
-
-class Receiver:
-    """A backend that takes metrics by OTLP over HTTP.
-
-    Attributes:
-        exports: what arrived, oldest first.
-        arrived: when the last one did, by the monotonic clock.
-    """
-
-    def __init__(self) -> None:
-        self.exports: list[ExportMetricsServiceRequest] = []
-        self.arrived = math.nan
-        receiver = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                receiver.arrived = time.monotonic()
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                if self.headers.get("Content-Encoding") == "gzip":
-                    body = gzip.decompress(body)
-                if self.path == "/v1/metrics":
-                    receiver.exports.append(ExportMetricsServiceRequest.FromString(body))
-                answer = ExportMetricsServiceResponse().SerializeToString()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
-                self.end_headers()
-                self.wfile.write(answer)
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
-        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> Receiver:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
-
-    def last(self) -> Received:
-        """What the last export said."""
-        return Received(self.exports[-1])
 
 
 class Received:
@@ -261,12 +203,12 @@ async def test_last_export_has_everything(
     with server_of(host, {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.endpoint}) as server:
         script = Script(server)
         await script.prepare()
-        assert not receiver.exports, "the interval is too long for an export by the clock"
+        assert not receiver.metric_exports, "the interval is too long for an export by the clock"
 
         await asyncio.gather(asyncio.to_thread(server.stop, sig), script.watch_the_end())
 
-        assert len(receiver.exports) == 1, server.tail()
-        last = receiver.last()
+        assert len(receiver.metric_exports) == 1, server.tail()
+        last = Received(receiver.metric_exports[-1])
         ends = {"cleared": 2, "timeout": 1, "shutdown": 5}
         by_reason = "chainlit.session.end_reason"
         assert last.numbers("chainlit.session.starts", "chainlit.session.origin") == {"new": 8}
@@ -302,10 +244,12 @@ async def test_the_applications_own_provider_is_flushed(receiver: Receiver) -> N
         await asyncio.gather(asyncio.to_thread(server.stop), goodbye)
         await visitor.drop()
 
-        assert len(receiver.exports) == 1, server.tail()
-        ends = receiver.last().numbers("chainlit.session.ends", "chainlit.session.end_reason")
+        assert len(receiver.metric_exports) == 1, server.tail()
+        ends = Received(receiver.metric_exports[-1]).numbers(
+            "chainlit.session.ends", "chainlit.session.end_reason"
+        )
         assert ends == {"shutdown": 1}
-        assert receiver.last().total("chainlit.session.duration") > 0
+        assert Received(receiver.metric_exports[-1]).total("chainlit.session.duration") > 0
 
 
 @pytest.mark.parametrize("host", HOSTS)

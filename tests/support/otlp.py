@@ -137,9 +137,14 @@ class Receiver:
         ]
 
     @property
+    def metric_exports(self) -> list[ExportMetricsServiceRequest]:
+        """What has arrived of metrics, oldest first."""
+        return self._of("/v1/metrics")
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """The metrics of the last export, as OTLP has them, by name."""
-        exports = self._of("/v1/metrics")
+        exports = self.metric_exports
         return {
             metric.name: metric
             for resource in (exports[-1].resource_metrics if exports else ())

@@ -1,0 +1,42 @@
+"""What runs for every token, without a server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.trace import NoOpTracer
+
+from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.core.turns import TurnLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes.messages import Messages, _emitting, current_turn
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.tracing import Tracing
+
+
+def ignore(*_: Any) -> None:
+    pass
+
+
+async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> None:
+    tracing = Tracing(NoOpTracer(), exception_messages=False)
+    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
+    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
+    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    sent: list[tuple[Any, ...]] = []
+
+    async def original(*args: Any) -> None:
+        sent.append(args)
+
+    sockets.connections["a"] = sockets.ledger.open(lambda: True)
+    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    turn = messages.ledger.start(1, "")
+    token = current_turn.set(turn)
+    for to in ("a", "a", ["a", "b"], None):
+        await emit("stream_token", {"token": "t"}, to)
+    current_turn.reset(token)
+    assert (turn.chunks, messages.ledger.chunks, messages.ledger.dropped) == (4, 4, {})
+    assert [to for _, _, to in sent] == ["a", "a", ["a", "b"], None]
