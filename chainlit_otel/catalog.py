@@ -118,7 +118,8 @@ class Metric:
         bounds: Histogram bucket bounds, in `unit`.
         label_sets: The combinations of label values that exist at zero from the start, because
             `rate()` loses the first event of a series that appears with it. All that can occur,
-            but for the histograms with many labels, which show their usual ones.
+            but for the histograms with many labels, which show their usual ones, and for what the
+            app names, which is not known before it is there.
     """
 
     name: str
@@ -157,6 +158,10 @@ PROBES = (
     "callbacks",
     "steps",
     "mcp",
+    "data_layer",
+    "access",
+    "feedback",
+    "files",
     "http",
     "event_loop",
     "lifecycle",
@@ -246,12 +251,65 @@ EMIT_EVENT = Attribute(
 REFUSAL = Attribute(
     "error.type", ("authentication_failed", "authorization_failed", "missing_user_env", OTHER)
 )
-RETAINED_KIND = Attribute("chainlit.retained.kind", ("sessions",))
-PROBE = Attribute("chainlit_otel.probe", (*PROBES, "server"))
+OPERATION = Attribute(
+    "chainlit.data_layer.operation",
+    (
+        "create_element",
+        "create_step",
+        "create_user",
+        "delete_element",
+        "delete_feedback",
+        "delete_step",
+        "delete_thread",
+        "get_element",
+        "get_favorite_steps",
+        "get_thread",
+        "get_thread_author",
+        "get_user",
+        "list_threads",
+        "set_step_favorite",
+        "update_step",
+        "update_thread",
+        "upsert_feedback",
+        OTHER,
+    ),
+)
+DATA_LAYER_NAME = Attribute("chainlit.data_layer.name", ())
+QUEUED_OPERATION = Attribute(
+    OPERATION.key,
+    ("create_element", "create_step", "delete_element", "delete_step", "update_step", OTHER),
+)
+CACHE_NAME = Attribute("chainlit.cache.name", ())
+CACHE_RESULT = Attribute("chainlit.cache.result", ("hit", "miss"))
+POOL_NAME = Attribute("db.client.connection.pool.name", ())
+POOL_STATE = Attribute("db.client.connection.state", ("idle", "used"))
+ACCESS_METHOD = Attribute(
+    "chainlit.access.method",
+    ("password", "header", "oauth", "jwt", "websocket", "thread", "rate_limit", OTHER),
+)
+ACCESS_RESULT = Attribute("chainlit.access.result", ("granted", "denied", "error"))
+DENIAL_REASON = Attribute("error.type", ())
+FEEDBACK_VALUE = Attribute("chainlit.feedback.value", ("positive", "negative", "deleted"))
+FILE_DIRECTION = Attribute("chainlit.file.direction", ("upload", "element"))
+RETAINED_KIND = Attribute(
+    "chainlit.retained.kind", ("chat_contexts", "user_sessions", "sessions", "files")
+)
+PROBE = Attribute("chainlit_otel.probe", (*PROBES, "pools", "caches", "server"))
 INSTALLED_PROBE = Attribute("chainlit_otel.probe", PROBES)
 FOLDED_ATTRIBUTE = Attribute(
     "chainlit_otel.attribute",
-    (CLIENT_TYPE.key, CHAT_PROFILE.key, CALLBACK_NAME.key, STEP_TYPE.key),
+    (
+        CLIENT_TYPE.key,
+        CHAT_PROFILE.key,
+        CALLBACK_NAME.key,
+        STEP_TYPE.key,
+        OPERATION.key,
+        DATA_LAYER_NAME.key,
+        CACHE_NAME.key,
+        POOL_NAME.key,
+        ACCESS_METHOD.key,
+        DENIAL_REASON.key,
+    ),
 )
 
 # An HTTP session has no socket to lose: nothing clears it and no grace time runs out.
@@ -291,6 +349,9 @@ LAG_BOUNDS = tuple(
 LIFETIME_BOUNDS = tuple(
     float(s) for s in (1, 5, 10, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800)
 )
+
+# Files, in bytes: from an icon to a film.
+SIZE_BOUNDS = tuple(float(1024 * 4**n) for n in range(11))
 
 SESSION_STARTS = Metric(
     "chainlit.session.starts",
@@ -483,6 +544,122 @@ EMIT_DROPPED = Metric(
 MCP_CONNECTIONS = Metric(
     "chainlit.mcp.connections", "updowncounter", "{connection}", "MCP connections open."
 )
+DATA_LAYER_OPERATION_DURATION = Metric(
+    "chainlit.data_layer.operation.duration",
+    "histogram",
+    "s",
+    "Duration of the operations of the data layer, waiting for a connection included.",
+    (OPERATION, DATA_LAYER_NAME, OUTCOME),
+    CALLBACK_BOUNDS,
+    (),
+)
+DATA_LAYER_OPERATIONS = Metric(
+    "chainlit.data_layer.operations",
+    "counter",
+    "{operation}",
+    "Operations of the data layer; errors that Chainlit or the layer swallows are errors here.",
+    (OPERATION, DATA_LAYER_NAME, OUTCOME),
+    label_sets=(),
+)
+DATA_LAYER_QUEUED = Metric(
+    "chainlit.data_layer.queued",
+    "counter",
+    "{operation}",
+    "Operations that Chainlit held back until the first message of the user.",
+    (QUEUED_OPERATION,),
+    label_sets=_every(QUEUED_OPERATION),
+)
+DATA_LAYER_DISCARDED = Metric(
+    "chainlit.data_layer.discarded",
+    "counter",
+    "{operation}",
+    "Operations that were held back and never ran, because no message came.",
+    (QUEUED_OPERATION,),
+    label_sets=_every(QUEUED_OPERATION),
+)
+DATA_LAYER_QUEUE_LENGTH = Metric(
+    "chainlit.data_layer.queue_length",
+    "updowncounter",
+    "{operation}",
+    "Operations held back now.",
+)
+CACHE_LOOKUPS = Metric(
+    "chainlit.data_layer.cache.lookups",
+    "counter",
+    "{lookup}",
+    "Lookups in a watched cache.",
+    (CACHE_NAME, CACHE_RESULT),
+    label_sets=(),
+)
+CACHE_SIZE = Metric(
+    "chainlit.data_layer.cache.size",
+    "updowncounter",
+    "{entry}",
+    "Entries in a watched cache.",
+    (CACHE_NAME,),
+    label_sets=(),
+)
+CACHE_EVICTIONS = Metric(
+    "chainlit.data_layer.cache.evictions",
+    "counter",
+    "{entry}",
+    "Entries that a watched cache dropped to make room or because they were too old.",
+    (CACHE_NAME,),
+    label_sets=(),
+)
+# https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#connection-pools
+POOL_CONNECTIONS = Metric(
+    "db.client.connection.count",
+    "updowncounter",
+    "{connection}",
+    "Connections of a pool that are currently in the state described by the state attribute.",
+    (POOL_NAME, POOL_STATE),
+    label_sets=(),
+)
+POOL_MAX = Metric(
+    "db.client.connection.max",
+    "updowncounter",
+    "{connection}",
+    "The maximum number of open connections allowed.",
+    (POOL_NAME,),
+    label_sets=(),
+)
+ACCESS_ATTEMPTS = Metric(
+    "chainlit.access.attempts",
+    "counter",
+    "{attempt}",
+    "Access checks; an error is a check that could not be made, such as a backend that failed.",
+    (ACCESS_METHOD, ACCESS_RESULT),
+    label_sets=_every(ACCESS_METHOD, ACCESS_RESULT),
+)
+ACCESS_DENIALS = Metric(
+    "chainlit.access.denials",
+    "counter",
+    "{denial}",
+    "What the app itself denied, by the reason that it gave to `access_denied`.",
+    (ACCESS_METHOD, DENIAL_REASON),
+    label_sets=(),
+)
+FEEDBACK = Metric(
+    "chainlit.feedback",
+    "counter",
+    "{feedback}",
+    "Feedback of users on messages.",
+    (FEEDBACK_VALUE,),
+    label_sets=_every(FEEDBACK_VALUE),
+)
+FILE_SIZE = Metric(
+    "chainlit.file.size",
+    "histogram",
+    "By",
+    "Size of files: uploads of users, and elements that the app sends.",
+    (FILE_DIRECTION,),
+    SIZE_BOUNDS,
+    _every(FILE_DIRECTION),
+)
+USER_ACTIVE = Metric(
+    "chainlit.user.active", "gauge", "{user}", "Distinct signed-in users connected."
+)
 EVENT_LOOP_LAG = Metric(
     "chainlit.event_loop.lag",
     "histogram",
@@ -537,6 +714,7 @@ SPAN_DISCONNECT = "chainlit.disconnect"
 SPAN_TURN = "chainlit.turn"
 SPAN_CALLBACK = "chainlit.callback"
 SPAN_STEP = "chainlit.step"
+SPAN_DATA_LAYER = "chainlit.data_layer"
 
 SESSION_ID = "session.id"
 CONVERSATION_ID = "gen_ai.conversation.id"
@@ -582,6 +760,21 @@ METRICS: tuple[Metric, ...] = (
     ASK_DURATION,
     EMIT_DROPPED,
     MCP_CONNECTIONS,
+    DATA_LAYER_OPERATION_DURATION,
+    DATA_LAYER_OPERATIONS,
+    DATA_LAYER_QUEUED,
+    DATA_LAYER_DISCARDED,
+    DATA_LAYER_QUEUE_LENGTH,
+    CACHE_LOOKUPS,
+    CACHE_SIZE,
+    CACHE_EVICTIONS,
+    POOL_CONNECTIONS,
+    POOL_MAX,
+    ACCESS_ATTEMPTS,
+    ACCESS_DENIALS,
+    FEEDBACK,
+    FILE_SIZE,
+    USER_ACTIVE,
     EVENT_LOOP_LAG,
     EVENT_LOOP_BLOCKED,
     RETAINED,
