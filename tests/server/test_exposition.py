@@ -19,6 +19,7 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
+from prometheus_client.utils import floatToGoString
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import METRICS, LabelSet, Metric
@@ -26,6 +27,7 @@ from chainlit_otel.guard import Guard
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
 from chainlit_otel.telemetry import Telemetry
 from tests.conftest import CompareGolden, InternalErrors
+from tests.support.labels import some_labels
 
 RESOURCE: dict[str, str | int] = {
     "service.name": "shop",
@@ -84,7 +86,8 @@ def served() -> Iterator[Served]:
 def observe_everything(served: Served) -> None:
     for metric in METRICS:
         if metric.kind != "histogram":
-            served.telemetry.observe(metric, dict)
+            named = {} if metric.label_sets else dict.fromkeys(some_labels(metric), 0)
+            served.telemetry.observe(metric, named.copy)
 
 
 def labels(metric: Metric, values: LabelSet) -> frozenset[tuple[str, str]]:
@@ -107,13 +110,13 @@ def test_every_series_of_the_catalogue_is_there_at_zero_from_the_first_scrape(
     found = {key(sample): sample.value for sample in served.samples()}
     expected: set[SeriesKey] = set()
     for metric in METRICS:
-        for values in metric.label_sets:
+        for values in metric.label_sets if metric.kind == "histogram" else some_labels(metric):
             mine = labels(metric, values)
             if metric.kind != "histogram":
                 expected.add((metric.prometheus_name, mine))
                 continue
             expected |= {(f"{metric.prometheus_name}_{s}", mine) for s in ("sum", "count")}
-            for edge in (*(str(bound) for bound in metric.bounds), "+Inf"):
+            for edge in (*map(floatToGoString, metric.bounds), "+Inf"):
                 expected.add((f"{metric.prometheus_name}_bucket", mine | {("le", edge)}))
     assert set(found) - {key(s) for s in served.samples() if s.name == "target_info"} == expected
     assert {value for (name, _), value in found.items() if name != "target_info"} == {0}
@@ -199,7 +202,7 @@ def busy(served: Served) -> None:
     """Fill every kind of metric with numbers that are the same at each run."""
     for metric in METRICS:
         if metric.kind != "histogram":
-            reading: dict[LabelSet, float] = {metric.label_sets[0]: 3}
+            reading: dict[LabelSet, float] = {some_labels(metric)[0]: 3}
             served.telemetry.observe(metric, reading.copy)
     for seconds in (0.25, 42.0, 1800.0, 30_000.5):
         served.telemetry.record(catalog.SESSION_DURATION, seconds, "websocket", "webapp", "cleared")
