@@ -734,6 +734,13 @@ STEP_OUTPUT = "chainlit.step.output"
 EVENT_SESSION_START = "session.start"
 EVENT_SESSION_END = "session.end"
 
+# Dashboards, by their uid in Grafana
+
+DASHBOARD_SESSIONS = "chainlit-sessions"
+DASHBOARD_CONVERSATIONS = "chainlit-conversations"
+DASHBOARD_DATA_LAYER = "chainlit-data-layer"
+DASHBOARD_RUNTIME = "chainlit-runtime"
+
 METRICS: tuple[Metric, ...] = (
     SESSION_STARTS,
     SESSION_ACTIVE,

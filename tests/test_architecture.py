@@ -106,8 +106,9 @@ USES: dict[str, tuple[str, ...]] = {
     "server": ("server", "catalog", "guard", "version"),
     "providers": ("catalog", "guard", "server", "settings", "telemetry", "version"),
     "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),
-    "grafana": ("catalog", "grafana"),
-    "rules": ("catalog",),
+    "promql": ("catalog",),
+    "grafana": ("catalog", "grafana", "promql", "rules.recording"),
+    "rules": ("catalog", "promql", "rules"),
 }
 
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Start a small chat with visitors in it and watch its figures.",
     "doctor": "Examine this environment, or the app in APP, and say what to mend.",
     "metrics": "List every metric: name, meaning, labels.",
+    "rules": "Write recording and alerting rules for Prometheus.",
     "visit": "Send visitors to the Chainlit app at URL and report how they fared.",
 }
 

@@ -25,7 +25,8 @@ def run(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("command", "needed"), [("", ()), ("doctor", ()), ("metrics", ()), ("visit", SLOW[1:4])]
+    ("command", "needed"),
+    [("", ()), ("doctor", ()), ("metrics", ()), ("rules", ()), ("visit", SLOW[1:4])],
 )
 def test_help_imports_nothing_slow(command: str, needed: tuple[str, ...]) -> None:
     script = f"""

@@ -1,0 +1,83 @@
+"""`chainlit-otel rules`: recording and alerting rules for Prometheus."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import click
+
+from chainlit_otel.rules import Format, Links, Thresholds, Windows, render
+
+C = TypeVar("C")
+
+
+def _thresholds(command: C) -> C:
+    """Give a command an option for each threshold."""
+    for threshold in reversed(fields(Thresholds)):
+        option = click.option(
+            f"--{threshold.name.replace('_', '-')}",
+            type=float,
+            default=threshold.default,
+            show_default=True,
+            help=threshold.metadata["help"],
+        )
+        command = option(command)  # type: ignore[type-var]  # it returns what it is given
+    return command
+
+
+@click.command("rules")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write to this file instead of the screen.",
+)
+@click.option(
+    "--check",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Write nothing; exit with 1 if this file is not what would be written.",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(get_args(Format)),
+    default="prometheus",
+    show_default=True,
+    help="A rule file of Prometheus, or a PrometheusRule for the Prometheus Operator.",
+)
+@click.option("--runbook-url", default="docs/runbook.md", show_default=True)
+@click.option("--grafana-url", default="", help="Without it, links are relative to Grafana.")
+@click.option(
+    "--scale",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Make all time spans longer or shorter by this factor; 0.01 is for tests.",
+)
+@_thresholds
+def command(
+    output: Path | None,
+    check: Path | None,
+    form: Format,
+    runbook_url: str,
+    grafana_url: str,
+    scale: float,
+    **thresholds: Any,
+) -> None:
+    """Write recording and alerting rules for Prometheus.
+
+    Each threshold is an option. What an alert means and what to do is told in the runbook.
+    """
+    try:
+        limits, window = Thresholds(**thresholds), Windows(scale)
+    except ValueError as error:
+        raise click.ClickException(str(error)) from None
+    text = render(limits, window, Links(runbook_url, grafana_url), form)
+    if check is not None:
+        if check.read_text(encoding="utf-8") != text:
+            raise click.ClickException(f"{check} is out of date: write it anew with --output")
+    elif output is not None:
+        output.write_text(text, encoding="utf-8")
+    else:
+        click.echo(text, nl=False)

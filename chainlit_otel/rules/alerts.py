@@ -1,0 +1,455 @@
+"""Alerting rules.
+
+They look at a whole deployment, all replicas of a job, where one replica is not what counts. A
+ratio has a least number beside it: one failure of two is no trend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import Attribute, Metric
+from chainlit_otel.promql import Part, Where, select
+from chainlit_otel.rules import recording as r
+from chainlit_otel.rules.thresholds import DAY, HOUR, MINUTE, WEEK, Thresholds, Windows
+
+PREFIX = "Chainlit"
+
+_ON_JOB = "on (namespace, job)"
+_BY_INSTANCE = "by (namespace, job, instance)"
+_YOUNG = 15 * MINUTE
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alerting rule.
+
+    Attributes:
+        name: Name, without the prefix that all of them have.
+        expr: When it fires.
+        wait: Seconds for which that has to hold, at scale 1.
+        severity: `critical` has to be looked at now, `warning` today, `info` only if asked.
+        summary: One line.
+        description: What is the case, with its figure.
+        dashboard: The uid of the dashboard that shows it.
+        labels: What tells alerts of the same name apart.
+    """
+
+    name: str
+    expr: str
+    wait: float
+    severity: str
+    summary: str
+    description: str
+    dashboard: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return all alerting rules."""
+    return [
+        *_session_spikes(limits, window),
+        _session_drop(limits, window),
+        _reconnect_storm(limits, window),
+        _connections_rejected(limits, window),
+        *_sign_in_failures(limits, window),
+        _capacity_near(limits),
+        *_session_leaks(limits),
+        *_turn_error_budget_burns(limits, window),
+        _first_token_slow(limits, window),
+        _event_loop_blocked(limits, window),
+        _answers_lost(limits, window),
+        _data_layer_errors(limits, window),
+        _data_layer_slow(limits, window),
+        _pool_exhausted(limits),
+        _stickiness_lost(limits, window),
+        *_telemetry_dropping(limits, window),
+        _instance_down(window),
+    ]
+
+
+def _increase(
+    by: str, metric: Metric, span: str, where: Where | None = None, part: Part = ""
+) -> str:
+    return f"sum {by} (increase({select(metric, where, part=part)}[{span}]))"
+
+
+def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return one alert for each cause.
+
+    A spike stands out from the hour before, so that a daily rhythm is none, and from the same time
+    last week, if that is known, so that a steep morning is none either.
+    """
+    hour_before = f"avg_over_time({r.STARTS}[{window(HOUR)}] offset {window(10 * MINUTE)})"
+    week_before = f"max_over_time({r.STARTS}[{window(2 * HOUR)}] offset {window(WEEK - HOUR)})"
+    started = f"{r.STARTS} * {window.seconds(5 * MINUTE)}"
+    spike = (
+        f"({started} >= {limits.spike_sessions:g})\n"
+        f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
+        f"unless ({r.STARTS} <= {limits.spike_weekly_factor:g} * {week_before})"
+    )
+    young = f"({r.AGE} < {window.seconds(_YOUNG)})"
+    # All tabs that were open come back after a restart; what is more than that is a surge.
+    tabs = f"max_over_time({r.CONNECTED}[{window(_YOUNG)}] offset {window(5 * MINUTE)})"
+    more_than_tabs = f"({started} - {tabs} >= {limits.spike_sessions:g})"
+    resumed = f'{r.STARTS_BY_ORIGIN}{{{catalog.SESSION_ORIGIN.prometheus_label}="thread_resume"}}'
+    returning = f"(sum {r.BY_JOB} ({resumed}) > 0.5 * {r.STARTS} or {r.RECONNECTS} > {r.STARTS})"
+    causes = {
+        "new_visitors": (
+            f"({spike})\nunless {_ON_JOB} {young}\nunless {_ON_JOB} {returning}",
+            "New visitors come in a rush",
+        ),
+        "reconnect_storm": (
+            f"({spike})\nunless {_ON_JOB} {young}\nand {_ON_JOB} {returning}",
+            "Visitors who were here before all come back at once",
+        ),
+        "rollout": (
+            f"({spike})\nand {_ON_JOB} {young}\nand {_ON_JOB} {more_than_tabs}",
+            "More sessions start after a restart than there were tabs to come back",
+        ),
+    }
+    return [
+        Alert(
+            "SessionSpike",
+            expr,
+            2 * MINUTE,
+            "warning",
+            f"{what} on {{{{ $labels.job }}}}.",
+            "{{ $value | humanize }} sessions started in 5 minutes, more than "
+            f"{limits.spike_factor:g} times the rate of the hour before.",
+            catalog.DASHBOARD_SESSIONS,
+            {"cause": cause},
+        )
+        for cause, (expr, what) in causes.items()
+    ]
+
+
+def _session_drop(limits: Thresholds, window: Windows) -> Alert:
+    half_hour = window(30 * MINUTE)
+    now = f"avg_over_time({r.STARTS}[{half_hour}])"
+    then = f"avg_over_time({r.STARTS}[{half_hour}] offset {window(WEEK)})"
+    return Alert(
+        "SessionDrop",
+        f"({now} / {then} < {limits.drop_factor:g})\n"
+        f"and ({then} * {window.seconds(30 * MINUTE)} >= {limits.drop_sessions:g})",
+        10 * MINUTE,
+        "warning",
+        "Hardly anybody comes to {{ $labels.job }}.",
+        "Sessions start at {{ $value | humanizePercentage }} of the rate at the same time last "
+        "week.",
+        catalog.DASHBOARD_SESSIONS,
+    )
+
+
+def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
+    reconnected = f"{r.RECONNECTS} * {window.seconds(5 * MINUTE)}"
+    return Alert(
+        "ReconnectStorm",
+        f"({reconnected} / {r.CONNECTED} > {limits.reconnects:g})\n"
+        f"and ({reconnected} >= {limits.reconnects_least:g})",
+        2 * MINUTE,
+        "warning",
+        "Browsers lose their connection to {{ $labels.job }} and come back.",
+        "{{ $value | humanize }} reconnects in 5 minutes for each connected session.",
+        catalog.DASHBOARD_SESSIONS,
+    )
+
+
+def _connections_rejected(limits: Thresholds, window: Windows) -> Alert:
+    span = window(15 * MINUTE)
+    rejected = _increase(r.BY_JOB, catalog.CONNECTION_REJECTED, span)
+    started = _increase(r.BY_JOB, catalog.SESSION_STARTS, span, {catalog.SESSION_TYPE: "websocket"})
+    reconnected = _increase(r.BY_JOB, catalog.SESSION_RECONNECTS, span)
+    return Alert(
+        "ConnectionsRejected",
+        f"({rejected} / ({rejected} + {started} + {reconnected}) > {limits.rejected:g})\n"
+        f"and ({rejected} >= {limits.rejected_least:g})",
+        5 * MINUTE,
+        "warning",
+        "{{ $labels.job }} refuses connections.",
+        "{{ $value | humanizePercentage }} of all connections are refused.",
+        catalog.DASHBOARD_SESSIONS,
+    )
+
+
+def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
+    span = window(15 * MINUTE)
+    methods = {catalog.ACCESS_METHOD: ("password", "header", "oauth")}
+
+    def attempts(results: Where) -> str:
+        return _increase(r.BY_JOB, catalog.ACCESS_ATTEMPTS, span, {**methods, **results})
+
+    denied = attempts({catalog.ACCESS_RESULT: "denied"})
+    return [
+        Alert(
+            "SignInFailures",
+            f"({denied} / {attempts({})} > {limits.sign_in_denied:g})\n"
+            f"and ({denied} >= {limits.sign_in_denied_least:g})",
+            5 * MINUTE,
+            "warning",
+            "Most sign-ins to {{ $labels.job }} are denied.",
+            "{{ $value | humanizePercentage }} of the sign-ins are denied: somebody guesses "
+            "passwords, or the sign-in is broken.",
+            catalog.DASHBOARD_DATA_LAYER,
+            {"cause": "denied"},
+        ),
+        Alert(
+            "SignInFailures",
+            f"{attempts({catalog.ACCESS_RESULT: 'error'})} >= {limits.sign_in_errors:g}",
+            MINUTE,
+            "critical",
+            "The sign-in of {{ $labels.job }} does not work.",
+            "{{ $value | humanize }} sign-ins in 15 minutes could not be checked, because what "
+            "checks them failed. Users are told that their password is wrong.",
+            catalog.DASHBOARD_DATA_LAYER,
+            {"cause": "backend"},
+        ),
+    ]
+
+
+def _capacity_near(limits: Thresholds) -> Alert:
+    connected = select(
+        catalog.SESSION_ACTIVE,
+        {catalog.SESSION_TYPE: "websocket", catalog.SESSION_STATE: "connected"},
+    )
+    return Alert(
+        "CapacityNear",
+        f"sum {_BY_INSTANCE} ({connected}) / {limits.capacity_sessions:g} "
+        f"> {limits.capacity_ratio:g}",
+        5 * MINUTE,
+        "warning",
+        "{{ $labels.instance }} of {{ $labels.job }} is almost full.",
+        "{{ $value | humanizePercentage }} of the "
+        f"{limits.capacity_sessions:g} sessions that a replica can hold are connected.",
+        catalog.DASHBOARD_RUNTIME,
+    )
+
+
+def _session_leaks(limits: Thresholds) -> list[Alert]:
+    least = {"sessions": limits.leaked_sessions, "chat_contexts": limits.leaked_contexts}
+    return [
+        Alert(
+            "SessionLeak",
+            f"{select(catalog.RETAINED, {catalog.RETAINED_KIND: kind})} >= {number:g}",
+            HOUR,
+            "warning",
+            "{{ $labels.instance }} of {{ $labels.job }} keeps sessions that are gone.",
+            f"Chainlit keeps {{{{ $value | humanize }}}} {kind} of sessions that have ended.",
+            catalog.DASHBOARD_RUNTIME,
+            {"kind": kind},
+        )
+        for kind, number in least.items()
+    ]
+
+
+def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return the alerts of two windows each: the long one is sure, the short one lets it resolve.
+
+    Factors and windows are those of the Site Reliability Workbook, chapter 5.
+    https://sre.google/workbook/alerting-on-slos/
+    """
+    budget = 1 - limits.turn_objective
+    return [
+        Alert(
+            "TurnErrorBudgetBurn",
+            f"({r.TURN_ERRORS[long]} > {factor * budget:g})\n"
+            f"and ({r.TURN_ERRORS[short]} > {factor * budget:g})\n"
+            f"and ({_failed_turns(window(long))} >= {limits.turn_errors_least:g})",
+            wait,
+            severity,
+            "Turns fail on {{ $labels.job }}.",
+            "{{ $value | humanizePercentage }} of the turns fail: the error budget of 30 days "
+            f"(objective {limits.turn_objective:.4%}) is used up in {30 / factor:.1f}.",
+            catalog.DASHBOARD_CONVERSATIONS,
+            {"burn": burn},
+        )
+        for burn, factor, long, short, wait, severity in (
+            ("fast", 14.4, HOUR, 5 * MINUTE, 2 * MINUTE, "critical"),
+            ("slow", 6.0, 6 * HOUR, 30 * MINUTE, 15 * MINUTE, "warning"),
+        )
+    ]
+
+
+def _failed_turns(span: str) -> str:
+    return _increase(
+        r.BY_JOB, catalog.TURN_DURATION, span, {catalog.OUTCOME: "error"}, part="count"
+    )
+
+
+def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
+    span = window(10 * MINUTE)
+    buckets = select(catalog.TIME_TO_FIRST_TOKEN, part="bucket")
+    counted = _increase(r.BY_JOB, catalog.TIME_TO_FIRST_TOKEN, span, part="count")
+    return Alert(
+        "FirstTokenSlow",
+        f"(histogram_quantile(0.9, sum by (namespace, job, le) (rate({buckets}[{span}]))) "
+        f"> {limits.first_token_seconds:g})\n"
+        f"and ({counted} >= {limits.first_token_turns:g})",
+        5 * MINUTE,
+        "warning",
+        "Users of {{ $labels.job }} wait long for the first word.",
+        "One turn in ten takes longer than {{ $value | humanizeDuration }} to its first token.",
+        catalog.DASHBOARD_CONVERSATIONS,
+    )
+
+
+def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
+    stalls = _increase(_BY_INSTANCE, catalog.EVENT_LOOP_BLOCKED, window(10 * MINUTE))
+    return Alert(
+        "EventLoopBlocked",
+        f"{stalls} >= {limits.stalls:g}",
+        0,
+        "warning",
+        "The event loop of {{ $labels.instance }} of {{ $labels.job }} is blocked.",
+        "{{ $value | humanize }} times in 10 minutes it stood still for more than 1 s, and with "
+        "it every user. The log names the callback and the line.",
+        catalog.DASHBOARD_RUNTIME,
+    )
+
+
+def _answers_lost(limits: Thresholds, window: Windows) -> Alert:
+    span = window(15 * MINUTE)
+    lost = _increase(
+        r.BY_JOB,
+        catalog.EMIT_DROPPED,
+        span,
+        {catalog.EMIT_EVENT: ("new_message", "update_message")},
+    )
+    sent = _increase(r.BY_JOB, catalog.MESSAGES, span, {catalog.DIRECTION: "outbound"})
+    return Alert(
+        "AnswersLost",
+        f"({lost} / ({lost} + {sent}) > {limits.lost_ratio:g})\n"
+        f"and ({lost} >= {limits.lost_least:g})",
+        5 * MINUTE,
+        "warning",
+        "Answers of {{ $labels.job }} do not reach their users.",
+        "{{ $value | humanizePercentage }} of the messages were sent to a socket that is gone.",
+        catalog.DASHBOARD_CONVERSATIONS,
+    )
+
+
+def _by(*attributes: Attribute) -> str:
+    return f"by (namespace, job, {', '.join(a.prometheus_label for a in attributes)})"
+
+
+def _data_layer_errors(limits: Thresholds, window: Windows) -> Alert:
+    span, by = window(10 * MINUTE), _by(catalog.DATA_LAYER_NAME)
+    failed = _increase(by, catalog.DATA_LAYER_OPERATIONS, span, {catalog.OUTCOME: "error"})
+    every = _increase(by, catalog.DATA_LAYER_OPERATIONS, span)
+    name = catalog.DATA_LAYER_NAME.prometheus_label
+    return Alert(
+        "DataLayerErrors",
+        f"({failed} / {every} > {limits.data_layer_errors:g})\n"
+        f"and ({failed} >= {limits.data_layer_errors_least:g})",
+        5 * MINUTE,
+        "critical",
+        "The data layer of {{ $labels.job }} fails.",
+        f"{{{{ $value | humanizePercentage }}}} of the operations of {{{{ $labels.{name} }}}} "
+        "fail. Chainlit hides it: what users write may not be saved.",
+        catalog.DASHBOARD_DATA_LAYER,
+    )
+
+
+def _data_layer_slow(limits: Thresholds, window: Windows) -> Alert:
+    span, by = window(10 * MINUTE), _by(catalog.OPERATION)
+    metric, operation = (
+        catalog.DATA_LAYER_OPERATION_DURATION,
+        catalog.OPERATION.prometheus_label,
+    )
+    rate = f"rate({select(metric, part='bucket')}[{span}])"
+    counted = _increase(by, metric, span, part="count")
+    return Alert(
+        "DataLayerSlow",
+        f"(histogram_quantile(0.95, sum by (namespace, job, {operation}, le) ({rate})) "
+        f"> {limits.data_layer_seconds:g})\n"
+        f"and ({counted} >= {limits.data_layer_operations:g})",
+        5 * MINUTE,
+        "warning",
+        "The data layer of {{ $labels.job }} is slow.",
+        f"One {{{{ $labels.{operation} }}}} in twenty takes longer than "
+        "{{ $value | humanizeDuration }}.",
+        catalog.DASHBOARD_DATA_LAYER,
+    )
+
+
+def _pool_exhausted(limits: Thresholds) -> Alert:
+    pool = catalog.POOL_NAME.prometheus_label
+    by = f"by (namespace, job, instance, {pool})"
+    used = select(catalog.POOL_CONNECTIONS, {catalog.POOL_STATE: "used"})
+    return Alert(
+        "PoolExhausted",
+        f"sum {by} ({used}) / sum {by} ({select(catalog.POOL_MAX)}) >= {limits.pool_ratio:g}",
+        2 * MINUTE,
+        "warning",
+        f"The connection pool {{{{ $labels.{pool} }}}} of {{{{ $labels.job }}}} runs dry.",
+        "{{ $value | humanizePercentage }} of its connections are in use on "
+        "{{ $labels.instance }}; soon operations wait, then they fail.",
+        catalog.DASHBOARD_DATA_LAYER,
+    )
+
+
+def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
+    missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, window(10 * MINUTE))
+    replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
+    return Alert(
+        "StickinessLost",
+        f"({missed} >= {limits.lookup_misses:g})\n"
+        f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
+        # Every tab that was open asks for a session that went with the old process.
+        f"unless ({r.AGE} < {window.seconds(_YOUNG)})",
+        2 * MINUTE,
+        "warning",
+        "Requests to {{ $labels.job }} reach replicas that do not have their session.",
+        "{{ $value | humanize }} times in 10 minutes a session was asked for where it is not: the "
+        "load balancer has to keep a user on one replica.",
+        catalog.DASHBOARD_RUNTIME,
+    )
+
+
+def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
+    span = window(15 * MINUTE)
+    errors = _increase(_by(catalog.PROBE), catalog.INTERNAL_ERRORS, span)
+    folded = _increase(_by(catalog.FOLDED_ATTRIBUTE), catalog.LABEL_OVERFLOW, span)
+    probe = catalog.PROBE.prometheus_label
+    attribute = catalog.FOLDED_ATTRIBUTE.prometheus_label
+    return [
+        Alert(
+            "TelemetryDropping",
+            f"{errors} > 0",
+            0,
+            "warning",
+            "chainlit-otel misses what happens on {{ $labels.job }}.",
+            f"The probe {{{{ $labels.{probe} }}}} failed {{{{ $value | humanize }}}} times in 15 "
+            "minutes. The app is not affected; its figures are too low.",
+            catalog.DASHBOARD_RUNTIME,
+            {"cause": "errors"},
+        ),
+        Alert(
+            "TelemetryDropping",
+            f"{folded} >= {limits.label_overflow:g}",
+            0,
+            "warning",
+            "Somebody makes up values on {{ $labels.job }}.",
+            f"{{{{ $value | humanize }}}} values of {{{{ $labels.{attribute} }}}} in 15 minutes "
+            "are recorded as `other`.",
+            catalog.DASHBOARD_RUNTIME,
+            {"cause": "labels"},
+        ),
+    ]
+
+
+def _instance_down(window: Windows) -> Alert:
+    seen = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
+    return Alert(
+        "InstanceDown",
+        # Whether a target is a Chainlit server is known from what it has shown before.
+        f"up == 0 and on (namespace, job, instance) last_over_time({seen}[{window(DAY)}])",
+        2 * MINUTE,
+        "critical",
+        "{{ $labels.instance }} of {{ $labels.job }} does not answer.",
+        "Prometheus cannot scrape it. Its admin server answers while the app is blocked, so the "
+        "process is most likely gone.",
+        catalog.DASHBOARD_RUNTIME,
+    )

@@ -1,0 +1,121 @@
+"""What the rules can be told: thresholds, and how long their windows are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from chainlit_otel.promql import duration
+
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+WEEK = 7 * DAY
+
+
+def _threshold(default: float, help: str, lowest: float = 0.0, highest: float = 1e9) -> Any:
+    metadata = {"help": help, "lowest": lowest, "highest": highest}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """When the alerts fire.
+
+    Raises:
+        ValueError: A value is out of its range.
+    """
+
+    spike_factor: float = _threshold(
+        3.0, "Session starts, compared with the hour before, that are a spike.", 1.0
+    )
+    spike_weekly_factor: float = _threshold(
+        2.0, "Session starts, compared with the same time last week, that are a spike.", 1.0
+    )
+    spike_sessions: float = _threshold(30, "Fewer starts in 5 minutes are no spike.", 1)
+    drop_factor: float = _threshold(
+        0.2, "Session starts, compared with the same time last week, that are a drop.", 0, 1
+    )
+    drop_sessions: float = _threshold(
+        20, "Fewer starts in the same 30 minutes last week tell of no drop.", 1
+    )
+    reconnects: float = _threshold(
+        0.2, "Reconnects in 5 minutes for each connected session that are a storm."
+    )
+    reconnects_least: float = _threshold(20, "Fewer reconnects in 5 minutes are no storm.", 1)
+    rejected: float = _threshold(0.05, "Share of connections refused.", 0, 1)
+    rejected_least: float = _threshold(10, "Fewer refusals in 15 minutes do not count.", 1)
+    sign_in_denied: float = _threshold(0.5, "Share of sign-ins denied.", 0, 1)
+    sign_in_denied_least: float = _threshold(20, "Fewer denials in 15 minutes do not count.", 1)
+    sign_in_errors: float = _threshold(
+        3, "Sign-ins in 15 minutes that the backend could not check.", 1
+    )
+    capacity_sessions: float = _threshold(500, "Connected sessions that one replica can hold.", 1)
+    capacity_ratio: float = _threshold(0.8, "Part of the capacity that is near it.", 0, 1)
+    leaked_sessions: float = _threshold(
+        10, "Sessions that Chainlit keeps for an hour after their end.", 1
+    )
+    leaked_contexts: float = _threshold(
+        10_000, "Chat contexts that Chainlit keeps for sessions that are gone.", 1
+    )
+    turn_objective: float = _threshold(0.99, "Share of turns that should not fail.", 0.5, 0.9999)
+    turn_errors_least: float = _threshold(
+        5, "Fewer failed turns in the long window do not count.", 1
+    )
+    first_token_seconds: float = _threshold(10.0, "Seconds to the first token, 90th percentile.")
+    first_token_turns: float = _threshold(10, "Fewer turns in 10 minutes do not count.", 1)
+    stalls: float = _threshold(3, "Stalls of the event loop in 10 minutes.", 1)
+    lost_ratio: float = _threshold(
+        0.05, "Share of messages that were sent to a socket that is gone.", 0, 1
+    )
+    lost_least: float = _threshold(10, "Fewer lost messages in 15 minutes do not count.", 1)
+    data_layer_errors: float = _threshold(0.01, "Share of data layer operations failed.", 0, 1)
+    data_layer_errors_least: float = _threshold(5, "Fewer errors in 10 minutes do not count.", 1)
+    data_layer_seconds: float = _threshold(
+        1.0, "Seconds of a data layer operation, 95th percentile."
+    )
+    data_layer_operations: float = _threshold(20, "Fewer operations in 10 minutes do not count.", 1)
+    pool_ratio: float = _threshold(0.9, "Part of a connection pool in use.", 0, 1)
+    lookup_misses: float = _threshold(
+        10, "Sessions asked for in 10 minutes on a replica that does not have them.", 1
+    )
+    label_overflow: float = _threshold(
+        1000, "Label values folded into `other` in 15 minutes that hide something.", 1
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for f in fields(self):
+            lowest, highest = f.metadata["lowest"], f.metadata["highest"]
+            value = getattr(self, f.name)
+            if not lowest <= value <= highest:
+                raise ValueError(
+                    f"threshold {f.name} is {value:g}: must be from {lowest:g} to {highest:g}"
+                )
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Time spans of the rules, all longer or shorter by the same factor.
+
+    Attributes:
+        scale: The factor; 1 is what the names of the recorded series say.
+
+    Raises:
+        ValueError: The factor is not more than 0 and at most 10.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the factor."""
+        if not 0 < self.scale <= 10:
+            raise ValueError(f"scale is {self.scale:g}: must be more than 0 and at most 10")
+
+    def __call__(self, seconds: float) -> str:
+        """Return a time span, scaled, as PromQL writes it."""
+        return duration(seconds * self.scale)
+
+    def seconds(self, seconds: float) -> str:
+        """Return a time span, scaled, as a number of seconds."""
+        return f"{seconds * self.scale:g}"
