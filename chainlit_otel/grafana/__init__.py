@@ -1,0 +1,14 @@
+"""The Grafana dashboards: one module each, one function for each panel, queries from the catalogue."""
+
+from __future__ import annotations
+
+from chainlit_otel.grafana import conversations, data_layer, runtime, sessions
+from chainlit_otel.grafana.panels import render
+
+_MODULES = (sessions, conversations, data_layer, runtime)
+
+
+def files() -> dict[str, str]:
+    """Return the text of each dashboard by the name of its file, which is its uid."""
+    built = [module.build() for module in _MODULES]
+    return {f"{dashboard['uid']}.json": render(dashboard) for dashboard in built}

@@ -1,0 +1,348 @@
+"""Conversations: do users get answers, how long do they wait, and what fails inside."""
+
+from __future__ import annotations
+
+from chainlit_otel import catalog
+from chainlit_otel.grafana.panels import (
+    Json,
+    Query,
+    Row,
+    Worry,
+    dashboard,
+    heatmap,
+    stat,
+    timeseries,
+)
+from chainlit_otel.grafana.queries import (
+    buckets,
+    increase,
+    label,
+    legend,
+    now,
+    per_minute,
+    per_second,
+    quantile,
+    share,
+)
+from chainlit_otel.promql import Where
+
+_FAILED: Where = {catalog.OUTCOME: "error"}
+_OUTBOUND: Where = {catalog.DIRECTION: "outbound"}
+_LOST: Where = {catalog.EMIT_EVENT: ("new_message", "update_message")}
+_QUANTILES = (0.5, 0.9, 0.99)
+
+
+def build() -> Json:
+    """Return the dashboard."""
+    return dashboard(
+        catalog.DASHBOARD_CONVERSATIONS,
+        "Chainlit / Conversations",
+        "Do users get answers, how long do they wait for them, and what fails inside.",
+        [
+            Row(
+                "At a glance",
+                [
+                    turn_rate(),
+                    failed_turns(),
+                    first_token_p90(),
+                    turns_under_way(),
+                    lost_answers(),
+                    liked(),
+                ],
+            ),
+            Row("Turns", [turns(), concurrent_turns(), turn_durations(), turn_duration_buckets()]),
+            Row(
+                "The first word, and those that follow",
+                [first_tokens(), first_token_buckets(), chunk_gaps(), chunks()],
+            ),
+            Row(
+                "Inside",
+                [callbacks(), callback_errors(), steps(), step_errors(), asks(), mcp()],
+            ),
+            Row("What reaches users", [messages(), dropped(), feedback(), files()]),
+        ],
+    )
+
+
+def turn_rate() -> Json:
+    return stat(
+        "Turns",
+        "Turns per minute, over 5 minutes. Worry if users are connected and it is zero.",
+        "suffix:/min",
+        Query(per_minute(catalog.TURN_DURATION, span="5m", part="count")),
+    )
+
+
+def failed_turns() -> Json:
+    return stat(
+        "Failed turns",
+        "Share of the turns that failed in an hour, which Chainlit hides. Worry above one in a "
+        "hundred.",
+        "percentunit",
+        Query(
+            share(
+                increase(catalog.TURN_DURATION, "1h", _FAILED, part="count"),
+                increase(catalog.TURN_DURATION, "1h", part="count"),
+            )
+        ),
+        worry=Worry(0.01, 0.05),
+    )
+
+
+def first_token_p90() -> Json:
+    return stat(
+        "First token, p90",
+        "Nine turns in ten show their first word within this time. Worry above some seconds: users "
+        "leave.",
+        "s",
+        Query(quantile(0.9, catalog.TIME_TO_FIRST_TOKEN, span="1h")),
+        worry=Worry(5, 10),
+    )
+
+
+def turns_under_way() -> Json:
+    return stat(
+        "Turns under way",
+        "Turns that are being answered at this moment. Worry if it only grows: answers hang.",
+        "short",
+        Query(now(catalog.TURN_ACTIVE)),
+    )
+
+
+def lost_answers() -> Json:
+    lost = increase(catalog.EMIT_DROPPED, "1h", _LOST)
+    sent = increase(catalog.MESSAGES, "1h", _OUTBOUND)
+    return stat(
+        "Lost answers",
+        "Share of the messages of an hour that were sent to a socket that is gone. Worry above some "
+        "per cent: connections break while users wait.",
+        "percentunit",
+        Query(share(lost, f"({lost} + {sent})")),
+        worry=Worry(0.02, 0.05),
+    )
+
+
+def liked() -> Json:
+    positive = increase(catalog.FEEDBACK, "1d", {catalog.FEEDBACK_VALUE: "positive"})
+    judged = increase(catalog.FEEDBACK, "1d", {catalog.FEEDBACK_VALUE: ("positive", "negative")})
+    return stat(
+        "Positive feedback",
+        "Share of the feedback of a day that is positive. Worry if it falls after a release.",
+        "percentunit",
+        Query(share(positive, judged)),
+        worry=Worry(0.8, 0.5, below=True),
+    )
+
+
+def turns() -> Json:
+    return timeseries(
+        "Turns by outcome",
+        "Turns per minute: `cancelled` were stopped by their user. Worry about any `error` that "
+        "lasts.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.TURN_DURATION, by=label(catalog.OUTCOME), part="count"),
+            legend(catalog.OUTCOME),
+        ),
+        stacked=True,
+    )
+
+
+def concurrent_turns() -> Json:
+    return timeseries(
+        "Concurrent turns",
+        "Turns under way; dashed, the true peak between the scrapes. Worry if turns pile up.",
+        "short",
+        Query(now(catalog.TURN_ACTIVE), "under way"),
+        Query(now(catalog.TURN_PEAK, {catalog.PEAK_WINDOW: "15s"}), "peak", dashed=True),
+    )
+
+
+def turn_durations() -> Json:
+    return timeseries(
+        "Duration of turns",
+        "From the arrival of a message until the app is done with it. Worry if p99 runs away; its "
+        "exemplars lead to traces.",
+        "s",
+        *(
+            Query(quantile(q, catalog.TURN_DURATION), f"p{q * 100:g}", exemplar=True)
+            for q in _QUANTILES
+        ),
+    )
+
+
+def turn_duration_buckets() -> Json:
+    return heatmap(
+        "Duration of turns, spread",
+        "How long turns took. Worry if a second band appears above the usual one.",
+        "s",
+        Query(buckets(catalog.TURN_DURATION), "{{le}}", exemplar=True),
+    )
+
+
+def first_tokens() -> Json:
+    return timeseries(
+        "Time to first token",
+        "From the arrival of a message to the first token or message sent. Worry if it rises while "
+        "turns do not get longer; its exemplars lead to traces.",
+        "s",
+        *(
+            Query(quantile(q, catalog.TIME_TO_FIRST_TOKEN), f"p{q * 100:g}", exemplar=True)
+            for q in _QUANTILES
+        ),
+    )
+
+
+def first_token_buckets() -> Json:
+    return heatmap(
+        "Time to first token, spread",
+        "How long users waited for the first word. Worry if it spreads upwards.",
+        "s",
+        Query(buckets(catalog.TIME_TO_FIRST_TOKEN), "{{le}}", exemplar=True),
+    )
+
+
+def chunk_gaps() -> Json:
+    return timeseries(
+        "Gap between chunks",
+        "Mean time between the streamed chunks of a turn. Worry above 0.2 s: the text stutters.",
+        "s",
+        *(Query(quantile(q, catalog.TIME_PER_OUTPUT_CHUNK), f"p{q * 100:g}") for q in _QUANTILES),
+    )
+
+
+def chunks() -> Json:
+    return timeseries(
+        "Chunks streamed",
+        "Chunks sent to browsers per second. Worry if turns go on and it is zero.",
+        "suffix:/s",
+        Query(per_second(catalog.OUTPUT_CHUNKS), "chunks"),
+    )
+
+
+def callbacks() -> Json:
+    return timeseries(
+        "Callbacks, p90",
+        "Nine in ten runs of each callback were shorter. Worry if one that is not `on_message` takes "
+        "seconds.",
+        "s",
+        Query(
+            quantile(0.9, catalog.CALLBACK_DURATION, by=label(catalog.CALLBACK_NAME)),
+            legend(catalog.CALLBACK_NAME),
+        ),
+    )
+
+
+def callback_errors() -> Json:
+    return timeseries(
+        "Errors in callbacks",
+        "Exceptions per minute that callbacks raised and Chainlit swallowed. Worry about any.",
+        "suffix:/min",
+        Query(
+            per_minute(
+                catalog.CALLBACK_DURATION, _FAILED, label(catalog.CALLBACK_NAME), part="count"
+            ),
+            legend(catalog.CALLBACK_NAME),
+        ),
+        stacked=True,
+    )
+
+
+def steps() -> Json:
+    return timeseries(
+        "Steps, p90",
+        "Nine in ten steps of each type were shorter. Worry about the one that grew when turns did.",
+        "s",
+        Query(
+            quantile(0.9, catalog.STEP_DURATION, by=label(catalog.STEP_TYPE)),
+            legend(catalog.STEP_TYPE),
+        ),
+    )
+
+
+def step_errors() -> Json:
+    return timeseries(
+        "Errors in steps",
+        "Steps per minute that failed. Worry if tools fail: the model answers without them.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.STEP_DURATION, _FAILED, label(catalog.STEP_TYPE), part="count"),
+            legend(catalog.STEP_TYPE),
+        ),
+        stacked=True,
+    )
+
+
+def asks() -> Json:
+    return timeseries(
+        "Questions to users",
+        "Questions of the app per minute, by what became of them. Worry if most time out.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.ASK_DURATION, by=label(catalog.ASK_OUTCOME), part="count"),
+            legend(catalog.ASK_OUTCOME),
+        ),
+        stacked=True,
+    )
+
+
+def mcp() -> Json:
+    return timeseries(
+        "MCP connections",
+        "Connections to MCP servers that are open. Worry if they only grow.",
+        "short",
+        Query(now(catalog.MCP_CONNECTIONS), "open"),
+    )
+
+
+def messages() -> Json:
+    return timeseries(
+        "Messages",
+        "Messages from users and to them per minute. Worry if users write and nothing comes back.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.MESSAGES, by=label(catalog.DIRECTION)),
+            legend(catalog.DIRECTION),
+        ),
+    )
+
+
+def dropped() -> Json:
+    return timeseries(
+        "Lost on the way",
+        "Content per minute that was sent to a socket that is gone; nobody saw it. Worry about "
+        "bursts: connections break while users wait.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.EMIT_DROPPED, by=label(catalog.EMIT_EVENT)),
+            legend(catalog.EMIT_EVENT),
+        ),
+        stacked=True,
+    )
+
+
+def feedback() -> Json:
+    return timeseries(
+        "Feedback",
+        "Feedback of users in an hour. Worry if the negative grows after a release.",
+        "short",
+        Query(
+            increase(catalog.FEEDBACK, "1h", by=label(catalog.FEEDBACK_VALUE)),
+            legend(catalog.FEEDBACK_VALUE),
+        ),
+        stacked=True,
+    )
+
+
+def files() -> Json:
+    return timeseries(
+        "Files",
+        "Bytes per second of uploads and of elements that the app sends. Worry about what the disk "
+        "cannot hold.",
+        "Bps",
+        Query(
+            per_second(catalog.FILE_SIZE, by=label(catalog.FILE_DIRECTION), part="sum"),
+            legend(catalog.FILE_DIRECTION),
+        ),
+        stacked=True,
+    )

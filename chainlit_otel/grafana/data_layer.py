@@ -1,0 +1,332 @@
+"""Data layer and access: is what users write saved, how quickly, and who gets in."""
+
+from __future__ import annotations
+
+from chainlit_otel import catalog
+from chainlit_otel.grafana.panels import (
+    Json,
+    Query,
+    Row,
+    Worry,
+    bar_gauge,
+    dashboard,
+    heatmap,
+    stat,
+    timeseries,
+)
+from chainlit_otel.grafana.queries import (
+    buckets,
+    increase,
+    label,
+    legend,
+    now,
+    per_minute,
+    per_second,
+    quantile,
+    share,
+)
+from chainlit_otel.promql import Where
+
+_FAILED: Where = {catalog.OUTCOME: "error"}
+_SIGN_IN: Where = {catalog.ACCESS_METHOD: ("password", "header", "oauth")}
+_USED: Where = {catalog.POOL_STATE: "used"}
+_HIT: Where = {catalog.CACHE_RESULT: "hit"}
+
+
+def build() -> Json:
+    """Return the dashboard."""
+    return dashboard(
+        catalog.DASHBOARD_DATA_LAYER,
+        "Chainlit / Data layer and access",
+        "Is what users write saved, how quickly, and who gets in.",
+        [
+            Row(
+                "At a glance",
+                [
+                    operation_rate(),
+                    failed_operations(),
+                    operation_p95(),
+                    fullest_pool(),
+                    hits(),
+                    denied_sign_ins(),
+                ],
+            ),
+            Row("Operations", [operations(), errors(), durations(), duration_buckets()]),
+            Row("Held back until the first message", [queue_length(), queued()]),
+            Row("Pools and caches", [pools(), pool_shares(), cache_hits(), cache_sizes()]),
+            Row("Access", [attempts(), sign_ins(), denials(), users()]),
+        ],
+    )
+
+
+def operation_rate() -> Json:
+    return stat(
+        "Operations",
+        "Operations of the data layer per second, over 5 minutes. Worry if users chat and it is "
+        "zero: nothing is saved.",
+        "suffix:/s",
+        Query(per_second(catalog.DATA_LAYER_OPERATIONS, span="5m")),
+    )
+
+
+def failed_operations() -> Json:
+    return stat(
+        "Failed operations",
+        "Share of the operations of 10 minutes that failed, which Chainlit hides. Worry about any.",
+        "percentunit",
+        Query(
+            share(
+                increase(catalog.DATA_LAYER_OPERATIONS, "10m", _FAILED),
+                increase(catalog.DATA_LAYER_OPERATIONS, "10m"),
+            )
+        ),
+        worry=Worry(0.001, 0.01),
+    )
+
+
+def operation_p95() -> Json:
+    return stat(
+        "Operations, p95",
+        "19 operations in 20 were quicker, waiting for a connection included. Worry above 0.25 s.",
+        "s",
+        Query(quantile(0.95, catalog.DATA_LAYER_OPERATION_DURATION, span="10m")),
+        worry=Worry(0.25, 1),
+    )
+
+
+def fullest_pool() -> Json:
+    by = f"instance,{label(catalog.POOL_NAME)}"
+    used, most = now(catalog.POOL_CONNECTIONS, _USED, by), now(catalog.POOL_MAX, by=by)
+    return stat(
+        "Fullest pool",
+        "Connections in use of what the fullest pool of any replica can have. Worry above 80 %: "
+        "soon operations wait.",
+        "percentunit",
+        Query(f"max ({share(used, most)})"),
+        worry=Worry(0.8, 0.9),
+    )
+
+
+def hits() -> Json:
+    return stat(
+        "Cache hits",
+        "Share of the lookups of 10 minutes that a cache could answer. Worry if it falls: the "
+        "database bears what the cache does not.",
+        "percentunit",
+        Query(
+            share(
+                increase(catalog.CACHE_LOOKUPS, "10m", _HIT),
+                increase(catalog.CACHE_LOOKUPS, "10m"),
+            )
+        ),
+        worry=Worry(0.5, 0.2, below=True),
+    )
+
+
+def denied_sign_ins() -> Json:
+    refused: Where = {**_SIGN_IN, catalog.ACCESS_RESULT: ("denied", "error")}
+    return stat(
+        "Failed sign-ins",
+        "Share of the sign-ins of 15 minutes that were denied or could not be checked. Worry above "
+        "one in five.",
+        "percentunit",
+        Query(
+            share(
+                increase(catalog.ACCESS_ATTEMPTS, "15m", refused),
+                increase(catalog.ACCESS_ATTEMPTS, "15m", _SIGN_IN),
+            )
+        ),
+        worry=Worry(0.2, 0.5),
+    )
+
+
+def operations() -> Json:
+    return timeseries(
+        "Operations",
+        "Operations per second. Worry if one stands out that should be rare.",
+        "suffix:/s",
+        Query(
+            per_second(catalog.DATA_LAYER_OPERATIONS, by=label(catalog.OPERATION)),
+            legend(catalog.OPERATION),
+        ),
+        stacked=True,
+    )
+
+
+def errors() -> Json:
+    return timeseries(
+        "Errors",
+        "Operations per minute that failed; users see none of it. Worry about any: what they write "
+        "may not be saved.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.DATA_LAYER_OPERATIONS, _FAILED, label(catalog.OPERATION)),
+            legend(catalog.OPERATION),
+        ),
+        stacked=True,
+    )
+
+
+def durations() -> Json:
+    return timeseries(
+        "Duration of operations, p95",
+        "19 in 20 of each operation were quicker, waiting for a connection included. Worry if all "
+        "rise together: the database or the pool is the cause.",
+        "s",
+        Query(
+            quantile(0.95, catalog.DATA_LAYER_OPERATION_DURATION, by=label(catalog.OPERATION)),
+            legend(catalog.OPERATION),
+            exemplar=True,
+        ),
+    )
+
+
+def duration_buckets() -> Json:
+    return heatmap(
+        "Duration of operations, spread",
+        "How long operations took. Worry if a band appears at the timeout of a pool.",
+        "s",
+        Query(buckets(catalog.DATA_LAYER_OPERATION_DURATION), "{{le}}", exemplar=True),
+    )
+
+
+def queue_length() -> Json:
+    return timeseries(
+        "Held back now",
+        "Operations that wait until their user writes a first message. Worry if it only grows.",
+        "short",
+        Query(now(catalog.DATA_LAYER_QUEUE_LENGTH), "held back"),
+    )
+
+
+def queued() -> Json:
+    return timeseries(
+        "Held back and discarded",
+        "Operations per minute that were held back, and those that never ran because no message "
+        "came. Worry if most are discarded: users come and do not write.",
+        "suffix:/min",
+        Query(per_minute(catalog.DATA_LAYER_QUEUED), "held back"),
+        Query(per_minute(catalog.DATA_LAYER_DISCARDED), "discarded"),
+    )
+
+
+def pools() -> Json:
+    return timeseries(
+        "Connections",
+        "Connections of each pool, in use and idle; dashed, the most it may have. Worry if those "
+        "in use come near it.",
+        "short",
+        Query(
+            now(catalog.POOL_CONNECTIONS, by=label(catalog.POOL_NAME, catalog.POOL_STATE)),
+            f"{legend(catalog.POOL_NAME)} {legend(catalog.POOL_STATE)}",
+        ),
+        Query(
+            now(catalog.POOL_MAX, by=label(catalog.POOL_NAME)),
+            f"{legend(catalog.POOL_NAME)} most",
+            dashed=True,
+        ),
+    )
+
+
+def pool_shares() -> Json:
+    by = f"instance,{label(catalog.POOL_NAME)}"
+    return bar_gauge(
+        "Pools in use",
+        "Connections in use of what each pool can have, on each replica. Worry about one that is "
+        "full while others are not: it leaks.",
+        "percentunit",
+        Query(
+            share(now(catalog.POOL_CONNECTIONS, _USED, by), now(catalog.POOL_MAX, by=by)),
+            f"{{{{instance}}}} {legend(catalog.POOL_NAME)}",
+            instant=True,
+        ),
+        worry=Worry(0.8, 0.9),
+    )
+
+
+def cache_hits() -> Json:
+    by = label(catalog.CACHE_NAME)
+    return timeseries(
+        "Cache hits",
+        "Share of the lookups that each cache could answer. Worry if it falls after a release.",
+        "percentunit",
+        Query(
+            share(
+                per_second(catalog.CACHE_LOOKUPS, _HIT, by),
+                per_second(catalog.CACHE_LOOKUPS, by=by),
+            ),
+            legend(catalog.CACHE_NAME),
+        ),
+    )
+
+
+def cache_sizes() -> Json:
+    by = label(catalog.CACHE_NAME)
+    return timeseries(
+        "Cache entries",
+        "Entries of each cache; dashed, those dropped per minute. Worry if many are dropped: it is "
+        "too small.",
+        "short",
+        Query(now(catalog.CACHE_SIZE, by=by), legend(catalog.CACHE_NAME)),
+        Query(
+            per_minute(catalog.CACHE_EVICTIONS, by=by),
+            f"{legend(catalog.CACHE_NAME)} dropped",
+            dashed=True,
+        ),
+    )
+
+
+def attempts() -> Json:
+    return timeseries(
+        "Access checks",
+        "Checks per minute. Worry about any `error`: what checks failed itself, and users are told "
+        "that they may not.",
+        "suffix:/min",
+        Query(
+            per_minute(
+                catalog.ACCESS_ATTEMPTS, by=label(catalog.ACCESS_METHOD, catalog.ACCESS_RESULT)
+            ),
+            f"{legend(catalog.ACCESS_METHOD)} {legend(catalog.ACCESS_RESULT)}",
+        ),
+        stacked=True,
+    )
+
+
+def sign_ins() -> Json:
+    return timeseries(
+        "Sign-ins",
+        "Sign-ins per minute, by result. Worry if many are denied: somebody guesses passwords.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.ACCESS_ATTEMPTS, _SIGN_IN, label(catalog.ACCESS_RESULT)),
+            legend(catalog.ACCESS_RESULT),
+        ),
+        stacked=True,
+    )
+
+
+def denials() -> Json:
+    return timeseries(
+        "Denied by the app",
+        "What the app itself denied per minute, by its reason. Worry if a rate limit hits users who "
+        "only chat.",
+        "suffix:/min",
+        Query(
+            per_minute(
+                catalog.ACCESS_DENIALS, by=label(catalog.ACCESS_METHOD, catalog.DENIAL_REASON)
+            ),
+            f"{legend(catalog.ACCESS_METHOD)} {legend(catalog.DENIAL_REASON)}",
+        ),
+        stacked=True,
+    )
+
+
+def users() -> Json:
+    return timeseries(
+        "Users",
+        "Distinct signed-in users connected to each replica. Worry if users are connected and this "
+        "is zero, though the app has a sign-in.",
+        "short",
+        Query(now(catalog.USER_ACTIVE, by="instance"), "{{instance}}"),
+        stacked=True,
+    )

@@ -1,0 +1,461 @@
+"""Panels and dashboards in the form that Grafana has now.
+
+Alone in importing grafanalib, which builds them. Its panels date from several generations of
+Grafana: what a panel shows and how is given here, and keys that Grafana no longer knows are left
+out of the JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from grafanalib import core
+from grafanalib._gen import DashboardEncoder
+
+# As in @grafana/schema 13.
+SCHEMA_VERSION = 42
+DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+SCOPE = 'job=~"$job",instance=~"$instance"'
+JOBS = 'job=~"$job"'
+TAG = "chainlit"
+
+_WIDTH = 24
+_GREEN, _YELLOW, _RED = "green", "#EAB839", "red"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A query of a panel.
+
+    Attributes:
+        expr: PromQL.
+        legend: What a series is called; a label in double braces.
+        instant: Whether only the last value counts.
+        exemplar: Whether exemplars, which lead to traces, are asked for.
+        dashed: Whether its line only serves for comparison.
+    """
+
+    expr: str
+    legend: str = ""
+    instant: bool = False
+    exemplar: bool = False
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Worry:
+    """From which values on a figure is a matter of concern.
+
+    Attributes:
+        yellow: Look at it.
+        red: Do something.
+        below: Whether it is small values that matter.
+    """
+
+    yellow: float
+    red: float
+    below: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of panels below a title."""
+
+    title: str
+    panels: Sequence[Json]
+
+
+def stat(
+    title: str, description: str, unit: str, *queries: Query, worry: Worry | None = None
+) -> Json:
+    """Return a figure with its recent course behind it."""
+    options = {
+        "colorMode": "value",
+        "graphMode": "area",
+        "justifyMode": "auto",
+        "orientation": "auto",
+        "percentChangeColorMode": "standard",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "showPercentChange": False,
+        "textMode": "auto",
+        "wideLayout": True,
+    }
+    return _panel(core.Stat, title, description, queries, _field(unit, worry), options, 4, 4)
+
+
+def timeseries(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    stacked: bool = False,
+    width: int = 12,
+) -> Json:
+    """Return lines over time."""
+    field = _field(unit)
+    field["color"] = {"mode": "palette-classic"}
+    field["min"] = 0
+    field["custom"] = {
+        "drawStyle": "line",
+        "fillOpacity": 30 if stacked else 8,
+        "lineWidth": 1,
+        "showPoints": "never",
+        "spanNulls": False,
+        "stacking": {"group": "A", "mode": "normal" if stacked else "none"},
+    }
+    options = {
+        "legend": {
+            "calcs": ["lastNotNull", "max"],
+            "displayMode": "table",
+            "placement": "bottom",
+            "showLegend": True,
+        },
+        "tooltip": {"mode": "multi", "sort": "desc"},
+    }
+    overrides = [_dashed(_letter(n)) for n, query in enumerate(queries) if query.dashed]
+    return _panel(core.TimeSeries, title, description, queries, field, options, width, 8, overrides)
+
+
+def heatmap(title: str, description: str, unit: str, query: Query, width: int = 12) -> Json:
+    """Return the buckets of a histogram over time."""
+    options = {
+        "calculate": False,
+        "cellGap": 1,
+        "color": {
+            "exponent": 0.5,
+            "fill": "dark-orange",
+            "mode": "scheme",
+            "reverse": False,
+            "scale": "exponential",
+            "scheme": "Oranges",
+            "steps": 64,
+        },
+        "exemplars": {"color": "rgba(255,0,255,0.7)"},
+        "filterValues": {"le": 1e-9},
+        "legend": {"show": True},
+        "rowsFrame": {"layout": "auto"},
+        "showValue": "never",
+        "tooltip": {"mode": "single", "showColorScale": False, "yHistogram": True},
+        "yAxis": {"axisPlacement": "left", "reverse": False, "unit": unit},
+    }
+    return _panel(core.Heatmap, title, description, [query], {}, options, width, 8)
+
+
+def table(
+    title: str,
+    description: str,
+    columns: Mapping[str, tuple[Query, str]],
+    by: str,
+    width: int = 24,
+) -> Json:
+    """Return a table with a line for each value of a label.
+
+    Args:
+        title: Title.
+        description: What it shows.
+        columns: The query and the unit of each column, by its head.
+        by: The label.
+        width: Width, of 24.
+    """
+    queries = [query for query, _ in columns.values()]
+    heads = {f"Value #{_letter(n)}": head for n, head in enumerate(columns)}
+    overrides = [
+        {
+            "matcher": {"id": "byName", "options": head},
+            "properties": [{"id": "unit", "value": unit}],
+        }
+        for head, (_, unit) in columns.items()
+    ]
+    shown = {by, *heads}
+    transformations: list[Json] = [
+        {"id": "joinByField", "options": {"byField": by, "mode": "outer"}},
+        {
+            "id": "filterFieldsByName",
+            "options": {"include": {"names": sorted(shown)}},
+        },
+        {"id": "organize", "options": {"renameByName": heads}},
+    ]
+    options = {"cellHeight": "sm", "showHeader": True}
+    return _panel(
+        core.Table,
+        title,
+        description,
+        queries,
+        _field("short"),
+        options,
+        width,
+        8,
+        overrides,
+        transformations,
+    )
+
+
+def state_timeline(
+    title: str,
+    description: str,
+    *queries: Query,
+    states: Mapping[str, tuple[str, str]],
+    width: int = 12,
+) -> Json:
+    """Return states over time.
+
+    Args:
+        title: Title.
+        description: What it shows.
+        queries: The queries.
+        states: Text and colour of each value.
+        width: Width, of 24.
+    """
+    mapped = {
+        value: {"text": text, "color": colour, "index": n}
+        for n, (value, (text, colour)) in enumerate(states.items())
+    }
+    field = _field("short")
+    field["mappings"] = [{"type": "value", "options": mapped}]
+    field["custom"] = {"fillOpacity": 70, "lineWidth": 0}
+    options = {
+        "alignValue": "left",
+        "legend": {
+            "calcs": [],
+            "displayMode": "list",
+            "placement": "bottom",
+            "showLegend": True,
+        },
+        "mergeValues": True,
+        "rowHeight": 0.9,
+        "showValue": "auto",
+        "tooltip": {"mode": "single", "sort": "none"},
+    }
+    return _panel(core.StateTimeline, title, description, queries, field, options, width, 8)
+
+
+def bar_gauge(
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    worry: Worry | None = None,
+    width: int = 12,
+) -> Json:
+    """Return a bar for each series, as it is now."""
+    options = {
+        "displayMode": "gradient",
+        "legend": {"calcs": [], "displayMode": "list", "placement": "bottom", "showLegend": False},
+        "maxVizHeight": 300,
+        "minVizHeight": 16,
+        "minVizWidth": 8,
+        "namePlacement": "auto",
+        "orientation": "horizontal",
+        "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
+        "showUnfilled": True,
+        "sizing": "auto",
+        "valueMode": "color",
+    }
+    field = _field(unit, worry)
+    field["min"] = 0
+    return _panel(core.BarGauge, title, description, queries, field, options, width, 8)
+
+
+def dashboard(uid: str, title: str, description: str, rows: Iterable[Row]) -> Json:
+    """Return a dashboard as Grafana imports it.
+
+    Args:
+        uid: Its stable name in addresses.
+        title: Title.
+        description: What it is for.
+        rows: The rows, from the top.
+    """
+    built = core.Dashboard(
+        uid=uid,
+        title=title,
+        description=description,
+        tags=[TAG],
+        schemaVersion=SCHEMA_VERSION,
+        refresh="30s",
+        time=core.Time("now-6h", "now"),
+        timezone="browser",
+        graphTooltip=core.GRAPH_TOOLTIP_MODE_SHARED_CROSSHAIR,
+        panels=list(_laid_out(rows)),
+        templating=core.Templating(list(_variables())),
+        links=[
+            core.DashboardLink(
+                title="Chainlit", tags=[TAG], asDropdown=True, includeVars=True, keepTime=True
+            )
+        ],
+        annotations=core.Annotations([_restarts()]),
+    )
+    return _only(_DASHBOARD_KEYS, built)
+
+
+def render(built: Json) -> str:
+    """Return a dashboard as the text of its file."""
+    return json.dumps(built, indent=2, sort_keys=True) + "\n"
+
+
+def _field(unit: str, worry: Worry | None = None) -> Json:
+    steps: list[Json] = [{"color": _GREEN, "value": None}]
+    if worry is not None and worry.below:
+        steps = [
+            {"color": _RED, "value": None},
+            {"color": _YELLOW, "value": worry.red},
+            {"color": _GREEN, "value": worry.yellow},
+        ]
+    elif worry is not None:
+        steps += [
+            {"color": _YELLOW, "value": worry.yellow},
+            {"color": _RED, "value": worry.red},
+        ]
+    return {
+        "color": {"mode": "thresholds"},
+        "mappings": [],
+        "thresholds": {"mode": "absolute", "steps": steps},
+        "unit": unit,
+    }
+
+
+def _dashed(ref: str) -> Json:
+    line = {"dash": [6, 6], "fill": "dash"}
+    return {
+        "matcher": {"id": "byFrameRefID", "options": ref},
+        "properties": [
+            {"id": "custom.lineStyle", "value": line},
+            {"id": "custom.fillOpacity", "value": 0},
+        ],
+    }
+
+
+def _letter(n: int) -> str:
+    return chr(ord("A") + n)
+
+
+def _panel(
+    kind: type[core.Panel],
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    field: Json,
+    options: Json,
+    width: int,
+    height: int,
+    overrides: Sequence[Json] = (),
+    transformations: Sequence[Json] = (),
+) -> Json:
+    built = kind(
+        title=title,
+        description=description,
+        targets=[_target(_letter(n), query, kind) for n, query in enumerate(queries)],
+        gridPos=core.GridPos(h=height, w=width, x=0, y=0),
+        transformations=list(transformations),
+    )
+    # What grafanalib says of fields and options is partly that of older panels.
+    return {
+        **_only(_PANEL_KEYS, built),
+        "datasource": DATASOURCE,
+        "fieldConfig": {"defaults": field, "overrides": list(overrides)},
+        "options": options,
+    }
+
+
+def _target(ref: str, query: Query, kind: type[core.Panel]) -> Json:
+    forms = {core.Heatmap: "heatmap", core.Table: "table"}
+    return {
+        "datasource": DATASOURCE,
+        "editorMode": "code",
+        "exemplar": query.exemplar,
+        "expr": query.expr,
+        "format": forms.get(kind, "time_series"),
+        "instant": query.instant or kind is core.Table,
+        "legendFormat": query.legend or "__auto",
+        "range": not (query.instant or kind is core.Table),
+        "refId": ref,
+    }
+
+
+def _laid_out(rows: Iterable[Row]) -> Iterable[Json]:
+    """Number the panels and put them side by side, as many as fit."""
+    ids, y = count(1), 0
+    for row in rows:
+        title = core.RowPanel(title=row.title, id=next(ids), gridPos=core.GridPos(1, _WIDTH, 0, y))
+        yield _only(_ROW_KEYS, title)
+        x, y, lowest = 0, y + 1, y + 1
+        for panel in row.panels:
+            place = panel["gridPos"]
+            if x + place["w"] > _WIDTH:
+                x, y = 0, lowest
+            yield {**panel, "id": next(ids), "gridPos": {**place, "x": x, "y": y}}
+            x, lowest = x + place["w"], max(lowest, y + place["h"])
+        y = lowest
+
+
+def _variables() -> Iterable[Json]:
+    source = core.Template("datasource", "prometheus", type="datasource", label="Data source")
+    yield _only(_VARIABLE_KEYS, source)
+    yield _values_of("job", "", "Job")
+    yield _values_of("instance", '{job=~"$job"}', "Instance")
+
+
+# What every process that runs chainlit-otel shows.
+_PRESENT = "chainlit_otel_probe_enabled"
+
+
+def _values_of(label: str, matchers: str, title: str) -> Json:
+    query = f"label_values({_PRESENT}{matchers}, {label})"
+    built = core.Template(
+        label,
+        query,
+        label=title,
+        includeAll=True,
+        multi=True,
+        refresh=core.REFRESH_ON_TIME_RANGE_CHANGE,
+    )
+    return {
+        **_only(_VARIABLE_KEYS, built),
+        "datasource": DATASOURCE,
+        "query": {"query": query, "refId": label},
+    }
+
+
+def _restarts() -> Json:
+    return {
+        "datasource": DATASOURCE,
+        "enable": True,
+        "expr": f"changes(process_start_time_seconds{{{SCOPE}}}[$__rate_interval]) > 0",
+        "iconColor": "purple",
+        "name": "Restarts",
+        "step": "30s",
+        "tagKeys": "instance",
+        "titleFormat": "{{instance}} restarted",
+    }
+
+
+_DASHBOARD_KEYS = (
+    "annotations",
+    "description",
+    "editable",
+    "graphTooltip",
+    "links",
+    "panels",
+    "refresh",
+    "schemaVersion",
+    "tags",
+    "templating",
+    "time",
+    "timezone",
+    "title",
+    "uid",
+)
+_PANEL_KEYS = ("description", "gridPos", "targets", "title", "transformations", "type")
+_ROW_KEYS = ("collapsed", "gridPos", "id", "panels", "title", "type")
+_VARIABLE_KEYS = ("includeAll", "label", "multi", "name", "query", "refresh", "sort", "type")
+
+
+def _only(keys: Iterable[str], built: Any) -> Json:
+    """Return what grafanalib has built, without the keys that Grafana no longer knows."""
+    encoded: Json = json.loads(json.dumps(built.to_json_data(), cls=DashboardEncoder))
+    return {key: encoded[key] for key in keys}

@@ -1,0 +1,84 @@
+"""The kinds of PromQL that the panels are made of, within what the dashboard is set to show."""
+
+from __future__ import annotations
+
+from chainlit_otel.catalog import Attribute, Metric
+from chainlit_otel.grafana.panels import SCOPE
+from chainlit_otel.promql import Part, Where, select
+
+INTERVAL = "$__rate_interval"
+
+
+def now(metric: Metric, where: Where | None = None, by: str = "") -> str:
+    """Return the sum of a gauge over all replicas."""
+    return f"sum{_by(by)} ({select(metric, where, SCOPE)})"
+
+
+def per_minute(
+    metric: Metric,
+    where: Where | None = None,
+    by: str = "",
+    span: str = INTERVAL,
+    part: Part = "",
+    offset: str = "",
+) -> str:
+    """Return how often something happens in a minute."""
+    return f"60 * {per_second(metric, where, by, span, part, offset)}"
+
+
+def per_second(
+    metric: Metric,
+    where: Where | None = None,
+    by: str = "",
+    span: str = INTERVAL,
+    part: Part = "",
+    offset: str = "",
+) -> str:
+    """Return how often something happens in a second, or how much of it there is."""
+    moved = f" offset {offset}" if offset else ""
+    return f"sum{_by(by)} (rate({select(metric, where, SCOPE, part)}[{span}]{moved}))"
+
+
+def increase(
+    metric: Metric, span: str, where: Where | None = None, by: str = "", part: Part = ""
+) -> str:
+    """Return how often something has happened in a span of time."""
+    return f"sum{_by(by)} (increase({select(metric, where, SCOPE, part)}[{span}]))"
+
+
+def share(part: str, whole: str) -> str:
+    """Return a part of a whole, and nothing where there is no whole."""
+    return f"{part} / ({whole} > 0)"
+
+
+def quantile(
+    q: float, metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL
+) -> str:
+    """Return an estimate of a quantile from the buckets of a histogram."""
+    return f"histogram_quantile({q:g}, {buckets(metric, where, by, span)})"
+
+
+def buckets(metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL) -> str:
+    """Return the rate of each bucket of a histogram."""
+    return per_second(metric, where, f"le,{by}" if by else "le", span, "bucket")
+
+
+def mean(metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL) -> str:
+    """Return the mean of what a histogram has recorded."""
+    return share(
+        per_second(metric, where, by, span, "sum"), per_second(metric, where, by, span, "count")
+    )
+
+
+def legend(attribute: Attribute) -> str:
+    """Return the legend that names the value of an attribute."""
+    return f"{{{{{attribute.prometheus_label}}}}}"
+
+
+def label(*attributes: Attribute) -> str:
+    """Return attributes to group by."""
+    return ",".join(attribute.prometheus_label for attribute in attributes)
+
+
+def _by(labels: str) -> str:
+    return f" by ({labels})" if labels else ""

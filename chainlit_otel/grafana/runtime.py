@@ -1,0 +1,304 @@
+"""Runtime and fleet: are the processes well, do they share the work, and can ours be trusted."""
+
+from __future__ import annotations
+
+from chainlit_otel import catalog
+from chainlit_otel.grafana.panels import (
+    SCOPE,
+    Json,
+    Query,
+    Row,
+    Worry,
+    bar_gauge,
+    dashboard,
+    heatmap,
+    stat,
+    state_timeline,
+    table,
+    timeseries,
+)
+from chainlit_otel.grafana.queries import (
+    buckets,
+    increase,
+    label,
+    legend,
+    now,
+    per_minute,
+    quantile,
+)
+from chainlit_otel.promql import Where, select
+
+_CONNECTED: Where = {catalog.SESSION_TYPE: "websocket", catalog.SESSION_STATE: "connected"}
+_CPU = f"rate(process_cpu_seconds_total{{{SCOPE}}}[$__rate_interval])"
+_MEMORY = f"process_resident_memory_bytes{{{SCOPE}}}"
+_AGE = f"time() - process_start_time_seconds{{{SCOPE}}}"
+
+
+def build() -> Json:
+    """Return the dashboard."""
+    return dashboard(
+        catalog.DASHBOARD_RUNTIME,
+        "Chainlit / Runtime and fleet",
+        "Are the processes well, do they share the work, and can these figures be trusted.",
+        [
+            Row(
+                "At a glance",
+                [
+                    replicas(),
+                    stalls_of_the_hour(),
+                    lag_p99(),
+                    memory_of_all(),
+                    retained_sessions(),
+                    own_errors(),
+                ],
+            ),
+            Row("Event loop", [lag(), lag_buckets(), stalls(), http_durations()]),
+            Row("Memory and processor", [memory(), cpu(), retained(), open_files()]),
+            Row("Fleet", [balance(), sessions_of_each(), up(), misses(), restarts()]),
+            Row("chainlit-otel itself", [internal_errors(), probes(), overflow()]),
+        ],
+    )
+
+
+def replicas() -> Json:
+    up = f"up{{{SCOPE}}}"
+    return stat(
+        "Replicas",
+        "Processes that answer. Worry if it is fewer than you run.",
+        "short",
+        Query(f"sum ({up})"),
+    )
+
+
+def stalls_of_the_hour() -> Json:
+    return stat(
+        "Stalls",
+        "How often an event loop stood still for more than 1 s within an hour, and with it every "
+        "user of that replica. Worry about any; the log names the line.",
+        "short",
+        Query(increase(catalog.EVENT_LOOP_BLOCKED, "1h")),
+        worry=Worry(1, 10),
+    )
+
+
+def lag_p99() -> Json:
+    return stat(
+        "Lag, p99",
+        "How late the event loop is at worst. Worry above 0.1 s: everything waits for it.",
+        "s",
+        Query(quantile(0.99, catalog.EVENT_LOOP_LAG, span="10m")),
+        worry=Worry(0.1, 1),
+    )
+
+
+def memory_of_all() -> Json:
+    return stat(
+        "Memory",
+        "Resident memory of all replicas. Worry if it grows while sessions do not.",
+        "bytes",
+        Query(f"sum ({_MEMORY})"),
+    )
+
+
+def retained_sessions() -> Json:
+    return stat(
+        "Retained sessions",
+        "Sessions that Chainlit keeps though they have ended. Worry about any: a failing disconnect "
+        "leaks them for ever.",
+        "short",
+        Query(now(catalog.RETAINED, {catalog.RETAINED_KIND: "sessions"})),
+        worry=Worry(1, 10),
+    )
+
+
+def own_errors() -> Json:
+    return stat(
+        "Our own errors",
+        "Errors of chainlit-otel within an hour. Worry about any: these figures are too low then. "
+        "The app is not affected.",
+        "short",
+        Query(increase(catalog.INTERNAL_ERRORS, "1h")),
+        worry=Worry(1, 10),
+    )
+
+
+def lag() -> Json:
+    return timeseries(
+        "Event loop lag, p99",
+        "How late the event loop of each replica is. Worry above 0.1 s; above 20 s browsers give up.",
+        "s",
+        Query(quantile(0.99, catalog.EVENT_LOOP_LAG, by="instance"), "{{instance}}"),
+    )
+
+
+def lag_buckets() -> Json:
+    return heatmap(
+        "Event loop lag, spread",
+        "How late the event loops are. Worry about dots far above the band: something blocks.",
+        "s",
+        Query(buckets(catalog.EVENT_LOOP_LAG), "{{le}}"),
+    )
+
+
+def stalls() -> Json:
+    return timeseries(
+        "Stalls",
+        "How often the event loop stood still for more than 1 s, within 10 minutes. Worry about "
+        "any.",
+        "short",
+        Query(increase(catalog.EVENT_LOOP_BLOCKED, "10m", by="instance"), "{{instance}}"),
+    )
+
+
+def http_durations() -> Json:
+    # Not of our catalogue: by opentelemetry-instrumentation-fastapi, in its stable form.
+    rate = f"rate(http_server_request_duration_seconds_bucket{{{SCOPE}}}[$__rate_interval])"
+    by = "http_route"
+    return timeseries(
+        "HTTP requests, p95",
+        "19 in 20 requests to each route were quicker. Worry about routes that take seconds.",
+        "s",
+        Query(f"histogram_quantile(0.95, sum by (le,{by}) ({rate}))", f"{{{{{by}}}}}"),
+    )
+
+
+def memory() -> Json:
+    return timeseries(
+        "Memory",
+        "Resident memory of each replica. Worry if it grows and does not fall at night.",
+        "bytes",
+        Query(f"sum by (instance) ({_MEMORY})", "{{instance}}"),
+    )
+
+
+def cpu() -> Json:
+    return timeseries(
+        "Processor",
+        "Processor time of each replica; one event loop can use one core. Worry above 80 %.",
+        "percentunit",
+        Query(f"sum by (instance) ({_CPU})", "{{instance}}"),
+    )
+
+
+def retained() -> Json:
+    return timeseries(
+        "Retained objects",
+        "What Chainlit keeps for sessions that are gone. Worry if it grows faster than you restart.",
+        "short",
+        Query(
+            now(catalog.RETAINED, by=label(catalog.RETAINED_KIND)),
+            legend(catalog.RETAINED_KIND),
+        ),
+    )
+
+
+def open_files() -> Json:
+    opened, most = (
+        f"sum by (instance) (process_{what}_fds{{{SCOPE}}})" for what in ("open", "max")
+    )
+    return timeseries(
+        "File descriptors",
+        "Share of the file descriptors that each replica has in use. Worry above 80 %: then no "
+        "connection can be opened any more.",
+        "percentunit",
+        Query(f"{opened} / {most}", "{{instance}}"),
+    )
+
+
+def balance() -> Json:
+    return table(
+        "Replicas",
+        "What each replica bears. Worry if one has many times the sessions of the others.",
+        {
+            "connected": (Query(now(catalog.SESSION_ACTIVE, _CONNECTED, "instance")), "short"),
+            "turns": (Query(now(catalog.TURN_ACTIVE, by="instance")), "short"),
+            "users": (Query(now(catalog.USER_ACTIVE, by="instance")), "short"),
+            "memory": (Query(f"sum by (instance) ({_MEMORY})"), "bytes"),
+            "up for": (Query(f"max by (instance) ({_AGE})"), "s"),
+        },
+        by="instance",
+        width=12,
+    )
+
+
+def sessions_of_each() -> Json:
+    return bar_gauge(
+        "Sessions of each replica",
+        "Connected sessions. Worry if one replica has them all: the load balancer does not balance.",
+        "short",
+        Query(now(catalog.SESSION_ACTIVE, _CONNECTED, "instance"), "{{instance}}", instant=True),
+    )
+
+
+def up() -> Json:
+    return state_timeline(
+        "Up",
+        "Whether each replica answers the scrape. Worry about red.",
+        Query(f"up{{{SCOPE}}}", "{{instance}}"),
+        states={"0": ("down", "red"), "1": ("up", "green")},
+    )
+
+
+def misses() -> Json:
+    return timeseries(
+        "Sessions asked for where they are not",
+        "Requests per minute for a session that the replica does not have. Worry if they go on: the "
+        "load balancer has to keep a user on one replica.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.SESSION_LOOKUP_MISSES, by=label(catalog.LOOKUP_SITE)),
+            legend(catalog.LOOKUP_SITE),
+        ),
+        stacked=True,
+    )
+
+
+def restarts() -> Json:
+    return timeseries(
+        "Age of the processes",
+        "How long each replica has been up. Worry about a saw: it restarts again and again.",
+        "s",
+        Query(f"max by (instance) ({_AGE})", "{{instance}}"),
+    )
+
+
+def internal_errors() -> Json:
+    return timeseries(
+        "Our own errors",
+        "Errors of chainlit-otel within an hour, by probe. Worry about any, and tell us.",
+        "short",
+        Query(
+            increase(catalog.INTERNAL_ERRORS, "1h", by=label(catalog.PROBE)),
+            legend(catalog.PROBE),
+        ),
+        width=8,
+    )
+
+
+def probes() -> Json:
+    return state_timeline(
+        "Probes",
+        "Whether each probe observes Chainlit on every replica. Worry about one that is off: this "
+        "Chainlit lacks what it needs, and its figures are missing.",
+        Query(
+            f"min by ({label(catalog.INSTALLED_PROBE)}) "
+            f"({select(catalog.PROBE_ENABLED, scope=SCOPE)})",
+            legend(catalog.INSTALLED_PROBE),
+        ),
+        states={"0": ("off", "red"), "1": ("on", "green")},
+        width=8,
+    )
+
+
+def overflow() -> Json:
+    return timeseries(
+        "Values folded into other",
+        "Label values within an hour that are recorded as `other`. Worry if there are thousands: "
+        "somebody makes them up.",
+        "short",
+        Query(
+            increase(catalog.LABEL_OVERFLOW, "1h", by=label(catalog.FOLDED_ATTRIBUTE)),
+            legend(catalog.FOLDED_ATTRIBUTE),
+        ),
+        width=8,
+    )

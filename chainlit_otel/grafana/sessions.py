@@ -1,0 +1,373 @@
+"""Sessions: who comes, how many are there, how long they stay, and how they leave."""
+
+from __future__ import annotations
+
+from chainlit_otel import catalog
+from chainlit_otel.grafana.panels import (
+    JOBS,
+    SCOPE,
+    Json,
+    Query,
+    Row,
+    Worry,
+    dashboard,
+    heatmap,
+    stat,
+    timeseries,
+)
+from chainlit_otel.grafana.queries import (
+    buckets,
+    increase,
+    label,
+    legend,
+    now,
+    per_minute,
+    quantile,
+    share,
+)
+from chainlit_otel.promql import Where, select
+from chainlit_otel.rules import recording
+
+_WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
+_CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}
+_DISCONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "disconnected"}
+
+
+def build() -> Json:
+    """Return the dashboard."""
+    return dashboard(
+        catalog.DASHBOARD_SESSIONS,
+        "Chainlit / Sessions",
+        "Who comes, how many are there at once, how long they stay, and how they leave.",
+        [
+            Row(
+                "At a glance",
+                [
+                    creation_rate(),
+                    mean_duration(),
+                    connected_now(),
+                    peak_of_the_hour(),
+                    reconnects_per_session(),
+                    refused(),
+                ],
+            ),
+            Row("Sessions", [starts(), concurrent(), fleet_peak(), durations()]),
+            Row("How long", [quantiles(), duration_buckets()]),
+            Row("How they end", [ends(), turns_of_a_session(), bounces(), oldest()]),
+            Row(
+                "Connections",
+                [reconnects(), rejections(), closed(), connection_durations()],
+            ),
+            Row("Who", [client_types(), transports(), http_sessions()]),
+        ],
+    )
+
+
+def creation_rate() -> Json:
+    return stat(
+        "Sessions started",
+        "Sessions started per minute, over 5 minutes. Worry if it is far from what is usual at "
+        "this time of the week.",
+        "suffix:/min",
+        Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, span="5m")),
+    )
+
+
+def mean_duration() -> Json:
+    return stat(
+        "Mean duration",
+        "Mean duration of sessions over the last hour, open ones included. Worry if it falls: "
+        "users may be cut off.",
+        "s",
+        Query(_mean_of_all("1h")),
+    )
+
+
+def connected_now() -> Json:
+    return stat(
+        "Connected now",
+        "Sessions whose browser is connected. Worry if it comes near what your replicas can hold.",
+        "short",
+        Query(now(catalog.SESSION_ACTIVE, _CONNECTED)),
+    )
+
+
+def peak_of_the_hour() -> Json:
+    return stat(
+        "Peak of the last hour",
+        "The most sessions connected at once, all replicas together: at least the first figure, at "
+        "most the second. Worry if it comes near what your replicas can hold.",
+        "short",
+        Query(f"sum ({recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
+        Query(f"sum ({recording.PEAK_AT_MOST}{{{JOBS}}})", "at most"),
+    )
+
+
+def reconnects_per_session() -> Json:
+    return stat(
+        "Reconnects",
+        "Reconnects in 5 minutes for each connected session. Worry above one in ten: a proxy or "
+        "the network cuts connections.",
+        "percentunit",
+        Query(
+            share(
+                increase(catalog.SESSION_RECONNECTS, "5m"),
+                now(catalog.SESSION_ACTIVE, _CONNECTED),
+            )
+        ),
+        worry=Worry(0.1, 0.2),
+    )
+
+
+def refused() -> Json:
+    rejected = increase(catalog.CONNECTION_REJECTED, "15m")
+    started = increase(catalog.SESSION_STARTS, "15m", _WEBSOCKET)
+    came_back = increase(catalog.SESSION_RECONNECTS, "15m")
+    return stat(
+        "Refused",
+        "Share of connections that were refused in 15 minutes. Worry if it is not near zero: users "
+        "cannot get in.",
+        "percentunit",
+        Query(share(rejected, f"({rejected} + {started} + {came_back})")),
+        worry=Worry(0.01, 0.05),
+    )
+
+
+def starts() -> Json:
+    by = label(catalog.SESSION_ORIGIN)
+    return timeseries(
+        "Creation rate",
+        "Sessions started per minute; dashed, all of them a week ago. Worry if it leaves the rhythm "
+        "of last week. After a restart the open tabs come back as `thread_resume`.",
+        "suffix:/min",
+        Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, by), legend(catalog.SESSION_ORIGIN)),
+        Query(
+            per_minute(catalog.SESSION_STARTS, _WEBSOCKET, offset="1w"),
+            "a week ago",
+            dashed=True,
+        ),
+    )
+
+
+def concurrent() -> Json:
+    last_15s: Where = {catalog.PEAK_WINDOW: "15s"}
+    return timeseries(
+        "Concurrent sessions",
+        "Sessions connected and those whose user may still come back; dashed, the true peak between "
+        "the scrapes, which the lines miss. Worry if the disconnected ones grow and grow.",
+        "short",
+        Query(now(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
+        Query(now(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
+        Query(now(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
+    )
+
+
+def fleet_peak() -> Json:
+    process: Where = {catalog.PEAK_WINDOW: "process"}
+    return timeseries(
+        "Peak of all replicas",
+        "The most sessions connected at once within an hour lies between the two lines. Worry if it "
+        "comes near what your replicas can hold; dashed, the sum of their records.",
+        "short",
+        Query(f"sum ({recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
+        Query(f"sum ({recording.PEAK_AT_MOST}{{{JOBS}}})", "at most"),
+        Query(now(catalog.SESSION_PEAK, process), "records", dashed=True),
+    )
+
+
+def durations() -> Json:
+    completed = share(
+        increase(catalog.SESSION_DURATION, "1h", _WEBSOCKET, part="sum"),
+        increase(catalog.SESSION_DURATION, "1h", _WEBSOCKET, part="count"),
+    )
+    return timeseries(
+        "Mean duration",
+        "Mean duration over an hour: of all sessions, and of those that have ended, which is too "
+        "low while long ones are open. Worry if the first falls.",
+        "s",
+        Query(_mean_of_all("1h"), "all sessions"),
+        Query(completed, "ended sessions", dashed=True),
+    )
+
+
+def quantiles() -> Json:
+    return timeseries(
+        "Duration of ended sessions",
+        "Half, nine in ten and 99 in a hundred sessions were shorter. Worry about a cliff: a proxy "
+        "that cuts connections after a fixed time.",
+        "s",
+        *(
+            Query(quantile(q, catalog.SESSION_DURATION, _WEBSOCKET, span="1h"), f"p{q * 100:g}")
+            for q in (0.5, 0.9, 0.99)
+        ),
+    )
+
+
+def duration_buckets() -> Json:
+    return heatmap(
+        "Duration of ended sessions, spread",
+        "How long sessions lasted. Worry if a dark band appears at a fixed duration.",
+        "s",
+        Query(buckets(catalog.SESSION_DURATION, _WEBSOCKET), "{{le}}"),
+    )
+
+
+def ends() -> Json:
+    return timeseries(
+        "Ends by reason",
+        "Sessions ended per minute: `cleared` by New Chat, `timeout` after the grace time. Worry "
+        "about `other`: sessions that Chainlit lost.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.SESSION_ENDS, _WEBSOCKET, label(catalog.END_REASON)),
+            legend(catalog.END_REASON),
+        ),
+        stacked=True,
+    )
+
+
+def turns_of_a_session() -> Json:
+    return timeseries(
+        "Turns of a session",
+        "Turns of the sessions that ended within an hour. Worry if it falls: users give up sooner.",
+        "short",
+        Query(quantile(0.5, catalog.SESSION_TURNS, span="1h"), "p50"),
+        Query(quantile(0.9, catalog.SESSION_TURNS, span="1h"), "p90"),
+    )
+
+
+def bounces() -> Json:
+    none = select(catalog.SESSION_TURNS, scope=f'{SCOPE},le="0.0"', part="bucket")
+    return timeseries(
+        "Bounces",
+        "Share of the sessions ended within an hour that had no turn at all. Worry if it rises: "
+        "users come and do not know what to ask, or cannot.",
+        "percentunit",
+        Query(
+            share(
+                f"sum (increase({none}[1h]))",
+                increase(catalog.SESSION_TURNS, "1h", part="count"),
+            ),
+            "without a turn",
+        ),
+    )
+
+
+def oldest() -> Json:
+    return timeseries(
+        "Oldest session",
+        "Age of the oldest session that has not ended. Worry if it never falls: a session is stuck.",
+        "s",
+        Query(
+            f"max by (instance) ({select(catalog.SESSION_OLDEST_AGE, _WEBSOCKET, SCOPE)})",
+            "{{instance}}",
+        ),
+    )
+
+
+def reconnects() -> Json:
+    return timeseries(
+        "Reconnects",
+        "Sockets per minute that took up a session that was there already. Worry about bursts: the "
+        "network or a proxy drops many at once.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.SESSION_RECONNECTS, by=label(catalog.CLIENT_TYPE)),
+            legend(catalog.CLIENT_TYPE),
+        ),
+        stacked=True,
+    )
+
+
+def rejections() -> Json:
+    return timeseries(
+        "Refused connections",
+        "Connections per minute that Chainlit refused. Worry about any that last.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.CONNECTION_REJECTED, by=label(catalog.REFUSAL)),
+            legend(catalog.REFUSAL),
+        ),
+        stacked=True,
+    )
+
+
+def closed() -> Json:
+    return timeseries(
+        "Closed connections",
+        "Connections closed per minute, by reason. Worry about `ping_timeout` and "
+        "`transport_error`: users lost their connection and did not want to.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.CONNECTION_DURATION, by=label(catalog.CLOSE_REASON), part="count"),
+            legend(catalog.CLOSE_REASON),
+        ),
+        stacked=True,
+    )
+
+
+def connection_durations() -> Json:
+    return heatmap(
+        "Duration of connections",
+        "How long connections lasted. Worry about a dark band at 60, 300 or 3600 s: the timeout of "
+        "a proxy.",
+        "s",
+        Query(buckets(catalog.CONNECTION_DURATION), "{{le}}"),
+    )
+
+
+def client_types() -> Json:
+    return timeseries(
+        "Client types",
+        "Connected sessions by what they come with. Worry about `other`: a client that Chainlit "
+        "does not know.",
+        "short",
+        Query(
+            now(catalog.SESSION_ACTIVE, _CONNECTED, label(catalog.CLIENT_TYPE)),
+            legend(catalog.CLIENT_TYPE),
+        ),
+        stacked=True,
+        width=8,
+    )
+
+
+def transports() -> Json:
+    return timeseries(
+        "Transports",
+        "Open connections by transport. Worry if many poll: a proxy lets no websocket through.",
+        "short",
+        Query(
+            now(catalog.CONNECTION_ACTIVE, by=label(catalog.TRANSPORT)),
+            legend(catalog.TRANSPORT),
+        ),
+        stacked=True,
+        width=8,
+    )
+
+
+def http_sessions() -> Json:
+    return timeseries(
+        "HTTP sessions",
+        "Sessions of endpoints and bots started per minute. Worry if bots fall silent.",
+        "suffix:/min",
+        Query(
+            per_minute(
+                catalog.SESSION_STARTS,
+                {catalog.SESSION_TYPE: "http"},
+                label(catalog.CLIENT_TYPE),
+            ),
+            legend(catalog.CLIENT_TYPE),
+        ),
+        stacked=True,
+        width=8,
+    )
+
+
+def _mean_of_all(span: str) -> str:
+    """Return the mean duration that open sessions do not bias: their time by those who left.
+
+    Little's law. Who has left ends only after the grace time, so who waits counts as gone.
+    """
+    waiting = f"sum (delta({select(catalog.SESSION_ACTIVE, _DISCONNECTED, SCOPE)}[{span}]))"
+    left = f"({increase(catalog.SESSION_ENDS, span, _WEBSOCKET)} + {waiting})"
+    return share(increase(catalog.SESSION_TIME, span, _WEBSOCKET), left)
