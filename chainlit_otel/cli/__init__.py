@@ -13,6 +13,7 @@ import click
 from chainlit_otel.version import __version__
 
 COMMANDS = {
+    "dashboards": "Write the Grafana dashboards, or push them to a Grafana.",
     "demo": "Start a small chat with visitors in it and watch its figures.",
     "doctor": "Examine this environment, or the app in APP, and say what to mend.",
     "metrics": "List every metric: name, meaning, labels.",

@@ -1,4 +1,4 @@
-"""The Grafana dashboards: one module each, one function for each panel, queries from the catalogue."""
+"""The Grafana dashboards: a module each, a function for each panel, queries from the catalogue."""
 
 from __future__ import annotations
 

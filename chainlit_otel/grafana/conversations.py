@@ -114,8 +114,8 @@ def lost_answers() -> Json:
     sent = increase(catalog.MESSAGES, "1h", _OUTBOUND)
     return stat(
         "Lost answers",
-        "Share of the messages of an hour that were sent to a socket that is gone. Worry above some "
-        "per cent: connections break while users wait.",
+        "Share of the messages of an hour that were sent to a socket that is gone. Worry above "
+        "some per cent: connections break while users wait.",
         "percentunit",
         Query(share(lost, f"({lost} + {sent})")),
         worry=Worry(0.02, 0.05),
@@ -223,8 +223,8 @@ def chunks() -> Json:
 def callbacks() -> Json:
     return timeseries(
         "Callbacks, p90",
-        "Nine in ten runs of each callback were shorter. Worry if one that is not `on_message` takes "
-        "seconds.",
+        "Nine in ten runs of each callback were shorter. Worry if one that is not `on_message` "
+        "takes seconds.",
         "s",
         Query(
             quantile(0.9, catalog.CALLBACK_DURATION, by=label(catalog.CALLBACK_NAME)),
@@ -251,7 +251,8 @@ def callback_errors() -> Json:
 def steps() -> Json:
     return timeseries(
         "Steps, p90",
-        "Nine in ten steps of each type were shorter. Worry about the one that grew when turns did.",
+        "Nine in ten steps of each type were shorter. Worry about the one that grew when turns "
+        "did.",
         "s",
         Query(
             quantile(0.9, catalog.STEP_DURATION, by=label(catalog.STEP_TYPE)),

@@ -308,8 +308,8 @@ def sign_ins() -> Json:
 def denials() -> Json:
     return timeseries(
         "Denied by the app",
-        "What the app itself denied per minute, by its reason. Worry if a rate limit hits users who "
-        "only chat.",
+        "What the app itself denied per minute, by its reason. Worry if a rate limit hits users "
+        "who only chat.",
         "suffix:/min",
         Query(
             per_minute(

@@ -103,8 +103,8 @@ def memory_of_all() -> Json:
 def retained_sessions() -> Json:
     return stat(
         "Retained sessions",
-        "Sessions that Chainlit keeps though they have ended. Worry about any: a failing disconnect "
-        "leaks them for ever.",
+        "Sessions that Chainlit keeps though they have ended. Worry about any: a failing "
+        "disconnect leaks them for ever.",
         "short",
         Query(now(catalog.RETAINED, {catalog.RETAINED_KIND: "sessions"})),
         worry=Worry(1, 10),
@@ -125,7 +125,8 @@ def own_errors() -> Json:
 def lag() -> Json:
     return timeseries(
         "Event loop lag, p99",
-        "How late the event loop of each replica is. Worry above 0.1 s; above 20 s browsers give up.",
+        "How late the event loop of each replica is. Worry above 0.1 s; above 20 s browsers give "
+        "up.",
         "s",
         Query(quantile(0.99, catalog.EVENT_LOOP_LAG, by="instance"), "{{instance}}"),
     )
@@ -183,7 +184,8 @@ def cpu() -> Json:
 def retained() -> Json:
     return timeseries(
         "Retained objects",
-        "What Chainlit keeps for sessions that are gone. Worry if it grows faster than you restart.",
+        "What Chainlit keeps for sessions that are gone. Worry if it grows faster than you "
+        "restart.",
         "short",
         Query(
             now(catalog.RETAINED, by=label(catalog.RETAINED_KIND)),
@@ -224,7 +226,8 @@ def balance() -> Json:
 def sessions_of_each() -> Json:
     return bar_gauge(
         "Sessions of each replica",
-        "Connected sessions. Worry if one replica has them all: the load balancer does not balance.",
+        "Connected sessions. Worry if one replica has them all: the load balancer does not "
+        "balance.",
         "short",
         Query(now(catalog.SESSION_ACTIVE, _CONNECTED, "instance"), "{{instance}}", instant=True),
     )
@@ -242,8 +245,8 @@ def up() -> Json:
 def misses() -> Json:
     return timeseries(
         "Sessions asked for where they are not",
-        "Requests per minute for a session that the replica does not have. Worry if they go on: the "
-        "load balancer has to keep a user on one replica.",
+        "Requests per minute for a session that the replica does not have. Worry if they go on: "
+        "the load balancer has to keep a user on one replica.",
         "suffix:/min",
         Query(
             per_minute(catalog.SESSION_LOOKUP_MISSES, by=label(catalog.LOOKUP_SITE)),

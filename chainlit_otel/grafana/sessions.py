@@ -137,8 +137,8 @@ def starts() -> Json:
     by = label(catalog.SESSION_ORIGIN)
     return timeseries(
         "Creation rate",
-        "Sessions started per minute; dashed, all of them a week ago. Worry if it leaves the rhythm "
-        "of last week. After a restart the open tabs come back as `thread_resume`.",
+        "Sessions started per minute; dashed, all of them a week ago. Worry if it leaves the "
+        "rhythm of last week. After a restart the open tabs come back as `thread_resume`.",
         "suffix:/min",
         Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, by), legend(catalog.SESSION_ORIGIN)),
         Query(
@@ -153,8 +153,8 @@ def concurrent() -> Json:
     last_15s: Where = {catalog.PEAK_WINDOW: "15s"}
     return timeseries(
         "Concurrent sessions",
-        "Sessions connected and those whose user may still come back; dashed, the true peak between "
-        "the scrapes, which the lines miss. Worry if the disconnected ones grow and grow.",
+        "Sessions connected and those whose user may still come back; dashed, the true peak "
+        "between the scrapes, which the lines miss. Worry if the disconnected ones grow and grow.",
         "short",
         Query(now(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
         Query(now(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
@@ -166,8 +166,8 @@ def fleet_peak() -> Json:
     process: Where = {catalog.PEAK_WINDOW: "process"}
     return timeseries(
         "Peak of all replicas",
-        "The most sessions connected at once within an hour lies between the two lines. Worry if it "
-        "comes near what your replicas can hold; dashed, the sum of their records.",
+        "The most sessions connected at once within an hour lies between the two lines. Worry if "
+        "it comes near what your replicas can hold; dashed, the sum of their records.",
         "short",
         Query(f"sum ({recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
         Query(f"sum ({recording.PEAK_AT_MOST}{{{JOBS}}})", "at most"),
@@ -256,7 +256,8 @@ def bounces() -> Json:
 def oldest() -> Json:
     return timeseries(
         "Oldest session",
-        "Age of the oldest session that has not ended. Worry if it never falls: a session is stuck.",
+        "Age of the oldest session that has not ended. Worry if it never falls: a session is "
+        "stuck.",
         "s",
         Query(
             f"max by (instance) ({select(catalog.SESSION_OLDEST_AGE, _WEBSOCKET, SCOPE)})",

@@ -1,0 +1,210 @@
+"""The dashboards: held together with the catalogue, the rules, their files and each other."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import METRICS
+from chainlit_otel.cli import main
+from chainlit_otel.grafana import files
+from chainlit_otel.rules import Thresholds, Windows
+from chainlit_otel.rules.alerts import alerts
+from chainlit_otel.rules.recording import recordings
+
+ROOT = Path(__file__).parents[2]
+DASHBOARDS = {name: json.loads(text) for name, text in files().items()}
+TYPES = {"bargauge", "heatmap", "row", "stat", "state-timeline", "table", "timeseries"}
+WIDTH = 24
+
+# Of Prometheus itself, of the process collector of its client, and of the HTTP instrumentation.
+FOREIGN = {
+    "up",
+    "process_cpu_seconds_total",
+    "process_max_fds",
+    "process_open_fds",
+    "process_resident_memory_bytes",
+    "process_start_time_seconds",
+    "http_server_request_duration_seconds_bucket",
+}
+NOT_SHOWN: set[str] = set()
+
+Json = dict[str, Any]
+
+
+def panels(dashboard: Json) -> list[Json]:
+    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+
+
+def every_panel() -> list[Any]:
+    return [
+        pytest.param(panel, id=f"{name.removesuffix('.json')}-{panel['title']}")
+        for name, dashboard in DASHBOARDS.items()
+        for panel in panels(dashboard)
+    ]
+
+
+def expressions() -> list[str]:
+    return [
+        target["expr"]
+        for dashboard in DASHBOARDS.values()
+        for panel in panels(dashboard)
+        for target in panel["targets"]
+    ]
+
+
+def series_of(expression: str) -> set[str]:
+    """The names of series in an expression: what is neither a function, a word nor a label."""
+    bare = re.sub(r'"[^"]*"|\{[^}]*\}|\[[^]]*\]', "", expression)
+    bare = re.sub(r"\b(by|on|ignoring|without|group_left|group_right) ?\([^)]*\)", "", bare)
+    names = set(re.findall(r"\b[a-z_][a-z0-9_:]*\b(?! ?\()", bare))
+    words = {"and", "or", "unless", "offset", "bool", "sum", "max", "min", "count", "avg"}
+    return names - words
+
+
+def known_series() -> set[str]:
+    known = set(FOREIGN) | {rule.name for rule in recordings(Windows())}
+    for metric in METRICS:
+        parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        known |= {metric.prometheus_name + part for part in parts}
+    return known
+
+
+every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
+
+
+def test_there_is_one_for_each_uid_of_the_catalogue() -> None:
+    uids = {v for n, v in vars(catalog).items() if n.startswith("DASHBOARD_")}
+    assert {dashboard["uid"] for dashboard in DASHBOARDS.values()} == uids
+    assert set(DASHBOARDS) == {f"{uid}.json" for uid in uids}
+    assert len({dashboard["title"] for dashboard in DASHBOARDS.values()}) == len(uids)
+
+
+@every_dashboard
+def test_the_committed_file_is_what_would_be_written(name: str) -> None:
+    committed = (ROOT / "dashboards" / name).read_text(encoding="utf-8")
+    assert committed == files()[name], "run `chainlit-otel dashboards`"
+
+
+@every_dashboard
+def test_panels_have_stable_places_and_do_not_overlap(name: str) -> None:
+    ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
+    assert ids == list(range(1, len(ids) + 1))
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] >= 0
+        assert place["x"] + place["w"] <= WIDTH
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken
+        taken |= cells
+
+
+@every_dashboard
+def test_the_first_row_is_a_glance_of_figures_in_one_line(name: str) -> None:
+    rows = [p for p in DASHBOARDS[name]["panels"] if p["type"] == "row"]
+    assert rows[0]["title"] == "At a glance"
+    first = [p for p in panels(DASHBOARDS[name]) if p["gridPos"]["y"] == 1]
+    assert {p["type"] for p in first} == {"stat"}
+    assert sum(p["gridPos"]["w"] for p in first) == WIDTH
+
+
+@every_dashboard
+def test_links_variables_and_annotations(name: str) -> None:
+    dashboard = DASHBOARDS[name]
+    variables = [v["name"] for v in dashboard["templating"]["list"]]
+    assert variables == ["datasource", "job", "instance"]
+    assert [link["tags"] for link in dashboard["links"]] == [["chainlit"]]
+    assert "chainlit" in dashboard["tags"]
+    assert [a["name"] for a in dashboard["annotations"]["list"]] == ["Restarts"]
+    assert dashboard["schemaVersion"] == 42
+
+
+@pytest.mark.parametrize("panel", every_panel())
+def test_a_panel_says_what_it_shows_and_when_to_worry(panel: Json) -> None:
+    assert panel["type"] in TYPES
+    assert re.search(r"\S[.;] (Worry|.*worry)|Worry", panel["description"])
+    assert panel["description"].endswith(".")
+    assert "  " not in panel["description"]
+    assert panel["title"]
+
+
+@pytest.mark.parametrize("panel", every_panel())
+def test_a_panel_has_a_unit_and_its_series_have_names(panel: Json) -> None:
+    if panel["type"] == "heatmap":
+        assert panel["options"]["yAxis"]["unit"]
+    else:
+        assert panel["fieldConfig"]["defaults"]["unit"]
+    legends = [target["legendFormat"] for target in panel["targets"]]
+    assert len(set(legends)) == len(legends) or panel["type"] == "table"
+    if panel["type"] in ("timeseries", "state-timeline", "bargauge"):
+        assert "__auto" not in legends
+    assert [t["refId"] for t in panel["targets"]] == sorted({t["refId"] for t in panel["targets"]})
+
+
+@pytest.mark.parametrize("panel", every_panel())
+def test_a_query_asks_for_what_exists_and_what_the_dashboard_is_set_to(panel: Json) -> None:
+    for target in panel["targets"]:
+        found = series_of(target["expr"])
+        assert found
+        assert found <= known_series()
+        selectors = re.findall(r"\{([^}]*)\}", target["expr"])
+        assert len(selectors) >= len(found)
+        assert all('job=~"$job"' in selector for selector in selectors)
+        assert not re.search(r"\bcount ?\(", target["expr"])
+
+
+def test_every_metric_is_on_a_panel_or_in_a_rule() -> None:
+    rules = [a.expr for a in alerts(Thresholds(), Windows())]
+    rules += [rule.expr for rule in recordings(Windows())]
+    used = set().union(*map(series_of, [*expressions(), *rules]))
+    missing = {
+        metric.name
+        for metric in METRICS
+        if not used & {metric.prometheus_name + p for p in ("", "_bucket", "_count", "_sum")}
+    }
+    assert missing == NOT_SHOWN
+
+
+def test_prometheus_takes_every_query(tmp_path: Path) -> None:
+    rules = [
+        {"record": f"panel:query:{n}", "expr": expr.replace("$__rate_interval", "1m")}
+        for n, expr in enumerate(expressions())
+    ]
+    file = tmp_path / "queries.json"
+    file.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(
+        ["promtool", "check", "rules", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{len(rules)} rules found" in done.stdout
+
+
+# The command
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["dashboards", *arguments])
+    return result.exit_code, result.output
+
+
+def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
+    assert run("--output", str(tmp_path))[0] == 0
+    assert run("--output", str(tmp_path), "--check") == (0, "")
+    name = next(iter(DASHBOARDS))
+    (tmp_path / name).write_text("{}")
+    code, output = run("--output", str(tmp_path), "--check")
+    assert code == 1
+    assert name in output
+    assert "chainlit-otel dashboards" in output
