@@ -1,0 +1,265 @@
+"""The rules by promtool: each alert fires, does not on the near miss, and resolves; all stay silent
+where nothing is wrong; and rules, file, runbook and catalogue agree."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from chainlit_otel import catalog
+from chainlit_otel.cli import main
+from chainlit_otel.rules import Thresholds, Windows, render
+from chainlit_otel.rules.alerts import PREFIX, alerts
+from chainlit_otel.rules.recording import recordings
+from tests.rules.world import Replica, Series, series
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+RULES = ROOT / "dashboards" / "rules.yml"
+NAMES = sorted({PREFIX + alert.name for alert in alerts(Thresholds(), Windows())})
+ASKED_FOR = {
+    "SessionSpike",
+    "SessionDrop",
+    "ReconnectStorm",
+    "ConnectionsRejected",
+    "SignInFailures",
+    "CapacityNear",
+    "SessionLeak",
+    "TurnErrorBudgetBurn",
+    "FirstTokenSlow",
+    "EventLoopBlocked",
+    "AnswersLost",
+    "DataLayerErrors",
+    "DataLayerSlow",
+    "PoolExhausted",
+    "StickinessLost",
+    "TelemetryDropping",
+    "InstanceDown",
+}
+
+
+def promtool(*arguments: str) -> str:
+    """What promtool says, which must not be an objection."""
+    done = subprocess.run(
+        ["promtool", *arguments], capture_output=True, text=True, timeout=110, cwd=HERE
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def rules(text: str) -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(text)["groups"] for rule in group["rules"]]
+
+
+def test_every_alert_is_there() -> None:
+    assert {name.removeprefix(PREFIX) for name in NAMES} == ASKED_FOR
+
+
+def test_prometheus_takes_the_rules() -> None:
+    found = len(alerts(Thresholds(), Windows())) + len(recordings(Windows()))
+    assert f"{found} rules found" in promtool("check", "rules", str(RULES))
+
+
+def test_the_committed_files_are_what_would_be_written() -> None:
+    assert RULES.read_text(encoding="utf-8") == render(), "run `chainlit-otel rules`"
+
+
+# Each alert by itself
+
+
+@pytest.mark.parametrize("file", sorted(HERE.glob("*.yml")), ids=lambda file: file.stem)
+def test_an_alert_fires_misses_nearly_and_resolves(file: Path) -> None:
+    promtool("test", "rules", file.name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: str) -> None:
+    file = HERE / (re.sub(r"(?<!^)(?=[A-Z])", "_", name.removeprefix(PREFIX)).lower() + ".yml")
+    tests = yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
+    fired, resolved, silent = set(), set(), False
+    for test in tests:
+        assert {check["alertname"] for check in test["alert_rule_test"]} == {name}
+        outcomes = [check["exp_alerts"] for check in test["alert_rule_test"]]
+        for before, after in zip(outcomes, outcomes[1:], strict=False):
+            if before and not after:
+                resolved |= set(map(_cause, before))
+        fired |= {_cause(alert) for outcome in outcomes for alert in outcome}
+        # Of several deployments in one test, some may be the near miss.
+        jobs = {
+            job for s in test["input_series"] for job in re.findall(r'job="(\w+)"', s["series"])
+        }
+        firing = {alert["exp_labels"]["job"] for outcome in outcomes for alert in outcome}
+        silent = silent or bool(jobs - firing)
+    wanted = {
+        _cause_of(a.labels) for a in alerts(Thresholds(), Windows()) if PREFIX + a.name == name
+    }
+    assert fired == wanted
+    assert resolved == wanted
+    assert silent
+
+
+def _cause(alert: dict[str, Any]) -> str:
+    return _cause_of(alert["exp_labels"])
+
+
+def _cause_of(labels: Any) -> str:
+    told = [labels[key] for key in ("cause", "burn", "kind") if key in labels]
+    return told[0] if told else ""
+
+
+# All of them, where nothing is wrong
+
+
+def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -> None:
+    """Run every alert over the series, and see that none fires at any of these minutes."""
+    check = [
+        {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": []}
+        for minute in minutes
+        for name in NAMES
+    ]
+    test = {"interval": step, "input_series": found, "alert_rule_test": check}
+    file = tmp_path / "silent.json"
+    file.write_text(
+        json.dumps({"rule_files": [str(RULES)], "evaluation_interval": step, "tests": [test]})
+    )
+    promtool("test", "rules", str(file))
+
+
+HOURS = ((4.0, 480),)
+
+
+def test_all_are_silent_over_a_day_like_any_other(tmp_path: Path) -> None:
+    found = series(Replica("a", HOURS), Replica("b", HOURS), step=60)
+    silent(tmp_path, found, "1m", [*range(10, 480, 10)])
+
+
+def test_all_are_silent_over_a_counter_reset(tmp_path: Path) -> None:
+    found = series(Replica("a", HOURS, restart=240), Replica("b", HOURS, restart=242), step=60)
+    silent(tmp_path, found, "1m", [*range(230, 280), 300, 360, 470])
+
+
+def test_all_are_silent_without_any_data(tmp_path: Path) -> None:
+    silent(tmp_path, [], "1m", [0, 60, 400])
+    ends = series(Replica("a", HOURS, until=120), step=60)
+    silent(tmp_path, ends, "1m", [*range(115, 150), 200, 400])
+
+
+def test_all_are_silent_when_one_replica_of_three_is_taken_away(tmp_path: Path) -> None:
+    found = series(
+        Replica("a", HOURS), Replica("b", HOURS), Replica("c", HOURS, until=240), step=60
+    )
+    silent(tmp_path, found, "1m", [*range(230, 280), 300, 360, 470])
+
+
+def test_all_are_silent_at_one_session_an_hour(tmp_path: Path) -> None:
+    one_an_hour = ((1.0, 1), (0.0, 59)) * 10
+    found = series(Replica("a", one_an_hour), step=60)
+    silent(tmp_path, found, "1m", [*range(5, 600, 5)])
+
+
+def test_all_are_silent_over_a_week_with_a_peak_each_day(tmp_path: Path) -> None:
+    # In steps of 2.5 minutes: a night, a steep morning, the peak, the afternoon, the evening.
+    day = ((1.0, 168), (6.0, 12), (18.0, 12), (40.0, 120), (25.0, 144), (10.0, 60), (3.0, 60))
+    assert sum(steps for _, steps in day) * 150 == 24 * 60 * 60
+    found = series(Replica("a", day * 9), step=150)
+    # What is usual at this time of the week is known from the second week on.
+    silent(tmp_path, found, "150s", [7 * 1440 + minute for minute in range(0, 2880, 20)])
+
+
+# Whom they point to
+
+
+def test_every_alert_has_what_an_operator_needs() -> None:
+    for rule in rules(render()):
+        if "alert" not in rule:
+            assert set(rule) == {"record", "expr"}
+            assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+:[a-z0-9]+", rule["record"])
+            continue
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert set(rule["annotations"]) == {
+            "summary",
+            "description",
+            "runbook_url",
+            "dashboard_url",
+        }
+        uid = rule["annotations"]["dashboard_url"].removeprefix("/d/")
+        assert uid in vars(catalog).values()
+
+
+def test_every_alert_has_its_section_of_the_runbook() -> None:
+    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
+    sections = re.split(r"^## ", runbook, flags=re.MULTILINE)[1:]
+    assert [section.splitlines()[0] for section in sections] == list(
+        dict.fromkeys(PREFIX + alert.name for alert in alerts(Thresholds(), Windows()))
+    )
+    for section in sections:
+        for part in ("What it means", "Look first", "What to do"):
+            assert f"**{part}.**" in section
+
+
+# The command
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["rules", *arguments])
+    return result.exit_code, result.output
+
+
+def test_a_threshold_is_an_option(tmp_path: Path) -> None:
+    _, usual = run()
+    code, changed = run("--spike-factor", "5")
+    assert code == 0
+    differing = {(a["alert"]) for a, b in zip(rules(usual), rules(changed), strict=True) if a != b}
+    assert differing == {"ChainlitSessionSpike"}
+    assert "> 5 * avg_over_time" in changed
+
+
+def test_windows_can_be_scaled_so_that_tests_take_seconds(tmp_path: Path) -> None:
+    _, scaled = run("--scale", "0.01")
+    file = tmp_path / "rules.yml"
+    file.write_text(scaled)
+    promtool("check", "rules", str(file))
+    assert "[3s]" in scaled  # of 5 minutes
+    assert "offset 100m12s" not in scaled
+    assert {rule.get("record") for rule in rules(scaled)} == {
+        rule.get("record") for rule in rules(render())
+    }
+
+
+def test_a_prometheusrule_has_the_same_groups() -> None:
+    _, text = run("--format", "prometheusrule")
+    document = yaml.safe_load(text)
+    assert document["kind"] == "PrometheusRule"
+    assert document["spec"] == yaml.safe_load(render())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--spike-factor", "0.5"], "spike_factor"),
+        (["--scale", "0"], "scale"),
+        (["--turn-objective", "1"], "turn_objective"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str) -> None:
+    code, output = run(*arguments)
+    assert code == 1
+    assert named in output
+    assert len(output.splitlines()) == 1
+
+
+def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
+    file = tmp_path / "rules.yml"
+    assert run("--output", str(file)) == (0, "")
+    assert run("--check", str(file)) == (0, "")
+    file.write_text("groups: []\n")
+    code, output = run("--check", str(file))
+    assert code == 1
+    assert "--output" in output
