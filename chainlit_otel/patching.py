@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import sys
+import weakref
 from collections.abc import Callable, MutableMapping
 from types import CellType
 from typing import Any
@@ -134,17 +135,20 @@ class Patches:
         original = getattr(instance, name, None)
         if original is None:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
-        own = name in vars(instance)
+        own = vars(instance).get(name)
         replacement = make(original)
         setattr(instance, name, replacement)
+        # What is bound to the instance would keep it alive, so only the instance itself holds it.
+        instance_ref, replacement_ref = weakref.ref(instance), weakref.ref(replacement)
 
         def undo() -> None:
-            if vars(instance).get(name) is not replacement:
+            owner = instance_ref()
+            if owner is None or vars(owner).get(name) is not replacement_ref():
                 return
-            if own:
-                setattr(instance, name, original)
+            if own is not None:
+                setattr(owner, name, own)
             else:
-                delattr(instance, name)
+                delattr(owner, name)
 
         self._undo.append(undo)
 

@@ -23,6 +23,7 @@ from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import callbacks as callbacks_probe
+from chainlit_otel.probes import data_layer as data_layer_probe
 from chainlit_otel.probes import event_loop as event_loop_probe
 from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle
@@ -146,13 +147,16 @@ class Runtime:
             TurnLedger(self._turn_ended), sessions, sockets, tracing, settings.capture_messages
         )
         self._callbacks = callbacks_probe.Callbacks(
-            guards["callbacks"], telemetry, tracing, sessions, sockets, messages
+            guards["callbacks"], telemetry, tracing, sockets, messages
         )
         self._pulse = event_loop_probe.Pulse(
             guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
         )
         self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
         self._mcp = mcp_probe.Connections()
+        self._data_layers = data_layer_probe.DataLayers(
+            guards["data_layer"], telemetry, tracing, sockets, lambda layer: None
+        )
         self._patches: list[Patches] = []
         self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
@@ -264,6 +268,7 @@ class Runtime:
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
         self._probe("steps", partial(steps_probe.install, steps=self._steps))
         self._probe("mcp", partial(mcp_probe.install, connections=self._mcp))
+        self._probe("data_layer", partial(data_layer_probe.install, layers=self._data_layers))
         self._probe(
             "http",
             partial(
@@ -331,6 +336,8 @@ class Runtime:
             catalog.CHAT_PROFILE: self._messages.profiles,
             catalog.CALLBACK_NAME: self._callbacks.name,
             catalog.STEP_TYPE: self._steps.type,
+            catalog.OPERATION: self._data_layers.operation,
+            catalog.DATA_LAYER_NAME: self._data_layers.names,
         }
         self._telemetry.observe(
             catalog.LABEL_OVERFLOW,

@@ -52,6 +52,14 @@ def current() -> Frame | None:
     return frame if isinstance(frame, Frame) else None
 
 
+def within() -> bool:
+    """Tell whether this runs on behalf of a span of ours, be it over.
+
+    What a turn leaves behind as a task belongs to its trace, however late it is.
+    """
+    return otel_context.get_value(_FRAME) is not None
+
+
 def _is_innermost(frame: Frame) -> bool:
     """Tell whether a frame is current here, but for frames that were abandoned in it.
 

@@ -25,10 +25,9 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.messages import Messages
-from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, current, current_span_context, outcome_of
+from chainlit_otel.tracing import Frame, Tracing, current, outcome_of
 
 Function = Callable[..., Any]
 
@@ -42,8 +41,7 @@ class Callbacks:
         guard: Holds what goes wrong of ours.
         telemetry: Takes the durations.
         tracing: Opens the spans.
-        sessions: Describes sessions.
-        sockets: Links to connections.
+        sockets: Opens spans of sessions.
         messages: Learns of turns that failed.
     """
 
@@ -52,7 +50,6 @@ class Callbacks:
         guard: Guard,
         telemetry: Telemetry,
         tracing: Tracing,
-        sessions: Sessions,
         sockets: Sockets,
         messages: Messages,
     ) -> None:
@@ -61,7 +58,6 @@ class Callbacks:
         self._guard = guard
         self._telemetry = telemetry
         self._tracing = tracing
-        self._sessions = sessions
         self._sockets = sockets
         self._messages = messages
         self._observed: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
@@ -139,14 +135,9 @@ class Callbacks:
         span = f"{catalog.SPAN_CALLBACK} {name}"
         attributes = {catalog.CALLBACK_NAME.key: name}
         session = _session()
-        if current() is None and session is not None and hasattr(session, "socket_id"):
-            # Nothing of ours is under way, and a socket's own span lasts as long as the tab.
-            attributes |= self._sessions.attributes(session)
-            links = [current_span_context(), *self._sockets.links(session)]
-            frame = self._tracing.open_root(span, attributes, links)
+        if current() is None and session is not None:
+            frame = self._sockets.open(span, attributes, session)
         else:
-            if current() is None and session is not None:
-                attributes |= self._sessions.attributes(session)
             frame = self._tracing.open_child(span, attributes)
         return _Call(name, time.monotonic_ns(), frame)
 

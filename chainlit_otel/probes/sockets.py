@@ -58,6 +58,22 @@ class Sockets:
         span = self._spans.get(getattr(session, "socket_id", ""))
         return [] if span is None else [span]
 
+    def open(self, name: str, attributes: dict[str, str], session: Any) -> Frame:
+        """Open the span of something that happens to a session, outside of any span of ours.
+
+        Args:
+            name: Name of the span.
+            attributes: Attributes of the span, besides those of the session.
+            session: Chainlit's session.
+        """
+        attributes = attributes | self._sessions.attributes(session)
+        if not hasattr(session, "socket_id"):
+            return self._tracing.open_child(name, attributes)
+        # The span of a socket, if somebody opens one, lasts as long as the tab.
+        return self._tracing.open_root(
+            name, attributes, [current_span_context(), *self.links(session)]
+        )
+
     def connecting(self) -> Frame:
         """Chainlit is about to be asked whether a socket may connect."""
         return self._tracing.open_root(catalog.SPAN_CONNECT, {}, [current_span_context()])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: 
     for test in tests:
         assert {check["alertname"] for check in test["alert_rule_test"]} == {name}
         outcomes = [check["exp_alerts"] for check in test["alert_rule_test"]]
-        for before, after in zip(outcomes, outcomes[1:], strict=False):
+        for before, after in pairwise(outcomes):
             if before and not after:
                 resolved |= set(map(_cause, before))
         fired |= {_cause(alert) for outcome in outcomes for alert in outcome}

@@ -112,7 +112,8 @@ def _series(name: str, replica: Replica, values: str) -> Series:
 
 
 def _counter(rates: Rate, replica: Replica) -> str:
-    values, total = [], 0.0
+    values: list[float] = []
+    total = 0.0
     for rate, steps in rates:
         for _ in range(steps):
             if len(values) == replica.restart:

@@ -1,0 +1,346 @@
+"""Data layer: whatever `chainlit.data.get_data_layer` returns, each operation of it.
+
+The instance itself is observed, by attributes that stand before the methods of its class: so it
+does not matter what the layer inherits from, and the calls that it makes to itself are seen, too.
+An operation within another one is a span below it and counts no more. `get_data_layer` is bound
+by name in most modules of Chainlit and has to be replaced in each of them.
+
+Chainlit holds some operations back until the user writes for the first time, and then runs the
+bare functions, past any attribute; so the functions in its queues are replaced before it does.
+`SQLAlchemyDataLayer.execute_sql` swallows every exception and returns None instead, which
+nothing else does.
+
+`close` and `build_debug_url` are no operations: they do not ask the database.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import logging
+import sys
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from importlib import import_module
+from itertools import product
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.operations import Held, OperationLedger
+from chainlit_otel.core.sessions import NS
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import Frame, Tracing, outcome_of, within
+
+logger = logging.getLogger("chainlit_otel")
+
+_LAYERS = 8
+_OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
+_SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
+
+Method = Callable[..., Awaitable[Any]]
+
+
+class Operation:
+    """One operation under way.
+
+    Attributes:
+        failed: Whether the layer has swallowed an error in it.
+        ended: Whether it is over.
+    """
+
+    __slots__ = ("ended", "failed", "frame", "inner", "layer", "name", "started")
+
+    def __init__(self, name: str, layer: str, inner: bool, frame: Frame) -> None:
+        self.name = name
+        self.layer = layer
+        self.inner = inner
+        self.frame = frame
+        self.started = time.monotonic_ns()
+        self.failed = False
+        self.ended = False
+
+
+# A task that an operation leaves behind has its own copy of this: once the operation is over,
+# what that task calls counts for itself.
+_current: ContextVar[Operation | None] = ContextVar("chainlit_otel_operation", default=None)
+
+
+class DataLayers:
+    """The data layers of the app and what is asked of them.
+
+    Args:
+        guard: Holds what goes wrong of ours.
+        telemetry: Takes the durations.
+        tracing: Opens the spans.
+        sockets: Opens spans of sessions.
+        found: Told of each data layer, once.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        telemetry: Telemetry,
+        tracing: Tracing,
+        sockets: Sockets,
+        found: Callable[[Any], None],
+    ) -> None:
+        self.ledger = OperationLedger()
+        self.operation = ClosedSet(catalog.OPERATION.values)
+        self.queued = ClosedSet(catalog.QUEUED_OPERATION.values)
+        self.names = LearnedSet(_LAYERS)
+        self._guard = guard
+        self._telemetry = telemetry
+        self._tracing = tracing
+        self._sockets = sockets
+        self._found = found
+        self._zeros: dict[tuple[str, ...], int] = {}
+        self._observed: dict[int, Patches] = {}
+        self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+
+    def counts(self) -> Mapping[tuple[str, ...], int]:
+        """Return the operations so far, at zero for what a known layer has not yet been asked."""
+        return {**self._zeros, **self.ledger.operations}
+
+    def queue_length(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations are held back now."""
+        return {(): self.ledger.waiting}
+
+    def observe(self, patches: Patches, layer: Any) -> None:
+        """Observe a data layer, unless it is observed already."""
+        if self._observed.get(id(layer)) is patches:
+            return
+        self._observed[id(layer)] = patches
+        name = type(layer).__name__
+        if not hasattr(layer, "__dict__"):
+            logger.warning("the data layer %s is not observed: it has __slots__", name)
+            return
+        finalizer = weakref.finalize(layer, self._observed.pop, id(layer), None)
+        finalizer.atexit = False
+        self.names.learn([name])
+        name = self.names(name)
+        self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
+        for operation in _OPERATIONS:
+            if inspect.iscoroutinefunction(getattr(layer, operation, None)):
+                observing = functools.partial(self._observing, patches, operation, name)
+                patches.shadow(layer, operation, observing)
+        if _swallows(layer):
+            patches.shadow(layer, "execute_sql", functools.partial(_executing, patches))
+        self._found(layer)
+
+    def begin(self, name: str, layer: str) -> Operation:
+        """An operation begins."""
+        outer = _current.get()
+        inner = outer is not None and not outer.ended
+        span = f"{catalog.SPAN_DATA_LAYER} {name}"
+        attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
+        session = _session()
+        if within() or session is None:
+            frame = self._tracing.open_child(span, attributes)
+        else:
+            frame = self._sockets.open(span, attributes, session)
+        operation = Operation(name, layer, inner, frame)
+        _current.set(operation)
+        return operation
+
+    def end(
+        self, operation: Operation, outer: Operation | None, error: BaseException | None
+    ) -> None:
+        """An operation is over, by `error` if that is not None."""
+        _current.set(outer)
+        operation.ended = True
+        outcome = "error" if error is None and operation.failed else outcome_of(error)
+        if operation.inner and outer is not None:
+            outer.failed = outer.failed or operation.failed
+        else:
+            seconds = (time.monotonic_ns() - operation.started) / NS
+            labels = (operation.name, operation.layer, outcome)
+            self.ledger.ended(*labels)
+            self._telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
+        span = operation.frame.span
+        if error is not None:
+            span.set_attribute(catalog.ERROR_TYPE, type(error).__qualname__)
+        elif operation.failed:
+            span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
+        self._tracing.close(operation.frame, outcome, error)
+
+    def held_back(self, session: Any, name: str, number: int) -> None:
+        """Chainlit has put operations in the queue of a session."""
+        held = self._held.get(session)
+        if held is None:
+            held = self._held[session] = Held()
+            finalizer = weakref.finalize(session, self.ledger.discard, held)
+            finalizer.atexit = False
+        for _ in range(number):
+            self.ledger.hold_back(held, self.queued(name))
+
+    def replaying(self, patches: Patches, session: Any) -> None:
+        """Chainlit is about to run what it has held back for a session."""
+        for name, queue in session.thread_queues.items():
+            for n, (function, layer, args, kwargs) in enumerate(queue):
+                queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
+
+    def discarded(self, session: Any) -> None:
+        """A session is deleted."""
+        if held := self._held.pop(session, None):
+            self.ledger.discard(held)
+
+    def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
+        guard, queues = self._guard, _holds_back(original)
+
+        @functools.wraps(original)
+        async def operation(*args: Any, **kwargs: Any) -> Any:
+            if not patches.active:
+                return await original(*args, **kwargs)
+            session, before = None, 0
+            with guard:
+                session = _silent_session()
+                before = _queued(session, name)
+            try:
+                if queues and session is not None:
+                    return await original(*args, **kwargs)
+                return await self._run(name, layer, original, args, kwargs)
+            finally:
+                with guard:
+                    if (number := _queued(session, name) - before) > 0:
+                        self.held_back(session, name, number)
+
+        return operation
+
+    def _replay(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
+        held = self._held.get(session)
+
+        @functools.wraps(function)
+        async def replay(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not patches.active:
+                return await function(layer, *args, **kwargs)
+            kind = ""
+            with self._guard:
+                if held is not None:
+                    self.ledger.replay(held, self.queued(name))
+                kind = self.names(type(layer).__name__)
+            return await self._run(name, kind, function, (layer, *args), kwargs)
+
+        return replay
+
+    async def _run(self, name: str, layer: str, call: Method, args: Any, kwargs: Any) -> Any:
+        operation: Operation | None = None
+        outer = _current.get()
+        with self._guard:
+            operation = self.begin(self.operation(name), layer)
+        error: BaseException | None = None
+        try:
+            return await call(*args, **kwargs)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with self._guard:
+                if operation is not None:
+                    self.end(operation, outer, error)
+            # A traceback holds this frame: without this they would keep each other alive.
+            del error
+
+
+def _executing(patches: Patches, original: Method) -> Method:
+    @functools.wraps(original)
+    async def execute_sql(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        operation = _current.get()
+        if patches.active and result is None and operation is not None:
+            operation.failed = True
+        return result
+
+    return execute_sql
+
+
+def _swallows(layer: Any) -> bool:
+    return any(kind.__module__ == "chainlit.data.sql_alchemy" for kind in type(layer).__mro__)
+
+
+def _holds_back(method: Any) -> bool:
+    """Tell whether a method has the decorator of Chainlit that holds calls back."""
+    while method is not None:
+        function = getattr(method, "__func__", method)
+        if getattr(function, "__globals__", {}).get("__name__") == "chainlit.data.utils":
+            return True
+        method = getattr(method, "__wrapped__", None)
+    return False
+
+
+def _session() -> Any:
+    held = import_module("chainlit.context").context_var.get(None)
+    return None if held is None else held.session
+
+
+def _silent_session() -> Any:
+    """Return the session, if its user has not written yet."""
+    session = _session()
+    waiting = hasattr(session, "thread_queues") and not session.has_first_interaction
+    return session if waiting else None
+
+
+def _queued(session: Any, name: str) -> int:
+    return 0 if session is None else len(session.thread_queues.get(name, ()))
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, layers: DataLayers) -> None:
+    """Observe the data layer as soon as there is one.
+
+    Raises:
+        SeamMissing: This version of Chainlit has no data layers, or holds nothing back.
+    """
+    data, sessions = import_module("chainlit.data"), import_module("chainlit.session")
+    original = vars(data).get("get_data_layer")
+    if original is None:
+        raise SeamMissing("chainlit.data.get_data_layer")
+    replacement = _getting(patches, guard, layers, original)
+    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
+        if vars(module).get("get_data_layer") is original:
+            patches.replace(vars(module), "get_data_layer", lambda _: replacement)
+    patches.wrap(sessions.WebsocketSession, "flush_method_queue", _flushing(patches, guard, layers))
+    patches.wrap(sessions.WebsocketSession, "delete", _deleting(guard, layers))
+    if (layer := vars(data).get("_data_layer")) is not None:
+        layers.observe(patches, layer)
+    ledger = layers.ledger
+    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, layers.counts)
+    telemetry.observe(catalog.DATA_LAYER_QUEUED, lambda: dict(ledger.queued))
+    telemetry.observe(catalog.DATA_LAYER_DISCARDED, lambda: dict(ledger.discarded))
+    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, layers.queue_length)
+
+
+def _getting(
+    patches: Patches, guard: Guard, layers: DataLayers, original: Callable[[], Any]
+) -> Callable[[], Any]:
+    @functools.wraps(original)
+    def get_data_layer() -> Any:
+        layer = original()
+        if layer is not None and patches.active:
+            with guard:
+                layers.observe(patches, layer)
+        return layer
+
+    return get_data_layer
+
+
+def _flushing(patches: Patches, guard: Guard, layers: DataLayers) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            layers.replaying(patches, session)
+        return await wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+def _deleting(guard: Guard, layers: DataLayers) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            layers.discarded(session)
+        return await wrapped(*args, **kwargs)
+
+    return wrapper

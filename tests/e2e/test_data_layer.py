@@ -1,0 +1,372 @@
+"""The data layer against its own ledger: what ran, failed, was held back and discarded."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from chainlit_otel.cli.visitors import Visitor
+from tests.support.otlp import Receiver
+from tests.support.scrape import Scrape, wait_until
+from tests.support.server import ChainlitServer, python_path
+
+pytestmark = pytest.mark.e2e
+
+SEED = 20261124
+OPERATIONS = "chainlit_data_layer_operations_total"
+SECONDS = "chainlit_data_layer_operation_duration_seconds"
+
+# It inherits from nothing, and writes down each call that really reaches it.
+LAYER = """
+import asyncio
+import json
+from collections import deque
+
+from chainlit.data import queue_until_user_message, utils
+
+
+def note(file, **what):
+    with open(file, "a") as out:
+        out.write(json.dumps(what) + "\\n")
+
+
+class Queue(deque):
+    def append(self, entry):
+        note("held", operation=entry[0].__name__)
+        super().append(entry)
+
+    def popleft(self):
+        entry = super().popleft()
+        note("replayed", operation=entry[0].__name__)
+        return entry
+
+
+utils.deque = Queue
+
+FULL = " ".join(["disk", "full"])
+
+
+class Notes:
+    def __init__(self):
+        self.threads = {}
+
+    async def _run(self, operation, fails=False):
+        await asyncio.sleep(0.01)
+        note("calls", operation=operation, outcome="error" if fails else "ok")
+        if fails:
+            raise RuntimeError(FULL)
+
+    @queue_until_user_message()
+    async def create_step(self, step):
+        await self._run("create_step", "fail" in (step.get("output") or ""))
+
+    @queue_until_user_message()
+    async def update_step(self, step):
+        note("calls", operation="update_step", outcome="ok")
+        await self._inner(step)
+
+    async def _inner(self, step):
+        await self.get_thread("nested")
+
+    @queue_until_user_message()
+    async def delete_step(self, step_id):
+        await self._run("delete_step")
+
+    async def update_thread(self, thread_id, name=None, user_id=None, metadata=None, tags=None):
+        await self._run("update_thread")
+
+    async def get_thread(self, thread_id):
+        await asyncio.sleep(0.01)
+
+    def build_debug_url(self):
+        return ""
+"""
+
+APP = """
+import chainlit_otel
+
+chainlit_otel.enable()
+
+import chainlit as cl
+from notes import Notes
+
+
+@cl.data_layer
+def layer():
+    return Notes()
+
+
+@cl.on_chat_start
+async def start():
+    await cl.Message("hello").send()
+
+
+@cl.on_message
+async def on_message(message):
+    async with cl.Step(name="lookup", type="tool") as step:
+        step.output = message.content
+    await cl.Message("done").send()
+
+"""
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def server(receiver: Receiver) -> Iterator[ChainlitServer]:
+    files = {"app.py": APP, "notes.py": LAYER}
+    timeout = {"project": {"session_timeout": 1}}
+    env = {"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": f"{receiver.endpoint}/v1/traces"}
+    env["OTEL_BSP_SCHEDULE_DELAY"] = "50"
+    with ChainlitServer(files, config=timeout, env=env) as server:
+        yield server
+
+
+def lines(server: ChainlitServer, file: str) -> list[dict[str, object]]:
+    return [json.loads(line) for line in server.read(file).splitlines()]
+
+
+def ran(server: ChainlitServer) -> Counter[tuple[str, str]]:
+    """The calls that reached the layer, by operation and outcome."""
+    return Counter((str(c["operation"]), str(c["outcome"])) for c in lines(server, "calls"))
+
+
+def total(server: ChainlitServer, file: str) -> Counter[str]:
+    """What went into the queues of Chainlit or came out of them, by operation."""
+    return Counter(str(line["operation"]) for line in lines(server, file))
+
+
+def counted(scrape: Scrape, name: str) -> Counter[tuple[str, str]]:
+    return Counter(
+        {
+            (operation, outcome): int(number)
+            for outcome in ("ok", "error", "cancelled")
+            for operation in ("create_step", "update_step", "update_thread", "get_thread")
+            if (
+                number := scrape.sum(
+                    name,
+                    chainlit_data_layer_operation=operation,
+                    chainlit_data_layer_name="Notes",
+                    chainlit_outcome=outcome,
+                )
+            )
+        }
+    )
+
+
+def by_operation(scrape: Scrape, name: str) -> Counter[str]:
+    operations = ("create_step", "update_step", "delete_step", "other")
+    return +Counter(
+        {o: int(scrape.value(name, chainlit_data_layer_operation=o)) for o in operations}
+    )
+
+
+async def visit(url: str, dice: random.Random) -> None:
+    """One of those who write nothing, and leave; or of those who write, some of it in vain."""
+    visitor = Visitor(url)
+    await visitor.connect()
+    # Then Chainlit is done with the start of the chat, and has held back what belongs to it.
+    await visitor.until(lambda: any(e.name == "task_end" for e in visitor.events), "the start")
+    for _ in range(dice.choice([0, 0, 1, 2, 3])):
+        await visitor.talk(dice.choice(["please", "fail"]))
+    await visitor.leave(clear=dice.random() < 0.5)
+
+
+async def test_the_books_equal_those_of_the_layer(server: ChainlitServer) -> None:
+    dice = random.Random(SEED)
+    for _ in range(6):
+        await asyncio.gather(*(visit(server.url, random.Random(dice.random())) for _ in range(5)))
+
+    def settled() -> bool:
+        scrape = server.scrape()
+        return scrape.sum("chainlit_session_ends_total") == 30 and counted(
+            scrape, OPERATIONS
+        ) == ran(server)
+
+    await asyncio.to_thread(wait_until, settled, 20, "the books to equal the ledger")
+    scrape, calls = server.scrape(), ran(server)
+    assert counted(scrape, f"{SECONDS}_count") == calls
+    assert calls["create_step", "error"] > 5
+    held, replayed = total(server, "held"), total(server, "replayed")
+    assert by_operation(scrape, "chainlit_data_layer_queued_total") == held
+    assert by_operation(scrape, "chainlit_data_layer_discarded_total") == held - replayed
+    assert replayed.total() > 10
+    assert (held - replayed).total() > 10
+    assert scrape.value("chainlit_data_layer_queue_length") == 0
+    assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+
+
+async def test_what_is_held_back_takes_its_time_when_it_runs(server: ChainlitServer) -> None:
+    def seconds() -> float:
+        return server.scrape().sum(f"{SECONDS}_sum", chainlit_data_layer_operation="create_step")
+
+    def length() -> float:
+        return server.scrape().value("chainlit_data_layer_queue_length")
+
+    visitor = Visitor(server.url)
+    await visitor.connect()
+    await asyncio.to_thread(wait_until, lambda: length() > 0, 5, "something to be held back")
+    before, waiting, runs = seconds(), length(), len(lines(server, "calls"))
+    await visitor.talk("please")
+    await asyncio.to_thread(wait_until, lambda: length() == 0, 5, "what was held back to run")
+    await asyncio.to_thread(
+        wait_until,
+        lambda: len(lines(server, "calls")) >= runs + waiting,
+        5,
+        "the calls to be written down",
+    )
+    assert seconds() - before >= 0.02
+    await visitor.leave(clear=True)
+
+
+async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -> None:
+    visitor = Visitor(server.url)
+    await visitor.connect()
+    await visitor.talk("fail")
+    await visitor.until(lambda: visitor.thread_id is not None, "the name of the thread")
+    thread = visitor.thread_id
+
+    def spans() -> list[str]:
+        return [
+            f"{span.name} {span.status} {span.attributes.get('error.type', '')}".strip()
+            for root in receiver.named("chainlit.turn")
+            if root.attributes["gen_ai.conversation.id"] == thread
+            for span in receiver.trace(root)
+            if span.name.startswith("chainlit.data_layer")
+        ]
+
+    # The greeting and its step, held back; the message, the tool's step and the answer.
+    def all_there() -> bool:
+        return Counter(s.split()[1] for s in spans())["update_step"] >= 3
+
+    await asyncio.to_thread(wait_until, all_there, 10, "the spans")
+    assert "chainlit.data_layer update_thread unset" in spans()
+    assert "chainlit.data_layer create_step error RuntimeError" in spans()
+    roots = [
+        r
+        for r in receiver.named("chainlit.turn")
+        if r.attributes["gen_ai.conversation.id"] == thread
+    ]
+    trace = receiver.trace(roots[0])
+    updates = {span.id for span in trace if span.name == "chainlit.data_layer update_step"}
+    nested = [span for span in trace if span.name == "chainlit.data_layer get_thread"]
+    assert nested
+    assert {span.parent for span in nested} <= updates
+    assert "disk full" not in receiver.everything
+    await visitor.leave(clear=True)
+
+
+SWALLOWING = """
+import chainlit_otel
+
+chainlit_otel.enable()
+
+import chainlit as cl
+from chainlit.data.sql_alchemy import SQLAlchemyDataLayer
+
+
+@cl.data_layer
+def layer():
+    return SQLAlchemyDataLayer("sqlite+aiosqlite:///empty.db")
+
+
+@cl.on_message
+async def on_message(message):
+    await cl.Message("done").send()
+"""
+
+
+async def test_what_a_layer_swallows_is_an_error_all_the_same() -> None:
+    with ChainlitServer({"app.py": SWALLOWING}) as server:
+        visitor = Visitor(server.url)
+        await visitor.connect()
+        assert await visitor.talk("anything") == ["done"]
+
+        def swallowed() -> float:
+            return server.scrape().sum(
+                OPERATIONS,
+                chainlit_data_layer_name="SQLAlchemyDataLayer",
+                chainlit_outcome="error",
+            )
+
+        # The tables are missing, so nothing can be stored: the thread, the message, the answer.
+        await asyncio.to_thread(wait_until, lambda: swallowed() >= 3, 10, "the errors")
+        await visitor.leave(clear=True)
+        scrape = server.scrape()
+        assert server.log.count("no such table") >= 3
+        assert scrape.sum(OPERATIONS, chainlit_outcome="ok") == 0
+        assert scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok") == 1
+        assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+
+
+IDENTITY = """
+import asyncio
+import sys
+
+import chainlit_otel
+import chainlit.data
+from chainlit.config import config
+from chainlit.data.base import BaseDataLayer
+
+import chainlit.socket
+
+
+class Layer(BaseDataLayer):
+    async def get_user(self, identifier):
+        raise KeyError(identifier)
+
+
+Layer.__abstractmethods__ = frozenset()
+holders = {
+    name: vars(module)["get_data_layer"]
+    for name, module in sys.modules.items()
+    if name.startswith("chainlit.") and "get_data_layer" in vars(module)
+}
+assert len(holders) >= 8, holders
+config.code.data_layer = Layer
+
+for round in range(2):
+    chainlit_otel.enable()
+    assert not [n for n, f in holders.items() if vars(sys.modules[n])["get_data_layer"] is f]
+    layer = chainlit.data.get_data_layer()
+    assert "get_user" in vars(layer)
+    assert asyncio.iscoroutinefunction(layer.get_user)
+    assert layer.get_user.__name__ == "get_user"
+    assert chainlit.data.get_data_layer() is layer
+    try:
+        asyncio.run(layer.get_user("x"))
+    except KeyError as error:
+        assert error.args == ("x",)
+    else:
+        raise AssertionError("the error is gone")
+    surviving = layer.get_user
+    chainlit_otel.disable()
+    assert vars(layer) == {}, vars(layer)
+    assert not [n for n, f in holders.items() if vars(sys.modules[n])["get_data_layer"] is not f]
+print("same")
+"""
+
+
+def test_all_is_as_it_was_after_disable(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", IDENTITY],
+        cwd=tmp_path,
+        env={**os.environ, **python_path(), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert done.stdout.splitlines()[-1:] == ["same"], done.stderr
