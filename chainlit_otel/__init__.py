@@ -11,13 +11,13 @@ from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
-    from chainlit_otel.runtime import disable, enable
+    from chainlit_otel.runtime import access_denied, disable, enable
 
-__all__ = ["Settings", "__version__", "disable", "enable"]
+__all__ = ["Settings", "__version__", "access_denied", "disable", "enable"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("disable", "enable"):
+    if name in ("access_denied", "disable", "enable"):
         from chainlit_otel import runtime
 
         return getattr(runtime, name)

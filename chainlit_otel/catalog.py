@@ -729,8 +729,9 @@ CODE_FUNCTION = "code.function.name"
 STEP_INPUT = "chainlit.step.input"
 STEP_OUTPUT = "chainlit.step.output"
 
-# Log events
+# Events: the first one of spans, the others of the log
 
+EVENT_ACCESS_DENIED = "chainlit.access.denied"
 EVENT_SESSION_START = "session.start"
 EVENT_SESSION_END = "session.end"
 

@@ -142,8 +142,8 @@ class Patches:
         instance_ref, replacement_ref = weakref.ref(instance), weakref.ref(replacement)
 
         def undo() -> None:
-            owner = instance_ref()
-            if owner is None or vars(owner).get(name) is not replacement_ref():
+            owner, put = instance_ref(), replacement_ref()
+            if owner is None or put is None or vars(owner).get(name) is not put:
                 return
             if own is not None:
                 setattr(owner, name, own)

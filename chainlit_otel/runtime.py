@@ -22,9 +22,12 @@ from chainlit_otel.core.sessions import Session, SessionLedger
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes import access as access_probe
 from chainlit_otel.probes import callbacks as callbacks_probe
 from chainlit_otel.probes import data_layer as data_layer_probe
 from chainlit_otel.probes import event_loop as event_loop_probe
+from chainlit_otel.probes import feedback as feedback_probe
+from chainlit_otel.probes import files as files_probe
 from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle
 from chainlit_otel.probes import mcp as mcp_probe
@@ -108,6 +111,24 @@ def disable() -> None:
             _dormant = runtime
 
 
+def access_denied(scope: str, reason: str) -> None:
+    """Count something that the app denied, such as a request over a limit.
+
+    It adds one denied attempt, one denial with its reason, and an event on the current span.
+    What the app grants needs no call: read the denials as a rate, or against the turns. It never
+    raises, and without `enable()` it does nothing.
+
+    Args:
+        scope: What was denied, by the access methods of the metrics: `thread`, `rate_limit` and
+            so on; anything else counts as `other`.
+        reason: Why, in a few words that do not name anybody. The first 32 reasons of up to 64
+            characters are told apart; the rest counts as `other`.
+    """
+    runtime = _active or _surviving()
+    if runtime is not None:
+        runtime.access_denied(scope, reason)
+
+
 def active() -> Runtime | None:
     """Return the instance that observes; None if there is none."""
     with _lock:
@@ -146,8 +167,9 @@ class Runtime:
         self._messages = messages = messages_probe.Messages(
             TurnLedger(self._turn_ended), sessions, sockets, tracing, settings.capture_messages
         )
+        self._access = access = access_probe.Access()
         self._callbacks = callbacks_probe.Callbacks(
-            guards["callbacks"], telemetry, tracing, sockets, messages
+            guards["callbacks"], telemetry, tracing, sockets, messages, access
         )
         self._pulse = event_loop_probe.Pulse(
             guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
@@ -157,6 +179,7 @@ class Runtime:
         self._data_layers = data_layer_probe.DataLayers(
             guards["data_layer"], telemetry, tracing, sockets, lambda layer: None
         )
+        self._feedback = feedback_probe.Feedback()
         self._patches: list[Patches] = []
         self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
@@ -177,6 +200,11 @@ class Runtime:
     def admin_url(self) -> str | None:
         """Where the admin server answers; None if it does not run."""
         return self._admin.url if self._admin is not None else None
+
+    def access_denied(self, scope: str, reason: str) -> None:
+        """Count something that the app denied."""
+        with self._guards["access"]:
+            self._access.denied_by_app(scope, reason)
 
     def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether an instance with these would do the very same."""
@@ -268,7 +296,10 @@ class Runtime:
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
         self._probe("steps", partial(steps_probe.install, steps=self._steps))
         self._probe("mcp", partial(mcp_probe.install, connections=self._mcp))
-        self._probe("data_layer", partial(data_layer_probe.install, layers=self._data_layers))
+        self._probe("data_layer", partial(data_layer_probe.install, data_layers=self._data_layers))
+        self._probe("access", partial(access_probe.install, access=self._access))
+        self._probe("feedback", partial(feedback_probe.install, feedback=self._feedback))
+        self._probe("files", files_probe.install)
         self._probe(
             "http",
             partial(
@@ -338,6 +369,8 @@ class Runtime:
             catalog.STEP_TYPE: self._steps.type,
             catalog.OPERATION: self._data_layers.operation,
             catalog.DATA_LAYER_NAME: self._data_layers.names,
+            catalog.ACCESS_METHOD: self._access.method,
+            catalog.DENIAL_REASON: self._access.reason,
         }
         self._telemetry.observe(
             catalog.LABEL_OVERFLOW,

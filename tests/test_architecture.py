@@ -188,7 +188,13 @@ def test_opentelemetry_is_left_to_those_that_emit() -> None:
 
 
 def test_the_front_door_holds_the_public_names_and_loads_the_rest_when_asked() -> None:
-    assert set(chainlit_otel.__all__) == {"Settings", "__version__", "disable", "enable"}
+    assert set(chainlit_otel.__all__) == {
+        "Settings",
+        "__version__",
+        "access_denied",
+        "disable",
+        "enable",
+    }
     loaded = {
         i.name
         for i in IMPORTS

@@ -24,6 +24,7 @@ from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -43,6 +44,7 @@ class Callbacks:
         tracing: Opens the spans.
         sockets: Opens spans of sessions.
         messages: Learns of turns that failed.
+        access: Learns of checks that failed.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Callbacks:
         tracing: Tracing,
         sockets: Sockets,
         messages: Messages,
+        access: Access,
     ) -> None:
         self.name = ClosedSet(catalog.CALLBACK_NAME.values)
         self.patches: Patches | None = None
@@ -60,6 +63,7 @@ class Callbacks:
         self._tracing = tracing
         self._sockets = sockets
         self._messages = messages
+        self._access = access
         self._observed: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
         self._names: WeakKeyDictionary[CodeType, str] = WeakKeyDictionary()
 
@@ -148,6 +152,7 @@ class Callbacks:
         outcome = outcome_of(error)
         self._telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._tracing.close(call.frame, outcome, error)
+        self._access.called_back(call.name, error)
         if call.name == "on_message" and error is not None:
             self._messages.failed(error)
         if call.name == "set_chat_profiles" and result:

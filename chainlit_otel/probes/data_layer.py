@@ -1,9 +1,7 @@
 """Data layer: whatever `chainlit.data.get_data_layer` returns, each operation of it.
 
-The instance itself is observed, by attributes that stand before the methods of its class: so it
-does not matter what the layer inherits from, and the calls that it makes to itself are seen, too.
-An operation within another one is a span below it and counts no more. `get_data_layer` is bound
-by name in most modules of Chainlit and has to be replaced in each of them.
+The instance itself is observed, so the calls that it makes to itself are seen, too: an operation
+within another one is a span below it and counts no more.
 
 Chainlit holds some operations back until the user writes for the first time, and then runs the
 bare functions, past any attribute; so the functions in its queues are replaced before it does.
@@ -16,12 +14,9 @@ nothing else does.
 from __future__ import annotations
 
 import functools
-import inspect
-import logging
-import sys
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
@@ -32,18 +27,15 @@ from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.operations import Held, OperationLedger
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes import layers
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import Frame, Tracing, outcome_of, within
 
-logger = logging.getLogger("chainlit_otel")
-
 _LAYERS = 8
 _OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
 _SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
-
-Method = Callable[..., Awaitable[Any]]
 
 
 class Operation:
@@ -100,7 +92,6 @@ class DataLayers:
         self._sockets = sockets
         self._found = found
         self._zeros: dict[tuple[str, ...], int] = {}
-        self._observed: dict[int, Patches] = {}
         self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
 
     def counts(self) -> Mapping[tuple[str, ...], int]:
@@ -112,25 +103,16 @@ class DataLayers:
         return {(): self.ledger.waiting}
 
     def observe(self, patches: Patches, layer: Any) -> None:
-        """Observe a data layer, unless it is observed already."""
-        if self._observed.get(id(layer)) is patches:
-            return
-        self._observed[id(layer)] = patches
+        """Observe a data layer."""
         name = type(layer).__name__
-        if not hasattr(layer, "__dict__"):
-            logger.warning("the data layer %s is not observed: it has __slots__", name)
-            return
-        finalizer = weakref.finalize(layer, self._observed.pop, id(layer), None)
-        finalizer.atexit = False
         self.names.learn([name])
         name = self.names(name)
         self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
         for operation in _OPERATIONS:
-            if inspect.iscoroutinefunction(getattr(layer, operation, None)):
-                observing = functools.partial(self._observing, patches, operation, name)
-                patches.shadow(layer, operation, observing)
+            observing = functools.partial(self._observing, patches, operation, name)
+            layers.shadow(patches, layer, operation, observing)
         if _swallows(layer):
-            patches.shadow(layer, "execute_sql", functools.partial(_executing, patches))
+            layers.shadow(patches, layer, "execute_sql", functools.partial(_executing, patches))
         self._found(layer)
 
     def begin(self, name: str, layer: str) -> Operation:
@@ -190,7 +172,9 @@ class DataLayers:
         if held := self._held.pop(session, None):
             self.ledger.discard(held)
 
-    def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
+    def _observing(
+        self, patches: Patches, name: str, layer: str, original: layers.Method
+    ) -> layers.Method:
         guard, queues = self._guard, _holds_back(original)
 
         @functools.wraps(original)
@@ -212,7 +196,9 @@ class DataLayers:
 
         return operation
 
-    def _replay(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
+    def _replay(
+        self, patches: Patches, session: Any, name: str, function: layers.Method
+    ) -> layers.Method:
         held = self._held.get(session)
 
         @functools.wraps(function)
@@ -228,7 +214,7 @@ class DataLayers:
 
         return replay
 
-    async def _run(self, name: str, layer: str, call: Method, args: Any, kwargs: Any) -> Any:
+    async def _run(self, name: str, layer: str, call: layers.Method, args: Any, kwargs: Any) -> Any:
         operation: Operation | None = None
         outer = _current.get()
         with self._guard:
@@ -247,7 +233,7 @@ class DataLayers:
             del error
 
 
-def _executing(patches: Patches, original: Method) -> Method:
+def _executing(patches: Patches, original: layers.Method) -> layers.Method:
     @functools.wraps(original)
     async def execute_sql(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
@@ -289,58 +275,36 @@ def _queued(session: Any, name: str) -> int:
     return 0 if session is None else len(session.thread_queues.get(name, ()))
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, layers: DataLayers) -> None:
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: DataLayers) -> None:
     """Observe the data layer as soon as there is one.
 
     Raises:
-        SeamMissing: This version of Chainlit has no data layers, or holds nothing back.
+        SeamMissing: This version of Chainlit gets its data layer elsewhere, or holds nothing back.
     """
-    data, sessions = import_module("chainlit.data"), import_module("chainlit.session")
-    original = vars(data).get("get_data_layer")
-    if original is None:
-        raise SeamMissing("chainlit.data.get_data_layer")
-    replacement = _getting(patches, guard, layers, original)
-    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
-        if vars(module).get("get_data_layer") is original:
-            patches.replace(vars(module), "get_data_layer", lambda _: replacement)
-    patches.wrap(sessions.WebsocketSession, "flush_method_queue", _flushing(patches, guard, layers))
-    patches.wrap(sessions.WebsocketSession, "delete", _deleting(guard, layers))
-    if (layer := vars(data).get("_data_layer")) is not None:
-        layers.observe(patches, layer)
-    ledger = layers.ledger
-    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, layers.counts)
+    websocket = import_module("chainlit.session").WebsocketSession
+    layers.watch(patches, guard, functools.partial(data_layers.observe, patches))
+    patches.wrap(websocket, "flush_method_queue", _flushing(patches, guard, data_layers))
+    patches.wrap(websocket, "delete", _deleting(guard, data_layers))
+    ledger = data_layers.ledger
+    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts)
     telemetry.observe(catalog.DATA_LAYER_QUEUED, lambda: dict(ledger.queued))
     telemetry.observe(catalog.DATA_LAYER_DISCARDED, lambda: dict(ledger.discarded))
-    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, layers.queue_length)
+    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length)
 
 
-def _getting(
-    patches: Patches, guard: Guard, layers: DataLayers, original: Callable[[], Any]
-) -> Callable[[], Any]:
-    @functools.wraps(original)
-    def get_data_layer() -> Any:
-        layer = original()
-        if layer is not None and patches.active:
-            with guard:
-                layers.observe(patches, layer)
-        return layer
-
-    return get_data_layer
-
-
-def _flushing(patches: Patches, guard: Guard, layers: DataLayers) -> Any:
+def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
-            layers.replaying(patches, session)
+            data_layers.replaying(patches, session)
         return await wrapped(*args, **kwargs)
 
     return wrapper
 
 
-def _deleting(guard: Guard, layers: DataLayers) -> Any:
+def _deleting(guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
-            layers.discarded(session)
+            data_layers.discarded(session)
         return await wrapped(*args, **kwargs)
 
     return wrapper

@@ -13,7 +13,7 @@ import hashlib
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -21,8 +21,10 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
+from chainlit_otel.core.users import Users
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.retained import Retained
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import printable
 
@@ -63,13 +65,20 @@ class Sessions:
         self.misses: Counter[tuple[str, ...]] = Counter()
         self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._retained: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._failed: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._http: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
+        self._retained = Retained()
+        self.users = Users()
 
     def started(self, session: Any, type: SessionType) -> None:
         """Chainlit made a session."""
         client = self.client_type(session.client_type)
         handle = self.ledger.start(type, client, _origin(session, type), hashed(session.id))
         self._handles[session] = handle
+        if type == "http":
+            self._http[session.id] = session
+        else:
+            self._signed_in(session)
         reason = "completed" if type == "http" else catalog.OTHER
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
         finalizer = weakref.finalize(session, self.ledger.collected, handle, reason)
@@ -98,12 +107,14 @@ class Sessions:
         """A socket took up a session; one that the books have closed begins anew."""
         handle = self._handles.get(session)
         if handle is None or not self.ledger.restore(handle):
-            self._retained.discard(session)
+            self._failed.discard(session)
             self.started(session, "websocket")
+        self._signed_in(session)
 
     def dropped(self, session: Any) -> None:
         """The current socket of a session is gone, and Chainlit begins to clean up."""
         self._disconnecting.add(session)
+        self.users.left(session)
         if handle := self._handles.get(session):
             self.ledger.drop(handle)
 
@@ -123,7 +134,7 @@ class Sessions:
             return
         if session.to_clear:
             self.ledger.end(handle, "cleared")
-            self._retained.add(session)
+            self._failed.add(session)
         else:
             asyncio.get_running_loop().call_later(
                 grace, self._expire, weakref.ref(session), handle, handle.left
@@ -131,22 +142,35 @@ class Sessions:
 
     def deleted(self, session: Any) -> None:
         """Chainlit deletes a session."""
+        self.users.left(session)
+        self._http.pop(session.id, None)
         if handle := self._handles.get(session):
             self.ledger.end(handle, self._end_reason(session, handle))
 
     def check_retained(self, session: Any) -> None:
         """After a deletion: does Chainlit still hold the session?"""
         if _registry().get(session.id) is session:
-            self._retained.add(session)
+            self._failed.add(session)
 
     def retained(self) -> dict[tuple[str, ...], int]:
-        """Sessions that ended and that Chainlit still holds."""
-        return {("sessions",): len(self._retained)}
+        """What Chainlit still holds for sessions that ended, by kind."""
+        alive = {*list(_registry()), *(session.id for session in self._http_sessions())}
+        return {**self._retained.by_kind(alive), ("sessions",): len(self._failed)}
 
     def missed(self, site: str | None) -> None:
         """A session was asked for that is not here."""
         if site is not None:
             self.misses[(site,)] += 1
+
+    def _signed_in(self, session: Any) -> None:
+        if session.user is not None:
+            self.users.came(session, str(session.user.identifier))
+
+    def _http_sessions(self) -> Iterator[Any]:
+        # Taken in one go: others start and end sessions while somebody reads.
+        for reference in self._http.valuerefs():
+            if (session := reference()) is not None:
+                yield session
 
     def _end_reason(self, session: Any, handle: Session) -> str:
         if handle.type == "http":
@@ -158,7 +182,7 @@ class Sessions:
     def _expire(self, reference: Callable[[], Any], handle: Session, left: int | None) -> None:
         session = reference()
         if self.ledger.expire(handle, left) and session is not None:
-            self._retained.add(session)
+            self._failed.add(session)
 
 
 def hashed(session_id: object) -> str:
@@ -184,13 +208,22 @@ def _registry() -> Any:
     return import_module("chainlit.session").ws_sessions_id
 
 
-def _site(frame: FrameType | None) -> str | None:
-    """Tell which part of Chainlit is asking, from the innermost of its frames."""
+def asking(frame: FrameType | None) -> tuple[str, str]:
+    """Return the module and the function of Chainlit that is asking: its innermost frame.
+
+    Both are empty if nothing of Chainlit's is.
+    """
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("chainlit."):
-            return _SITES.get(frame.f_code.co_name, catalog.OTHER)
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith("chainlit."):
+            return module, frame.f_code.co_name
         frame = frame.f_back
-    return catalog.OTHER
+    return "", ""
+
+
+def _site(frame: FrameType | None) -> str | None:
+    _, function = asking(frame)
+    return _SITES.get(function, catalog.OTHER)
 
 
 def install(patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sessions) -> None:
@@ -226,6 +259,7 @@ def _observe(sessions: Sessions, telemetry: Telemetry) -> None:
     telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects)
     telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age)
     telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses))
+    telemetry.observe(catalog.USER_ACTIVE, lambda: {(): sessions.users.active()})
     telemetry.observe(catalog.RETAINED, sessions.retained)
 
 

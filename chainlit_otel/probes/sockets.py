@@ -4,7 +4,8 @@ The `connect` and `disconnect` handlers are replaced in the table where python-s
 them up at each call. They alone know why a connection was refused or closed, and which socket
 of a session is the current one. Below them lies the close of the Engine.IO socket, for the
 sockets that die while they connect: python-socketio never calls `disconnect` for those, and
-Chainlit keeps their sessions for ever.
+Chainlit keeps their sessions for ever. Engine.IO alone sees a poll that comes to the wrong
+replica, which is the first thing to fail where a proxy is not sticky.
 """
 
 from __future__ import annotations
@@ -142,6 +143,10 @@ class Sockets:
             if session is not None:
                 self.cleaned_up(session, failed=True)
 
+    def strayed(self) -> None:
+        """A request came for an Engine.IO socket that is not here."""
+        self._sessions.missed("socket")
+
     def adopt(self) -> None:
         """Take up the sockets that are open now, and only those."""
         for known in (self.connections, self._sids, self._spans):
@@ -197,6 +202,9 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Socke
     )
     patches.replace(
         sio.eio.handlers, "disconnect", functools.partial(_losing, patches, guard, sockets)
+    )
+    patches.shadow(
+        sio.eio, "_bad_request", functools.partial(_refusing_poll, patches, guard, sockets)
     )
     sockets.adopt()
     telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active)
@@ -284,3 +292,16 @@ def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler)
                     sockets.lost(engine_sid, *reason)
 
     return disconnect
+
+
+def _refusing_poll(patches: Patches, guard: Guard, sockets: Sockets, original: Any) -> Any:
+    @functools.wraps(original)
+    def bad_request(*args: Any, **kwargs: Any) -> Any:
+        with guard:
+            # Without a socket's id it is no poll at all.
+            message = str(args[0]) if args else ""
+            if patches.active and message.startswith("Invalid session ") and message[16:] != "None":
+                sockets.strayed()
+        return original(*args, **kwargs)
+
+    return bad_request

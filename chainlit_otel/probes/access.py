@@ -1,0 +1,408 @@
+"""Access: where Chainlit decides who comes in, and what the app itself denies.
+
+An attempt is one check, with one result: granted, denied, or an error, if the check could not be
+made. What each method counts:
+
+- `password`, `header`, `oauth`: a sign-in, by what the user gets. An app's callback that raised
+  is an error, though Chainlit answers 401, as it does for a wrong password. A user who could not
+  be stored in the data layer is signed in all the same: granted. An OAuth sign-in begins to count
+  when the browser comes back from the provider: a state that does not match, or a code that the
+  provider refuses (status 400), is denied; a provider that fails otherwise is an error.
+- `jwt`: a token that was presented, by an HTTP request or a socket. A visitor without one, such
+  as everybody who is about to sign in, has attempted nothing. Neither has anybody where the app
+  has no sign-in: Chainlit then looks at no token.
+- `websocket`: a socket that asked to be connected to an app with sign-in. One refused for another
+  reason than its user, such as a missing environment variable, is left to
+  `chainlit.connection.rejected`.
+- `thread`: a stored thread that was asked for, by an HTTP request or by a socket that comes with
+  it. That it does not exist is a denial of an HTTP request, whose user learns no more than that,
+  and nothing to a socket, which may bring the id of a thread that is yet to be stored. A data
+  layer that raises is an error; the built-in ones for SQL do for an unknown thread, too, which
+  Chainlit answers with status 500.
+
+The callbacks and the endpoints of FastAPI are held by those who call them, so the functions below
+them are wrapped, in the modules that look them up by name at each call.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections import Counter
+from contextvars import ContextVar, Token
+from importlib import import_module
+from typing import Any, Literal
+from weakref import WeakSet
+
+from opentelemetry.trace import get_current_span
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
+from chainlit_otel.probes import layers
+from chainlit_otel.probes.sessions import asking
+from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.tracing import printable
+
+Result = Literal["granted", "denied", "error"]
+
+_MOST_REASONS = 32
+_LONGEST_REASON = 64
+
+# The endpoint that lets a user in, and how. The token of `jwt_auth` has been counted by then.
+_METHODS = {
+    "login": "password",
+    "header_auth": "header",
+    "oauth_callback": "oauth",
+    "oauth_azure_hf_callback": "oauth",
+    "jwt_auth": None,
+}
+_CALLBACKS = ("password_auth_callback", "header_auth_callback", "oauth_callback")
+_REFUSALS = ("authentication failed", "authorization failed")
+# https://www.rfc-editor.org/rfc/rfc6749#section-4.1.2.1
+_PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
+
+
+class _Check:
+    """A socket that asks to be let in, or goes on with a stored thread.
+
+    Attributes:
+        failed: Whether its user could not be checked.
+        thread: What became of the look at its thread; None if there is none to look at.
+    """
+
+    def __init__(self) -> None:
+        self.failed = False
+        self.thread: Literal["found", "error"] | None = None
+        self.token: Token[_Check | None] = _check.set(self)
+
+
+# The callback and what asks for its answer run in one context, and so do a handler of a socket
+# and what it calls.
+_callback_failed: ContextVar[bool] = ContextVar("chainlit_otel_callback_failed", default=False)
+_check: ContextVar[_Check | None] = ContextVar("chainlit_otel_access_check", default=None)
+
+
+class Access:
+    """The attempts, by method and result, and what the app denied, by reason."""
+
+    def __init__(self) -> None:
+        self.method = ClosedSet(catalog.ACCESS_METHOD.values)
+        self.reason = LearnedSet(_MOST_REASONS)
+        self._attempts: Counter[tuple[str, ...]] = Counter()
+        self._denials: Counter[tuple[str, ...]] = Counter()
+        self._with_checked_thread: WeakSet[Any] = WeakSet()
+
+    def attempts(self) -> dict[tuple[str, ...], int]:
+        """Attempts, by method and result."""
+        return dict(self._attempts)
+
+    def denials(self) -> dict[tuple[str, ...], int]:
+        """What the app denied, by method and reason."""
+        return dict(self._denials)
+
+    def attempt(self, method: str, result: Result) -> None:
+        """Somebody asked to be let in."""
+        self._attempts[method, result] += 1
+
+    def denied_by_app(self, scope: object, reason: object) -> None:
+        """The app denied something, and says so."""
+        method = self.method(scope)
+        text = printable(reason) if isinstance(reason, str) else ""
+        if text and len(text) <= _LONGEST_REASON:
+            self.reason.learn([text])
+        named = self.reason(text)
+        self.attempt(method, "denied")
+        self._denials[method, named] += 1
+        get_current_span().add_event(
+            catalog.EVENT_ACCESS_DENIED,
+            {catalog.ACCESS_METHOD.key: method, catalog.DENIAL_REASON.key: named},
+        )
+
+    def called_back(self, name: str, error: BaseException | None) -> None:
+        """A callback of the app has returned, or raised what Chainlit is about to swallow."""
+        if name in _CALLBACKS:
+            _callback_failed.set(error is not None)
+
+    # Sign-in
+
+    def signed_in(self, endpoint: str, error: BaseException | None) -> None:
+        """Chainlit let a user in, or raised instead."""
+        method = _METHODS.get(endpoint, catalog.OTHER)
+        if method is None:
+            return
+        if error is None:
+            self.attempt(method, "granted")
+        elif _status(error) == 401 and not _callback_failed.get():
+            self.attempt(method, "denied")
+        else:
+            self.attempt(method, "error")
+
+    def sent_back(self, request: Any, error: BaseException | None) -> None:
+        """Chainlit sends a browser back that came from an OAuth provider.
+
+        Args:
+            request: The browser's request.
+            error: The exception that Chainlit has caught, if it has.
+        """
+        if error is None:
+            said = request.query_params.get("error")
+            failed = _callback_failed.get() or said in _PROVIDER_FAILURES
+        else:
+            failed = _raiser(error) != "validate_oauth_state_cookie" and _status(error) != 400
+        self.attempt("oauth", "error" if failed else "denied")
+
+    def presented(self, error: BaseException | None) -> None:
+        """A token was checked, and Chainlit takes it or raises."""
+        if error is None:
+            self.attempt("jwt", "granted")
+        else:
+            self.attempt("jwt", "denied" if _is_bad_token(error) else "error")
+
+    # Sockets
+
+    def connecting(self) -> _Check | None:
+        """Chainlit is about to be asked whether a socket may connect."""
+        return _Check() if import_module("chainlit.auth").require_login() else None
+
+    def unauthenticated(self, error: BaseException) -> None:
+        """The user of a socket that connects could not be told."""
+        if check := _check.get():
+            # Chainlit answers 401 whatever it was that kept it from reading the token.
+            cause = error.__cause__
+            check.failed = _status(error) != 401 or (cause is not None and not _is_bad_token(cause))
+
+    def looked_up_thread(self, thread: Any, error: BaseException | None) -> None:
+        """The data layer was asked for a thread."""
+        check = _check.get()
+        if check is not None and check.thread is None:
+            if error is not None:
+                check.thread = "error"
+            elif thread:
+                check.thread = "found"
+
+    def connected(self, sid: str, check: _Check, error: BaseException | None) -> None:
+        """Chainlit has said whether a socket may connect."""
+        _check.reset(check.token)
+        refusal = str(error) if isinstance(error, ConnectionRefusedError) else ""
+        refused = refusal in _REFUSALS
+        if check.thread is not None:
+            self._thread_checked(check, refused and _raiser(error) != "restore_existing_session")
+        if error is None:
+            self.attempt("websocket", "granted")
+            session = import_module("chainlit.session").ws_sessions_sid.get(sid)
+            if check.thread is not None and session is not None:
+                self._with_checked_thread.add(session)
+        elif check.failed or check.thread == "error":
+            self.attempt("websocket", "error")
+        elif refused:
+            self.attempt("websocket", "denied")
+
+    def resuming(self) -> _Check:
+        """A session is about to go on with a stored thread."""
+        return _Check()
+
+    def resumed(self, session: Any, check: _Check, refused: bool) -> None:
+        """A session goes on with a stored thread, or is not let."""
+        _check.reset(check.token)
+        # From Chainlit 2.9.2 on, the socket that came with the thread has been checked.
+        if check.thread == "error" or (
+            check.thread is not None and session not in self._with_checked_thread
+        ):
+            self._thread_checked(check, refused)
+
+    def _thread_checked(self, check: _Check, refused: bool) -> None:
+        if check.thread == "error":
+            self.attempt("thread", "error")
+        else:
+            self.attempt("thread", "denied" if refused else "granted")
+
+    # HTTP
+
+    def asked_for_thread(self, error: BaseException | None) -> None:
+        """Chainlit has said whether a user may have a thread."""
+        if error is None:
+            self.attempt("thread", "granted")
+        else:
+            self.attempt("thread", "denied" if _status(error) in (401, 404) else "error")
+
+
+def _status(error: BaseException) -> int | None:
+    """Return the status of an HTTP answer: the one that FastAPI gives, or that httpx got."""
+    answer = getattr(error, "response", error)
+    status = getattr(answer, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def _raiser(error: BaseException | None) -> str:
+    """Return the name of the function that raised an exception."""
+    traceback = error.__traceback__ if error is not None else None
+    name = ""
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_name
+        traceback = traceback.tb_next
+    return name
+
+
+def _is_bad_token(error: BaseException) -> bool:
+    invalid: type[Exception] = import_module("jwt").InvalidTokenError
+    return isinstance(error, invalid)
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, access: Access) -> None:
+    """Wrap the checks.
+
+    Raises:
+        SeamMissing: This version of Chainlit makes one of them elsewhere.
+    """
+    server, socket = import_module("chainlit.server"), import_module("chainlit.socket")
+    patches.wrap(server, "_authenticate_user", _signing_in(guard, access))
+    patches.wrap(server, "_get_oauth_redirect_error", _sending_back(guard, access))
+    for module in (server, import_module("chainlit.auth")):
+        patches.wrap(module, "decode_jwt", _decoding(guard, access))
+    patches.wrap(server, "is_thread_author", _asking_for_thread(guard, access))
+    patches.wrap(socket, "_authenticate_connection", _authenticating(guard, access))
+    patches.wrap(socket, "resume_thread", _resuming(guard, access))
+    patches.replace(
+        server.sio.handlers.get("/"),
+        "connect",
+        functools.partial(_connecting, patches, guard, access),
+    )
+    looking_up = functools.partial(_looking_up, patches, guard, access)
+    layers.watch(
+        patches, guard, lambda layer: layers.shadow(patches, layer, "get_thread", looking_up)
+    )
+    telemetry.observe(catalog.ACCESS_ATTEMPTS, access.attempts)
+    telemetry.observe(catalog.ACCESS_DENIALS, access.denials)
+
+
+def _signing_in(guard: Guard, access: Access) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        endpoint = ""
+        with guard:
+            _, endpoint = asking(sys._getframe())
+        try:
+            response = await wrapped(*args, **kwargs)
+        except Exception as error:
+            with guard:
+                access.signed_in(endpoint, error)
+            raise
+        with guard:
+            access.signed_in(endpoint, None)
+        return response
+
+    return wrapper
+
+
+def _sending_back(guard: Guard, access: Access) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            # It is called from within the `except` of what went wrong, if anything did.
+            access.sent_back(args[0], sys.exc_info()[1])
+        return wrapped(*args, **kwargs)
+
+    return wrapper
+
+
+def _decoding(guard: Guard, access: Access) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        presented = any((*args, *kwargs.values()))
+        try:
+            user = wrapped(*args, **kwargs)
+        except Exception as error:
+            with guard:
+                if presented:
+                    access.presented(error)
+            raise
+        with guard:
+            access.presented(None)
+        return user
+
+    return wrapper
+
+
+def _asking_for_thread(guard: Guard, access: Access) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            result = await wrapped(*args, **kwargs)
+        except Exception as error:
+            with guard:
+                access.asked_for_thread(error)
+            raise
+        with guard:
+            access.asked_for_thread(None)
+        return result
+
+    return wrapper
+
+
+def _authenticating(guard: Guard, access: Access) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return await wrapped(*args, **kwargs)
+        except Exception as error:
+            with guard:
+                access.unauthenticated(error)
+            raise
+
+    return wrapper
+
+
+def _resuming(guard: Guard, access: Access) -> Any:
+    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        check: _Check | None = None
+        with guard:
+            check = access.resuming()
+        thread = None
+        try:
+            thread = await wrapped(*args, **kwargs)
+        finally:
+            with guard:
+                if check is not None:
+                    access.resumed(args[0], check, refused=not thread)
+        return thread
+
+    return wrapper
+
+
+def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
+    @functools.wraps(original)
+    async def connect(sid: str, environ: Any, *auth: Any) -> Any:
+        check: _Check | None = None
+        with guard:
+            # Without auth this is python-socketio trying an older signature.
+            if patches.active and auth:
+                check = access.connecting()
+        error: BaseException | None = None
+        try:
+            return await original(sid, environ, *auth)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with guard:
+                if check is not None:
+                    access.connected(sid, check, error)
+            # A traceback holds this frame: without this they would keep each other alive.
+            del error
+
+    return connect
+
+
+def _looking_up(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
+    @functools.wraps(original)
+    async def get_thread(*args: Any, **kwargs: Any) -> Any:
+        if not patches.active:
+            return await original(*args, **kwargs)
+        try:
+            thread = await original(*args, **kwargs)
+        except Exception as error:
+            with guard:
+                access.looked_up_thread(None, error)
+            raise
+        with guard:
+            access.looked_up_thread(thread, None)
+        return thread
+
+    return get_thread

@@ -1,0 +1,65 @@
+"""Finding the data layer, whichever it is.
+
+Chainlit asks `get_data_layer` for it at every use, by a name that each of its modules has imported
+for itself. So each of these names is wrapped, and the layer is seen when it is first used. Its
+methods are then put before those of its class on the one instance: a layer of the app need not
+have a base class that could be wrapped.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import sys
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+from typing import Any
+
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing
+
+logger = logging.getLogger("chainlit_otel")
+
+_NAME = "get_data_layer"
+
+Method = Callable[..., Awaitable[Any]]
+
+
+def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
+    """Have `found` told of the data layer, once, before its first use.
+
+    Raises:
+        SeamMissing: This version of Chainlit gets its data layer elsewhere.
+    """
+    if _NAME not in vars(import_module("chainlit.data")):
+        raise SeamMissing(f"chainlit.data.{_NAME}")
+    known: list[Any] = []
+
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        layer = wrapped(*args, **kwargs)
+        with guard:
+            if layer is not None and not any(layer is other for other in known):
+                known.append(layer)
+                if hasattr(layer, "__dict__"):
+                    found(layer)
+                else:
+                    logger.warning("%s is not observed: it has __slots__", type(layer).__name__)
+        return layer
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("chainlit.") and callable(vars(module).get(_NAME)):
+            patches.wrap(module, _NAME, wrapper)
+
+
+def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:
+    """Put a method of a data layer before that of its class, if it has it.
+
+    Args:
+        patches: Puts it there.
+        layer: The data layer.
+        name: Name of the method.
+        make: Makes the method from the one that was there.
+    """
+    # A layer of the app may lack what it has no use for.
+    if inspect.iscoroutinefunction(getattr(layer, name, None)):
+        patches.shadow(layer, name, make)
