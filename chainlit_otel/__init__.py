@@ -12,8 +12,17 @@ from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
     from chainlit_otel.runtime import access_denied, disable, enable
+    from chainlit_otel.watching import watch_cache, watch_pool
 
-__all__ = ["Settings", "__version__", "access_denied", "disable", "enable"]
+__all__ = [
+    "Settings",
+    "__version__",
+    "access_denied",
+    "disable",
+    "enable",
+    "watch_cache",
+    "watch_pool",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -21,4 +30,8 @@ def __getattr__(name: str) -> Any:
         from chainlit_otel import runtime
 
         return getattr(runtime, name)
+    if name in ("watch_cache", "watch_pool"):
+        from chainlit_otel import watching
+
+        return getattr(watching, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

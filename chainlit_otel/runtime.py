@@ -15,7 +15,7 @@ import wrapt
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from chainlit_otel import catalog, patching
+from chainlit_otel import catalog, patching, watching
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import Session, SessionLedger
@@ -23,6 +23,7 @@ from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import access as access_probe
+from chainlit_otel.probes import caches as caches_probe
 from chainlit_otel.probes import callbacks as callbacks_probe
 from chainlit_otel.probes import data_layer as data_layer_probe
 from chainlit_otel.probes import event_loop as event_loop_probe
@@ -32,6 +33,7 @@ from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle
 from chainlit_otel.probes import mcp as mcp_probe
 from chainlit_otel.probes import messages as messages_probe
+from chainlit_otel.probes import pools as pools_probe
 from chainlit_otel.probes import sessions as sessions_probe
 from chainlit_otel.probes import sockets as sockets_probe
 from chainlit_otel.probes import steps as steps_probe
@@ -177,7 +179,7 @@ class Runtime:
         self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
         self._mcp = mcp_probe.Connections()
         self._data_layers = data_layer_probe.DataLayers(
-            guards["data_layer"], telemetry, tracing, sockets, lambda layer: None
+            guards["data_layer"], telemetry, tracing, sockets, watching.pools.found
         )
         self._feedback = feedback_probe.Feedback()
         self._patches: list[Patches] = []
@@ -217,6 +219,8 @@ class Runtime:
         atexit.register(self.stop)
         with self._guards["server"]:
             self._observe_ourselves()
+        pools_probe.observe(self._telemetry, self._guards["pools"], watching.pools)
+        caches_probe.observe(self._telemetry, self._guards["caches"], watching.caches)
         with self._guards["server"]:
             self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
@@ -367,6 +371,8 @@ class Runtime:
             catalog.CHAT_PROFILE: self._messages.profiles,
             catalog.CALLBACK_NAME: self._callbacks.name,
             catalog.STEP_TYPE: self._steps.type,
+            catalog.CACHE_NAME: watching.caches.names,
+            catalog.POOL_NAME: watching.pools.names,
             catalog.OPERATION: self._data_layers.operation,
             catalog.DATA_LAYER_NAME: self._data_layers.names,
             catalog.ACCESS_METHOD: self._access.method,

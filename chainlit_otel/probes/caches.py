@@ -1,0 +1,168 @@
+"""Caches that tell their hits and misses, read when somebody collects.
+
+Evictions are told where the cache counts them itself. Misses less entries is not their number: a
+cache that was cleared, or asked twice for what it does not have yet, has other figures.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from threading import Lock
+from typing import Any, NamedTuple
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.tallies import Tally
+from chainlit_otel.guard import Guard
+from chainlit_otel.telemetry import Telemetry
+
+_NAMES = 32
+
+
+class Figures(NamedTuple):
+    """What a cache says of itself.
+
+    Attributes:
+        hits: Lookups that it could answer.
+        misses: Lookups that it could not.
+        size: Entries; None if it does not tell.
+        evictions: Entries dropped to make room or for their age; None if it does not tell.
+    """
+
+    hits: int
+    misses: int
+    size: int | None = None
+    evictions: int | None = None
+
+
+class _Watched:
+    """A cache and what it has told so far, over all caches that had its name."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.read: Callable[[], Figures | None] = lambda: None
+        self.hits, self.misses, self.evictions = Tally(), Tally(), Tally()
+        self.size: int | None = None
+        self.evicts = False
+
+    def take(self) -> None:
+        figures = self.read()
+        self.size = None if figures is None else figures.size
+        if figures is not None:
+            self.hits.take(figures.hits)
+            self.misses.take(figures.misses)
+            if figures.evictions is not None:
+                self.evicts = True
+                self.evictions.take(figures.evictions)
+
+
+class Caches:
+    """The caches that the app has named."""
+
+    def __init__(self) -> None:
+        self.names = LearnedSet(_NAMES)
+        self._watched: dict[str, _Watched] = {}
+        self._lock = Lock()
+
+    def watch(self, name: str, cache: Any) -> None:
+        """Watch a cache; the same name again stands for another one, and its counts go on.
+
+        Args:
+            name: Its name in the metrics.
+            cache: What has `cache_info()`, or `hits` and `misses`; or a pair of functions that
+                return the hits and the misses so far.
+
+        Raises:
+            TypeError: It is nothing of that kind.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"watch_cache({name!r}, …): the name must be a string")
+        read = _reader(cache)
+        if read is None:
+            raise TypeError(
+                f"watch_cache({name!r}, {type(cache).__name__}): must have cache_info(), or hits "
+                "and misses, or be a pair of functions that return these"
+            )
+        with self._lock:
+            if name not in self._watched:
+                self.names.learn([name])
+                self._watched[name] = _Watched(self.names(name))
+            watched = self._watched[name]
+            with suppress(Exception):
+                watched.take()
+            watched.read = read
+            for tally in (watched.hits, watched.misses, watched.evictions):
+                tally.restart()
+
+    def lookups(self, guard: Guard) -> dict[tuple[str, ...], int]:
+        """Return the lookups so far, by cache and result."""
+        counts: dict[tuple[str, ...], int] = {}
+        for one in self._read(guard):
+            for result, tally in (("hit", one.hits), ("miss", one.misses)):
+                counts[one.label, result] = counts.get((one.label, result), 0) + tally.total
+        return counts
+
+    def sizes(self, guard: Guard) -> dict[tuple[str, ...], int]:
+        """Return the entries now, by cache."""
+        sizes: dict[tuple[str, ...], int] = {}
+        for one in self._read(guard):
+            if one.size is not None:
+                sizes[(one.label,)] = sizes.get((one.label,), 0) + one.size
+        return sizes
+
+    def evictions(self, guard: Guard) -> dict[tuple[str, ...], int]:
+        """Return the entries dropped so far, by cache."""
+        counts: dict[tuple[str, ...], int] = {}
+        for one in self._read(guard):
+            if one.evicts:
+                counts[(one.label,)] = counts.get((one.label,), 0) + one.evictions.total
+        return counts
+
+    def _read(self, guard: Guard) -> list[_Watched]:
+        with self._lock:
+            for one in self._watched.values():
+                # One that fails takes no other with it.
+                with guard:
+                    one.take()
+            return list(self._watched.values())
+
+
+def _reader(cache: Any) -> Callable[[], Figures | None] | None:
+    if isinstance(cache, tuple) and len(cache) == 2 and all(map(callable, cache)):
+        hits, misses = cache
+        return lambda: Figures(hits(), misses())
+    if callable(getattr(cache, "cache_info", None)):
+        return _weakly(cache, _from_info)
+    if hasattr(cache, "hits") and hasattr(cache, "misses"):
+        return _weakly(cache, _from_attributes)
+    return None
+
+
+def _weakly(cache: Any, describe: Callable[[Any], Figures]) -> Callable[[], Figures | None]:
+    get: Callable[[], Any] = weakref.ref(cache)
+
+    def read() -> Figures | None:
+        alive = get()
+        return None if alive is None else describe(alive)
+
+    return read
+
+
+def _from_info(cache: Any) -> Figures:
+    info = cache.cache_info()
+    return Figures(info.hits, info.misses, getattr(info, "currsize", None))
+
+
+def _from_attributes(cache: Any) -> Figures:
+    size = len(cache) if hasattr(cache, "__len__") else None
+    return Figures(cache.hits, cache.misses, size, getattr(cache, "evictions", None))
+
+
+def observe(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
+    """Have the figures of the caches read when somebody collects."""
+    telemetry.observe(catalog.CACHE_LOOKUPS, functools.partial(caches.lookups, guard))
+    telemetry.observe(catalog.CACHE_SIZE, functools.partial(caches.sizes, guard))
+    telemetry.observe(catalog.CACHE_EVICTIONS, functools.partial(caches.evictions, guard))

@@ -1,0 +1,196 @@
+"""Connection pools, read from what their libraries keep. None of those is imported here.
+
+A pool is found by itself if it is an attribute of the data layer, and is looked for again at each
+reading: asyncpg's pool of `ChainlitDataLayer` is made at the first query and replaced when the
+connection breaks. Pools and layers are held weakly, and nothing is asked of the database.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.guard import Guard
+from chainlit_otel.telemetry import Telemetry
+
+_NAMES = 32
+_UNLIMITED = 2**31  # what redis-py has for "as many as you like"
+
+
+class Figures(NamedTuple):
+    """The connections of a pool.
+
+    Attributes:
+        used: Those that somebody has.
+        idle: Those that nobody has.
+        most: How many there can be; None if there is no limit.
+    """
+
+    used: int
+    idle: int
+    most: int | None
+
+
+class Pools:
+    """The pools that the app has named, and those of its data layers."""
+
+    def __init__(self) -> None:
+        self.names = LearnedSet(_NAMES)
+        self._named: dict[str, tuple[str, Callable[[], Any]]] = {}
+        self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._found: dict[str, str] = {}
+
+    def watch(self, name: str, pool: Any) -> None:
+        """Watch a pool; the same name again stands for another one.
+
+        Args:
+            name: Its name in the metrics.
+            pool: The pool, or what has one, or a function that returns either.
+
+        Raises:
+            TypeError: It is nothing of that kind.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"watch_pool({name!r}, …): the name must be a string")
+        if _core(pool) is not None:
+            get: Callable[[], Any] = weakref.ref(pool)
+        elif callable(pool):
+            get = pool
+        else:
+            raise TypeError(
+                f"watch_pool({name!r}, {type(pool).__name__}): must be a pool, an engine or a "
+                "client of SQLAlchemy, asyncpg, redis or PyMongo, or a function that returns one"
+            )
+        self.names.learn([name])
+        self._named[name] = self.names(name), get
+
+    def found(self, layer: Any) -> None:
+        """Look for pools on a data layer."""
+        self._layers.add(layer)
+
+    def connections(self, guard: Guard) -> dict[tuple[str, ...], int]:
+        """Return the connections, by pool and state."""
+        counts: dict[tuple[str, ...], int] = {}
+        for name, figures in self._read(guard):
+            for state, number in (("idle", figures.idle), ("used", figures.used)):
+                counts[name, state] = counts.get((name, state), 0) + number
+        return counts
+
+    def limits(self, guard: Guard) -> dict[tuple[str, ...], int]:
+        """Return how many connections there can be, by pool."""
+        limits: dict[tuple[str, ...], int] = {}
+        for name, figures in self._read(guard):
+            if figures.most is not None:
+                limits[(name,)] = limits.get((name,), 0) + figures.most
+        return limits
+
+    def _read(self, guard: Guard) -> list[tuple[str, Figures]]:
+        """Return each pool once, by the name that the app gave it, if it did."""
+        seen: list[Any] = []
+        read: list[tuple[str, Figures]] = []
+        for name, get in [*list(self._named.values()), *self._on_layers()]:
+            # One that fails, such as a function of the app, takes no other with it.
+            with guard:
+                core = _core(get())
+                if core is not None and not any(core is other for other in seen):
+                    seen.append(core)
+                    if (figures := _FIGURES[_library(core)](core)) is not None:
+                        read.append((name, figures))
+        return read
+
+    def _on_layers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+        for layer in list(self._layers):
+            for attribute, value in list(vars(layer).items()):
+                if _core(value) is not None:
+                    name = self._name_of(f"{type(layer).__name__}.{attribute}")
+                    yield name, functools.partial(_itself, value)
+
+    def _name_of(self, name: str) -> str:
+        if name not in self._found:
+            self.names.learn([name])
+            self._found[name] = self.names(name)
+        return self._found[name]
+
+
+def _library(thing: Any) -> str:
+    """Return the library whose class an object is of, or whose class it inherits from."""
+    for kind in type(thing).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in _FIGURES:
+            return library
+    return ""
+
+
+def _core(thing: Any) -> Any:
+    """Return the pool itself of what has one; None if it has none."""
+    library = _library(thing)
+    if library == "sqlalchemy":
+        thing = getattr(thing, "sync_engine", thing)
+        thing = getattr(thing, "pool", thing)
+        return thing if hasattr(thing, "checkedout") else None
+    if library == "asyncpg":
+        return thing if hasattr(thing, "get_idle_size") else None
+    if library == "redis":
+        thing = getattr(thing, "connection_pool", thing)
+        return thing if hasattr(thing, "max_connections") else None
+    if library == "pymongo":
+        return thing if "_topology" in vars(thing) else None
+    return None
+
+
+def _sqlalchemy(pool: Any) -> Figures:
+    overflow = pool._max_overflow
+    most = pool.size() + overflow if overflow >= 0 else None
+    return Figures(pool.checkedout(), pool.checkedin(), most)
+
+
+def _asyncpg(pool: Any) -> Figures | None:
+    if pool.is_closing():
+        return None
+    idle = pool.get_idle_size()
+    return Figures(pool.get_size() - idle, idle, pool.get_max_size())
+
+
+def _redis(pool: Any) -> Figures:
+    most = pool.max_connections if pool.max_connections < _UNLIMITED else None
+    if hasattr(pool, "_in_use_connections"):
+        return Figures(len(pool._in_use_connections), len(pool._available_connections), most)
+    # The blocking pool that is not asynchronous has empty places in a queue.
+    idle = sum(connection is not None for connection in list(pool.pool.queue))
+    return Figures(len(pool._connections) - idle, idle, most)
+
+
+def _pymongo(client: Any) -> Figures | None:
+    topology = client._topology
+    if topology is None:
+        return None
+    # One pool for each server of a cluster.
+    pools = [server.pool for server in list(topology._servers.values())]
+    limits = [pool.opts.max_pool_size for pool in pools]
+    return Figures(
+        sum(pool.active_sockets for pool in pools),
+        sum(len(pool.conns) for pool in pools),
+        sum(limits) if limits and all(limits) else None,
+    )
+
+
+_FIGURES: dict[str, Callable[[Any], Figures | None]] = {
+    "sqlalchemy": _sqlalchemy,
+    "asyncpg": _asyncpg,
+    "redis": _redis,
+    "pymongo": _pymongo,
+}
+
+
+def _itself(pool: Any) -> Any:
+    return pool
+
+
+def observe(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
+    """Have the figures of the pools read when somebody collects."""
+    telemetry.observe(catalog.POOL_CONNECTIONS, functools.partial(pools.connections, guard))
+    telemetry.observe(catalog.POOL_MAX, functools.partial(pools.limits, guard))
