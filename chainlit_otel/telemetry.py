@@ -69,7 +69,11 @@ class Telemetry:
                 self.settle()
             with self._guard:
                 numbers = {**zeros, **reading()}
-                return [Observation(n, attributes[labels]) for labels, n in numbers.items()]
+                return [
+                    # What the app names is not known before.
+                    Observation(n, attributes.get(labels) or metric.labels(labels))
+                    for labels, n in numbers.items()
+                ]
             return []
 
         for instruments in self._instruments:
