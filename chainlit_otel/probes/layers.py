@@ -8,6 +8,7 @@ have a base class that could be wrapped.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -25,18 +26,22 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
     Raises:
         SeamMissing: This version of Chainlit gets its data layer elsewhere.
     """
-    if _NAME not in vars(import_module("chainlit.data")):
+    original = vars(import_module("chainlit.data")).get(_NAME)
+    if original is None:
         raise SeamMissing(f"chainlit.data.{_NAME}")
     known: list[Any] = []
 
-    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        layer = wrapped(*args, **kwargs)
+    @functools.wraps(original)
+    def get_data_layer() -> Any:
+        layer = original()
         with guard:
-            if layer is not None and not any(layer is other for other in known):
+            if patches.active and not any(layer is other for other in known):
                 known.append(layer)
-                found(layer)
+                # With `__slots__` alone it takes no attributes.
+                if hasattr(layer, "__dict__"):
+                    found(layer)
         return layer
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("chainlit.") and callable(vars(module).get(_NAME)):
-            patches.wrap(module, _NAME, wrapper)
+    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
+        if vars(module).get(_NAME) is original:
+            patches.replace(vars(module), _NAME, lambda _: get_data_layer)
