@@ -17,7 +17,7 @@ import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.cli.visitors import Refused, Unreachable, Visitor
-from tests.support.layer import LAYER
+from tests.support import LAYER
 from tests.support.otlp import Receiver, Span
 from tests.support.provider import OAuthProvider
 from tests.support.scrape import Scrape, wait_until

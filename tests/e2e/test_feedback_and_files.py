@@ -12,7 +12,7 @@ import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.cli.visitors import Visitor
-from tests.support.layer import LAYER
+from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.e2e
 
 APP = """
 import chainlit as cl
+from chainlit import data
 from layer import Layer
 
 
@@ -44,6 +45,7 @@ async def answer(message):
         import chainlit_otel
 
         chainlit_otel.disable()
+        await cl.Message(str(sorted(vars(data.get_data_layer())))).send()
     else:
         elements = [
             cl.File(name="f", content=b"x" * int(size)) for size in message.content.split()
@@ -248,7 +250,7 @@ async def everything(server: ChainlitServer) -> list[object]:
     await visitor.drop()
     await visitor.reconnect()
     if "chainlit_otel" in server.files["app.py"].partition("import chainlit as cl")[0]:
-        await visitor.talk("disable")
+        assert await visitor.talk("disable") == ["['authors', 'feedback', 'users']"]
     client.break_down()
     told += [await client.rate(1, session), await client.upload(session, 7)]
     await visitor.leave(clear=True)

@@ -11,7 +11,7 @@ import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.cli.visitors import Visitor
-from tests.support.layer import LAYER
+from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 

@@ -17,7 +17,7 @@ import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.cli.visitors import Visitor
-from tests.support.layer import LAYER
+from tests.support import LAYER
 from tests.support.proxy import RoundRobin
 from tests.support.scrape import Scrape
 from tests.support.server import ChainlitServer

@@ -1,6 +1,6 @@
 """A data layer of an app, in memory, which can be made to fail. Runs in the app's process.
 
-A test hands it to its app as a file: `{"layer.py": LAYER}` and `from layer import Layer`.
+A test hands it to its app as a file, `{"layer.py": tests.support.LAYER}`; the app imports `layer`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from chainlit.data.base import BaseDataLayer
 from chainlit.types import Feedback, PageInfo, PaginatedResponse
 from chainlit.user import PersistedUser, User
 
-LAYER = Path(__file__).read_text(encoding="utf-8")
 BROKEN = Path("broken.json")
 
 
