@@ -8,6 +8,7 @@ have a base class that could be wrapped.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import sys
@@ -31,24 +32,26 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
     Raises:
         SeamMissing: This version of Chainlit gets its data layer elsewhere.
     """
-    if _NAME not in vars(import_module("chainlit.data")):
+    original = vars(import_module("chainlit.data")).get(_NAME)
+    if original is None:
         raise SeamMissing(f"chainlit.data.{_NAME}")
     known: list[Any] = []
 
-    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        layer = wrapped(*args, **kwargs)
+    @functools.wraps(original)
+    def get_data_layer() -> Any:
+        layer = original()
         with guard:
-            if layer is not None and not any(layer is other for other in known):
+            if patches.active and not any(layer is other for other in known):
                 known.append(layer)
-                if hasattr(layer, "__dict__"):
-                    found(layer)
-                else:
+                if layer is not None and not hasattr(layer, "__dict__"):
                     logger.warning("%s is not observed: it has __slots__", type(layer).__name__)
+                elif layer is not None:
+                    found(layer)
         return layer
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("chainlit.") and callable(vars(module).get(_NAME)):
-            patches.wrap(module, _NAME, wrapper)
+    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
+        if vars(module).get(_NAME) is original:
+            patches.replace(vars(module), _NAME, lambda _: get_data_layer)
 
 
 def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:

@@ -309,7 +309,7 @@ import json
 
 import chainlit as cl
 import wrapt
-from chainlit import server, session
+from chainlit import auth, data, server, session, socket
 from chainlit.config import config
 from starlette.routing import Router
 from uvicorn import Server
@@ -321,6 +321,12 @@ def seams():
         "HTTPSession": vars(session.HTTPSession),
         "sio.handlers": server.sio.handlers["/"],
         "sio.eio.handlers": server.sio.eio.handlers,
+        "sio.eio": {"_bad_request": vars(server.sio.eio).get("_bad_request")},
+        "BaseSession": vars(session.BaseSession),
+        "server": functions(server),
+        "socket": functions(socket),
+        "auth": functions(auth),
+        "data": functions(data),
         "Router": vars(Router),
         "Server": vars(Server),
         "routes": dict(enumerate(server.app.router.routes)),
@@ -328,6 +334,10 @@ def seams():
         "config.code": {k: v for k, v in vars(config.code).items() if k != "on_message"},
     }
     return {f"{t}[{key!r}]": value for t, table in tables.items() for key, value in table.items()}
+
+
+def functions(module):
+    return {name: value for name, value in vars(module).items() if callable(value)}
 
 
 before = seams()
@@ -467,6 +477,17 @@ async def test_disable_puts_every_original_back(switched: ChainlitServer) -> Non
             "sio.handlers['connect']",
             "sio.handlers['disconnect']",
             "sio.eio.handlers['disconnect']",
+            "sio.eio['_bad_request']",
+            "BaseSession['persist_file']",
+            "server['_authenticate_user']",
+            "server['_get_oauth_redirect_error']",
+            "server['is_thread_author']",
+            "server['decode_jwt']",
+            "auth['decode_jwt']",
+            "socket['_authenticate_connection']",
+            "socket['resume_thread']",
+            "data['get_data_layer']",
+            "server['get_data_layer']",
             "Router['lifespan']",
             "Server['shutdown']",
             "routes[0]",
