@@ -19,6 +19,7 @@ from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
@@ -65,13 +66,15 @@ def _cost(event: Event, seconds: float) -> float:
 
 def _events() -> Iterator[tuple[str, Event]]:
     guard = Guard("bench")
-    telemetry = Telemetry([MeterProvider([ScrapeReader()], shutdown_on_exit=False)], guard)
+    provider = MeterProvider([ScrapeReader()], shutdown_on_exit=False)
+    kept, handed_on = Telemetry([provider], guard, Histograms()), Telemetry([provider], guard)
     yield "an empty call, which is in all the others", lambda: None
     yield "guard: enter and exit", functools.partial(_guarded, guard)
-    yield (
-        "histogram: one record, settled at once",
-        lambda: telemetry.record(catalog.TURN_DURATION, 0.5, "ok", ""),
-    )
+    for name, telemetry in (
+        ("histogram: one record, read at `/metrics` alone", kept),
+        ("histogram: one record, settled at once with the SDK", handed_on),
+    ):
+        yield name, functools.partial(telemetry.record, catalog.TURN_DURATION, 0.5, "ok", "")
     yield from _session_events()
     yield from _message_events(guard)
     yield from _span_events()

@@ -24,6 +24,7 @@ from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
@@ -43,6 +44,11 @@ class Pipeline:
     meter_providers: tuple[MeterProvider, ...]
     reader: ScrapeReader | None
     tracer_provider: TracerProvider | None
+
+    @property
+    def histograms(self) -> Histograms | None:
+        """What keeps the histograms in place of our provider; None if that keeps them itself."""
+        return self.reader.histograms if self.reader is not None else None
 
     def tracer(self) -> Tracer:
         """Return the tracer of this package."""
@@ -159,9 +165,11 @@ def is_ours(provider: object) -> bool:
 def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     global _ours
     if _ours is None:
-        reader = ScrapeReader()
+        exporting = _otlp_readers()
+        # What an exporter sends has the shape that the standard variables ask for.
+        reader = ScrapeReader(None if exporting else Histograms())
         provider = SdkMeterProvider(
-            metric_readers=[reader, *_otlp_readers()],
+            metric_readers=[reader, *exporting],
             resource=_resource(settings),
             views=list(_views()),
             shutdown_on_exit=False,
