@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from collections.abc import Iterable
@@ -107,7 +108,8 @@ def build_pipeline(
     exporter = None if tracer_provider is not None else _span_exporter()
     meters, reader = _meter_providers(settings, meter_provider)
     if exporter is not None:
-        provider = SdkTracerProvider(resource=_resource(settings), shutdown_on_exit=False)
+        resource = _HashedOnce(_resource(settings).attributes)
+        provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(provider)
         _our_tracers = provider
@@ -176,6 +178,22 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
         )
         _ours = provider, reader
     return _ours
+
+
+class _HashedOnce(Resource):
+    """A resource that is hashed once: the encoder of OTLP asks for that with each span.
+
+    The SDK writes all of it as JSON to do so, a fifth of what it takes to export a span.
+    """
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    __eq__ = Resource.__eq__
 
 
 def _resource(settings: Settings) -> Resource:
