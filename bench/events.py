@@ -9,16 +9,18 @@ import timeit
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from chainlit_otel import catalog
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
@@ -29,6 +31,7 @@ from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import Tracing
 
 REPEATS = 9
+_EXPORTED = 200  # four of each turn in a slice of the other table
 
 Event = Callable[[], object]
 
@@ -65,13 +68,15 @@ def _cost(event: Event, seconds: float) -> float:
 
 def _events() -> Iterator[tuple[str, Event]]:
     guard = Guard("bench")
-    telemetry = Telemetry([MeterProvider([ScrapeReader()], shutdown_on_exit=False)], guard)
+    provider = MeterProvider([ScrapeReader()], shutdown_on_exit=False)
+    kept, handed_on = Telemetry([provider], guard, Histograms()), Telemetry([provider], guard)
     yield "an empty call, which is in all the others", lambda: None
     yield "guard: enter and exit", functools.partial(_guarded, guard)
-    yield (
-        "histogram: one record, settled at once",
-        lambda: telemetry.record(catalog.TURN_DURATION, 0.5, "ok", ""),
-    )
+    for name, telemetry in (
+        ("histogram: one record, read at `/metrics` alone", kept),
+        ("histogram: one record, settled at once with the SDK", handed_on),
+    ):
+        yield name, functools.partial(telemetry.record, catalog.TURN_DURATION, 0.5, "ok", "")
     yield from _session_events()
     yield from _message_events(guard)
     yield from _span_events()
@@ -137,7 +142,22 @@ def _span_events() -> Iterator[tuple[str, Event]]:
     ):
         tracing = Tracing(tracer, False)
         yield name, functools.partial(_span, tracing)
+    bare = exporting.get_tracer("bench")
+    yield "span: open and close, by the SDK without us", functools.partial(_bare_span, bare)
+    # The exporter is another thread, whose time is not in that.
+    spans = [_bare_span(bare) for _ in range(_EXPORTED)]
+    yield (
+        f"{_EXPORTED} spans: encoding for OTLP",
+        lambda: encode_spans(spans).SerializeToString(),
+    )
     exporting.shutdown()
+
+
+def _bare_span(tracer: Tracer) -> Any:
+    span = tracer.start_span("bench", attributes={"key": "value"})
+    span.set_attribute("chainlit.outcome", "ok")
+    span.end()
+    return span
 
 
 def _span(tracing: Tracing) -> None:

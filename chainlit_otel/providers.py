@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
 from collections.abc import Iterable
@@ -24,6 +25,7 @@ from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
@@ -43,6 +45,11 @@ class Pipeline:
     meter_providers: tuple[MeterProvider, ...]
     reader: ScrapeReader | None
     tracer_provider: TracerProvider | None
+
+    @property
+    def histograms(self) -> Histograms | None:
+        """What keeps the histograms in place of our provider; None if that keeps them itself."""
+        return self.reader.histograms if self.reader is not None else None
 
     def tracer(self) -> Tracer:
         """Return the tracer of this package."""
@@ -101,7 +108,8 @@ def build_pipeline(
     exporter = None if tracer_provider is not None else _span_exporter()
     meters, reader = _meter_providers(settings, meter_provider)
     if exporter is not None:
-        provider = SdkTracerProvider(resource=_resource(settings), shutdown_on_exit=False)
+        resource = _HashedOnce(_resource(settings).attributes)
+        provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
         provider.add_span_processor(BatchSpanProcessor(exporter))
         trace.set_tracer_provider(provider)
         _our_tracers = provider
@@ -159,15 +167,33 @@ def is_ours(provider: object) -> bool:
 def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     global _ours
     if _ours is None:
-        reader = ScrapeReader()
+        exporting = _otlp_readers()
+        # What an exporter sends has the shape that the standard variables ask for.
+        reader = ScrapeReader(None if exporting else Histograms())
         provider = SdkMeterProvider(
-            metric_readers=[reader, *_otlp_readers()],
+            metric_readers=[reader, *exporting],
             resource=_resource(settings),
             views=list(_views()),
             shutdown_on_exit=False,
         )
         _ours = provider, reader
     return _ours
+
+
+class _HashedOnce(Resource):
+    """A resource that is hashed once: the encoder of OTLP asks for that with each span.
+
+    The SDK writes all of it as JSON to do so, a fifth of what it takes to export a span.
+    """
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    __eq__ = Resource.__eq__
 
 
 def _resource(settings: Settings) -> Resource:

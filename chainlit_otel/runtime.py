@@ -158,7 +158,9 @@ class Runtime:
         self._settings = settings
         self._pipeline = pipeline
         self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
-        self._telemetry = telemetry = Telemetry(pipeline.meter_providers, guards["server"])
+        self._telemetry = telemetry = Telemetry(
+            pipeline.meter_providers, guards["server"], pipeline.histograms
+        )
         self._tracing = tracing = Tracing(pipeline.tracer(), settings.capture_exception_messages)
         self._sessions = sessions = sessions_probe.Sessions(
             SessionLedger(self._session_ended), telemetry.session_started, settings.capture_user

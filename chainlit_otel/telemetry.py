@@ -17,6 +17,7 @@ from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observa
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.version import __version__
 
 Reading = Callable[[], Mapping[LabelSet, float]]
@@ -47,10 +48,18 @@ class Telemetry:
     Args:
         providers: Where the instruments are made.
         guard: Holds what goes wrong in a reading.
+        histograms: Keep the histograms in place of the last provider, if they are kept here.
     """
 
-    def __init__(self, providers: Iterable[MeterProvider], guard: Guard) -> None:
+    def __init__(
+        self,
+        providers: Iterable[MeterProvider],
+        guard: Guard,
+        histograms: Histograms | None = None,
+    ) -> None:
         self._instruments = [_instruments_of(provider) for provider in providers]
+        self._histograms = histograms
+        self._recording = self._instruments if histograms is None else self._instruments[:-1]
         self._guard = guard
         self._waiting: deque[_Record] = deque()
         # Without anything to observe, a reading does not come by here.
@@ -87,11 +96,15 @@ class Telemetry:
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
         """
-        # One record of the SDK costs more than all else that a turn costs us, and in the middle
-        # of a turn three times as much as among its like. So they wait for the next reading.
-        self._waiting.append((metric, value, values, get_current()))
-        if len(self._waiting) >= self._most_waiting:
-            self.settle()
+        context = get_current()
+        if self._histograms is not None:
+            self._histograms.record(metric, value, values, context)
+        if self._recording:
+            # A record of the SDK costs three times as much in the middle of a turn as among its
+            # like. So they wait for the next reading.
+            self._waiting.append((metric, value, values, context))
+            if len(self._waiting) >= self._most_waiting:
+                self.settle()
 
     def settle(self) -> None:
         """Hand what was recorded to the histograms."""
@@ -107,7 +120,7 @@ class Telemetry:
 
     def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)
-        return [(i.histogram(metric).record, attributes) for i in self._instruments]
+        return [(i.histogram(metric).record, attributes) for i in self._recording]
 
     def session_started(self, session_id: str) -> None:
         """Log the start of a session, given what stands for its id."""

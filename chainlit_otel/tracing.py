@@ -10,13 +10,17 @@ from collections.abc import Iterable, Mapping
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
 from opentelemetry.trace import (
+    INVALID_SPAN,
     Link,
+    ProxyTracer,
+    ProxyTracerProvider,
     Span,
     SpanContext,
     Status,
     StatusCode,
     Tracer,
     get_current_span,
+    get_tracer_provider,
     set_span_in_context,
 )
 
@@ -25,6 +29,8 @@ from chainlit_otel import catalog
 _FRAME = otel_context.create_key("chainlit_otel-frame")
 
 Attributes = Mapping[str, str]
+
+_NOTHING = Context()
 
 
 class Frame:
@@ -89,6 +95,7 @@ class Tracing:
 
     def __init__(self, tracer: Tracer, exception_messages: bool) -> None:
         self._tracer = tracer
+        self._is_global = isinstance(tracer, ProxyTracer)
         self._exception_messages = exception_messages
 
     def open_root(
@@ -101,6 +108,8 @@ class Tracing:
             attributes: Attributes of the span.
             links: What the trace belongs to without being a part of it.
         """
+        if self._nobody_listens():
+            return Frame(INVALID_SPAN, _NOTHING, None)
         valid = [Link(linked) for linked in links if linked.is_valid]
         span = self._tracer.start_span(name, Context(), attributes=attributes, links=valid)
         return self._enter(span, None, Context(), otel_context.get_current())
@@ -113,6 +122,8 @@ class Tracing:
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
+        if self._nobody_listens():
+            return Frame(INVALID_SPAN, _NOTHING, None)
         outer = current()
         base = self._base(outer)
         span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
@@ -158,6 +169,10 @@ class Tracing:
                 # What was current before has ended, too: two steps need not be nested.
                 previous = outer.context
             otel_context.attach(previous)
+
+    def _nobody_listens(self) -> bool:
+        # A span that goes nowhere would cost as much as ten tokens. Somebody may listen later.
+        return self._is_global and isinstance(get_tracer_provider(), ProxyTracerProvider)
 
     def _enter(self, span: Span, outer: Frame | None, base: Context, previous: Context) -> Frame:
         frame = Frame(span, previous, outer)

@@ -101,10 +101,11 @@ USES: dict[str, tuple[str, ...]] = {
     "guard": (),
     "patching": (),
     "core": ("core",),
-    "telemetry": ("catalog", "guard", "version"),
+    "histograms": ("catalog",),
+    "telemetry": ("catalog", "guard", "histograms", "version"),
     "tracing": ("catalog",),
-    "server": ("server", "catalog", "guard", "version"),
-    "providers": ("catalog", "guard", "server", "settings", "telemetry", "version"),
+    "server": ("server", "catalog", "guard", "histograms", "version"),
+    "providers": ("catalog", "guard", "histograms", "server", "settings", "telemetry", "version"),
     "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),
     "promql": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording"),
@@ -174,6 +175,7 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
     emitters = ours(
+        "histograms",
         "telemetry",
         "tracing",
         "providers",

@@ -46,7 +46,10 @@ def say(**facts):
     print(json.dumps(facts))
 
 def record(pipeline):
-    telemetry = Telemetry(pipeline.meter_providers, Guard("server"))
+    telemetry = Telemetry(pipeline.meter_providers, Guard("server"), pipeline.histograms)
+    if pipeline.histograms is not None:
+        # As in an app, there is more than histograms.
+        telemetry.observe(catalog.SESSION_STARTS, dict)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
 
 def resource(pipeline):
@@ -110,10 +113,10 @@ def test_when_asked_to_the_metrics_go_to_both() -> None:
         record(pipeline)
         say(providers=len(pipeline.meter_providers), first=pipeline.meter_providers[0] is host,
             global_is_host=metrics.get_meter_provider() is host,
-            read=[len(data.resource_metrics[0].scope_metrics[0].metrics)
+            read=[sum(len(scope.metrics) for scope in data.resource_metrics[0].scope_metrics)
                   for data in (reader.get_metrics_data(), pipeline.reader.read())])
     """)
-    assert facts == {"providers": 2, "first": True, "global_is_host": True, "read": [1, 1]}
+    assert facts == {"providers": 2, "first": True, "global_is_host": True, "read": [2, 2]}
 
 
 def test_a_given_provider_is_used_and_made_nobody_elses() -> None:

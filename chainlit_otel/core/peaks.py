@@ -15,7 +15,9 @@ WINDOWS: Mapping[str, int] = {
     "5m": 300_000_000_000,
     "1h": 3_600_000_000_000,
 }
-"""The windows that are kept, by name, in nanoseconds."""
+"""The windows that are kept, by name, in nanoseconds; each is a multiple of the first."""
+
+_FIRST, _SHORTEST = next(iter(WINDOWS.items()))
 
 # Time servers slew a clock by up to 500 parts in a million (RFC 5905, section 12). A window
 # that is shorter than this was cut by a step of the clock, not by the passing of time.
@@ -25,19 +27,17 @@ _WHOLE_WINDOW = 0.99
 class _Window:
     """The peak of the current and of the last closed window of one length."""
 
-    __slots__ = ("_closed", "_index", "_length", "_opened", "_peak", "_seen")
+    __slots__ = ("_closed", "_index", "_length", "_opened", "peak")
 
     def __init__(self, length: int, level: int, now: int, wall: int) -> None:
         self._length = length
         self._index = wall // length
         self._opened = now - wall % length
-        self._seen = now
-        self._peak = level
+        self.peak = level
         self._closed = level
 
-    def advance(self, level: int, now: int, wall: int) -> None:
-        """Close the current window if the wall clock has left it; `level` held until now."""
-        seen, self._seen = self._seen, now
+    def advance(self, level: int, seen: int, now: int, wall: int) -> None:
+        """Close the current window if the wall clock has left it; `level` held since `seen`."""
         index = wall // self._length
         if index == self._index:
             return
@@ -48,17 +48,17 @@ class _Window:
         if elapsed >= self._length + whole and opened - seen >= whole:
             self._closed = level
         elif elapsed >= whole:
-            self._closed = self._peak
+            self._closed = self.peak
         else:
-            self._closed = max(self._closed, self._peak)
-        self._index, self._opened, self._peak = index, opened, level
+            self._closed = max(self._closed, self.peak)
+        self._index, self._opened, self.peak = index, opened, level
 
     def raise_to(self, level: int) -> None:
-        self._peak = max(self._peak, level)
+        self.peak = max(self.peak, level)
 
     @property
     def value(self) -> int:
-        return max(self._closed, self._peak)
+        return max(self._closed, self.peak)
 
 
 class HighWaterMark:
@@ -77,18 +77,29 @@ class HighWaterMark:
         self.level = 0
         self._process = 0
         self._windows = {name: _Window(ns, 0, now, wall) for name, ns in WINDOWS.items()}
+        self._seen = now
+        self._cut = wall // _SHORTEST
 
     def move(self, level: int, now: int, wall: int) -> None:
         """Set the level, at monotonic time `now` and wall-clock time `wall` (nanoseconds)."""
-        for window in self._windows.values():
-            window.advance(self.level, now, wall)
-            window.raise_to(level)
+        self._advance(now, wall)
+        # The shortest window lies in all the others: what is no peak in it is none in them.
+        if level > self._windows[_FIRST].peak:
+            for window in self._windows.values():
+                window.raise_to(level)
+            self._process = max(self._process, level)
         self.level = level
-        self._process = max(self._process, level)
 
     def values(self, now: int, wall: int) -> dict[str, int]:
         """Return the peak of every window, and of the `process`."""
-        for window in self._windows.values():
-            window.advance(self.level, now, wall)
+        self._advance(now, wall)
         peaks = {name: window.value for name, window in self._windows.items()}
         return {**peaks, "process": self._process}
+
+    def _advance(self, now: int, wall: int) -> None:
+        seen, self._seen = self._seen, now
+        # No other window is cut where the shortest one is not.
+        if wall // _SHORTEST != self._cut:
+            self._cut = wall // _SHORTEST
+            for window in self._windows.values():
+                window.advance(self.level, seen, now, wall)

@@ -138,9 +138,7 @@ class Messages:
             self._annotate(catalog.TURN_INPUT, text)
 
     def emitted(self, event: str, data: Any, to: object) -> None:
-        """An event other than one more token is about to be sent."""
-        if event not in _CONTENT:
-            return
+        """Content other than one more token is about to be sent."""
         if isinstance(to, str) and to not in self._sockets.connections:
             self.ledger.dropped[(event,)] += 1
             return
@@ -304,10 +302,13 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
             ledger.chunks += 1
             turn.chunks += 1
             turn.last_chunk = clock()
-        elif patches.active:
+        elif patches.active and isinstance(event, str) and event in _CONTENT:
             with guard:
                 messages.emitted(event, data, to)
-        return original(event, data, to, *args, **kwargs)
+        # Handing on what nobody gave takes as long as all the rest.
+        if args or kwargs:
+            return original(event, data, to, *args, **kwargs)
+        return original(event, data, to)
 
     return mark_coroutine_function(emit)
 

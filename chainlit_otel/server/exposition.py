@@ -14,15 +14,19 @@ from threading import Lock
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
     Gauge,
     Histogram,
     HistogramDataPoint,
     MetricReader,
     MetricsData,
     NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
     Sum,
 )
 from opentelemetry.sdk.metrics.export import Metric as SdkMetric
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import Metric as Family
 from prometheus_client.core import Exemplar, Sample
 from prometheus_client.registry import Collector
@@ -30,6 +34,8 @@ from prometheus_client.utils import floatToGoString
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms, Series
+from chainlit_otel.version import __version__
 
 _SCOPE_LABELS = ("otel_scope_name", "otel_scope_version")
 
@@ -37,10 +43,15 @@ Labels = Mapping[str, str]
 
 
 class ScrapeReader(MetricReader):
-    """Hands over what a MeterProvider has, when a scraper asks for it."""
+    """Hands over what a MeterProvider has, when a scraper asks for it.
 
-    def __init__(self) -> None:
+    Args:
+        histograms: What keeps the histograms of the catalogue, if the provider does not.
+    """
+
+    def __init__(self, histograms: Histograms | None = None) -> None:
         super().__init__()
+        self.histograms = histograms
         self._lock = Lock()
         self._data: MetricsData | None = None
 
@@ -49,7 +60,11 @@ class ScrapeReader(MetricReader):
         with self._lock:
             self._data = None
             self.collect()
-            return self._data
+            if self._data is None or self.histograms is None:
+                return self._data
+            first, *others = self._data.resource_metrics
+            scopes = [_kept(self.histograms), *first.scope_metrics]
+            return MetricsData([ResourceMetrics(first.resource, scopes, ""), *others])
 
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
@@ -62,6 +77,37 @@ class ScrapeReader(MetricReader):
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """Do nothing: there is nothing to close."""
+
+
+def _kept(histograms: Histograms) -> ScopeMetrics:
+    points: dict[catalog.Metric, list[HistogramDataPoint]] = {}
+    for metric, values, series in histograms.read():
+        points.setdefault(metric, []).append(_point(metric, metric.labels(values), series))
+    metrics = [
+        SdkMetric(
+            metric.name,
+            metric.description,
+            metric.unit,
+            Histogram(data_points, AggregationTemporality.CUMULATIVE),
+        )
+        for metric, data_points in points.items()
+    ]
+    return ScopeMetrics(InstrumentationScope(catalog.SCOPE, __version__), metrics, "")
+
+
+def _point(metric: catalog.Metric, labels: Labels, series: Series) -> HistogramDataPoint:
+    return HistogramDataPoint(
+        attributes=labels,
+        start_time_unix_nano=0,
+        time_unix_nano=0,
+        count=sum(series.counts),
+        sum=series.sum,
+        bucket_counts=series.counts,
+        explicit_bounds=metric.bounds,
+        min=0.0,
+        max=0.0,
+        exemplars=list(series.exemplars.values()),  # type: ignore[arg-type]  # of the same names
+    )
 
 
 class OpenTelemetryCollector(Collector):
@@ -184,17 +230,7 @@ def _exemplar(exemplar: Any) -> Exemplar:
 
 
 def _zero_samples(metric: catalog.Metric) -> dict[frozenset[tuple[str, str]], list[Sample]]:
-    empty = HistogramDataPoint(
-        attributes={},
-        start_time_unix_nano=0,
-        time_unix_nano=0,
-        count=0,
-        sum=0.0,
-        bucket_counts=[0] * (len(metric.bounds) + 1),
-        explicit_bounds=metric.bounds,
-        min=0.0,
-        max=0.0,
-    )
+    empty = _point(metric, {}, Series(len(metric.bounds) + 1))
     zeros = {}
     for values in metric.label_sets:
         labels = _labels(metric.labels(values))

@@ -24,6 +24,7 @@ from prometheus_client.utils import floatToGoString
 from chainlit_otel import catalog
 from chainlit_otel.catalog import METRICS, LabelSet, Metric
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
 from chainlit_otel.telemetry import Telemetry
 from tests.conftest import CompareGolden, InternalErrors
@@ -48,13 +49,15 @@ SeriesKey = tuple[str, frozenset[tuple[str, str]]]
 class Served:
     """A MeterProvider and what `/metrics` says of it."""
 
-    def __init__(self, *views: View) -> None:
+    def __init__(self, *views: View, histograms: Histograms | None = None) -> None:
         self.guard = Guard("server")
-        self.reader = ScrapeReader()
+        self.reader = ScrapeReader(histograms)
         self.provider = MeterProvider(
             [self.reader], Resource({**RESOURCE}), shutdown_on_exit=False, views=views
         )
-        self.telemetry = Telemetry([self.provider], self.guard)
+        self.telemetry = Telemetry([self.provider], self.guard, histograms)
+        # As in an app, there is more than histograms.
+        self.telemetry.observe(catalog.SESSION_STARTS, dict)
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(OpenTelemetryCollector(self.reader, self.guard))
 
@@ -76,9 +79,10 @@ class Served:
         return {family.name: family for family in parse_openmetrics(self.openmetrics())}
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
-    served = Served()
+@pytest.fixture(params=["kept here", "kept by the SDK"])
+def served(request: pytest.FixtureRequest) -> Iterator[Served]:
+    """The exposition is the same, whoever keeps the histograms."""
+    served = Served(histograms=Histograms() if request.param == "kept here" else None)
     yield served
     served.provider.shutdown()
 
