@@ -1,0 +1,51 @@
+"""A chat with sign-in and history on PostgreSQL, by Chainlit's own data layer for it."""
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+import asyncpg
+import chainlit as cl
+from chainlit.types import ThreadDict
+
+import chainlit_otel
+
+chainlit_otel.enable()
+
+SCHEMA = Path(__file__).with_name("schema.sql")
+
+
+@cl.on_app_startup
+async def create_tables() -> None:
+    """Create what is missing; without an address Chainlit would store nothing, silently."""
+    connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+    try:
+        await connection.execute(SCHEMA.read_text(encoding="utf-8"))
+    finally:
+        await connection.close()
+
+
+@cl.password_auth_callback
+async def sign_in(name: str, password: str) -> cl.User | None:
+    expected = os.environ.get("CHAT_PASSWORD", "demo")
+    return cl.User(name) if secrets.compare_digest(password, expected) else None
+
+
+@cl.on_chat_resume
+async def resume(thread: ThreadDict) -> None:
+    """Chainlit shows what was said; there is nothing else to remember."""
+
+
+@cl.step(type="llm")
+async def think(question: str) -> str:
+    await asyncio.sleep(0.05)  # where a model would be asked
+    return f"You said: {question}"
+
+
+@cl.on_message
+async def on_message(message: cl.Message) -> None:
+    answer = cl.Message("")
+    for word in (await think(message.content)).split():
+        await answer.stream_token(word + " ")
+    await answer.send()
