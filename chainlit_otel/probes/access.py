@@ -7,7 +7,9 @@ made. What each method counts:
   is an error, though Chainlit answers 401, as it does for a wrong password. A user who could not
   be stored in the data layer is signed in all the same: granted. An OAuth sign-in begins to count
   when the browser comes back from the provider: a state that does not match, or a code that the
-  provider refuses (status 400), is denied; a provider that fails otherwise is an error.
+  provider refuses (status 400), is denied; a provider that fails otherwise is an error. Older
+  releases of Chainlit answer 401 or 500 to these, rather than send the browser back, and there
+  only the sign-ins that come as far as the app's callback are counted.
 - `jwt`: a token that was presented, by an HTTP request or a socket. A visitor without one, such
   as everybody who is about to sign in, has attempted nothing. Neither has anybody where the app
   has no sign-in: Chainlit then looks at no token.
