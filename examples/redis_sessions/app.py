@@ -94,8 +94,9 @@ async def answer(message: cl.Message) -> None:
 async def seconds_to_wait(user: str) -> float:
     """How long a user has to wait for the next message; 0 if not at all."""
     try:
-        return await limit.take(user)
+        wait: float = await limit.take(user)
     except RedisError as error:
         # The limit guards costs, not secrets: without Redis it is better to answer.
         logger.warning("The rate limit cannot be checked: %s", error)
-        return 0
+        return 0.0
+    return wait

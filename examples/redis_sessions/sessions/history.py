@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import cast
 
 from redis.asyncio import Redis
 
@@ -122,8 +123,7 @@ class History:
 
     async def session_of(self, step_id: str) -> str | None:
         """The id of the session in which a step is."""
-        place: str | None = await self._redis.get(_place(step_id))
-        return place
+        return cast("str | None", await self._redis.get(_place(step_id)))
 
     async def read(
         self, session_id: str, redis: Redis | None = None
@@ -137,7 +137,8 @@ class History:
         Returns:
             The session, and the documents by kind (``step``, ``element``, ``feedback``) and id.
         """
-        fields = await (redis or self._redis).hgetall(self._store.key(session_id))
+        found = await (redis or self._redis).hgetall(self._store.key(session_id))
+        fields = cast("dict[str, str]", found)
         session = parse(session_id, fields)
         if session is None:
             return None
@@ -156,7 +157,7 @@ class History:
     async def favorites_of(self, user: str, redis: Redis | None = None) -> list[Document]:
         """The steps that somebody marked, oldest first."""
         redis = redis or self._redis
-        places: dict[str, str] = await redis.hgetall(_favorites(user))
+        places = cast("dict[str, str]", await redis.hgetall(_favorites(user)))
         if not places:
             return []
         async with redis.pipeline(transaction=False) as pipe:
@@ -168,7 +169,7 @@ class History:
 
     async def delete(self, session: Session) -> None:
         """Delete a session and all that was said in it."""
-        fields: list[str] = await self._redis.hkeys(self._store.key(session.id))
+        fields = cast("list[str]", await self._redis.hkeys(self._store.key(session.id)))
         steps = [name.partition(":")[2] for name in fields if name.startswith("step:")]
         if steps:
             async with self._redis.pipeline() as pipe:

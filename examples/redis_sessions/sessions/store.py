@@ -13,7 +13,7 @@ import random
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -26,8 +26,10 @@ _PAUSE = 0.002  # seconds, doubled with every conflict
 _LONGEST_PAUSE = 0.1
 
 # KEYS: the session; the sessions of its owner.
-# ARGV: the token that was read; the token to leave; id, owner, created, data; time to live.
+# ARGV: the token that was read; the token to leave; id, owner, created, data; time to live; what a
+# key begins with.
 # A write that comes twice, because the line broke before the answer, finds its own token.
+# Redis lets a hash expire, but not its entry in a sorted set: each write removes one left over.
 _WRITE = """
 local token = redis.call('HGET', KEYS[1], 'token') or ''
 if token == ARGV[2] then return 1 end
@@ -35,7 +37,13 @@ if token ~= ARGV[1] then return 0 end
 redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'token', ARGV[2], 'owner', ARGV[4], 'created', ARGV[5], 'data', ARGV[6])
 if ARGV[4] ~= '' then redis.call('ZADD', KEYS[2], ARGV[5], ARGV[3]) end
-if ARGV[7] ~= '0' then redis.call('PEXPIRE', KEYS[1], ARGV[7]) end
+if ARGV[7] ~= '0' then
+  redis.call('PEXPIRE', KEYS[1], ARGV[7])
+  local oldest = redis.call('ZRANGE', KEYS[2], 0, 0)[1]
+  if oldest and redis.call('EXISTS', ARGV[8] .. oldest) == 0 then
+    redis.call('ZREM', KEYS[2], oldest)
+  end
+end
 return 1
 """
 
@@ -115,7 +123,8 @@ class SessionStore:
 
     async def read(self, id: str) -> Session | None:
         """The session as it is now; None if there is none."""
-        return parse(id, await self._redis.hmget(self.key(id), _FIELDS))
+        fields = await self._redis.hmget(self.key(id), _FIELDS)
+        return parse(id, cast("list[str | None]", fields))
 
     async def update(self, id: str, created: int, change: Change) -> Session:
         """Read the session, change it and write it back, again if somebody was faster.
@@ -165,7 +174,7 @@ class SessionStore:
         key, offset = self.owner_key(owner), 0
         newest = "+inf" if after is None else str(after[0])
         while True:
-            page: list[tuple[str, float]] = await redis.zrange(
+            found = await redis.zrange(
                 key,
                 newest,
                 "-inf",
@@ -175,6 +184,7 @@ class SessionStore:
                 offset=offset,
                 num=_PAGE,
             )
+            page = cast("list[tuple[str, float]]", found)
             if not page:
                 return
             if newest == "+inf":
@@ -203,7 +213,7 @@ class SessionStore:
             2,
             *(self.key(id), self.owner_key(owner)),
             *(found.token if found else "", token),
-            *(id, owner, created, json.dumps(data), self._ttl),
+            *(id, owner, created, json.dumps(data), self._ttl, self.key("")),
         )
         if not written:
             return None
