@@ -172,11 +172,11 @@ class SessionStore:
         """
         redis = redis or self._redis
         key, offset = self.owner_key(owner), 0
-        newest = "+inf" if after is None else str(after[0])
         while True:
+            # By place, not by rank: who comes or goes meanwhile must not move the others.
             found = await redis.zrange(
                 key,
-                newest,
+                "+inf" if after is None else str(after[0]),
                 "-inf",
                 desc=True,
                 byscore=True,
@@ -184,15 +184,16 @@ class SessionStore:
                 offset=offset,
                 num=_PAGE,
             )
-            page = cast("list[tuple[str, float]]", found)
+            page = [(int(created), id) for id, created in cast("list[tuple[str, float]]", found)]
+            behind = [place for place in page if after is None or place < after]
+            for session in await self._read_many(redis, [id for _, id in behind]):
+                yield session
             if not page:
                 return
-            if newest == "+inf":
-                newest = str(int(page[0][1]))  # newer ones must not push these back
-            offset += len(page)
-            ids = [id for id, created in page if after is None or (int(created), id) < after]
-            for session in await self._read_many(redis, ids):
-                yield session
+            if behind:
+                after, offset = behind[-1], 0
+            else:
+                offset += len(page)  # more of the same moment than a page holds
 
     async def _read_many(self, redis: Redis, ids: Sequence[str]) -> list[Session]:
         if not ids:
