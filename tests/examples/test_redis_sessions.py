@@ -23,6 +23,7 @@ from examples.redis_sessions.sessions.store import (
     _WRITE,
     Change,
     Conflict,
+    Deleted,
     Document,
     Exists,
     Session,
@@ -130,26 +131,20 @@ async def test_a_write_that_comes_twice_is_one(redis: Client) -> None:
     assert session.version == 1
 
 
-async def test_a_session_that_was_made_anew_is_another_one(redis: Client) -> None:
+async def test_what_is_deleted_while_it_is_changed_stays_deleted(redis: Client) -> None:
     store = SessionStore(redis, "s")
-    first = await store.create("x", "ada", 1, {"n": 1})
-
-    def change(found: Session | None) -> tuple[str, Document]:
-        assert found is not None
-        return "ada", {"n": found.data["n"] + 1}
+    first = await store.create("x", "ada", 1, {"sum": 1})
 
     class Slow(SessionStore):
-        again = 0
-
         async def read(self, id: str) -> Session | None:
             found = await super().read(id)
-            self.again += 1
-            if self.again == 1:
-                await store.delete(first)
-                await store.create("x", "ada", 1, {"n": 100})
+            await store.delete(first)
             return found
 
-    assert (await Slow(redis, "s").update("x", 1, change)).data == {"n": 101}
+    with pytest.raises(Deleted):
+        await Slow(redis, "s").update("x", 1, add(1))
+    assert await store.read("x") is None
+    assert await redis.ttl("s:x") > 0
 
 
 async def test_what_changes_nothing_is_not_written(server: Redis, redis: Client) -> None:
@@ -193,6 +188,7 @@ def test_it_is_a_dictionary(server: Redis, steps: list[tuple[str, str, str, int,
             await client.flushall()
             store = SessionStore(client, "s")
             model: dict[str, tuple[str, int, str]] = {}
+            deleted: set[str] = set()
             for action, id, owner, created, text in steps:
                 found = await store.read(id)
                 assert (found is None) == (id not in model)
@@ -200,6 +196,12 @@ def test_it_is_a_dictionary(server: Redis, steps: list[tuple[str, str, str, int,
                     if found is not None:
                         await store.delete(found)
                         del model[id]
+                        deleted.add(id)
+                elif id in deleted:
+                    with pytest.raises(Deleted):
+                        await store.update(id, created, partial(put, owner, text))
+                    with pytest.raises(Deleted):
+                        await store.create(id, owner, created, {"text": text})
                 elif action == "create":
                     if id in model:
                         with pytest.raises(Exists):
@@ -350,7 +352,14 @@ async def test_a_deleted_session_leaves_nothing_behind(redis: Client, history: H
     found = await history.read("x")
     assert found is not None
     await history.delete(found[0])
-    assert set(await redis.keys("*")) == {"s:z", "ss-of:bob"}
+    for late in (
+        history.save_step("x", "ada", {"id": "2"}, replace=False),
+        history.save("x", "ada", "feedback", "1", {"value": 1}),
+    ):
+        with pytest.raises(Deleted):
+            await late
+    assert set(await redis.keys("*")) == {"s:x", "s:z", "ss-of:bob"}
+    assert await redis.hgetall("s:x") == {"deleted": "1"}
 
 
 # -- writes in batches -------------------------------------------------------------------------

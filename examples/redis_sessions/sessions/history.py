@@ -11,12 +11,13 @@ from typing import cast
 
 from redis.asyncio import Redis
 
-from .store import Document, Session, SessionStore, parse
+from .store import Deleted, Document, Session, SessionStore, parse
 from .writes import BatchWriter
 
 # Every script begins with this: may the writer do that? The check and the write are one.
 # KEYS[1]: the session. ARGV[1]: the writer; empty for the app itself. ARGV[2]: time to live.
 _HEAD = """
+if redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return -1 end
 local owner = redis.call('HGET', KEYS[1], 'owner') or ''
 if owner ~= '' and ARGV[1] ~= '' and owner ~= ARGV[1] then return 0 end
 local function touch(key)
@@ -70,7 +71,7 @@ class History:
     """The conversations of the sessions of a store.
 
     Writes go through the batch writer; they raise `redis.exceptions.RedisError` when Redis cannot
-    be asked, and `Foreign` when the session is not the writer's.
+    be asked, `Foreign` when the session is not the writer's, and `Deleted` when it was deleted.
 
     Args:
         redis: A client with `decode_responses`.
@@ -179,7 +180,10 @@ class History:
         await self._store.delete(session)
 
     async def _run(self, script: str, keys: list[str], user: str, *arguments: str | int) -> None:
-        if not await self._writer.run(script, keys, user, self._ttl, *arguments):
+        answer = await self._writer.run(script, keys, user, self._ttl, *arguments)
+        if answer == -1:
+            raise Deleted("the session was deleted")
+        if not answer:
             raise Foreign("it belongs to somebody else")
 
 

@@ -31,7 +31,7 @@ import chainlit_otel
 
 from .cache import SessionCache
 from .history import Foreign, History
-from .store import Document, Session, SessionStore
+from .store import Deleted, Document, Session, SessionStore
 from .writes import BatchWriter
 
 if TYPE_CHECKING:
@@ -146,8 +146,9 @@ class RedisDataLayer(BaseDataLayer):
             return owner, data
 
         thread = await self._own(self._store.update(thread_id, _now(), change))
-        self.threads.keep(thread)
-        self._writers[thread.owner] = True
+        if thread is not None:
+            self.threads.keep(thread)
+            self._writers[thread.owner] = True
 
     async def delete_thread(self, thread_id: str) -> None:
         """Delete a thread with everything in it."""
@@ -329,10 +330,16 @@ class RedisDataLayer(BaseDataLayer):
                 logger.warning("The replica does not answer, asking the primary: %s", error)
         return await read(self._redis)
 
-    async def _own(self, work: Awaitable[T]) -> T:
-        """Count an attempt on what belongs to somebody else."""
+    async def _own(self, work: Awaitable[T]) -> T | None:
+        """Write to a thread; count an attempt on somebody else's.
+
+        A tab may still show a thread that was deleted, and Chainlit writes to it when the tab is
+        closed. That is no error, and the thread stays deleted.
+        """
         try:
             return await work
+        except Deleted:
+            return None
         except Foreign:
             chainlit_otel.access_denied("thread", "not_owner")
             raise

@@ -24,6 +24,7 @@ _FIELDS = ("version", "token", "owner", "created", "data")
 _PAGE = 50
 _PAUSE = 0.002  # seconds, doubled with every conflict
 _LONGEST_PAUSE = 0.1
+_REMEMBERED = 24 * 60 * 60 * 1000  # milliseconds
 
 # KEYS: the session; the sessions of its owner.
 # ARGV: the token that was read; the token to leave; id, owner, created, data; time to live; what a
@@ -31,6 +32,7 @@ _LONGEST_PAUSE = 0.1
 # A write that comes twice, because the line broke before the answer, finds its own token.
 # Redis lets a hash expire, but not its entry in a sorted set: each write removes one left over.
 _WRITE = """
+if redis.call('HEXISTS', KEYS[1], 'deleted') == 1 then return -1 end
 local token = redis.call('HGET', KEYS[1], 'token') or ''
 if token == ARGV[2] then return 1 end
 if token ~= ARGV[1] then return 0 end
@@ -48,12 +50,26 @@ return 1
 """
 
 
+# KEYS as above. ARGV: id; how long it is remembered that the session was deleted.
+_DELETE = """
+redis.call('DEL', KEYS[1])
+redis.call('ZREM', KEYS[2], ARGV[1])
+redis.call('HSET', KEYS[1], 'deleted', 1)
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
+return 1
+"""
+
+
 class Conflict(RedisError):
     """Others have changed the session each time before this change could be written."""
 
 
 class Exists(RedisError):
     """There is a session with this id already."""
+
+
+class Deleted(LookupError):
+    """The session was deleted; what is still on its way to it must not bring it back."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +131,7 @@ class SessionStore:
 
         Raises:
             Exists: there is one with this id.
+            Deleted: there was one, not longer than a day ago.
         """
         session = await self._write(None, id, owner, created, data)
         if session is None:
@@ -138,6 +155,7 @@ class SessionStore:
 
         Raises:
             Conflict: somebody else was faster every time.
+            Deleted: it was deleted, not longer than a day ago.
         """
         for attempt in range(self._attempts):
             found = await self.read(id)
@@ -153,10 +171,8 @@ class SessionStore:
 
     async def delete(self, session: Session) -> None:
         """Delete a session with everything in it, whoever may have changed it meanwhile."""
-        async with self._redis.pipeline() as pipe:
-            pipe.delete(self.key(session.id))
-            pipe.zrem(self.owner_key(session.owner), session.id)
-            await pipe.execute()
+        keys = self.key(session.id), self.owner_key(session.owner)
+        await self._redis.eval(_DELETE, 2, *keys, session.id, _REMEMBERED)
 
     async def sessions_of(
         self, owner: str, after: tuple[int, str] | None = None, redis: Redis | None = None
@@ -216,6 +232,8 @@ class SessionStore:
             *(found.token if found else "", token),
             *(id, owner, created, json.dumps(data), self._ttl, self.key("")),
         )
+        if written == -1:
+            raise Deleted(f"{self._kind} {id} was deleted")
         if not written:
             return None
         return Session(id, found.version + 1 if found else 1, token, owner, created, data)
