@@ -477,4 +477,6 @@ def test_the_cache_keeps_the_newest_version_and_counts() -> None:
     assert cache.look_up("x") is not None
     cache.keep(version(1, "z"))
     assert cache.look_up("y") is None
-    assert (cache.hits, cache.misses) == (3, 2)
+    assert (cache.hits, cache.misses, len(cache)) == (3, 2, 2)
+    cache.drop("x")
+    assert cache.look_up("x") is None

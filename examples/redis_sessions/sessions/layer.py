@@ -156,7 +156,7 @@ class RedisDataLayer(BaseDataLayer):
         if thread is not None:
             await self._history.delete(thread)
             self._writers[thread.owner] = True
-        self.threads.pop(thread_id, None)
+        self.threads.drop(thread_id)
 
     async def get_thread(self, thread_id: str) -> ThreadDict | None:
         """A thread with its whole history, as it is now."""
