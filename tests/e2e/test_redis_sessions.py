@@ -7,7 +7,7 @@ import contextlib
 import random
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -339,3 +339,215 @@ async def test_a_thread_that_somebody_was_faster_with_stays_his(server: Chainlit
         )
         assert not any("no, mine" in output for output in await hal.outputs(thread_id))
         assert await ida.threads() == []
+
+
+# -- what is counted ---------------------------------------------------------------------------
+
+
+def operations(scrape: Scrape, outcome: str) -> dict[str, int]:
+    """How many operations of the data layer had this outcome, by their names."""
+    family = scrape.families.get(OPERATIONS.removesuffix("_total"))
+    return {
+        sample.labels["chainlit_data_layer_operation"]: int(sample.value)
+        for sample in (family.samples if family else ())
+        if sample.name == OPERATIONS
+        and sample.labels["chainlit_outcome"] == outcome
+        and sample.value
+    }
+
+
+def lookups(scrape: Scrape, cache: str) -> dict[str, int]:
+    return {
+        result: int(scrape.value(LOOKUPS, chainlit_cache_name=cache, chainlit_cache_result=result))
+        for result in ("hit", "miss")
+    }
+
+
+def connections(scrape: Scrape) -> tuple[int, int]:
+    """How many connections of the pool are used and idle."""
+    name = "db_client_connection_pool_name"
+    used, idle = (
+        int(scrape.value(CONNECTIONS, **{name: "redis", "db_client_connection_state": state}))
+        for state in ("used", "idle")
+    )
+    return used, idle
+
+
+def connections_in_redis(redis: Redis) -> int:
+    with redis.client() as client:
+        return sum(line["name"] == "chat-redis" for line in client.client_list())
+
+
+async def until_equal(read: Callable[[], object], expected: object) -> None:
+    """Wait until a figure is there, and fail with a comparison if it is another."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.to_thread(wait_until, lambda: read() == expected, WAIT, "the figures")
+    assert read() == expected
+
+
+def steps_of(tabs: int, turns: int) -> dict[str, int]:
+    """Each tab has a greeting in a run, each turn a message, a run and an answer."""
+    return {"create_step": 2 * tabs + 3 * turns, "update_step": tabs + turns}
+
+
+async def test_the_figures_are_those_of_redis_and_of_the_script() -> None:
+    dice = random.Random(SEED)
+    turns = {name: [dice.randrange(1, 4) for _ in range(dice.randrange(1, 4))] for name in NAMES}
+    reads = {name: dice.randrange(4) for name in NAMES}
+    strays = {name: dice.randrange(3) for name in NAMES}
+    tabs, messages = sum(map(len, turns.values())), sum(map(sum, turns.values()))
+    silent = 2  # people who open another tab and say nothing in it
+    with Redis() as redis, serve(redis, MESSAGE_LIMIT="100") as server:
+        async with people(server, *NAMES) as everybody:
+            before = redis.commandstats()
+
+            async def talk(person: Person) -> list[str | None]:
+                threads = []
+                for count in turns[person.name]:
+                    tab = await person.open_tab()
+                    for number in range(count):
+                        assert await tab.talk(str(number)) == [f"You said: {number}"]
+                    await tab.until(lambda tab=tab: tab.thread_id is not None, "the thread")
+                    threads.append(tab.thread_id)
+                return threads
+
+            threads = dict(zip(NAMES, await asyncio.gather(*map(talk, everybody)), strict=True))
+            expected = {
+                "create_user": len(NAMES),
+                "get_user": tabs,
+                "get_favorite_steps": tabs,
+                "update_thread": tabs,
+                **steps_of(tabs, messages),
+            }
+            await until_equal(lambda: operations(server.scrape(), "ok"), expected)
+
+            async def look(person: Person) -> None:
+                mine = threads[person.name]
+                for number in range(reads[person.name]):
+                    thread_id = mine[number % len(mine)]
+                    answer = await person.http.get(f"/project/thread/{thread_id}")
+                    assert answer.json()["userIdentifier"] == person.name
+                for _ in range(strays[person.name]):
+                    answer = await person.http.get(f"/project/thread/{uuid.uuid4()}")
+                    assert answer.status_code == 404
+                page = {"pagination": {"first": 20}, "filter": {}}
+                answer = await person.http.post("/project/threads", json=page)
+                assert {thread["id"] for thread in answer.json()["data"]} == set(mine)
+
+            await asyncio.gather(*map(look, everybody))
+            for person in everybody[:silent]:
+                await person.open_tab()
+            held = {"create_step": 2 * silent, "update_step": silent}
+            await until_equal(lambda: held_back(server.scrape()), sum(held.values()))
+            read, strayed = sum(reads.values()), sum(strays.values())
+            expected |= {
+                "get_user": tabs + silent + read + strayed + len(NAMES),
+                "get_favorite_steps": tabs + silent,
+                "get_thread_author": read + strayed,
+                "get_thread": read,
+                "list_threads": len(NAMES),
+            }
+            await until_equal(lambda: operations(server.scrape(), "ok"), expected)
+            scrape, after = server.scrape(), redis.commandstats()
+
+        done = Counter(after)
+        done.subtract(before)
+        assert operations(scrape, "error") == {}
+        saved = expected["create_step"] + expected["update_step"]
+        assert done["eval"] == saved + expected["update_thread"] + messages
+        assert done["incr"] == messages
+        assert done["hgetall"] == expected["get_thread"] + expected["get_favorite_steps"]
+        # Each update reads the thread first; a page of threads reads each of them.
+        assert done["hmget"] == expected["update_thread"] + strayed + tabs
+        assert done["zrange"] == 2 * len(NAMES)
+        asked = expected["get_user"] + expected["update_thread"]
+        assert lookups(scrape, "users") == {"hit": asked, "miss": 0}
+        assert lookups(scrape, "threads") == {"hit": read, "miss": strayed}
+        sizes = "chainlit_data_layer_cache_size"
+        assert scrape.value(sizes, chainlit_cache_name="threads") == tabs
+        await until_equal(lambda: connections(server.scrape()), (0, connections_in_redis(redis)))
+        most = server.scrape().value(
+            "db_client_connection_max", db_client_connection_pool_name="redis"
+        )
+        assert connections_in_redis(redis) <= most == 10
+
+        # Everybody has left: each thread is written once more, and what was held back is dropped.
+        gone = expected | {"update_thread": 2 * tabs}
+        await until_equal(lambda: operations(server.scrape(), "ok"), gone)
+        await until_equal(lambda: held_back(server.scrape()), 0)
+        for operation, count in held.items():
+            name = "chainlit_data_layer_operation"
+            queued = server.scrape().value("chainlit_data_layer_queued_total", **{name: operation})
+            discarded = server.scrape().value(
+                "chainlit_data_layer_discarded_total", **{name: operation}
+            )
+            assert (queued, discarded) == ((tabs + silent) * count / silent, count)
+
+
+def held_back(scrape: Scrape) -> int:
+    return int(scrape.value("chainlit_data_layer_queue_length"))
+
+
+async def talk_through_an_outage(
+    server: ChainlitServer, redis: Redis, observe: bool
+) -> list[list[str]]:
+    """Talk before, during and after an outage of Redis; returns what was answered."""
+    answers: list[list[str]] = []
+    async with people(server, "ada") as [ada]:
+        tab = await ada.open_tab()
+        answers.append(await tab.talk("before"))
+        await ada.until_kept(tab, "You said: before")
+        redis.stop(abruptly=True)
+
+        answers += [await tab.talk(text) for text in ("down", "still down")]
+        new_tab = await ada.open_tab()
+        answers.append(await new_tab.talk("new tab"))
+        async with people(server, "bob") as [bob]:
+            answers.append(await (await bob.open_tab()).talk("just signed in"))
+            if observe:
+                lost = Counter(steps_of(0, 2)) + Counter(steps_of(2, 2))
+                expected = {
+                    **lost,
+                    "create_user": 1,  # bob
+                    "get_user": 1,  # bob, again; ada is in the cache
+                    "get_favorite_steps": 1,
+                    "update_thread": 2,
+                }
+                await until_equal(lambda: operations(server.scrape(), "error"), expected)
+                assert connections(server.scrape())[0] == 0
+            redis.start()
+        answers.append(await tab.talk("up again"))
+        await ada.until_kept(tab, "You said: up again")
+        assert await ada.outputs(tab.thread_id) == [
+            *("Hello. What is it about?", "before", "You said: before"),
+            *("up again", "You said: up again"),
+        ]
+        await new_tab.leave(clear=True)
+
+        async def both() -> bool:
+            ids = {thread["id"] for thread in await ada.threads()}
+            return ids == {tab.thread_id, new_tab.thread_id}
+
+        # What could not be written is lost, but not the thread: it is Ada's when her tab is closed.
+        await wait_until_async(both, WAIT, "the thread of the outage to be listed")
+        if observe:
+            assert operations(server.scrape(), "error") == expected
+            await until_equal(
+                lambda: connections(server.scrape()), (0, connections_in_redis(redis))
+            )
+    return answers
+
+
+async def test_an_outage_costs_no_answer_and_every_error_is_counted() -> None:
+    answers = []
+    for observe in (True, False):
+        disabled = str(not observe).lower()
+        with (
+            Redis() as redis,
+            serve(redis, MESSAGE_LIMIT="100", OTEL_SDK_DISABLED=disabled) as server,
+        ):
+            answers.append(await talk_through_an_outage(server, redis, observe))
+    observed, bare = answers
+    assert observed == bare
+    texts = ("before", "down", "still down", "new tab", "just signed in", "up again")
+    assert observed == [[f"You said: {text}"] for text in texts]
