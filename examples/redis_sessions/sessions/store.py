@@ -204,7 +204,7 @@ class SessionStore:
             behind = [place for place in page if after is None or place < after]
             for session in await self._read_many(redis, [id for _, id in behind]):
                 yield session
-            if not page:
+            if len(page) < _PAGE:
                 return
             if behind:
                 after, offset = behind[-1], 0
