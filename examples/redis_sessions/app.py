@@ -6,6 +6,7 @@ import os
 
 import chainlit as cl
 from chainlit.types import ThreadDict
+from opentelemetry import metrics
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialWithJitterBackoff
@@ -47,6 +48,13 @@ layer = RedisDataLayer(
 )
 chainlit_otel.watch_cache("users", layer.users)
 chainlit_otel.watch_cache("threads", layer.threads)
+# What only this app has gets metrics of its own; they are served with the others.
+metrics.get_meter("chat").create_observable_up_down_counter(
+    "chat.writes.waiting",
+    [lambda _: [metrics.Observation(layer.writer.waiting)]],
+    unit="{write}",
+    description="Writes that wait for the next batch to Redis.",
+)
 
 limit = RateLimit(
     redis,

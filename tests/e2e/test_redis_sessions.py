@@ -481,6 +481,8 @@ async def test_the_figures_are_those_of_redis_and_of_the_script() -> None:
         )
         assert connections_in_redis(redis) <= most == 10
 
+        assert server.scrape().value("chat_writes_waiting") == 0
+
         # Everybody has left: each thread is written once more, and what was held back is dropped.
         gone = expected | {"update_thread": 2 * tabs}
         await until_equal(lambda: operations(server.scrape(), "ok"), gone)

@@ -7,6 +7,7 @@ import base64
 import logging
 import uuid
 from collections.abc import Awaitable, Callable
+from copy import deepcopy
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -363,7 +364,7 @@ def _user(session: Session) -> PersistedUser:
         id=session.id,
         createdAt=_iso(session.created),
         identifier=session.data["identifier"],
-        metadata=session.data["metadata"],
+        metadata=deepcopy(session.data["metadata"]),  # the app may change it, the cache not
     )
 
 
@@ -379,7 +380,7 @@ def _thread(thread: Session, said: dict[str, dict[str, Document]] | None = None)
         userId=thread.owner or None,
         userIdentifier=thread.data.get("userIdentifier"),
         tags=thread.data.get("tags"),
-        metadata=thread.data.get("metadata") or {},
+        metadata=deepcopy(thread.data.get("metadata") or {}),
         steps=cast("list[StepDict]", steps),
         elements=cast("list[ElementDict]", list(said["element"].values())),
     )
