@@ -221,8 +221,12 @@ class Runtime:
         atexit.register(self.stop)
         with self._guards["server"]:
             self._observe_ourselves()
-        pools_probe.observe(self._telemetry, self._guards["pools"], watching.pools)
-        caches_probe.observe(self._telemetry, self._guards["caches"], watching.caches)
+        for name, observe in (
+            ("pools", partial(pools_probe.observe, pools=watching.pools)),
+            ("caches", partial(caches_probe.observe, caches=watching.caches)),
+        ):
+            with self._guards[name]:
+                observe(self._telemetry, self._guards[name])
         with self._guards["server"]:
             self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)

@@ -32,7 +32,7 @@ def run(*arguments: str) -> str:
         ("doctor", ()),
         ("metrics", ()),
         ("rules", ()),
-        ("visit", SLOW[1:4]),
+        ("visit", SLOW[1:]),
     ],
 )
 def test_help_imports_nothing_slow(command: str, needed: tuple[str, ...]) -> None:
