@@ -7,6 +7,13 @@ need() { # need COMMAND PACKAGE
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 need chromium chromium
+need npm npm
+need prometheus prometheus
+need prometheus-alertmanager prometheus-alertmanager
+need promtool prometheus
+need redis-server redis-server
+# Debian keeps the programs of PostgreSQL out of the PATH.
+ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || need pg_ctl postgresql
 
 [ -n "$missing" ] || exit 0
 
@@ -28,6 +35,14 @@ apt() {
     # shellcheck disable=SC2086 # two words on purpose
     $as_root DEBIAN_FRONTEND=noninteractive apt-get -qq -o Dpkg::Use-Pty=0 "$@" </dev/null
 }
+
+# The tests start servers of their own: those of the packages must not start.
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    printf '#!/bin/sh\nexit 101\n' | $as_root tee "$policy" >/dev/null
+    $as_root chmod 755 "$policy"
+    trap '$as_root rm -f "$policy"' EXIT
+fi
 
 echo "installing:$missing" >&2
 # The package lists may be absent or out of date, which only an attempt shows.
