@@ -26,13 +26,17 @@ lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tools.docs --check
+	$(BIN)/chainlit-otel dashboards --check
+	$(BIN)/chainlit-otel rules --check dashboards/rules.yml
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-docs: $(READY) ## write the generated parts of the documents again
+docs: $(READY) ## write dashboards, rules and the generated parts of the documents again
 	$(BIN)/python -m tools.docs
+	$(BIN)/chainlit-otel dashboards
+	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
