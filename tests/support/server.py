@@ -121,12 +121,13 @@ class ChainlitServer:
         return (self.directory / "server.log").read_text(encoding="utf-8", errors="replace")
 
     def start(self) -> ChainlitServer:
-        """Start the process and wait until it answers.
+        """Start the process and wait until it answers; again after `stop`, in the same directory.
 
         Raises:
             RuntimeError: it ended or did not answer in time; the end of its log is in the message.
         """
-        self._temporary = tempfile.TemporaryDirectory(prefix="chainlit-otel-test-")
+        if self._temporary is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="chainlit-otel-test-")
         self._write_files()
         with (self.directory / "server.log").open("wb") as log:
             self._process = subprocess.Popen(

@@ -1,0 +1,229 @@
+"""A real Prometheus and a real Alertmanager for the tests."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock, Thread
+from types import TracebackType
+from typing import Any
+
+import httpx
+import yaml
+
+from tests.support.scrape import wait_until
+from tests.support.server import free_port
+
+_START = 30.0
+_STOP = 10.0
+
+
+class _Process:
+    """A server process in a temporary directory of its own; `with` starts it."""
+
+    def __init__(self, program: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._program = program
+        self._temporary = tempfile.TemporaryDirectory(prefix="chainlit-otel-test-")
+        self.directory = Path(self._temporary.name)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def arguments(self) -> list[str]:
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        with (self.directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                [self._program, *self.arguments()],
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            wait_until(self._ready, _START, f"{self._program} to answer")
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._temporary.cleanup()
+
+    def _ready(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError((self.directory / "log").read_text())
+        try:
+            return httpx.get(f"{self.url}/-/ready", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+
+class Prometheus(_Process):
+    """Scrapes some targets and evaluates rules.
+
+    Args:
+        targets: `host:port` of what it scrapes.
+        rules: the text of a rule file; none by default.
+        interval: between scrapes and between evaluations, as Prometheus writes it.
+        alertmanager: the `host:port` to which alerts go.
+        labels: added to the series of each target.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        rules: str = "groups: []",
+        *,
+        interval: str = "1s",
+        alertmanager: str | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__("prometheus")
+        scraped = {"targets": list(targets), "labels": dict(labels or {})}
+        config: dict[str, Any] = {
+            "global": {
+                "scrape_interval": interval,
+                "scrape_timeout": interval,
+                "evaluation_interval": interval,
+            },
+            "rule_files": ["rules.yml"],
+            "scrape_configs": [{"job_name": "chat", "static_configs": [scraped]}],
+        }
+        if alertmanager:
+            config["alerting"] = {
+                "alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]
+            }
+        (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
+        (self.directory / "rules.yml").write_text(rules)
+
+    def arguments(self) -> list[str]:
+        return [
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            "--enable-feature=exemplar-storage",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+        ]
+
+    def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
+        """The labels and the value of each series now.
+
+        Raises:
+            ValueError: Prometheus does not take the expression.
+        """
+        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        if answer["status"] != "success":
+            raise ValueError(f"{expression}: {answer['error']}")
+        data = answer["data"]
+        if data["resultType"] == "scalar":
+            return [({}, float(data["result"][1]))]
+        return [(one["metric"], float(one["value"][1])) for one in data["result"]]
+
+    def evaluation_seconds(self) -> dict[str, float]:
+        """How long the last evaluation of each group of rules took."""
+        answer = httpx.get(f"{self.url}/api/v1/rules").json()
+        return {group["name"]: group["evaluationTime"] for group in answer["data"]["groups"]}
+
+
+class Alertmanager(_Process):
+    """Sends alerts to one webhook.
+
+    Args:
+        webhook: where it sends them.
+    """
+
+    def __init__(self, webhook: str) -> None:
+        super().__init__("prometheus-alertmanager")
+        config = {
+            "route": {
+                "receiver": "webhook",
+                "group_by": ["..."],
+                "group_wait": "0s",
+                "group_interval": "1s",
+                "repeat_interval": "1h",
+            },
+            "receivers": [
+                {
+                    "name": "webhook",
+                    "webhook_configs": [{"url": webhook, "send_resolved": True}],
+                }
+            ],
+        }
+        (self.directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def arguments(self) -> list[str]:
+        return [
+            "--config.file=alertmanager.yml",
+            "--storage.path=data",
+            "--cluster.listen-address=",
+            f"--web.listen-address={self.address}",
+        ]
+
+
+class Webhook:
+    """What a person on call would get."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._alerts: list[dict[str, Any]] = []
+        webhook = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with webhook._lock:
+                    webhook._alerts += body["alerts"]
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
+        self.url = f"http://127.0.0.1:{self._server.server_port}/"
+
+    def __enter__(self) -> Webhook:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    def of(self, name: str, status: str) -> list[dict[str, Any]]:
+        """The alerts of a name that came as `firing` or as `resolved`."""
+        with self._lock:
+            return [
+                alert
+                for alert in self._alerts
+                if (alert["labels"]["alertname"], alert["status"]) == (name, status)
+            ]
