@@ -8,19 +8,18 @@ from asyncio import CancelledError
 from collections.abc import Iterable, Mapping
 
 from opentelemetry import context as otel_context
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
     Link,
     ProxyTracer,
-    ProxyTracerProvider,
     Span,
     SpanContext,
     Status,
     StatusCode,
     Tracer,
     get_current_span,
-    get_tracer_provider,
     set_span_in_context,
 )
 
@@ -29,8 +28,6 @@ from chainlit_otel import catalog
 _FRAME = otel_context.create_key("chainlit_otel-frame")
 
 Attributes = Mapping[str, str]
-
-_NOTHING = Context()
 
 
 class Frame:
@@ -44,6 +41,11 @@ class Frame:
         self.outer = outer
         self.ended = False
         self.context = previous
+
+
+UNHEARD = Frame(INVALID_SPAN, Context(), None)
+"""Stands for every span while nobody listens. It has ended, so nothing comes of it."""
+UNHEARD.ended = True
 
 
 def current() -> Frame | None:
@@ -98,6 +100,15 @@ class Tracing:
         self._is_global = isinstance(tracer, ProxyTracer)
         self._exception_messages = exception_messages
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody listens: no span need be described. Somebody may listen later.
+
+        A span that goes nowhere would cost as much as ten tokens, and `get_tracer_provider`, which
+        asks the environment, no less. Without the variable that it sets there is always a listener.
+        """
+        return self._is_global and getattr(trace, "_TRACER_PROVIDER", self) is None
+
     def open_root(
         self, name: str, attributes: Attributes, links: Iterable[SpanContext] = ()
     ) -> Frame:
@@ -108,8 +119,8 @@ class Tracing:
             attributes: Attributes of the span.
             links: What the trace belongs to without being a part of it.
         """
-        if self._nobody_listens():
-            return Frame(INVALID_SPAN, _NOTHING, None)
+        if self.idle:
+            return UNHEARD
         valid = [Link(linked) for linked in links if linked.is_valid]
         span = self._tracer.start_span(name, Context(), attributes=attributes, links=valid)
         return self._enter(span, None, Context(), otel_context.get_current())
@@ -122,8 +133,8 @@ class Tracing:
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if self._nobody_listens():
-            return Frame(INVALID_SPAN, _NOTHING, None)
+        if self.idle:
+            return UNHEARD
         outer = current()
         base = self._base(outer)
         span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
@@ -169,10 +180,6 @@ class Tracing:
                 # What was current before has ended, too: two steps need not be nested.
                 previous = outer.context
             otel_context.attach(previous)
-
-    def _nobody_listens(self) -> bool:
-        # A span that goes nowhere would cost as much as ten tokens. Somebody may listen later.
-        return self._is_global and isinstance(get_tracer_provider(), ProxyTracerProvider)
 
     def _enter(self, span: Span, outer: Frame | None, base: Context, previous: Context) -> Frame:
         frame = Frame(span, previous, outer)

@@ -20,6 +20,11 @@ class Turn:
         error: The exception that a callback raised and Chainlit swallowed, if any.
         cancelled: Whether the user, or the end of the process, stopped it.
         ended: Whether it is over.
+        chunks: Chunks streamed in it.
+        last_chunk: Monotonic time of the last of them, in nanoseconds.
+        room: Where they are streamed to, as an object that is the same for all of them; None
+            before the first and after the end. While it holds, one more chunk for there needs
+            `chunks` and `last_chunk` moved, and no call.
     """
 
     __slots__ = (
@@ -32,6 +37,7 @@ class Turn:
         "first_output",
         "last_chunk",
         "profile",
+        "room",
     )
 
     def __init__(self, arrived: int, profile: str) -> None:
@@ -44,19 +50,21 @@ class Turn:
         self.first_output = 0
         self.first_chunk = 0
         self.last_chunk = 0
+        self.room: object = None
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""
         if not self.first_output:
             self.first_output = now
 
-    def chunk(self, now: int) -> None:
-        """A chunk was streamed, at monotonic time `now` (nanoseconds)."""
+    def chunk(self, now: int, room: object = None) -> None:
+        """A chunk was streamed to `room`, at monotonic time `now` (nanoseconds)."""
         if self.chunks == 0:
             self.first_chunk = now
             self.output(now)
         self.last_chunk = now
         self.chunks += 1
+        self.room = room
 
     @property
     def outcome(self) -> str:
@@ -91,7 +99,6 @@ class TurnLedger:
         wall: Wall clock, in nanoseconds since the epoch.
 
     Attributes:
-        chunks: Chunks streamed.
         messages: Messages, by direction.
         dropped: Content sent to sockets that are gone, by event.
     """
@@ -105,7 +112,7 @@ class TurnLedger:
         self._lock = Lock()
         self._open: set[Turn] = set()
         self._peak = HighWaterMark(clock(), wall())
-        self.chunks = 0
+        self._chunks = 0
         self.messages: Counter[tuple[str, ...]] = Counter()
         self.dropped: Counter[tuple[str, ...]] = Counter()
 
@@ -122,7 +129,8 @@ class TurnLedger:
         with self._lock:
             if turn.ended:
                 return
-            turn.ended = True
+            turn.ended, turn.room = True, None
+            self._chunks += turn.chunks
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
@@ -134,6 +142,22 @@ class TurnLedger:
         for turn in turns:
             turn.cancelled = True
             self.end(turn)
+
+    def streamed(self, turn: Turn | None, now: int, room: object = None) -> None:
+        """A chunk was streamed to `room`, in a turn or, if None, outside of any.
+
+        What a turn has left behind may go on to stream when it is over; that tells no more of it.
+        """
+        if turn is not None and not turn.ended:
+            turn.chunk(now, room)
+        else:
+            with self._lock:
+                self._chunks += 1
+
+    def chunks(self) -> dict[tuple[str, ...], int]:
+        """Chunks streamed, those of the turns under way included."""
+        with self._lock:
+            return {(): self._chunks + sum(turn.chunks for turn in self._open)}
 
     def active(self) -> dict[tuple[str, ...], int]:
         """Turns under way."""

@@ -76,12 +76,13 @@ class Messages:
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
         self._sessions.took_a_turn(session)
-        attributes = self._sessions.attributes(session)
-        if profile:
-            attributes[catalog.CHAT_PROFILE.key] = profile
-        self._frames[turn] = self._tracing.open_root(
-            catalog.SPAN_TURN, attributes, self._sockets.links(session)
-        )
+        if not self._tracing.idle:
+            attributes = self._sessions.attributes(session)
+            if profile:
+                attributes[catalog.CHAT_PROFILE.key] = profile
+            self._frames[turn] = self._tracing.open_root(
+                catalog.SPAN_TURN, attributes, self._sockets.links(session)
+            )
         return turn
 
     def end(self, turn: Turn, error: BaseException | None) -> None:
@@ -139,14 +140,13 @@ class Messages:
 
     def emitted(self, event: str, data: Any, to: object) -> None:
         """Content other than one more token is about to be sent."""
-        if isinstance(to, str) and to not in self._sockets.connections:
+        socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
+        if socket is not None and socket not in self.connections:
             self.ledger.dropped[(event,)] += 1
             return
         turn = current_turn.get()
         if event in ("stream_token", "stream_start"):
-            self.ledger.chunks += 1
-            if turn is not None:
-                turn.chunk(time.monotonic_ns())
+            self.ledger.streamed(turn, time.monotonic_ns(), socket)
         elif event == "new_message":
             self._message(turn, data)
         elif event == "update_message":
@@ -208,7 +208,7 @@ def _observe(messages: Messages, telemetry: Telemetry) -> None:
     ledger = messages.ledger
     telemetry.observe(catalog.TURN_ACTIVE, ledger.active)
     telemetry.observe(catalog.TURN_PEAK, ledger.peaks)
-    telemetry.observe(catalog.OUTPUT_CHUNKS, lambda: {(): ledger.chunks})
+    telemetry.observe(catalog.OUTPUT_CHUNKS, ledger.chunks)
     telemetry.observe(catalog.MESSAGES, lambda: dict(ledger.messages))
     telemetry.observe(catalog.EMIT_DROPPED, lambda: dict(ledger.dropped))
 
@@ -286,20 +286,12 @@ def _receiving(guard: Guard, messages: Messages) -> Any:
 def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
     # This runs for every token. So it is a plain function that hands on what the original
     # returns, and one more token of a turn is counted right here, by what cannot fail.
-    connections, ledger = messages.connections, messages.ledger
-    turn_now, clock = current_turn.get, time.monotonic_ns
+    connections, turn_now, clock = messages.connections, current_turn.get, time.monotonic_ns
 
     @functools.wraps(original)
     def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
         turn = turn_now()
-        if (
-            event == "stream_token"
-            and turn is not None
-            and turn.chunks
-            and type(to) is str  # a list of rooms cannot be looked up
-            and to in connections
-        ):
-            ledger.chunks += 1
+        if event == "stream_token" and turn is not None and turn.room is to and to in connections:
             turn.chunks += 1
             turn.last_chunk = clock()
         elif patches.active and isinstance(event, str) and event in _CONTENT:

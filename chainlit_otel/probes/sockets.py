@@ -24,7 +24,7 @@ from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, current_span_context, outcome_of
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -67,6 +67,8 @@ class Sockets:
             attributes: Attributes of the span, besides those of the session.
             session: Chainlit's session.
         """
+        if self._tracing.idle:
+            return UNHEARD
         attributes = attributes | self._sessions.attributes(session)
         if not hasattr(session, "socket_id"):
             return self._tracing.open_child(name, attributes)

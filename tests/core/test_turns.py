@@ -16,6 +16,7 @@ from chainlit_otel.core.turns import Turn, TurnLedger
 from tests.core.clocks import NS, Clock, SwitchingClock, hurried_threads
 
 START = 123_456_789
+ROOM = object()
 
 
 # What the books must say, told by nothing but the list of what happened
@@ -118,6 +119,7 @@ class TurnMachine(RuleBasedStateMachine):
         self.events: list[Event] = []
         self.handles: list[Turn] = []
         self.told: list[Told] = []
+        self.chunks_outside = 0
         self.ledger = TurnLedger(
             lambda turn, seconds: self.told.append(
                 told_of(turn, self.handles.index(turn), seconds)
@@ -144,10 +146,20 @@ class TurnMachine(RuleBasedStateMachine):
 
     @rule(number=turns, gaps=st.lists(st.integers(1, NS), min_size=1, max_size=4))
     def stream(self, number: int, gaps: list[int]) -> None:
+        turn = self.handles[number]
         for gap in gaps:
             self.clock.advance(gap)
-            self.handles[number].chunk(self.clock.now)
+            if turn.room is ROOM:
+                turn.chunks += 1
+                turn.last_chunk = self.clock.now
+            else:
+                self.ledger.streamed(turn, self.clock.now, ROOM)
             self.happened(number, "chunk")
+
+    @rule()
+    def stream_outside_of_any_turn(self) -> None:
+        self.ledger.streamed(None, self.clock.now, ROOM)
+        self.chunks_outside += 1
 
     @rule(number=turns)
     def fail(self, number: int) -> None:
@@ -185,6 +197,11 @@ class TurnMachine(RuleBasedStateMachine):
     @invariant()
     def as_many_are_active_as_began_and_did_not_end(self) -> None:
         assert self.ledger.active() == {(): levels(self.events)[-1][1]}
+
+    @invariant()
+    def every_chunk_is_counted_whether_its_turn_is_over_or_not(self) -> None:
+        in_turns = sum(event.what == "chunk" for event in self.events)
+        assert self.ledger.chunks() == {(): in_turns + self.chunks_outside}
 
     @invariant()
     def the_peaks_are_the_highest_levels_of_their_windows(self) -> None:
@@ -237,7 +254,7 @@ def test_before_anything_happens_all_is_at_zero(books: Books) -> None:
     assert books.ledger.active() == {(): 0}
     assert set(books.ledger.peaks()) == {(window,) for window in (*WINDOWS, "process")}
     assert set(books.ledger.peaks().values()) == {0}
-    assert books.ledger.chunks == 0
+    assert books.ledger.chunks() == {(): 0}
     assert books.ledger.messages == books.ledger.dropped == Counter()
 
 
