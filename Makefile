@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format docs clean system-packages
+.PHONY: help setup demo stack test bench lint format docs clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +14,10 @@ setup: $(READY) ## make .venv with everything that development needs (the other 
 
 demo: $(READY) ## run a demo app with visitors; DEMO_ARGS="..." goes to `chainlit-otel demo`
 	$(BIN)/chainlit-otel demo $(DEMO_ARGS)
+
+stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="--scale 0.02" goes to it
+	@tools/system-packages.sh prometheus prometheus-alertmanager
+	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)

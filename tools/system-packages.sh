@@ -1,9 +1,13 @@
 #!/bin/sh
-# Installs what the tests need beyond Python packages, where it is missing.
+# Installs what the tests need beyond Python packages, where it is missing; with names of commands,
+# only those.
 set -eu
+
+wanted="$*"
 
 missing=""
 need() { # need COMMAND PACKAGE
+    case " ${wanted:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
     command -v "$1" >/dev/null || missing="$missing $2"
 }
 need chromium chromium
