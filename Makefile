@@ -3,6 +3,7 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 READY := .venv/.ready
+PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo stack test bench lint format docs clean system-packages
@@ -32,6 +33,7 @@ lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/chainlit-otel dashboards --check
 	$(BIN)/chainlit-otel rules --check dashboards/rules.yml
+	$(BIN)/chainlit-otel rules --format prometheusrule --check $(PROMETHEUSRULE)
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix
@@ -41,6 +43,7 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/python -m tools.docs
 	$(BIN)/chainlit-otel dashboards
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
+	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -10,7 +10,9 @@ need() { # need COMMAND PACKAGE
     case " ${wanted:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
     command -v "$1" >/dev/null || missing="$missing $2"
 }
+need amtool prometheus-alertmanager
 need chromium chromium
+need kubectl kubernetes-client
 need npm npm
 need prometheus prometheus
 need prometheus-alertmanager prometheus-alertmanager
