@@ -60,7 +60,7 @@ class DemoServer:
         if port is not None and not is_free(port):
             raise ServerEnded(f"port {port} is taken")
         self.port = port or free_port(8000)
-        self.admin_port = free_port(9464, but=self.port)
+        self.admin_port = free_port(_preferred_admin_port(), but=self.port)
         self._address = f"http://{_LOCALHOST}:{self.port}"
         self._directory = tempfile.TemporaryDirectory(
             prefix="chainlit-otel-demo-", ignore_cleanup_errors=True
@@ -196,6 +196,11 @@ class DemoServer:
         log = (Path(self._directory.name) / "log").read_text(encoding="utf-8", errors="replace")
         words = log.splitlines()[-_TAIL:]
         return "\n".join([f"{text}; its last words:" if words else text, *words])
+
+
+def _preferred_admin_port() -> int:
+    wanted = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
+    return int(wanted if wanted.isdecimal() else 0) or 9464
 
 
 def free_port(preferred: int, but: int | None = None) -> int:

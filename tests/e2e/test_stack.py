@@ -34,12 +34,18 @@ class Stack:
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self.directory = directory
+        self.admin_port = free_port()
         self._output = directory.parent / "output"
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
                 [*(sys.executable, "-m", "tools.stack", "--visitors-rate", "5"), *arguments],
                 cwd=ROOT,
-                env={**os.environ, **python_path(), "TMPDIR": str(directory)},
+                env={
+                    **os.environ,
+                    **python_path(),
+                    "TMPDIR": str(directory),
+                    "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),
+                },
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -88,7 +94,9 @@ def _cwd(process: str) -> Path:
 def running(tmp_path: Path) -> Iterator[Stack]:
     directory = tmp_path / "temporary"
     directory.mkdir()
-    ports = ("--prometheus-port", str(free_port()), "--alertmanager-port", str(free_port()))
+    # Not those that everybody prefers: another demo may be starting at the same moment.
+    options = ("--port", "--prometheus-port", "--alertmanager-port")
+    ports = [word for option in options for word in (option, str(free_port()))]
     stack = Stack(directory, "--scale", str(SCALE), *ports)
     try:
         yield stack
@@ -101,6 +109,8 @@ def running(tmp_path: Path) -> Iterator[Stack]:
 def test_prometheus_watches_the_demo_by_the_shipped_rules(running: Stack) -> None:
     wait_until(lambda: running.url("alertmanager"), 90, "the addresses")
     assert len(running.remains()) >= 2 * len(PLACES) - 1  # what is looked for is there to be found
+
+    assert running.url("metrics") == f"http://127.0.0.1:{running.admin_port}/metrics"
 
     def up() -> bool:
         targets = running.ask("/api/v1/targets")["activeTargets"]
@@ -150,7 +160,8 @@ def test_without_prometheus_it_says_so_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    result = CliRunner().invoke(stack.main, ["--seconds", "1"])
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", str(free_port()))
+    result = CliRunner().invoke(stack.main, ["--seconds", "1", "--port", str(free_port())])
     assert result.exit_code == 1
     assert "prometheus" in result.output.splitlines()[-1]
     assert list(tmp_path.iterdir()) == []
