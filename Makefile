@@ -3,9 +3,10 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 READY := .venv/.ready
+PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format docs clean system-packages
+.PHONY: help setup demo stack test bench lint format docs clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,6 +15,10 @@ setup: $(READY) ## make .venv with everything that development needs (the other 
 
 demo: $(READY) ## run a demo app with visitors; DEMO_ARGS="..." goes to `chainlit-otel demo`
 	$(BIN)/chainlit-otel demo $(DEMO_ARGS)
+
+stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="--scale 0.02" goes to it
+	@tools/system-packages.sh prometheus prometheus-alertmanager
+	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
@@ -28,6 +33,7 @@ lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/chainlit-otel dashboards --check
 	$(BIN)/chainlit-otel rules --check dashboards/rules.yml
+	$(BIN)/chainlit-otel rules --format prometheusrule --check $(PROMETHEUSRULE)
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix
@@ -37,6 +43,7 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/python -m tools.docs
 	$(BIN)/chainlit-otel dashboards
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
+	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

@@ -1,12 +1,18 @@
 #!/bin/sh
-# Installs what the tests need beyond Python packages, where it is missing.
+# Installs what the tests need beyond Python packages, where it is missing; with names of commands,
+# only those.
 set -eu
+
+wanted="$*"
 
 missing=""
 need() { # need COMMAND PACKAGE
+    case " ${wanted:-$1} " in *" $1 "*) ;; *) return 0 ;; esac
     command -v "$1" >/dev/null || missing="$missing $2"
 }
+need amtool prometheus-alertmanager
 need chromium chromium
+need kubectl kubernetes-client
 need npm npm
 need prometheus prometheus
 need prometheus-alertmanager prometheus-alertmanager

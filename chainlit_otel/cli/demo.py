@@ -9,7 +9,8 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import click
@@ -23,6 +24,14 @@ _CLOSES = 0.3  # most say goodbye: the session of a closed tab ends only later
 _REFRESH = 1.0  # seconds between two looks at the metrics
 _LINE_EVERY = 5.0  # seconds between two lines where a line cannot be written over
 _STARTUP = 120.0  # seconds the app may take; its imports alone take 3 on a fast machine
+
+Beside = Callable[[DemoServer], AbstractContextManager[Mapping[str, str]]]
+"""Starts what runs beside the app once that is ready; yields more addresses by their names."""
+
+
+@contextlib.contextmanager
+def _nothing(_: DemoServer) -> Iterator[Mapping[str, str]]:
+    yield {}
 
 
 @click.command("demo")
@@ -56,14 +65,31 @@ def command(seconds: float | None, port: int | None, visitors_rate: float) -> No
 
     Ctrl-C ends it, and nothing is left behind.
     """
+    run(seconds, port, visitors_rate)
+
+
+def run(
+    seconds: float | None, port: int | None, visitors_rate: float, beside: Beside = _nothing
+) -> None:
+    """Run the demo until its time is over or a signal ends it.
+
+    Args:
+        seconds: counted from when the app is ready; None for no end.
+        port: of the chat; None for 8000 or the next free one.
+        visitors_rate: how many arrive per second.
+        beside: starts what runs beside the app.
+
+    Raises:
+        click.ClickException: the app could not be started, or ended by itself.
+    """
     plan = Plan(None, visitors_rate, _LENGTH, closes=_CLOSES)
     try:
-        asyncio.run(_demo(seconds, port, plan))
+        asyncio.run(_demo(seconds, port, plan, beside))
     except ServerEnded as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _demo(seconds: float | None, port: int | None, plan: Plan) -> None:
+async def _demo(seconds: float | None, port: int | None, plan: Plan, beside: Beside) -> None:
     stop = asyncio.Event()
     with _set_by_signals(stop):
         async with DemoServer(port) as server:
@@ -71,20 +97,28 @@ async def _demo(seconds: float | None, port: int | None, plan: Plan) -> None:
             if not await _before(stop, server.wait_until_ready(_STARTUP)):
                 click.echo("ended before the app was ready")
                 return
-            click.echo(_places(server))
-            crowd, headline = Crowd(server.chat_url, plan), Headline()
-            ready = time.monotonic()
-            visitors = asyncio.create_task(crowd.run())
-            try:
-                await _before(stop, _watch(server, visitors, headline, seconds))
-                # In this order: the app then has seen everything that is in the visitors' books.
-                tally = dataclasses.replace(crowd.tally)
-                await _look(server, headline)
-            finally:
-                _Line.end()
-                visitors.cancel()
-                await asyncio.wait({visitors})
-            click.echo(_summary(time.monotonic() - ready, headline, tally))
+            with beside(server) as more:
+                click.echo(_places(server, more))
+                click.echo(await _visits(server, plan, stop, seconds))
+
+
+async def _visits(
+    server: DemoServer, plan: Plan, stop: asyncio.Event, seconds: float | None
+) -> str:
+    """Send visitors until the time is over or `stop` is set; return the summary."""
+    crowd, headline = Crowd(server.chat_url, plan), Headline()
+    ready = time.monotonic()
+    visitors = asyncio.create_task(crowd.run())
+    try:
+        await _before(stop, _watch(server, visitors, headline, seconds))
+        # In this order: the app then has seen everything that is in the visitors' books.
+        tally = dataclasses.replace(crowd.tally)
+        await _look(server, headline)
+    finally:
+        _Line.end()
+        visitors.cancel()
+        await asyncio.wait({visitors})
+    return _summary(time.monotonic() - ready, headline, tally)
 
 
 async def _watch(
@@ -131,12 +165,15 @@ class _Line:
             click.echo()
 
 
-def _places(server: DemoServer) -> str:
-    return (
-        f"\n  chat      {server.chat_url}"
-        f"\n  metrics   {server.metrics_url}"
-        f"\n  health    {server.health_url}\n"
-    )
+def _places(server: DemoServer, more: Mapping[str, str]) -> str:
+    places = {
+        "chat": server.chat_url,
+        "metrics": server.metrics_url,
+        "health": server.health_url,
+        **more,
+    }
+    width = max(map(len, places)) + 3
+    return "".join(f"\n  {name:<{width}}{url}" for name, url in places.items()) + "\n"
 
 
 def _summary(seconds: float, headline: Headline, tally: Tally) -> str:
@@ -175,9 +212,12 @@ async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:
 
 @contextlib.contextmanager
 def _set_by_signals(stop: asyncio.Event) -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM set `stop` instead of tearing everything down."""
+    """Let Ctrl-C, SIGTERM and SIGHUP set `stop` instead of tearing everything down."""
     loop = asyncio.get_running_loop()
-    signals = (signal.SIGINT, signal.SIGTERM)
+    signals = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP"):
+        # A terminal that is closed; the app would outlive it, being in a session of its own.
+        signals.append(signal.SIGHUP)
     # Windows has no such handlers; there Ctrl-C cancels, which ends the app as well.
     with contextlib.suppress(NotImplementedError):
         for number in signals:

@@ -57,10 +57,10 @@ class DemoServer:
     """
 
     def __init__(self, port: int | None = None) -> None:
-        if port is not None and not _is_free(port):
+        if port is not None and not is_free(port):
             raise ServerEnded(f"port {port} is taken")
-        self.port = port or _free_port(8000)
-        self.admin_port = _free_port(9464, but=self.port)
+        self.port = port or free_port(8000)
+        self.admin_port = free_port(_preferred_admin_port(), but=self.port)
         self._address = f"http://{_LOCALHOST}:{self.port}"
         self._directory = tempfile.TemporaryDirectory(
             prefix="chainlit-otel-demo-", ignore_cleanup_errors=True
@@ -198,14 +198,25 @@ class DemoServer:
         return "\n".join([f"{text}; its last words:" if words else text, *words])
 
 
-def _free_port(preferred: int, but: int | None = None) -> int:
+def _preferred_admin_port() -> int:
+    wanted = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
+    return int(wanted if wanted.isdecimal() else 0) or 9464
+
+
+def free_port(preferred: int, but: int | None = None) -> int:
+    """Return a port, or the next one that is free.
+
+    Raises:
+        ServerEnded: the hundred from there on are taken.
+    """
     for port in range(preferred, preferred + 100):
-        if port != but and _is_free(port):
+        if port != but and is_free(port):
             return port
     raise ServerEnded(f"no port is free from {preferred} to {preferred + 99}")
 
 
-def _is_free(port: int) -> bool:
+def is_free(port: int) -> bool:
+    """Tell whether nothing listens on a port of the loopback interface."""
     with contextlib.closing(socket.socket()) as probe:
         if os.name == "posix":
             # Without it, a port whose last connections were just closed seems taken.

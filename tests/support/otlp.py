@@ -128,7 +128,11 @@ class Receiver:
         return [
             Happening(
                 record.event_name or _text(record.body),
-                {"scope": scope.scope.name, **_attributes(record.attributes)},
+                {
+                    "scope": scope.scope.name,
+                    "trace_id": record.trace_id.hex(),
+                    **_attributes(record.attributes),
+                },
             )
             for export in self._of("/v1/logs")
             for resource in export.resource_logs

@@ -1,4 +1,4 @@
-"""A real Prometheus and a real Alertmanager for the tests."""
+"""A real Prometheus and a real Alertmanager, for the tests and for `make stack`."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ _STOP = 10.0
 class _Process:
     """A server process in a temporary directory of its own; `with` starts it."""
 
-    def __init__(self, program: str) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+    def __init__(self, program: str, port: int | None) -> None:
+        self.port = port or free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.address}"
         self._program = program
-        self._temporary = tempfile.TemporaryDirectory(prefix="chainlit-otel-test-")
+        self._temporary = tempfile.TemporaryDirectory(prefix=f"chainlit-otel-{program}-")
         self.directory = Path(self._temporary.name)
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -37,15 +38,17 @@ class _Process:
         raise NotImplementedError
 
     def __enter__(self) -> Any:
-        with (self.directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [self._program, *self.arguments()],
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
         try:
+            with (self.directory / "log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    [self._program, *self.arguments()],
+                    cwd=self.directory,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    # Ctrl-C in the terminal is for this process, which then ends the server.
+                    start_new_session=True,
+                )
             wait_until(self._ready, _START, f"{self._program} to answer")
         except BaseException:
             self.__exit__(None, None, None)
@@ -85,6 +88,7 @@ class Prometheus(_Process):
         interval: between scrapes and between evaluations, as Prometheus writes it.
         alertmanager: the `host:port` to which alerts go.
         labels: added to the series of each target.
+        port: where it listens; any free one by default.
     """
 
     def __init__(
@@ -95,8 +99,9 @@ class Prometheus(_Process):
         interval: str = "1s",
         alertmanager: str | None = None,
         labels: Mapping[str, str] | None = None,
+        port: int | None = None,
     ) -> None:
-        super().__init__("prometheus")
+        super().__init__("prometheus", port)
         scraped = {"targets": list(targets), "labels": dict(labels or {})}
         config: dict[str, Any] = {
             "global": {
@@ -119,7 +124,7 @@ class Prometheus(_Process):
             "--config.file=prometheus.yml",
             "--storage.tsdb.path=data",
             "--enable-feature=exemplar-storage",
-            f"--web.listen-address=127.0.0.1:{self.port}",
+            f"--web.listen-address={self.address}",
         ]
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
@@ -143,34 +148,29 @@ class Prometheus(_Process):
 
 
 class Alertmanager(_Process):
-    """Sends alerts to one webhook.
+    """Sends alerts to one webhook, or only shows them.
 
     Args:
-        webhook: where it sends them.
+        webhook: where it sends them; nowhere by default.
+        port: where it listens; any free one by default.
     """
 
-    def __init__(self, webhook: str) -> None:
-        super().__init__("prometheus-alertmanager")
+    def __init__(self, webhook: str | None = None, *, port: int | None = None) -> None:
+        super().__init__("prometheus-alertmanager", port)
+        receiver: dict[str, Any] = {"name": "on-call"}
+        if webhook:
+            receiver["webhook_configs"] = [{"url": webhook, "send_resolved": True}]
         config = {
             "route": {
-                "receiver": "webhook",
+                "receiver": receiver["name"],
                 "group_by": ["..."],
                 "group_wait": "0s",
                 "group_interval": "1s",
                 "repeat_interval": "1h",
             },
-            "receivers": [
-                {
-                    "name": "webhook",
-                    "webhook_configs": [{"url": webhook, "send_resolved": True}],
-                }
-            ],
+            "receivers": [receiver],
         }
         (self.directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
 
     def arguments(self) -> list[str]:
         return [
