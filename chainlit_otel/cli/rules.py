@@ -55,6 +55,13 @@ def _thresholds(command: C) -> C:
     show_default=True,
     help="Make all time spans longer or shorter by this factor; 0.01 is for tests.",
 )
+@click.option(
+    "--scrape-interval",
+    type=float,
+    default=15.0,
+    show_default=True,
+    help="Seconds between two scrapes, and at most between two evaluations of the rules.",
+)
 @_thresholds
 def command(
     output: Path | None,
@@ -63,6 +70,7 @@ def command(
     runbook_url: str,
     grafana_url: str,
     scale: float,
+    scrape_interval: float,
     **thresholds: Any,
 ) -> None:
     """Write recording and alerting rules for Prometheus.
@@ -70,7 +78,7 @@ def command(
     Each threshold is an option. What an alert means and what to do is told in the runbook.
     """
     try:
-        limits, window = Thresholds(**thresholds), Windows(scale)
+        limits, window = Thresholds(**thresholds), Windows(scale, scrape_interval)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     text = render(limits, window, Links(runbook_url, grafana_url), form)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chainlit_otel import catalog
-from chainlit_otel.promql import Where, select
+from chainlit_otel.promql import Where, duration, select
 from chainlit_otel.rules.thresholds import HOUR, MINUTE, Windows
 
 BY_JOB = "by (namespace, job)"
@@ -17,7 +17,7 @@ BY_JOB = "by (namespace, job)"
 _WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
 _CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}
 _DISCONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "disconnected"}
-_LAST_15S: Where = {catalog.PEAK_WINDOW: "15s"}
+_PEAK_WINDOWS = (15.0, MINUTE, 5 * MINUTE)
 
 STARTS = "job:chainlit_session_starts:rate5m"
 STARTS_BY_ORIGIN = "job_origin:chainlit_session_starts:rate5m"
@@ -83,9 +83,16 @@ def _fleet_peak(window: Windows) -> list[Recording]:
 
     The replicas' peaks need not fall together, so their sum is at least the fleet's; what is
     connected at one moment is at most its peak.
+
+    A peak is kept for one window at least. Replicas are scraped at different moments, so when
+    the last of them has shown the peak of an instant, the first may have forgotten its own: the
+    sum takes the highest of each replica's last two scrapes.
     """
+    kept = next(seconds for seconds in _PEAK_WINDOWS if window.scrape <= seconds)
+    mark = select(catalog.SESSION_PEAK, {catalog.PEAK_WINDOW: duration(kept)})
+    latest = f"max_over_time({mark}[{duration(2 * window.scrape)}])"
     return [
-        Recording(PEAK, f"sum {BY_JOB} ({select(catalog.SESSION_PEAK, _LAST_15S)})"),
+        Recording(PEAK, f"sum {BY_JOB} ({latest})"),
         Recording(PEAK_AT_LEAST, f"max_over_time({CONNECTED}[{window(HOUR)}])"),
         Recording(PEAK_AT_MOST, f"max_over_time({PEAK}[{window(HOUR)}])"),
     ]

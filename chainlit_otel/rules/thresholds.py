@@ -100,17 +100,23 @@ class Windows:
 
     Attributes:
         scale: The factor; 1 is what the names of the recorded series say.
+        scrape: Seconds between two scrapes, and at most between two evaluations; not scaled.
 
     Raises:
-        ValueError: The factor is not more than 0 and at most 10.
+        ValueError: The factor is not more than 0 and at most 10, or the seconds are not from 1 to
+            300.
     """
 
     scale: float = 1.0
+    scrape: float = 15.0
 
     def __post_init__(self) -> None:
-        """Check the factor."""
+        """Check both."""
         if not 0 < self.scale <= 10:
             raise ValueError(f"scale is {self.scale:g}: must be more than 0 and at most 10")
+        # Every five minutes is the least often that Prometheus takes for "still there".
+        if not 1 <= self.scrape <= 5 * MINUTE:
+            raise ValueError(f"scrape interval is {self.scrape:g}: must be from 1 to 300")
 
     def __call__(self, seconds: float) -> str:
         """Return a time span, scaled, as PromQL writes it."""

@@ -234,6 +234,29 @@ def test_windows_can_be_scaled_so_that_tests_take_seconds(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.parametrize(
+    ("scrape", "mark"),
+    [
+        ("5", '{chainlit_peak_window="15s"}[10s]'),
+        ("15", '{chainlit_peak_window="15s"}[30s]'),
+        ("30", '{chainlit_peak_window="1m"}[1m]'),
+        ("61", '{chainlit_peak_window="5m"}[122s]'),
+    ],
+)
+def test_a_peak_is_kept_until_it_is_scraped(scrape: str, mark: str) -> None:
+    changed = [
+        (usual, told)
+        for usual, told in zip(
+            rules(render()), rules(run("--scrape-interval", scrape)[1]), strict=True
+        )
+        if usual != told
+    ]
+    assert mark in run("--scrape-interval", scrape)[1]
+    assert [rule["record"] for _, rule in changed] == ["job:chainlit_session_peak:sum"] * (
+        scrape != "15"
+    )
+
+
 def test_a_prometheusrule_has_the_same_groups() -> None:
     _, text = run("--format", "prometheusrule")
     document = yaml.safe_load(text)
@@ -246,6 +269,10 @@ def test_a_prometheusrule_has_the_same_groups() -> None:
     [
         (["--spike-factor", "0.5"], "spike_factor"),
         (["--scale", "0"], "scale"),
+        (["--scrape-interval", "0"], "scrape interval"),
+        (["--scrape-interval", "301"], "scrape interval"),
+        (["--scrape-interval", "nan"], "scrape interval"),
+        (["--capacity-sessions", "nan"], "capacity_sessions"),
         (["--turn-objective", "1"], "turn_objective"),
     ],
 )
