@@ -17,9 +17,7 @@ from chainlit_otel.rules.thresholds import DAY, HOUR, MINUTE, WEEK, Thresholds, 
 
 PREFIX = "Chainlit"
 
-_ON_JOB = "on (namespace, job)"
 _BY_INSTANCE = "by (namespace, job, instance)"
-_YOUNG = 15 * MINUTE
 
 
 @dataclass(frozen=True)
@@ -90,23 +88,24 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
         f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
         f"unless ({r.STARTS} <= {limits.spike_weekly_factor:g} * {week_before})"
     )
-    young = f"({r.AGE} < {window.seconds(_YOUNG)})"
+    rollout = f"({r.YOUNG} >= 0.5)"
     # All tabs that were open come back after a restart; what is more than that is a surge.
-    tabs = f"max_over_time({r.CONNECTED}[{window(_YOUNG)}] offset {window(5 * MINUTE)})"
-    more_than_tabs = f"({started} - {tabs} >= {limits.spike_sessions:g})"
+    more_than_tabs = f"({started} - {_tabs(window)} >= {limits.spike_sessions:g})"
+    # An autoscaler that answers the rush, or one replica that was restarted, hides it from nobody.
+    some_tabs = f"({started} - ({_returning_tabs(window, r.STARTS)}) >= {limits.spike_sessions:g})"
     resumed = f'{r.STARTS_BY_ORIGIN}{{{catalog.SESSION_ORIGIN.prometheus_label}="thread_resume"}}'
     returning = f"(sum {r.BY_JOB} ({resumed}) > 0.5 * {r.STARTS} or {r.RECONNECTS} > {r.STARTS})"
     causes = {
         "new_visitors": (
-            f"({spike})\nunless {_ON_JOB} {young}\nunless {_ON_JOB} {returning}",
+            f"({spike})\nand {some_tabs}\nunless {rollout}\nunless {returning}",
             "New visitors come in a rush",
         ),
         "reconnect_storm": (
-            f"({spike})\nunless {_ON_JOB} {young}\nand {_ON_JOB} {returning}",
+            f"({spike})\nand {some_tabs}\nunless {rollout}\nand {returning}",
             "Visitors who were here before all come back at once",
         ),
         "rollout": (
-            f"({spike})\nand {_ON_JOB} {young}\nand {_ON_JOB} {more_than_tabs}",
+            f"({spike})\nand {more_than_tabs}\nand {rollout}",
             "More sessions start after a restart than there were tabs to come back",
         ),
     }
@@ -124,6 +123,16 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
         )
         for cause, (expr, what) in causes.items()
     ]
+
+
+def _tabs(window: Windows) -> str:
+    """Return how many tabs were open before what happened lately."""
+    return f"max_over_time({r.CONNECTED}[{window(15 * MINUTE)}] offset {window(5 * MINUTE)})"
+
+
+def _returning_tabs(window: Windows, known: str) -> str:
+    """Return how many tabs have lost their replica to a restart; 0 where that is not `known`."""
+    return f"{r.YOUNG} * {_tabs(window)} or 0 * {known}"
 
 
 def _session_drop(limits: Thresholds, window: Windows) -> Alert:
@@ -395,10 +404,10 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
     replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
     return Alert(
         "StickinessLost",
-        f"({missed} >= {limits.lookup_misses:g})\n"
-        f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
         # Every tab that was open asks for a session that went with the old process.
-        f"unless ({r.AGE} < {window.seconds(_YOUNG)})",
+        f"({missed} - ({_returning_tabs(window, missed)}) >= {limits.lookup_misses:g})\n"
+        f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
+        f"unless ({r.YOUNG} >= 0.5)",
         2 * MINUTE,
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",
