@@ -136,7 +136,7 @@ def measure(plan: Plan) -> tuple[Took, int, str]:
         past.unlink()
         with prometheus:
             took = _watch(prometheus, plan)
-            ((_, series),) = prometheus.query(f'count({{job="{JOB}"}})')
+            ((_, series),) = prometheus.query("sum(scrape_samples_scraped)")
             build = httpx.get(f"{prometheus.url}/api/v1/status/buildinfo").json()
     return took, int(series), build["data"]["version"]
 
@@ -185,13 +185,12 @@ def tables(took: Took) -> list[report.Table]:
         return [
             [
                 f"`{name}`",
-                f"{statistics.median(took[name]) * 1e3:.1f} ms",
-                f"{max(took[name]) * 1e3:.1f} ms",
+                *(f"{which(took[name]) * 1e3:.1f} ms" for which in (min, statistics.median, max)),
             ]
             for name in names
         ]
 
-    heads = ("evaluation", "longest")
+    heads = ("shortest", "median", "longest")
     return [
         (("recording rule", *heads), rows(recorded)),
         (("group, alert", *heads), rows(others)),
@@ -204,13 +203,13 @@ def main() -> int:
     plan = Plan(arguments.replicas, arguments.rounds, arguments.interval)
     try:
         took, series, version = measure(plan)
-    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:
+    except (OSError, RuntimeError, httpx.HTTPError, subprocess.CalledProcessError) as error:
         _say(f"error: {error}")
         return 1
     show = report.markdown if arguments.markdown else report.text
     machine = f"{report.processor()}, {os.cpu_count()} cores, Prometheus {version}"
     method = (
-        f"Medians of {plan.rounds} evaluations, {plan.interval:g} s apart, of {plan.replicas} "
+        f"Of {plan.rounds} evaluations, {plan.interval:g} s apart, of {plan.replicas} "
         f"replicas with {series:,} series, all on one machine."
     )
     print(*map(show, tables(took)), machine, method, sep="\n\n")

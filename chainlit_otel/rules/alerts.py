@@ -17,6 +17,8 @@ from chainlit_otel.rules.thresholds import DAY, HOUR, MINUTE, WEEK, Thresholds, 
 
 PREFIX = "Chainlit"
 
+# An increase is extrapolated: 4.1 of what can only be counted are 4.
+_COUNT = '{{ $value | printf "%.0f" }}'
 _BY_INSTANCE = "by (namespace, job, instance)"
 
 
@@ -116,7 +118,7 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
             2 * MINUTE,
             "warning",
             f"{what} on {{{{ $labels.job }}}}.",
-            "{{ $value | humanize }} sessions started in 5 minutes, more than "
+            f"{_COUNT} sessions started in 5 minutes, more than "
             f"{limits.spike_factor:g} times the rate of the hour before.",
             catalog.DASHBOARD_SESSIONS,
             {"cause": cause},
@@ -161,7 +163,8 @@ def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
         2 * MINUTE,
         "warning",
         "Browsers lose their connection to {{ $labels.job }} and come back.",
-        "{{ $value | humanize }} reconnects in 5 minutes for each connected session.",
+        "Within 5 minutes as many came back as {{ $value | humanizePercentage }} of the sessions "
+        "that are connected.",
         catalog.DASHBOARD_SESSIONS,
     )
 
@@ -210,7 +213,7 @@ def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
             MINUTE,
             "critical",
             "The sign-in of {{ $labels.job }} does not work.",
-            "{{ $value | humanize }} sign-ins in 15 minutes could not be checked, because what "
+            f"{_COUNT} sign-ins in 15 minutes could not be checked, because what "
             "checks them failed. Users are told that their password is wrong.",
             catalog.DASHBOARD_DATA_LAYER,
             {"cause": "backend"},
@@ -237,7 +240,10 @@ def _capacity_near(limits: Thresholds) -> Alert:
 
 
 def _session_leaks(limits: Thresholds) -> list[Alert]:
-    least = {"sessions": limits.leaked_sessions, "chat_contexts": limits.leaked_contexts}
+    kinds = (
+        ("sessions", limits.leaked_sessions, "sessions that have ended"),
+        ("chat_contexts", limits.leaked_contexts, "chat contexts of sessions that have ended"),
+    )
     return [
         Alert(
             "SessionLeak",
@@ -245,11 +251,11 @@ def _session_leaks(limits: Thresholds) -> list[Alert]:
             HOUR,
             "warning",
             "{{ $labels.instance }} of {{ $labels.job }} keeps sessions that are gone.",
-            f"Chainlit keeps {{{{ $value | humanize }}}} {kind} of sessions that have ended.",
+            f"Chainlit keeps {_COUNT} {what}.",
             catalog.DASHBOARD_RUNTIME,
             {"kind": kind},
         )
-        for kind, number in least.items()
+        for kind, number, what in kinds
     ]
 
 
@@ -270,7 +276,8 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             severity,
             "Turns fail on {{ $labels.job }}.",
             "{{ $value | humanizePercentage }} of the turns fail: the error budget of 30 days "
-            f"(objective {limits.turn_objective:.4%}) is used up in {30 / factor:.1f}.",
+            f"(objective {100 * limits.turn_objective:g}%) is used up within "
+            f"{30 / factor:.1f} days.",
             catalog.DASHBOARD_CONVERSATIONS,
             {"burn": burn},
         )
@@ -312,7 +319,7 @@ def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
         0,
         "warning",
         "The event loop of {{ $labels.instance }} of {{ $labels.job }} is blocked.",
-        "{{ $value | humanize }} times in 10 minutes it stood still for more than 1 s, and with "
+        f"{_COUNT} times in 10 minutes it stood still for more than 1 s, and with "
         "it every user. The log names the callback and the line.",
         catalog.DASHBOARD_RUNTIME,
     )
@@ -411,7 +418,7 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
         2 * MINUTE,
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",
-        "{{ $value | humanize }} times in 10 minutes a session was asked for where it is not: the "
+        f"{_COUNT} times in 10 minutes a session was asked for where it is not: the "
         "load balancer has to keep a user on one replica.",
         catalog.DASHBOARD_RUNTIME,
     )
@@ -430,7 +437,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             0,
             "warning",
             "chainlit-otel misses what happens on {{ $labels.job }}.",
-            f"The probe {{{{ $labels.{probe} }}}} failed {{{{ $value | humanize }}}} times in 15 "
+            f"The probe {{{{ $labels.{probe} }}}} failed {_COUNT} times in 15 "
             "minutes. The app is not affected; its figures are too low.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "errors"},
@@ -441,7 +448,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             0,
             "warning",
             "Somebody makes up values on {{ $labels.job }}.",
-            f"{{{{ $value | humanize }}}} values of {{{{ $labels.{attribute} }}}} in 15 minutes "
+            f"{_COUNT} values of {{{{ $labels.{attribute} }}}} in 15 minutes "
             "are recorded as `other`.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "labels"},

@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from chainlit_otel import catalog
 from chainlit_otel.cli import main
 from chainlit_otel.rules import Thresholds, Windows, render
-from chainlit_otel.rules.alerts import PREFIX, alerts
+from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
 from chainlit_otel.rules.recording import recordings
 from tests.rules.world import Replica, Series, series
 
@@ -134,6 +134,50 @@ def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -
 
 
 HOURS = ((4.0, 480),)
+_SELECTOR = re.compile(
+    r"\b(up|(?:chainlit|db_client|process|job|job_origin)[a-z0-9_:]*[_:][a-z0-9_:]+)"
+    r"(?:\{([^}]*)\})?(?![a-z0-9_:(])"
+)
+RECORDED = {rule.name: rule.expr for rule in recordings(Windows())}
+
+
+def read(expression: str) -> set[tuple[str, str]]:
+    """The scraped series that an expression reads, by way of recorded ones too."""
+    grouped = re.sub(r"\b(by|on) \([^)]*\)", "", expression)
+    found: set[tuple[str, str]] = set()
+    for name, matchers in _SELECTOR.findall(grouped):
+        found |= read(RECORDED[name]) if name in RECORDED else {(name, matchers)}
+    return found
+
+
+def has(world: list[dict[str, str]], name: str, matchers: str) -> bool:
+    wanted = re.findall(r'(\w+)(=~?)"([^"]*)"', matchers)
+    return any(
+        one["__name__"] == name
+        and all(
+            re.fullmatch(value if operator == "=~" else re.escape(value), one.get(label, ""))
+            for label, operator, value in wanted
+        )
+        for one in world
+    )
+
+
+# Silence over series that an alert does not read proves nothing.
+@pytest.mark.parametrize("alert", alerts(Thresholds(), Windows()), ids=lambda alert: alert.name)
+def test_where_all_are_silent_there_is_what_each_alert_reads(alert: Alert) -> None:
+    world = []
+    for one in series(Replica("a", ((1.0, 1),)), step=60):
+        name, _, labels = one["series"].partition("{")
+        world.append({"__name__": name, **dict(re.findall(r'(\w+)="([^"]*)"', labels))})
+    wanted = read(alert.expr)
+    assert wanted
+    assert {selector for selector in wanted if not has(world, *selector)} == set()
+    # A quantile needs the bounds of its histogram, and any series of which a ratio is a share.
+    for name, _ in wanted:
+        if name.endswith("_bucket"):
+            bounds = {one["le"] for one in world if one["__name__"] == name}
+            assert "+Inf" in bounds
+            assert len(bounds) > 1
 
 
 def test_all_are_silent_over_a_day_like_any_other(tmp_path: Path) -> None:
