@@ -24,6 +24,7 @@ from tests.rules.world import Replica, Series, series
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 RULES = ROOT / "dashboards" / "rules.yml"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 NAMES = sorted({PREFIX + alert.name for alert in alerts(Thresholds(), Windows())})
 ASKED_FOR = {
     "SessionSpike",
@@ -239,14 +240,55 @@ def test_every_alert_has_what_an_operator_needs() -> None:
 
 
 def test_every_alert_has_its_section_of_the_runbook() -> None:
-    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    sections = re.split(r"^## ", runbook, flags=re.MULTILINE)[1:]
+    sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
     assert [section.splitlines()[0] for section in sections] == list(
         dict.fromkeys(PREFIX + alert.name for alert in alerts(Thresholds(), Windows()))
     )
     for section in sections:
         for part in ("What it means", "Look first", "What to do"):
             assert f"**{part}.**" in section
+
+
+def queries_of_the_runbook() -> list[str]:
+    return re.findall(r"^```promql\n(.*?)^```", RUNBOOK, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_prometheus_takes_every_query_of_the_runbook(tmp_path: Path) -> None:
+    queries = [
+        {"record": f"runbook:query:{n}", "expr": query}
+        for n, query in enumerate(queries_of_the_runbook())
+    ]
+    file = tmp_path / "queries.json"
+    file.write_text(json.dumps({"groups": [{"name": "runbook", "rules": queries}]}))
+    assert f"{len(queries)} rules found" in promtool("check", "rules", str(file))
+    assert len(queries) > len(ASKED_FOR) / 2
+
+
+# A query at 3 a.m. that names what is not there shows nothing, which looks like all is well.
+@pytest.mark.parametrize("query", queries_of_the_runbook())
+def test_a_query_of_the_runbook_asks_for_what_exists(query: str) -> None:
+    metrics = {}
+    for metric in catalog.METRICS:
+        parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        metrics |= {metric.prometheus_name + part: metric for part in parts}
+    grouped = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
+    found = [
+        (name, matchers)
+        for name, matchers in _SELECTOR.findall(re.sub(r"\b(by|on) \([^)]*\)", "", query))
+        if name != "up" and not name.startswith("process_")
+    ]
+    assert found or "process_" in query
+    for name, matchers in found:
+        labels = {a.prometheus_label: a.values for a in metrics[name].attributes}
+        for label, value in re.findall(r'(\w+)="([^"]*)"', matchers):
+            assert value in labels[label]
+        wanted = {label.strip() for group in grouped for label in group.split(",")}
+        assert wanted <= {*labels, "job", "instance", "le"}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(#(\w+)\)", RUNBOOK))))
+def test_a_link_of_the_runbook_leads_somewhere(link: str) -> None:
+    assert link in {name.lower() for name in NAMES}
 
 
 # The command
