@@ -49,10 +49,13 @@ def command(
     elif check:
         _check(output)
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in files().items():
-            (output / name).write_text(text, encoding="utf-8")
-            click.echo(output / name)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            for name, text in files().items():
+                (output / name).write_text(text, encoding="utf-8")
+                click.echo(output / name)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
 
 
 def _check(directory: Path) -> None:

@@ -46,7 +46,12 @@ def _thresholds(command: C) -> C:
     show_default=True,
     help="A rule file of Prometheus, or a PrometheusRule for the Prometheus Operator.",
 )
-@click.option("--runbook-url", default="docs/runbook.md", show_default=True)
+@click.option(
+    "--runbook-url",
+    default="docs/runbook.md",
+    show_default=True,
+    help="Where the runbook is; each alert links to its section.",
+)
 @click.option("--grafana-url", default="", help="Without it, links are relative to Grafana.")
 @click.option(
     "--scale",
@@ -86,6 +91,9 @@ def command(
         if check.read_text(encoding="utf-8") != text:
             raise click.ClickException(f"{check} is out of date: write it anew with --output")
     elif output is not None:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
     else:
         click.echo(text, nl=False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import yaml
 from click.testing import CliRunner
 
 from chainlit_otel import catalog
+from chainlit_otel.catalog import Metric
 from chainlit_otel.cli import main
 from chainlit_otel.rules import Thresholds, Windows, render
 from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
@@ -85,13 +87,14 @@ def test_an_alert_fires_misses_nearly_and_resolves(file: Path) -> None:
 def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: str) -> None:
     file = HERE / (re.sub(r"(?<!^)(?=[A-Z])", "_", name.removeprefix(PREFIX)).lower() + ".yml")
     tests = yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
-    fired, resolved, silent = set(), set(), False
+    fired, resolved, waited, silent = set(), set(), set(), False
     for test in tests:
         assert {check["alertname"] for check in test["alert_rule_test"]} == {name}
         outcomes = [check["exp_alerts"] for check in test["alert_rule_test"]]
         for before, after in pairwise(outcomes):
-            if before and not after:
-                resolved |= set(map(_cause, before))
+            was, now = set(map(_cause, before)), set(map(_cause, after))
+            resolved |= was - now
+            waited |= now - was
         fired |= {_cause(alert) for outcome in outcomes for alert in outcome}
         # Of several deployments in one test, some may be the near miss.
         jobs = {
@@ -102,7 +105,13 @@ def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: 
     wanted = {
         _cause_of(a.labels) for a in alerts(Thresholds(), Windows()) if PREFIX + a.name == name
     }
+    waiting = {
+        _cause_of(a.labels)
+        for a in alerts(Thresholds(), Windows())
+        if PREFIX + a.name == name and a.wait
+    }
     assert fired == wanted
+    assert waited >= waiting
     assert resolved == wanted
     assert silent
 
@@ -128,9 +137,14 @@ def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -
     ]
     test = {"interval": step, "input_series": found, "alert_rule_test": check}
     file = tmp_path / "silent.json"
-    file.write_text(
-        json.dumps({"rule_files": [str(RULES)], "evaluation_interval": step, "tests": [test]})
-    )
+    test_of_all = {
+        "rule_files": [str(RULES)],
+        # Else promtool evaluates them in an order that changes from run to run.
+        "group_eval_order": ["chainlit.recording", "chainlit.alerts"],
+        "evaluation_interval": step,
+        "tests": [test],
+    }
+    file.write_text(json.dumps(test_of_all))
     promtool("test", "rules", str(file))
 
 
@@ -267,7 +281,7 @@ def test_prometheus_takes_every_query_of_the_runbook(tmp_path: Path) -> None:
 # A query at 3 a.m. that names what is not there shows nothing, which looks like all is well.
 @pytest.mark.parametrize("query", queries_of_the_runbook())
 def test_a_query_of_the_runbook_asks_for_what_exists(query: str) -> None:
-    metrics = {}
+    metrics: dict[str, Metric] = {}
     for metric in catalog.METRICS:
         parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
         metrics |= {metric.prometheus_name + part: metric for part in parts}
@@ -360,6 +374,9 @@ def test_a_prometheusrule_has_the_same_groups() -> None:
         (["--scrape-interval", "nan"], "scrape interval"),
         (["--capacity-sessions", "nan"], "capacity_sessions"),
         (["--turn-objective", "1"], "turn_objective"),
+        (["--turn-objective", "0.9"], "turn_objective"),
+        (["--first-token-seconds", "400"], "first_token_seconds"),
+        (["--data-layer-seconds", "10"], "data_layer_seconds"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str) -> None:
@@ -367,6 +384,29 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str)
     assert code == 1
     assert named in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["rules", "dashboards"])
+def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [command, "--output", str(tmp_path / "file" / "below")])
+    assert result.exit_code == 1
+    assert "cannot write" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("threshold", fields(Thresholds), ids=lambda threshold: threshold.name)
+def test_every_threshold_changes_some_alert_that_prometheus_takes(threshold: Any) -> None:
+    # Halfway to a bound is another value, whatever the bounds are.
+    value = (threshold.default + threshold.metadata["lowest"]) / 2
+    if value == threshold.default:
+        value = threshold.default + 1
+    text = render(Thresholds(**{threshold.name: value}))
+    changed = [a for a, b in zip(rules(render()), rules(text), strict=True) if a != b]
+    assert changed
+    assert all("alert" in rule for rule in changed)
+    help = CliRunner().invoke(main, ["rules", "--help"]).output
+    assert f"--{threshold.name.replace('_', '-')}" in help
 
 
 def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
