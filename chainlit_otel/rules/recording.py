@@ -82,8 +82,8 @@ def _sessions(window: Windows) -> list[Recording]:
     starts = f"rate({select(catalog.SESSION_STARTS, _WEBSOCKET)}[{lately}])"
     origin = catalog.SESSION_ORIGIN.prometheus_label
     return [
-        Recording(STARTS, f"sum {BY_JOB} ({starts})"),
         Recording(STARTS_BY_ORIGIN, f"sum by (namespace, job, {origin}) ({starts})"),
+        Recording(STARTS, f"sum {BY_JOB} ({STARTS_BY_ORIGIN})"),
         Recording(RECONNECTS, _rate(catalog.SESSION_RECONNECTS, {}, lately)),
         Recording(CONNECTED, f"sum {BY_JOB} ({select(catalog.SESSION_ACTIVE, _CONNECTED)})"),
     ]
