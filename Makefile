@@ -6,10 +6,10 @@ READY := .venv/.ready
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test bench lint format docs clean system-packages
+.PHONY: help setup demo stack test bench bench-rules lint format docs clean system-packages
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that development needs (the other targets do it too)
 
@@ -25,6 +25,9 @@ test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 
 bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas
+	$(BIN)/python -m bench.rules $(BENCH_ARGS)
 
 lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/ruff check

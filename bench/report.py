@@ -49,10 +49,11 @@ def machine() -> str:
     packages = ("chainlit", "fastapi", "opentelemetry-sdk")
     versions = [f"{name} {version(name)}" for name in packages]
     python = f"{platform.python_implementation()} {platform.python_version()}"
-    return ", ".join([_processor(), f"{os.cpu_count()} cores", python, *versions])
+    return ", ".join([processor(), f"{os.cpu_count()} cores", python, *versions])
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.machine()

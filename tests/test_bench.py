@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from chainlit_otel.rules import Windows
+from chainlit_otel.rules.recording import recordings
+
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
 QUICK = [
@@ -22,6 +25,7 @@ QUICK = [
     "--event-seconds",
     "0.01",
 ]
+QUICK_RULES = ["--replicas", "2", "--rounds", "1", "--interval", "2"]
 
 
 def cells(line: str) -> list[str]:
@@ -55,3 +59,25 @@ def test_the_benchmark_tells_what_each_variant_and_each_event_costs() -> None:
     assert all(cells(line)[1].endswith(" µs") for line in events.splitlines()[2:])
     assert "chainlit 2." in machine
     assert "1 rounds of 3 turns" in method
+
+
+def test_the_benchmark_of_the_rules_tells_how_long_each_of_them_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.rules", *QUICK_RULES, "--markdown"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+
+    recorded, others, machine, method = done.stdout.strip().split("\n\n")
+    names = [cells(line)[0].strip("`") for line in recorded.splitlines()[2:]]
+    assert names == [rule.name for rule in recordings(Windows())]
+    rows = [cells(line) for line in [*recorded.splitlines()[2:], *others.splitlines()[2:]]]
+    assert all(cell.endswith(" ms") for row in rows for cell in row[1:])
+    told = {row[0].strip("`").split()[0] for row in rows}
+    assert {"chainlit.recording", "chainlit.alerts", "ChainlitInstanceDown"} <= told
+    assert "2 replicas with" in method
+    assert "Prometheus 2." in machine

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from http.client import HTTPException
 from pathlib import Path
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.parse import urljoin, urlsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import click
 
@@ -46,10 +49,13 @@ def command(
     elif check:
         _check(output)
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        for name, text in files().items():
-            (output / name).write_text(text, encoding="utf-8")
-            click.echo(output / name)
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            for name, text in files().items():
+                (output / name).write_text(text, encoding="utf-8")
+                click.echo(output / name)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
 
 
 def _check(directory: Path) -> None:
@@ -62,28 +68,88 @@ def _check(directory: Path) -> None:
 
 
 def _push(url: str, token: str | None, folder: str | None) -> None:
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise click.ClickException(f"{url}: must be an address with http:// or https://")
+    if "@" in parts.netloc:
+        raise click.ClickException(f"{parts.hostname}: no user in the address, but a token")
+    # What an environment variable was read from often ends in a new line.
+    token = (token or "").strip()
     if not token:
         raise click.ClickException("no token: set GRAFANA_TOKEN to one of a service account")
+    if not re.fullmatch(r"[!-~]+", token):
+        raise click.ClickException("the token has characters that are in no token")
     for text in files().values():
-        dashboard = json.loads(text)
-        body = {"dashboard": dashboard, "overwrite": True}
+        body: dict[str, object] = {"dashboard": json.loads(text), "overwrite": True}
         if folder is not None:
             body["folderUid"] = folder
-        answer = _post(f"{url}/api/dashboards/db", token, body)
-        click.echo(f"{url}{answer.get('url', '')}")
+        endpoint = f"{url}/api/dashboards/db"
+        try:
+            place = _post(endpoint, token, body)
+        except _RefusedError as error:
+            raise click.ClickException(f"{endpoint}: {error}".replace(token, "***")) from None
+        click.echo(urljoin(endpoint, place))
 
 
-def _post(url: str, token: str, body: dict[str, object]) -> dict[str, object]:
-    if not url.startswith(("http://", "https://")):
-        raise click.ClickException(f"{url}: must start with http:// or https://")
-    headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-    request = Request(url, json.dumps(body).encode(), headers)
+class _RefusedError(Exception):
+    """Grafana did not take it; the message is one line."""
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Follows no redirect: that would turn a POST into a GET, and show the token to others."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+def _post(url: str, token: str, body: dict[str, object]) -> str:
+    """Push one dashboard and return where it is.
+
+    Raises:
+        _RefusedError: It is not there.
+    """
+    headers = {
+        "Authorization": f"Bearer {token}",
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+    }
     try:
-        with urlopen(request, timeout=_PATIENCE) as response:
-            answer: dict[str, object] = json.load(response)
-            return answer
+        request = Request(url, json.dumps(body).encode(), headers)
+        with build_opener(_NoRedirect).open(request, timeout=_PATIENCE) as response:
+            answer = response.read()
     except HTTPError as error:
-        reason = error.read(300).decode(errors="replace")
-        raise click.ClickException(f"{url}: {error.code} {error.reason}: {reason}") from None
-    except (URLError, OSError, ValueError) as error:
-        raise click.ClickException(f"{url}: {error}") from None
+        with error:
+            raise _RefusedError(_reason(error)) from None
+    except URLError as error:
+        raise _RefusedError(_line(str(error.reason))) from None
+    except (HTTPException, OSError, ValueError) as error:
+        raise _RefusedError(_line(str(error) or type(error).__name__)) from None
+    place = _value(answer, "url")
+    if place is None:
+        raise _RefusedError("the answer is not that of a Grafana")
+    return place
+
+
+def _reason(error: HTTPError) -> str:
+    shown = f"{error.code} {error.reason}"
+    if 300 <= error.code < 400:
+        return _line(f"{shown}: use the address to which it leads, {error.headers['Location']}")
+    message = _value(error.read(10_000), "message")
+    return _line(shown if message is None else f"{shown}: {message}")
+
+
+def _value(body: bytes, key: str) -> str | None:
+    """Return a text from a JSON object; None if it is no object or has no such text."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return None
+    value = answer.get(key) if isinstance(answer, dict) else None
+    return value if isinstance(value, str) else None
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:300]

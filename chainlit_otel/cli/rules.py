@@ -46,7 +46,12 @@ def _thresholds(command: C) -> C:
     show_default=True,
     help="A rule file of Prometheus, or a PrometheusRule for the Prometheus Operator.",
 )
-@click.option("--runbook-url", default="docs/runbook.md", show_default=True)
+@click.option(
+    "--runbook-url",
+    default="docs/runbook.md",
+    show_default=True,
+    help="Where the runbook is; each alert links to its section.",
+)
 @click.option("--grafana-url", default="", help="Without it, links are relative to Grafana.")
 @click.option(
     "--scale",
@@ -54,6 +59,13 @@ def _thresholds(command: C) -> C:
     default=1.0,
     show_default=True,
     help="Make all time spans longer or shorter by this factor; 0.01 is for tests.",
+)
+@click.option(
+    "--scrape-interval",
+    type=float,
+    default=15.0,
+    show_default=True,
+    help="Seconds between two scrapes, and at most between two evaluations of the rules.",
 )
 @_thresholds
 def command(
@@ -63,6 +75,7 @@ def command(
     runbook_url: str,
     grafana_url: str,
     scale: float,
+    scrape_interval: float,
     **thresholds: Any,
 ) -> None:
     """Write recording and alerting rules for Prometheus.
@@ -70,7 +83,7 @@ def command(
     Each threshold is an option. What an alert means and what to do is told in the runbook.
     """
     try:
-        limits, window = Thresholds(**thresholds), Windows(scale)
+        limits, window = Thresholds(**thresholds), Windows(scale, scrape_interval)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
     text = render(limits, window, Links(runbook_url, grafana_url), form)
@@ -78,6 +91,9 @@ def command(
         if check.read_text(encoding="utf-8") != text:
             raise click.ClickException(f"{check} is out of date: write it anew with --output")
     elif output is not None:
-        output.write_text(text, encoding="utf-8")
+        try:
+            output.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
     else:
         click.echo(text, nl=False)

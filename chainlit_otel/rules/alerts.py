@@ -17,9 +17,9 @@ from chainlit_otel.rules.thresholds import DAY, HOUR, MINUTE, WEEK, Thresholds, 
 
 PREFIX = "Chainlit"
 
-_ON_JOB = "on (namespace, job)"
+# An increase is extrapolated: 4.1 of what can only be counted are 4.
+_COUNT = '{{ $value | printf "%.0f" }}'
 _BY_INSTANCE = "by (namespace, job, instance)"
-_YOUNG = 15 * MINUTE
 
 
 @dataclass(frozen=True)
@@ -90,23 +90,24 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
         f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
         f"unless ({r.STARTS} <= {limits.spike_weekly_factor:g} * {week_before})"
     )
-    young = f"({r.AGE} < {window.seconds(_YOUNG)})"
+    rollout = f"({r.YOUNG} >= 0.5)"
     # All tabs that were open come back after a restart; what is more than that is a surge.
-    tabs = f"max_over_time({r.CONNECTED}[{window(_YOUNG)}] offset {window(5 * MINUTE)})"
-    more_than_tabs = f"({started} - {tabs} >= {limits.spike_sessions:g})"
+    more_than_tabs = f"({started} - {_tabs(window)} >= {limits.spike_sessions:g})"
+    # An autoscaler that answers the rush, or one replica that was restarted, hides it from nobody.
+    some_tabs = f"({started} - ({_returning_tabs(window, r.STARTS)}) >= {limits.spike_sessions:g})"
     resumed = f'{r.STARTS_BY_ORIGIN}{{{catalog.SESSION_ORIGIN.prometheus_label}="thread_resume"}}'
     returning = f"(sum {r.BY_JOB} ({resumed}) > 0.5 * {r.STARTS} or {r.RECONNECTS} > {r.STARTS})"
     causes = {
         "new_visitors": (
-            f"({spike})\nunless {_ON_JOB} {young}\nunless {_ON_JOB} {returning}",
+            f"({spike})\nand {some_tabs}\nunless {rollout}\nunless {returning}",
             "New visitors come in a rush",
         ),
         "reconnect_storm": (
-            f"({spike})\nunless {_ON_JOB} {young}\nand {_ON_JOB} {returning}",
+            f"({spike})\nand {some_tabs}\nunless {rollout}\nand {returning}",
             "Visitors who were here before all come back at once",
         ),
         "rollout": (
-            f"({spike})\nand {_ON_JOB} {young}\nand {_ON_JOB} {more_than_tabs}",
+            f"({spike})\nand {more_than_tabs}\nand {rollout}",
             "More sessions start after a restart than there were tabs to come back",
         ),
     }
@@ -117,13 +118,23 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
             2 * MINUTE,
             "warning",
             f"{what} on {{{{ $labels.job }}}}.",
-            "{{ $value | humanize }} sessions started in 5 minutes, more than "
+            f"{_COUNT} sessions started in 5 minutes, more than "
             f"{limits.spike_factor:g} times the rate of the hour before.",
             catalog.DASHBOARD_SESSIONS,
             {"cause": cause},
         )
         for cause, (expr, what) in causes.items()
     ]
+
+
+def _tabs(window: Windows) -> str:
+    """Return how many tabs were open before what happened lately."""
+    return f"max_over_time({r.CONNECTED}[{window(15 * MINUTE)}] offset {window(5 * MINUTE)})"
+
+
+def _returning_tabs(window: Windows, known: str) -> str:
+    """Return how many tabs have lost their replica to a restart; 0 where that is not `known`."""
+    return f"{r.YOUNG} * {_tabs(window)} or 0 * {known}"
 
 
 def _session_drop(limits: Thresholds, window: Windows) -> Alert:
@@ -152,7 +163,8 @@ def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
         2 * MINUTE,
         "warning",
         "Browsers lose their connection to {{ $labels.job }} and come back.",
-        "{{ $value | humanize }} reconnects in 5 minutes for each connected session.",
+        "Within 5 minutes as many came back as {{ $value | humanizePercentage }} of the sessions "
+        "that are connected.",
         catalog.DASHBOARD_SESSIONS,
     )
 
@@ -201,7 +213,7 @@ def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
             MINUTE,
             "critical",
             "The sign-in of {{ $labels.job }} does not work.",
-            "{{ $value | humanize }} sign-ins in 15 minutes could not be checked, because what "
+            f"{_COUNT} sign-ins in 15 minutes could not be checked, because what "
             "checks them failed. Users are told that their password is wrong.",
             catalog.DASHBOARD_DATA_LAYER,
             {"cause": "backend"},
@@ -228,7 +240,10 @@ def _capacity_near(limits: Thresholds) -> Alert:
 
 
 def _session_leaks(limits: Thresholds) -> list[Alert]:
-    least = {"sessions": limits.leaked_sessions, "chat_contexts": limits.leaked_contexts}
+    kinds = (
+        ("sessions", limits.leaked_sessions, "sessions that have ended"),
+        ("chat_contexts", limits.leaked_contexts, "chat contexts of sessions that have ended"),
+    )
     return [
         Alert(
             "SessionLeak",
@@ -236,11 +251,11 @@ def _session_leaks(limits: Thresholds) -> list[Alert]:
             HOUR,
             "warning",
             "{{ $labels.instance }} of {{ $labels.job }} keeps sessions that are gone.",
-            f"Chainlit keeps {{{{ $value | humanize }}}} {kind} of sessions that have ended.",
+            f"Chainlit keeps {_COUNT} {what}.",
             catalog.DASHBOARD_RUNTIME,
             {"kind": kind},
         )
-        for kind, number in least.items()
+        for kind, number, what in kinds
     ]
 
 
@@ -261,7 +276,8 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             severity,
             "Turns fail on {{ $labels.job }}.",
             "{{ $value | humanizePercentage }} of the turns fail: the error budget of 30 days "
-            f"(objective {limits.turn_objective:.4%}) is used up in {30 / factor:.1f}.",
+            f"(objective {100 * limits.turn_objective:g}%) is used up within "
+            f"{30 / factor:.1f} days.",
             catalog.DASHBOARD_CONVERSATIONS,
             {"burn": burn},
         )
@@ -303,7 +319,7 @@ def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
         0,
         "warning",
         "The event loop of {{ $labels.instance }} of {{ $labels.job }} is blocked.",
-        "{{ $value | humanize }} times in 10 minutes it stood still for more than 1 s, and with "
+        f"{_COUNT} times in 10 minutes it stood still for more than 1 s, and with "
         "it every user. The log names the callback and the line.",
         catalog.DASHBOARD_RUNTIME,
     )
@@ -395,14 +411,14 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
     replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
     return Alert(
         "StickinessLost",
-        f"({missed} >= {limits.lookup_misses:g})\n"
-        f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
         # Every tab that was open asks for a session that went with the old process.
-        f"unless ({r.AGE} < {window.seconds(_YOUNG)})",
+        f"({missed} - ({_returning_tabs(window, missed)}) >= {limits.lookup_misses:g})\n"
+        f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
+        f"unless ({r.YOUNG} >= 0.5)",
         2 * MINUTE,
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",
-        "{{ $value | humanize }} times in 10 minutes a session was asked for where it is not: the "
+        f"{_COUNT} times in 10 minutes a session was asked for where it is not: the "
         "load balancer has to keep a user on one replica.",
         catalog.DASHBOARD_RUNTIME,
     )
@@ -421,7 +437,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             0,
             "warning",
             "chainlit-otel misses what happens on {{ $labels.job }}.",
-            f"The probe {{{{ $labels.{probe} }}}} failed {{{{ $value | humanize }}}} times in 15 "
+            f"The probe {{{{ $labels.{probe} }}}} failed {_COUNT} times in 15 "
             "minutes. The app is not affected; its figures are too low.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "errors"},
@@ -432,7 +448,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             0,
             "warning",
             "Somebody makes up values on {{ $labels.job }}.",
-            f"{{{{ $value | humanize }}}} values of {{{{ $labels.{attribute} }}}} in 15 minutes "
+            f"{_COUNT} values of {{{{ $labels.{attribute} }}}} in 15 minutes "
             "are recorded as `other`.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "labels"},

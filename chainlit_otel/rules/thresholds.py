@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from chainlit_otel.catalog import CALLBACK_BOUNDS, TURN_BOUNDS
 from chainlit_otel.promql import duration
 
 MINUTE = 60.0
@@ -58,11 +59,15 @@ class Thresholds:
     leaked_contexts: float = _threshold(
         10_000, "Chat contexts that Chainlit keeps for sessions that are gone.", 1
     )
-    turn_objective: float = _threshold(0.99, "Share of turns that should not fail.", 0.5, 0.9999)
+    # The fast alert fires at 14.4 times the budget, which must not be more than all turns.
+    turn_objective: float = _threshold(0.99, "Share of turns that should not fail.", 0.94, 0.9999)
     turn_errors_least: float = _threshold(
         5, "Fewer failed turns in the long window do not count.", 1
     )
-    first_token_seconds: float = _threshold(10.0, "Seconds to the first token, 90th percentile.")
+    # No quantile is told to be above the last bound of its histogram.
+    first_token_seconds: float = _threshold(
+        10.0, "Seconds to the first token, 90th percentile.", 0, TURN_BOUNDS[-2]
+    )
     first_token_turns: float = _threshold(10, "Fewer turns in 10 minutes do not count.", 1)
     stalls: float = _threshold(3, "Stalls of the event loop in 10 minutes.", 1)
     lost_ratio: float = _threshold(
@@ -72,7 +77,7 @@ class Thresholds:
     data_layer_errors: float = _threshold(0.01, "Share of data layer operations failed.", 0, 1)
     data_layer_errors_least: float = _threshold(5, "Fewer errors in 10 minutes do not count.", 1)
     data_layer_seconds: float = _threshold(
-        1.0, "Seconds of a data layer operation, 95th percentile."
+        1.0, "Seconds of a data layer operation, 95th percentile.", 0, CALLBACK_BOUNDS[-2]
     )
     data_layer_operations: float = _threshold(20, "Fewer operations in 10 minutes do not count.", 1)
     pool_ratio: float = _threshold(0.9, "Part of a connection pool in use.", 0, 1)
@@ -100,17 +105,23 @@ class Windows:
 
     Attributes:
         scale: The factor; 1 is what the names of the recorded series say.
+        scrape: Seconds between two scrapes, and at most between two evaluations; not scaled.
 
     Raises:
-        ValueError: The factor is not more than 0 and at most 10.
+        ValueError: The factor is not more than 0 and at most 10, or the seconds are not from 1 to
+            300.
     """
 
     scale: float = 1.0
+    scrape: float = 15.0
 
     def __post_init__(self) -> None:
-        """Check the factor."""
+        """Check both."""
         if not 0 < self.scale <= 10:
             raise ValueError(f"scale is {self.scale:g}: must be more than 0 and at most 10")
+        # Every five minutes is the least often that Prometheus takes for "still there".
+        if not 1 <= self.scrape <= 5 * MINUTE:
+            raise ValueError(f"scrape interval is {self.scrape:g}: must be from 1 to 300")
 
     def __call__(self, seconds: float) -> str:
         """Return a time span, scaled, as PromQL writes it."""

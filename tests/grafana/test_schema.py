@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -31,7 +32,8 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     directory = tmp_path_factory.mktemp("schema")
     for name in ("package.json", "types.ts"):
         shutil.copy(SCHEMA / name, directory)
-    install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
+    quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--silent")
+    install = ["npm", "install", "--prefer-offline", *quiet]
     subprocess.run(install, cwd=directory, check=True, timeout=110)
 
     def compile(text: str) -> str:
@@ -69,9 +71,25 @@ def test_a_dashboard_is_what_grafana_says_a_dashboard_is(check: Check, name: str
         ('"type": "stat"', '"type": "singlestat"'),
         ('"graphTooltip": 1', '"graphTooltip": 7'),
         ('"cellGap": 1', '"cellGap": "1"'),
+        ('"unit": "short"', '"unit": 1'),
+        ('"expr":', '"query":'),
     ],
 )
 def test_the_check_sees_what_is_wrong(check: Check, right: str, wrong: str) -> None:
     text = files()["chainlit-sessions.json"]
     assert right in text
     assert "TS2" in check(text.replace(right, wrong))
+
+
+@pytest.mark.parametrize(
+    "kind", ["bargauge", "heatmap", "stat", "state-timeline", "table", "timeseries"]
+)
+def test_the_check_looks_into_every_type_of_panel(check: Check, kind: str) -> None:
+    dashboard = next(
+        dashboard
+        for dashboard in map(json.loads, files().values())
+        if any(panel["type"] == kind for panel in dashboard["panels"])
+    )
+    panel = next(panel for panel in dashboard["panels"] if panel["type"] == kind)
+    panel["options"]["madeUp"] = 1
+    assert "TS2" in check(json.dumps(dashboard))

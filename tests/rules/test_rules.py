@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,17 @@ import yaml
 from click.testing import CliRunner
 
 from chainlit_otel import catalog
+from chainlit_otel.catalog import Metric
 from chainlit_otel.cli import main
 from chainlit_otel.rules import Thresholds, Windows, render
-from chainlit_otel.rules.alerts import PREFIX, alerts
+from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
 from chainlit_otel.rules.recording import recordings
 from tests.rules.world import Replica, Series, series
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 RULES = ROOT / "dashboards" / "rules.yml"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 NAMES = sorted({PREFIX + alert.name for alert in alerts(Thresholds(), Windows())})
 ASKED_FOR = {
     "SessionSpike",
@@ -84,13 +87,14 @@ def test_an_alert_fires_misses_nearly_and_resolves(file: Path) -> None:
 def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: str) -> None:
     file = HERE / (re.sub(r"(?<!^)(?=[A-Z])", "_", name.removeprefix(PREFIX)).lower() + ".yml")
     tests = yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
-    fired, resolved, silent = set(), set(), False
+    fired, resolved, waited, silent = set(), set(), set(), False
     for test in tests:
         assert {check["alertname"] for check in test["alert_rule_test"]} == {name}
         outcomes = [check["exp_alerts"] for check in test["alert_rule_test"]]
         for before, after in pairwise(outcomes):
-            if before and not after:
-                resolved |= set(map(_cause, before))
+            was, now = set(map(_cause, before)), set(map(_cause, after))
+            resolved |= was - now
+            waited |= now - was
         fired |= {_cause(alert) for outcome in outcomes for alert in outcome}
         # Of several deployments in one test, some may be the near miss.
         jobs = {
@@ -101,7 +105,13 @@ def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: 
     wanted = {
         _cause_of(a.labels) for a in alerts(Thresholds(), Windows()) if PREFIX + a.name == name
     }
+    waiting = {
+        _cause_of(a.labels)
+        for a in alerts(Thresholds(), Windows())
+        if PREFIX + a.name == name and a.wait
+    }
     assert fired == wanted
+    assert waited >= waiting
     assert resolved == wanted
     assert silent
 
@@ -127,13 +137,62 @@ def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -
     ]
     test = {"interval": step, "input_series": found, "alert_rule_test": check}
     file = tmp_path / "silent.json"
-    file.write_text(
-        json.dumps({"rule_files": [str(RULES)], "evaluation_interval": step, "tests": [test]})
-    )
+    test_of_all = {
+        "rule_files": [str(RULES)],
+        # Else promtool evaluates them in an order that changes from run to run.
+        "group_eval_order": ["chainlit.recording", "chainlit.alerts"],
+        "evaluation_interval": step,
+        "tests": [test],
+    }
+    file.write_text(json.dumps(test_of_all))
     promtool("test", "rules", str(file))
 
 
 HOURS = ((4.0, 480),)
+_SELECTOR = re.compile(
+    r"\b(up|(?:chainlit|db_client|process|job|job_origin)[a-z0-9_:]*[_:][a-z0-9_:]+)"
+    r"(?:\{([^}]*)\})?(?![a-z0-9_:(])"
+)
+RECORDED = {rule.name: rule.expr for rule in recordings(Windows())}
+
+
+def read(expression: str) -> set[tuple[str, str]]:
+    """The scraped series that an expression reads, by way of recorded ones too."""
+    grouped = re.sub(r"\b(by|on) \([^)]*\)", "", expression)
+    found: set[tuple[str, str]] = set()
+    for name, matchers in _SELECTOR.findall(grouped):
+        found |= read(RECORDED[name]) if name in RECORDED else {(name, matchers)}
+    return found
+
+
+def has(world: list[dict[str, str]], name: str, matchers: str) -> bool:
+    wanted = re.findall(r'(\w+)(=~?)"([^"]*)"', matchers)
+    return any(
+        one["__name__"] == name
+        and all(
+            re.fullmatch(value if operator == "=~" else re.escape(value), one.get(label, ""))
+            for label, operator, value in wanted
+        )
+        for one in world
+    )
+
+
+# Silence over series that an alert does not read proves nothing.
+@pytest.mark.parametrize("alert", alerts(Thresholds(), Windows()), ids=lambda alert: alert.name)
+def test_where_all_are_silent_there_is_what_each_alert_reads(alert: Alert) -> None:
+    world = []
+    for one in series(Replica("a", ((1.0, 1),)), step=60):
+        name, _, labels = one["series"].partition("{")
+        world.append({"__name__": name, **dict(re.findall(r'(\w+)="([^"]*)"', labels))})
+    wanted = read(alert.expr)
+    assert wanted
+    assert {selector for selector in wanted if not has(world, *selector)} == set()
+    # A quantile needs the bounds of its histogram, and any series of which a ratio is a share.
+    for name, _ in wanted:
+        if name.endswith("_bucket"):
+            bounds = {one["le"] for one in world if one["__name__"] == name}
+            assert "+Inf" in bounds
+            assert len(bounds) > 1
 
 
 def test_all_are_silent_over_a_day_like_any_other(tmp_path: Path) -> None:
@@ -195,14 +254,55 @@ def test_every_alert_has_what_an_operator_needs() -> None:
 
 
 def test_every_alert_has_its_section_of_the_runbook() -> None:
-    runbook = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
-    sections = re.split(r"^## ", runbook, flags=re.MULTILINE)[1:]
+    sections = re.split(r"^## ", RUNBOOK, flags=re.MULTILINE)[1:]
     assert [section.splitlines()[0] for section in sections] == list(
         dict.fromkeys(PREFIX + alert.name for alert in alerts(Thresholds(), Windows()))
     )
     for section in sections:
         for part in ("What it means", "Look first", "What to do"):
             assert f"**{part}.**" in section
+
+
+def queries_of_the_runbook() -> list[str]:
+    return re.findall(r"^```promql\n(.*?)^```", RUNBOOK, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_prometheus_takes_every_query_of_the_runbook(tmp_path: Path) -> None:
+    queries = [
+        {"record": f"runbook:query:{n}", "expr": query}
+        for n, query in enumerate(queries_of_the_runbook())
+    ]
+    file = tmp_path / "queries.json"
+    file.write_text(json.dumps({"groups": [{"name": "runbook", "rules": queries}]}))
+    assert f"{len(queries)} rules found" in promtool("check", "rules", str(file))
+    assert len(queries) > len(ASKED_FOR) / 2
+
+
+# A query at 3 a.m. that names what is not there shows nothing, which looks like all is well.
+@pytest.mark.parametrize("query", queries_of_the_runbook())
+def test_a_query_of_the_runbook_asks_for_what_exists(query: str) -> None:
+    metrics: dict[str, Metric] = {}
+    for metric in catalog.METRICS:
+        parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
+        metrics |= {metric.prometheus_name + part: metric for part in parts}
+    grouped = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)
+    found = [
+        (name, matchers)
+        for name, matchers in _SELECTOR.findall(re.sub(r"\b(by|on) \([^)]*\)", "", query))
+        if name != "up" and not name.startswith("process_")
+    ]
+    assert found or "process_" in query
+    for name, matchers in found:
+        labels = {a.prometheus_label: a.values for a in metrics[name].attributes}
+        for label, value in re.findall(r'(\w+)="([^"]*)"', matchers):
+            assert value in labels[label]
+        wanted = {label.strip() for group in grouped for label in group.split(",")}
+        assert wanted <= {*labels, "job", "instance", "le"}
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(#(\w+)\)", RUNBOOK))))
+def test_a_link_of_the_runbook_leads_somewhere(link: str) -> None:
+    assert link in {name.lower() for name in NAMES}
 
 
 # The command
@@ -234,6 +334,29 @@ def test_windows_can_be_scaled_so_that_tests_take_seconds(tmp_path: Path) -> Non
     }
 
 
+@pytest.mark.parametrize(
+    ("scrape", "mark"),
+    [
+        ("5", '{chainlit_peak_window="15s"}[10s]'),
+        ("15", '{chainlit_peak_window="15s"}[30s]'),
+        ("30", '{chainlit_peak_window="1m"}[1m]'),
+        ("61", '{chainlit_peak_window="5m"}[122s]'),
+    ],
+)
+def test_a_peak_is_kept_until_it_is_scraped(scrape: str, mark: str) -> None:
+    changed = [
+        (usual, told)
+        for usual, told in zip(
+            rules(render()), rules(run("--scrape-interval", scrape)[1]), strict=True
+        )
+        if usual != told
+    ]
+    assert mark in run("--scrape-interval", scrape)[1]
+    assert [rule["record"] for _, rule in changed] == ["job:chainlit_session_peak:sum"] * (
+        scrape != "15"
+    )
+
+
 def test_a_prometheusrule_has_the_same_groups() -> None:
     _, text = run("--format", "prometheusrule")
     document = yaml.safe_load(text)
@@ -246,7 +369,14 @@ def test_a_prometheusrule_has_the_same_groups() -> None:
     [
         (["--spike-factor", "0.5"], "spike_factor"),
         (["--scale", "0"], "scale"),
+        (["--scrape-interval", "0"], "scrape interval"),
+        (["--scrape-interval", "301"], "scrape interval"),
+        (["--scrape-interval", "nan"], "scrape interval"),
+        (["--capacity-sessions", "nan"], "capacity_sessions"),
         (["--turn-objective", "1"], "turn_objective"),
+        (["--turn-objective", "0.9"], "turn_objective"),
+        (["--first-token-seconds", "400"], "first_token_seconds"),
+        (["--data-layer-seconds", "10"], "data_layer_seconds"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str) -> None:
@@ -254,6 +384,29 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str)
     assert code == 1
     assert named in output
     assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["rules", "dashboards"])
+def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, command: str) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, [command, "--output", str(tmp_path / "file" / "below")])
+    assert result.exit_code == 1
+    assert "cannot write" in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("threshold", fields(Thresholds), ids=lambda threshold: threshold.name)
+def test_every_threshold_changes_some_alert_that_prometheus_takes(threshold: Any) -> None:
+    # Halfway to a bound is another value, whatever the bounds are.
+    value = (threshold.default + threshold.metadata["lowest"]) / 2
+    if value == threshold.default:
+        value = threshold.default + 1
+    text = render(Thresholds(**{threshold.name: value}))
+    changed = [a for a, b in zip(rules(render()), rules(text), strict=True) if a != b]
+    assert changed
+    assert all("alert" in rule for rule in changed)
+    help = CliRunner().invoke(main, ["rules", "--help"]).output
+    assert f"--{threshold.name.replace('_', '-')}" in help
 
 
 def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
