@@ -167,10 +167,30 @@ class DataLayers:
             for n, (function, layer, args, kwargs) in enumerate(queue):
                 queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
 
-    def discarded(self, session: Any) -> None:
-        """A session is deleted."""
+    def replayed(self, session: Any) -> None:
+        """Chainlit has run what it had held back; what it has left over will never run."""
         if held := self._held.pop(session, None):
             self.ledger.discard(held)
+
+    def deleted(self, session: Any) -> None:
+        """A session is deleted, and runs no more of what was held back for it.
+
+        Unless its user has written: Chainlit stores the thread before it runs them, and by then
+        the user may be gone. A message that has only just come is still a task. If those never
+        get that far, the operations are discarded with the session object.
+        """
+        if session not in self._held or session.has_first_interaction:
+            return
+        task = session.current_task
+        if task is None or task.done():
+            self.replayed(session)
+        else:
+            task.add_done_callback(functools.partial(self._deleted_then, weakref.ref(session)))
+
+    def _deleted_then(self, reference: Callable[[], Any], _: object) -> None:
+        with self._guard:
+            if (session := reference()) is not None:
+                self.deleted(session)
 
     def _observing(
         self, patches: Patches, name: str, layer: str, original: layers.Method
@@ -296,7 +316,11 @@ def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
             data_layers.replaying(patches, session)
-        return await wrapped(*args, **kwargs)
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            with guard:
+                data_layers.replayed(session)
 
     return wrapper
 
@@ -304,7 +328,7 @@ def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
 def _deleting(guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
-            data_layers.discarded(session)
+            data_layers.deleted(session)
         return await wrapped(*args, **kwargs)
 
     return wrapper
