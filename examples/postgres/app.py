@@ -32,6 +32,12 @@ async def sign_in(name: str, password: str) -> cl.User | None:
     return cl.User(name) if secrets.compare_digest(password, expected) else None
 
 
+@cl.on_chat_start
+async def greet() -> None:
+    # Chainlit stores it when the user writes, and never if he does not.
+    await cl.Message("Hello. What is it about?").send()
+
+
 @cl.on_chat_resume
 async def resume(thread: ThreadDict) -> None:
     """Chainlit shows what was said; there is nothing else to remember."""

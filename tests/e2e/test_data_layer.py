@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from chainlit_otel.cli.visitors import Visitor
+from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, python_path
@@ -173,19 +174,6 @@ def by_operation(scrape: Scrape, name: str) -> Counter[str]:
     return +Counter(
         {o: int(scrape.value(name, chainlit_data_layer_operation=o)) for o in operations}
     )
-
-
-async def greeted(visitor: Visitor) -> None:
-    """Wait until Chainlit is done with the start of the chat, and has held back what is of it.
-
-    It tells a tab that nothing goes on as soon as that is connected, so this comes twice.
-    """
-
-    def done() -> bool:
-        names = [event.name for event in visitor.events]
-        return "task_start" in names and "task_end" in names[names.index("task_start") :]
-
-    await visitor.until(done, "the start")
 
 
 async def visit(url: str, dice: random.Random) -> None:
