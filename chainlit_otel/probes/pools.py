@@ -57,7 +57,7 @@ class Pools:
         if not isinstance(name, str) or not name:
             raise TypeError(f"watch_pool({name!r}, …): the name must be a string")
         if _core(pool) is not None:
-            get: Callable[[], Any] = weakref.ref(pool)
+            get = _reference(pool)
         elif callable(pool):
             get = pool
         else:
@@ -114,6 +114,25 @@ class Pools:
             self.names.learn([name])
             self._found[name] = self.names(name)
         return self._found[name]
+
+
+class _UntilClosed:
+    """A reference to a pool that has no room for a weak one, as those of asyncpg."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __call__(self) -> Any:
+        if self._pool is not None and self._pool.is_closing():
+            self._pool = None
+        return self._pool
+
+
+def _reference(pool: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(pool)
+    except TypeError:
+        return _UntilClosed(pool)
 
 
 def _library(thing: Any) -> str:
