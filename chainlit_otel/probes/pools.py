@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
+from chainlit_otel.core.identities import Identities
 from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.guard import Guard
 from chainlit_otel.telemetry import Telemetry
@@ -41,7 +42,7 @@ class Pools:
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
         self._named: dict[str, tuple[str, Callable[[], Any]]] = {}
-        self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._layers = Identities()
         self._found: dict[str, str] = {}
 
     def watch(self, name: str, pool: Any) -> None:
@@ -103,7 +104,7 @@ class Pools:
         return read
 
     def _on_layers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        for layer in list(self._layers):
+        for layer in self._layers:
             for attribute, value in list(vars(layer).items()):
                 if _core(value) is not None:
                     name = self._name_of(f"{type(layer).__name__}.{attribute}")

@@ -502,13 +502,87 @@ print("same")
 """
 
 
-def test_all_is_as_it_was_after_disable(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IDENTITY],
-        cwd=tmp_path,
+def run_alone(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
         env={**os.environ, **python_path(), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=100,
     )
+
+
+def test_all_is_as_it_was_after_disable(tmp_path: Path) -> None:
+    done = run_alone(IDENTITY, tmp_path)
     assert done.stdout.splitlines()[-1:] == ["same"], done.stderr
+
+
+LAYERS = """
+import asyncio
+import dataclasses
+import gc
+import sys
+import types
+import weakref
+
+import chainlit.server
+from chainlit import data
+from chainlit.config import config
+
+# A module of the app, which has the name from before it is enabled.
+desk = sys.modules["desk"] = types.ModuleType("desk")
+desk.get_data_layer = data.get_data_layer
+
+import chainlit_otel
+
+chainlit_otel.enable()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    rows: list
+
+    async def get_user(self, identifier):
+        return identifier
+
+
+class Around:
+    def __init__(self, inner):
+        vars(self)["inner"] = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+
+class Slim:
+    __slots__ = ()
+
+    async def get_user(self, identifier):
+        return identifier
+
+
+gone = []
+for layer in (Frozen([]), Around(Frozen([])), Slim()):
+    config.code.data_layer = lambda: layer
+    data._data_layer, data._data_layer_initialized = None, False
+    for _ in range(2):
+        assert asyncio.run(desk.get_data_layer().get_user("x")) == "x"
+    if not isinstance(layer, Slim):
+        assert "get_user" in vars(layer)
+        gone.append(weakref.ref(layer))
+gc.collect()
+assert [reference() for reference in gone] == [None, None]
+chainlit_otel.disable()
+print(desk.get_data_layer is data.get_data_layer, not hasattr(data.get_data_layer, "__wrapped__"))
+"""
+
+
+def test_layers_of_every_kind_and_those_that_are_replaced(tmp_path: Path) -> None:
+    done = run_alone(LAYERS, tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["True True"], done.stderr
+    assert "probe failed" not in done.stderr
+    assert done.stderr.count("Slim is not observed: it has __slots__") == 1

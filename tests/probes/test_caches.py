@@ -87,7 +87,7 @@ def test_a_cache_with_slots(caches: Caches, guard: Guard) -> None:
     class Slim:
         __slots__ = ("hits", "misses")
 
-    slim = Slim()
+    slim: Any = Slim()
     slim.hits, slim.misses = 3, 1
     caches.watch("slim", slim)
     assert caches.lookups(guard) == {("slim", "hit"): 3, ("slim", "miss"): 1}

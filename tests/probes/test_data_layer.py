@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections import deque
 from typing import Any
 
 from opentelemetry.trace import NoOpTracer
@@ -24,6 +25,7 @@ class Session:
     def __init__(self) -> None:
         self.has_first_interaction = False
         self.current_task: asyncio.Task[None] | None = None
+        self.thread_queues: dict[str, deque[int]] = {}
 
 
 def ignore(*_: Any) -> None:
@@ -40,13 +42,24 @@ def books() -> DataLayers:
 
 def holding(layers: DataLayers) -> Session:
     session = Session()
-    layers.held_back(session, "create_step", 3)
+    session.thread_queues["create_step"] = deque([1, 2, 3])
+    layers.held_back(session, "create_step")
     return session
 
 
 def fate(layers: DataLayers) -> tuple[int, int]:
     """How many operations wait, and how many are discarded."""
     return layers.ledger.waiting, layers.ledger.discarded.total()
+
+
+def test_each_is_counted_once_however_many_are_under_way() -> None:
+    layers = books()
+    session = holding(layers)
+    session.thread_queues["create_step"].append(4)
+    layers.held_back(session, "create_step")
+    layers.held_back(session, "create_step")
+    layers.held_back(session, "update_step")
+    assert layers.queued() == {("create_step",): 4}
 
 
 def test_who_has_written_nothing_leaves_nothing() -> None:
