@@ -59,7 +59,7 @@ FULL = " ".join(["disk", "full"])
 
 class Notes:
     def __init__(self):
-        self.threads = {}
+        self.task = None
 
     async def _run(self, operation, fails=False):
         await asyncio.sleep(0.01)
@@ -84,10 +84,18 @@ class Notes:
         await self._run("delete_step")
 
     async def update_thread(self, thread_id, name=None, user_id=None, metadata=None, tags=None):
+        # It goes on when this is over, and what it asks for is nobody's part.
+        self.task = asyncio.create_task(self._later())
         await self._run("update_thread")
+
+    async def _later(self):
+        await asyncio.sleep(0.05)
+        await self.get_thread("later")
 
     async def get_thread(self, thread_id):
         await asyncio.sleep(0.01)
+        if thread_id == "later":
+            note("calls", operation="get_thread", outcome="ok")
 
     def build_debug_url(self):
         return ""
@@ -392,7 +400,9 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
 
     # The greeting and its step, held back; the message, the tool's step and the answer.
     def all_there() -> bool:
-        return Counter(s.split()[1] for s in spans())["update_step"] >= 3
+        names = Counter(s.split()[1] for s in spans())
+        # A look at the thread for each update of a step, and one for that of the thread.
+        return names["update_step"] == 3 and names["get_thread"] == 4
 
     await asyncio.to_thread(wait_until, all_there, 10, "the spans")
     assert "chainlit.data_layer update_thread unset" in spans()
@@ -403,10 +413,9 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
         if r.attributes["gen_ai.conversation.id"] == thread
     ]
     trace = receiver.trace(roots[0])
-    updates = {span.id for span in trace if span.name == "chainlit.data_layer update_step"}
+    names = {span.id: span.name.split()[-1] for span in trace}
     nested = [span for span in trace if span.name == "chainlit.data_layer get_thread"]
-    assert nested
-    assert {span.parent for span in nested} <= updates
+    assert {names[span.parent] for span in nested} == {"update_step", "update_thread"}
     assert "disk full" not in receiver.everything
     await visitor.leave(clear=True)
 
