@@ -593,5 +593,7 @@ print(desk.get_data_layer is data.get_data_layer, not hasattr(data.get_data_laye
 def test_layers_of_every_kind_and_those_that_are_replaced(tmp_path: Path) -> None:
     done = run_alone(LAYERS, tmp_path)
     assert done.stdout.splitlines()[-1:] == ["True True"], done.stderr
-    assert "probe failed" not in done.stderr
-    assert done.stderr.count("Slim is not observed: it has __slots__") == 1
+    # Some releases of Chainlit have the log on one, some on the other.
+    log = done.stdout + done.stderr
+    assert "probe failed" not in log
+    assert log.count("Slim is not observed: it has __slots__") == 1
