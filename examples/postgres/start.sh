@@ -20,7 +20,7 @@ if [ -z "${DATABASE_URL:-}" ]; then
     }
     postgres() { (cd "$data" && $user "$@" >/dev/null); }
     stop() {
-        postgres pg_ctl -D "$data/db" -m fast stop || true
+        postgres pg_ctl -D "$data/db" -m fast stop 2>/dev/null || true
         rm -rf "$data"
     }
     trap stop EXIT

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,15 +82,20 @@ def test_fastapi_mount() -> None:
         assert (started(server, "http"), started(server, "websocket")) == (1, 1)
 
 
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may enter: PostgreSQL runs as somebody else than root."""
+    with tempfile.TemporaryDirectory(prefix="chainlit-otel-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
 @contextlib.contextmanager
 def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path]]:
     """Run an example by its one command, and stop it as Ctrl-C does; gives where it answers."""
     home, temporary = directory / example, directory / "tmp"
     shutil.copytree(EXAMPLES / example, home)
-    # PostgreSQL runs as somebody else if the tests run as root.
-    temporary.mkdir(mode=0o755)
-    for parent in (directory, *directory.parents[:2]):
-        parent.chmod(parent.stat().st_mode | 0o011)
+    temporary.mkdir()
     port = free_port()
     known = {n: v for n, v in os.environ.items() if n not in ("DATABASE_URL", "REDIS_URL")}
     ours = {
@@ -115,7 +121,8 @@ def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path
         wait_until(answers, 60, "the example to answer")
         yield url, temporary
     finally:
-        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         process.wait(30)
 
 
@@ -124,7 +131,7 @@ def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path
     [("postgres", "demo", "You said: hello "), ("redis_sessions", "secret", "You said: hello")],
 )
 def test_one_command_starts_the_database_too(
-    example: str, password: str, answer: str, tmp_path: Path
+    example: str, password: str, answer: str, open_directory: Path
 ) -> None:
     async def talk(url: str) -> None:
         headers = await sign_in(url, "ada", password)
@@ -142,7 +149,7 @@ def test_one_command_starts_the_database_too(
             await wait_until_async(listed, 15, "the chat to be in the history")
         await visitor.leave()
 
-    with started_by_script(example, tmp_path) as (url, temporary):
+    with started_by_script(example, open_directory) as (url, temporary):
         asyncio.run(talk(url))
         assert list(temporary.iterdir())
     assert list(temporary.iterdir()) == []
@@ -158,9 +165,7 @@ def test_one_command_starts_the_database_too(
         ),
     ],
 )
-def test_without_a_database_one_line_says_so(
-    url: dict[str, str], line: str, tmp_path: Path
-) -> None:
+def test_without_a_database_one_line_says_so(url: dict[str, str], line: str) -> None:
     files = {path.name: path.read_text() for path in (EXAMPLES / "postgres").iterdir()}
     env = {"CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters", **url}
     with pytest.raises(RuntimeError, match="the server ended with 1") as ended:
