@@ -137,7 +137,8 @@ class Patches:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
         own = vars(instance).get(name)
         replacement = make(original)
-        setattr(instance, name, replacement)
+        # Its class may have a `__setattr__` that refuses this, or sets it somewhere else.
+        vars(instance)[name] = replacement
         # What is bound to the instance would keep it alive, so only the instance itself holds it.
         instance_ref, replacement_ref = weakref.ref(instance), weakref.ref(replacement)
 
@@ -146,9 +147,9 @@ class Patches:
             if owner is None or put is None or vars(owner).get(name) is not put:
                 return
             if own is not None:
-                setattr(owner, name, own)
+                vars(owner)[name] = own
             else:
-                delattr(owner, name)
+                del vars(owner)[name]
 
         self._undo.append(undo)
 

@@ -14,8 +14,9 @@ caches = Caches()
 def watch_pool(name: str, pool: Any) -> None:
     """Have the connections of a pool in the metrics, as `db.client.connection.*`.
 
-    Pools that are attributes of the data layer are found without it. The pool is not kept alive.
-    It may be called before `enable()` or after it; the same name again stands for another pool.
+    Pools that are attributes of the data layer are found without it. The pool is not kept alive,
+    but for one of asyncpg, which is until it is closed. It may be called before `enable()` or
+    after it; the same name again stands for another pool.
 
     Args:
         name: Name of the pool in the metrics. The first 32 names count, others are `other`.
@@ -32,8 +33,9 @@ def watch_pool(name: str, pool: Any) -> None:
 def watch_cache(name: str, cache: Any) -> None:
     """Have the hits and misses of a cache in the metrics.
 
-    The cache is not kept alive. It may be called before `enable()` or after it; the same name
-    again stands for another cache, and the counts go on. So they do when a cache is cleared.
+    The cache is not kept alive, unless its class has slots and none for weak references. It may
+    be called before `enable()` or after it; the same name again stands for another cache, and the
+    counts go on. So they do when a cache is cleared.
 
     Args:
         name: Name of the cache in the metrics. The first 32 names count, others are `other`.

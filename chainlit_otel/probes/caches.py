@@ -142,7 +142,13 @@ def _reader(cache: Any) -> Callable[[], Figures | None] | None:
 
 
 def _weakly(cache: Any, describe: Callable[[Any], Figures]) -> Callable[[], Figures | None]:
-    get: Callable[[], Any] = weakref.ref(cache)
+    get: Callable[[], Any]
+    try:
+        get = weakref.ref(cache)
+    except TypeError:
+        # Its class has slots, and none for this.
+        def get() -> Any:
+            return cache
 
     def read() -> Figures | None:
         alive = get()

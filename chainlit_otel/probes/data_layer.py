@@ -16,6 +16,7 @@ from __future__ import annotations
 import functools
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
@@ -84,7 +85,7 @@ class DataLayers:
     ) -> None:
         self.ledger = OperationLedger()
         self.operation = ClosedSet(catalog.OPERATION.values)
-        self.queued = ClosedSet(catalog.QUEUED_OPERATION.values)
+        self._queued = ClosedSet(catalog.QUEUED_OPERATION.values)
         self.names = LearnedSet(_LAYERS)
         self._guard = guard
         self._telemetry = telemetry
@@ -97,6 +98,20 @@ class DataLayers:
     def counts(self) -> Mapping[tuple[str, ...], int]:
         """Return the operations so far, at zero for what a known layer has not yet been asked."""
         return {**self._zeros, **self.ledger.operations}
+
+    def queued(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations were held back, by name."""
+        return self._folded(self.ledger.queued)
+
+    def discarded(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations were held back and will never run, by name."""
+        return self._folded(self.ledger.discarded)
+
+    def _folded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
+        folded: Counter[tuple[str, ...]] = Counter()
+        for (name,), number in dict(counts).items():
+            folded[(self._queued(name),)] += number
+        return folded
 
     def queue_length(self) -> Mapping[tuple[str, ...], int]:
         """Return how many operations are held back now."""
@@ -151,15 +166,19 @@ class DataLayers:
             span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
         self._tracing.close(operation.frame, outcome, error)
 
-    def held_back(self, session: Any, name: str, number: int) -> None:
-        """Chainlit has put operations in the queue of a session."""
+    def held_back(self, session: Any, name: str) -> None:
+        """Chainlit may have put operations in the queue of a session."""
+        queue = session.thread_queues.get(name)
+        if not queue:
+            return
         held = self._held.get(session)
         if held is None:
             held = self._held[session] = Held()
             finalizer = weakref.finalize(session, self.ledger.discard, held)
             finalizer.atexit = False
-        for _ in range(number):
-            self.ledger.hold_back(held, self.queued(name))
+        # Several may be under way at once, so what is new is told by what is known.
+        for _ in range(len(queue) - held.waiting[name]):
+            self.ledger.hold_back(held, name)
 
     def replaying(self, patches: Patches, session: Any) -> None:
         """Chainlit is about to run what it has held back for a session."""
@@ -167,10 +186,30 @@ class DataLayers:
             for n, (function, layer, args, kwargs) in enumerate(queue):
                 queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
 
-    def discarded(self, session: Any) -> None:
-        """A session is deleted."""
+    def replayed(self, session: Any) -> None:
+        """Chainlit has run what it had held back; what it has left over will never run."""
         if held := self._held.pop(session, None):
             self.ledger.discard(held)
+
+    def deleted(self, session: Any) -> None:
+        """A session is deleted, and runs no more of what was held back for it.
+
+        Unless its user has written: Chainlit stores the thread before it runs them, and by then
+        the user may be gone. A message that has only just come is still a task. If those never
+        get that far, the operations are discarded with the session object.
+        """
+        if session not in self._held or session.has_first_interaction:
+            return
+        task = session.current_task
+        if task is None or task.done():
+            self.replayed(session)
+        else:
+            task.add_done_callback(functools.partial(self._deleted_then, weakref.ref(session)))
+
+    def _deleted_then(self, reference: Callable[[], Any], _: object) -> None:
+        with self._guard:
+            if (session := reference()) is not None:
+                self.deleted(session)
 
     def _observing(
         self, patches: Patches, name: str, layer: str, original: layers.Method
@@ -181,18 +220,17 @@ class DataLayers:
         async def operation(*args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return await original(*args, **kwargs)
-            session, before = None, 0
+            session = None
             with guard:
                 session = _silent_session()
-                before = _queued(session, name)
             try:
                 if queues and session is not None:
                     return await original(*args, **kwargs)
                 return await self._run(name, layer, original, args, kwargs)
             finally:
                 with guard:
-                    if (number := _queued(session, name) - before) > 0:
-                        self.held_back(session, name, number)
+                    if session is not None:
+                        self.held_back(session, name)
 
         return operation
 
@@ -208,7 +246,7 @@ class DataLayers:
             kind = ""
             with self._guard:
                 if held is not None:
-                    self.ledger.replay(held, self.queued(name))
+                    self.ledger.replay(held, name)
                 kind = self.names(type(layer).__name__)
             return await self._run(name, kind, function, (layer, *args), kwargs)
 
@@ -271,10 +309,6 @@ def _silent_session() -> Any:
     return session if waiting else None
 
 
-def _queued(session: Any, name: str) -> int:
-    return 0 if session is None else len(session.thread_queues.get(name, ()))
-
-
 def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: DataLayers) -> None:
     """Observe the data layer as soon as there is one.
 
@@ -285,10 +319,9 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: D
     layers.watch(patches, guard, functools.partial(data_layers.observe, patches))
     patches.wrap(websocket, "flush_method_queue", _flushing(patches, guard, data_layers))
     patches.wrap(websocket, "delete", _deleting(guard, data_layers))
-    ledger = data_layers.ledger
     telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts)
-    telemetry.observe(catalog.DATA_LAYER_QUEUED, lambda: dict(ledger.queued))
-    telemetry.observe(catalog.DATA_LAYER_DISCARDED, lambda: dict(ledger.discarded))
+    telemetry.observe(catalog.DATA_LAYER_QUEUED, data_layers.queued)
+    telemetry.observe(catalog.DATA_LAYER_DISCARDED, data_layers.discarded)
     telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length)
 
 
@@ -296,7 +329,11 @@ def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
             data_layers.replaying(patches, session)
-        return await wrapped(*args, **kwargs)
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            with guard:
+                data_layers.replayed(session)
 
     return wrapper
 
@@ -304,7 +341,7 @@ def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
 def _deleting(guard: Guard, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with guard:
-            data_layers.discarded(session)
+            data_layers.deleted(session)
         return await wrapped(*args, **kwargs)
 
     return wrapper

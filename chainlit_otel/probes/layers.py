@@ -14,14 +14,18 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
+from weakref import WeakSet
 
+from chainlit_otel.core.identities import Identities
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
 
 logger = logging.getLogger("chainlit_otel")
 
 _NAME = "get_data_layer"
+_told: WeakSet[type] = WeakSet()
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -35,23 +39,31 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
     original = vars(import_module("chainlit.data")).get(_NAME)
     if original is None:
         raise SeamMissing(f"chainlit.data.{_NAME}")
-    known: list[Any] = []
+    known = Identities()
 
     @functools.wraps(original)
     def get_data_layer() -> Any:
         layer = original()
         with guard:
-            if patches.active and not any(layer is other for other in known):
-                known.append(layer)
-                if layer is not None and not hasattr(layer, "__dict__"):
-                    logger.warning("%s is not observed: it has __slots__", type(layer).__name__)
-                elif layer is not None:
-                    found(layer)
+            if patches.active and _observable(layer) and known.add(layer):
+                found(layer)
         return layer
 
-    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
-        if vars(module).get(_NAME) is original:
-            patches.replace(vars(module), _NAME, lambda _: get_data_layer)
+    for module in list(sys.modules.values()):
+        # An app that asks for the layer itself may have the name, too, from before it enabled us.
+        if isinstance(module, ModuleType) and vars(module).get(_NAME) is original:
+            patches.shadow(module, _NAME, lambda _: get_data_layer)
+
+
+def _observable(layer: Any) -> bool:
+    """Tell whether there is a layer, and whether it can be observed; if not, say so once."""
+    kind = type(layer)
+    if layer is None or (hasattr(layer, "__dict__") and kind.__weakrefoffset__):
+        return layer is not None
+    if kind not in _told:
+        _told.add(kind)
+        logger.warning("%s is not observed: it has __slots__", kind.__name__)
+    return False
 
 
 def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:

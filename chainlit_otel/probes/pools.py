@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
+from chainlit_otel.core.identities import Identities
 from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.guard import Guard
 from chainlit_otel.telemetry import Telemetry
@@ -41,7 +42,7 @@ class Pools:
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
         self._named: dict[str, tuple[str, Callable[[], Any]]] = {}
-        self._layers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._layers = Identities()
         self._found: dict[str, str] = {}
 
     def watch(self, name: str, pool: Any) -> None:
@@ -57,7 +58,7 @@ class Pools:
         if not isinstance(name, str) or not name:
             raise TypeError(f"watch_pool({name!r}, …): the name must be a string")
         if _core(pool) is not None:
-            get: Callable[[], Any] = weakref.ref(pool)
+            get = _reference(pool)
         elif callable(pool):
             get = pool
         else:
@@ -103,7 +104,7 @@ class Pools:
         return read
 
     def _on_layers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
-        for layer in list(self._layers):
+        for layer in self._layers:
             for attribute, value in list(vars(layer).items()):
                 if _core(value) is not None:
                     name = self._name_of(f"{type(layer).__name__}.{attribute}")
@@ -114,6 +115,25 @@ class Pools:
             self.names.learn([name])
             self._found[name] = self.names(name)
         return self._found[name]
+
+
+class _UntilClosed:
+    """A reference to a pool that has no room for a weak one, as those of asyncpg."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __call__(self) -> Any:
+        if self._pool is not None and self._pool.is_closing():
+            self._pool = None
+        return self._pool
+
+
+def _reference(pool: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(pool)
+    except TypeError:
+        return _UntilClosed(pool)
 
 
 def _library(thing: Any) -> str:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import secrets
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import asyncpg
@@ -16,20 +18,36 @@ chainlit_otel.enable()
 SCHEMA = Path(__file__).with_name("schema.sql")
 
 
-@cl.on_app_startup
-async def create_tables() -> None:
-    """Create what is missing; without an address Chainlit would store nothing, silently."""
-    connection = await asyncpg.connect(os.environ["DATABASE_URL"])
+async def create_tables(url: str) -> None:
+    """Create what is missing."""
+    connection = await asyncpg.connect(url)
     try:
         await connection.execute(SCHEMA.read_text(encoding="utf-8"))
     finally:
         await connection.close()
 
 
+# Without a database Chainlit would answer and store nothing, silently. In a thread, because it may
+# read this file within its event loop.
+try:
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, create_tables(os.environ["DATABASE_URL"])).result()
+except KeyError:
+    sys.exit("Set DATABASE_URL, such as postgresql://user:password@localhost:5432/chat")
+except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    sys.exit(f"The database of DATABASE_URL cannot be used: {error}")
+
+
 @cl.password_auth_callback
 async def sign_in(name: str, password: str) -> cl.User | None:
     expected = os.environ.get("CHAT_PASSWORD", "demo")
     return cl.User(name) if secrets.compare_digest(password, expected) else None
+
+
+@cl.on_chat_start
+async def greet() -> None:
+    # Chainlit stores it when the user writes, and never if he does not.
+    await cl.Message("Hello. What is it about?").send()
 
 
 @cl.on_chat_resume

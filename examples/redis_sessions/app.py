@@ -71,6 +71,14 @@ def data_layer() -> RedisDataLayer:
     return layer
 
 
+@cl.on_app_startup
+async def look_for_redis() -> None:
+    try:
+        await redis.ping()
+    except RedisError as error:
+        logger.error("No Redis (REDIS_URL): %s. The chat answers, and keeps nothing.", error)
+
+
 @cl.password_auth_callback
 async def sign_in(name: str, password: str) -> cl.User | None:
     expected = passwords.get(name, "")

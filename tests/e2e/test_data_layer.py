@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from chainlit_otel.cli.visitors import Visitor
+from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, python_path
@@ -57,7 +59,7 @@ FULL = " ".join(["disk", "full"])
 
 class Notes:
     def __init__(self):
-        self.threads = {}
+        self.task = None
 
     async def _run(self, operation, fails=False):
         await asyncio.sleep(0.01)
@@ -82,10 +84,18 @@ class Notes:
         await self._run("delete_step")
 
     async def update_thread(self, thread_id, name=None, user_id=None, metadata=None, tags=None):
+        # It goes on when this is over, and what it asks for is nobody's part.
+        self.task = asyncio.create_task(self._later())
         await self._run("update_thread")
+
+    async def _later(self):
+        await asyncio.sleep(0.05)
+        await self.get_thread("later")
 
     async def get_thread(self, thread_id):
         await asyncio.sleep(0.01)
+        if thread_id == "later":
+            note("calls", operation="get_thread", outcome="ok")
 
     def build_debug_url(self):
         return ""
@@ -178,8 +188,7 @@ async def visit(url: str, dice: random.Random) -> None:
     """One of those who write nothing, and leave; or of those who write, some of it in vain."""
     visitor = Visitor(url)
     await visitor.connect()
-    # Then Chainlit is done with the start of the chat, and has held back what belongs to it.
-    await visitor.until(lambda: any(e.name == "task_end" for e in visitor.events), "the start")
+    await greeted(visitor)
     for _ in range(dice.choice([0, 0, 1, 2, 3])):
         await visitor.talk(dice.choice(["please", "fail"]))
     await visitor.leave(clear=dice.random() < 0.5)
@@ -192,9 +201,11 @@ async def test_the_books_equal_those_of_the_layer(server: ChainlitServer) -> Non
 
     def settled() -> bool:
         scrape = server.scrape()
-        return scrape.sum("chainlit_session_ends_total") == 30 and counted(
-            scrape, OPERATIONS
-        ) == ran(server)
+        return (
+            scrape.sum("chainlit_session_ends_total") == 30
+            and scrape.value("chainlit_data_layer_queue_length") == 0
+            and counted(scrape, OPERATIONS) == ran(server)
+        )
 
     await asyncio.to_thread(wait_until, settled, 20, "the books to equal the ledger")
     scrape, calls = server.scrape(), ran(server)
@@ -218,7 +229,7 @@ async def test_what_is_held_back_takes_its_time_when_it_runs(server: ChainlitSer
 
     visitor = Visitor(server.url)
     await visitor.connect()
-    await asyncio.to_thread(wait_until, lambda: length() > 0, 5, "something to be held back")
+    await greeted(visitor)
     before, waiting, runs = seconds(), length(), len(lines(server, "calls"))
     await visitor.talk("please")
     await asyncio.to_thread(wait_until, lambda: length() == 0, 5, "what was held back to run")
@@ -232,9 +243,148 @@ async def test_what_is_held_back_takes_its_time_when_it_runs(server: ChainlitSer
     await visitor.leave(clear=True)
 
 
+# Each name of a file at which something waits, for as long as the file is there.
+SLOW = """
+import asyncio
+import os
+
+import chainlit_otel
+
+chainlit_otel.enable()
+
+import chainlit as cl
+from chainlit.emitter import ChainlitEmitter
+from notes import Notes
+
+task_start = ChainlitEmitter.task_start
+
+
+async def gate(name):
+    while os.path.exists(name):
+        await asyncio.sleep(0.01)
+
+
+async def slow_task_start(self):
+    await gate("message")
+    await task_start(self)
+
+
+ChainlitEmitter.task_start = slow_task_start
+
+
+class Slow(Notes):
+    async def update_thread(self, thread_id, name=None, **rest):
+        # The user's first words; at the end of the session there is no name.
+        if name:
+            await gate("thread")
+        await super().update_thread(thread_id, name, **rest)
+
+    async def _run(self, operation, fails=False):
+        if operation == "create_step":
+            await gate("step")
+        await super()._run(operation, fails)
+
+
+@cl.data_layer
+def layer():
+    return Slow()
+
+
+@cl.on_chat_start
+async def start():
+    await cl.Message("hello").send()
+    await gate("start")
+    await cl.Message("how are you?").send()
+
+
+@cl.on_message
+async def on_message(message):
+    await cl.Message("done").send()
+"""
+
+
+@pytest.fixture(scope="module")
+def slow() -> Iterator[ChainlitServer]:
+    with ChainlitServer({"app.py": SLOW, "notes.py": LAYER}) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def closed(server: ChainlitServer, name: str) -> Iterator[None]:
+    gate = server.directory / name
+    gate.touch()
+    try:
+        yield
+    finally:
+        gate.unlink()
+
+
+class Figures:
+    """What the server tells of operations that were held back, from now on."""
+
+    def __init__(self, server: ChainlitServer) -> None:
+        self._server = server
+        self._before = self._totals()
+
+    def _totals(self) -> dict[str, int]:
+        scrape = self._server.scrape()
+        names = {
+            "ends": "chainlit_session_ends_total",
+            "queued": "chainlit_data_layer_queued_total",
+            "discarded": "chainlit_data_layer_discarded_total",
+            "waiting": "chainlit_data_layer_queue_length",
+        }
+        held, replayed = (total(self._server, file).total() for file in ("held", "replayed"))
+        figures = {key: int(scrape.sum(name)) for key, name in names.items()}
+        return {**figures, "held": held, "replayed": replayed}
+
+    def now(self) -> dict[str, int]:
+        return {key: number - self._before[key] for key, number in self._totals().items()}
+
+    async def until(self, **expected: int) -> dict[str, int]:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.to_thread(
+                wait_until, lambda: expected.items() <= self.now().items(), 10, "the figures"
+            )
+        now = self.now()
+        assert expected.items() <= now.items(), (expected, now)
+        return now
+
+
+@pytest.mark.parametrize("late", ["message", "thread", "step"])
+async def test_who_leaves_before_it_is_run_has_discarded_nothing(
+    slow: ChainlitServer, late: str
+) -> None:
+    figures, visitor = Figures(slow), Visitor(slow.url)
+    await visitor.connect()
+    await greeted(visitor)
+    with closed(slow, late):
+        await visitor.say("please")
+        await visitor.leave(clear=True)
+        meanwhile = await figures.until(ends=1)
+        assert meanwhile["waiting"] > 0
+    # Two messages, and the step around them when it begins and ends.
+    after = await figures.until(waiting=0, held=4, replayed=4)
+    assert (after["queued"], after["discarded"]) == (4, 0)
+
+
+async def test_what_is_held_back_for_somebody_gone_is_discarded(slow: ChainlitServer) -> None:
+    figures, visitor = Figures(slow), Visitor(slow.url)
+    with closed(slow, "start"):
+        await visitor.connect()
+        await visitor.until(lambda: any(e.name == "new_message" for e in visitor.events), "hello")
+        await visitor.leave(clear=True)
+        await figures.until(ends=1, held=2)
+    # The start of the chat goes on without its user.
+    after = await figures.until(waiting=0, discarded=4)
+    assert (after["queued"], after["held"], after["replayed"]) == (4, 4, 0)
+    assert slow.scrape().sum("chainlit_otel_internal_errors_total") == 0
+
+
 async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
+    await greeted(visitor)
     await visitor.talk("fail")
     await visitor.until(lambda: visitor.thread_id is not None, "the name of the thread")
     thread = visitor.thread_id
@@ -250,7 +400,9 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
 
     # The greeting and its step, held back; the message, the tool's step and the answer.
     def all_there() -> bool:
-        return Counter(s.split()[1] for s in spans())["update_step"] >= 3
+        names = Counter(s.split()[1] for s in spans())
+        # A look at the thread for each update of a step, and one for that of the thread.
+        return names["update_step"] == 3 and names["get_thread"] == 4
 
     await asyncio.to_thread(wait_until, all_there, 10, "the spans")
     assert "chainlit.data_layer update_thread unset" in spans()
@@ -261,10 +413,9 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
         if r.attributes["gen_ai.conversation.id"] == thread
     ]
     trace = receiver.trace(roots[0])
-    updates = {span.id for span in trace if span.name == "chainlit.data_layer update_step"}
+    names = {span.id: span.name.split()[-1] for span in trace}
     nested = [span for span in trace if span.name == "chainlit.data_layer get_thread"]
-    assert nested
-    assert {span.parent for span in nested} <= updates
+    assert {names[span.parent] for span in nested} == {"update_step", "update_thread"}
     assert "disk full" not in receiver.everything
     await visitor.leave(clear=True)
 
@@ -360,13 +511,89 @@ print("same")
 """
 
 
-def test_all_is_as_it_was_after_disable(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", IDENTITY],
-        cwd=tmp_path,
+def run_alone(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=directory,
         env={**os.environ, **python_path(), "OTEL_EXPORTER_PROMETHEUS_PORT": "0"},
         capture_output=True,
         text=True,
         timeout=100,
     )
+
+
+def test_all_is_as_it_was_after_disable(tmp_path: Path) -> None:
+    done = run_alone(IDENTITY, tmp_path)
     assert done.stdout.splitlines()[-1:] == ["same"], done.stderr
+
+
+LAYERS = """
+import asyncio
+import dataclasses
+import gc
+import sys
+import types
+import weakref
+
+import chainlit.server
+from chainlit import data
+from chainlit.config import config
+
+# A module of the app, which has the name from before it is enabled.
+desk = sys.modules["desk"] = types.ModuleType("desk")
+desk.get_data_layer = data.get_data_layer
+
+import chainlit_otel
+
+chainlit_otel.enable()
+
+
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    rows: list
+
+    async def get_user(self, identifier):
+        return identifier
+
+
+class Around:
+    def __init__(self, inner):
+        vars(self)["inner"] = inner
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def __setattr__(self, name, value):
+        setattr(self.inner, name, value)
+
+
+class Slim:
+    __slots__ = ()
+
+    async def get_user(self, identifier):
+        return identifier
+
+
+gone = []
+for layer in (Frozen([]), Around(Frozen([])), Slim()):
+    config.code.data_layer = lambda: layer
+    data._data_layer, data._data_layer_initialized = None, False
+    for _ in range(2):
+        assert asyncio.run(desk.get_data_layer().get_user("x")) == "x"
+    if not isinstance(layer, Slim):
+        assert "get_user" in vars(layer)
+        gone.append(weakref.ref(layer))
+gc.collect()
+assert [reference() for reference in gone] == [None, None]
+chainlit_otel.disable()
+print(desk.get_data_layer is data.get_data_layer, not hasattr(data.get_data_layer, "__wrapped__"))
+"""
+
+
+def test_layers_of_every_kind_and_those_that_are_replaced(tmp_path: Path) -> None:
+    done = run_alone(LAYERS, tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["True True"], done.stderr
+    # Some releases of Chainlit have the log on one, some on the other.
+    log = done.stdout + done.stderr
+    assert "probe failed" not in log
+    assert log.count("Slim is not observed: it has __slots__") == 1

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
 from chainlit_otel.cli.visitors import Visitor
-from tests.support.scrape import wait_until
-from tests.support.server import ChainlitServer
+from tests.support.greeting import greeted
+from tests.support.scrape import wait_until, wait_until_async
+from tests.support.server import ChainlitServer, free_port, python_path
+from tests.support.sign_in import sign_in
 
 pytestmark = pytest.mark.e2e
 
@@ -42,11 +52,24 @@ def test_quickstart() -> None:
         assert started(server, "websocket") == 1
 
 
+# Nobody deletes an HTTP session: it ends when Python collects it, which may take its time.
+COLLECT = """
+
+@app.get("/collect")
+async def collect() -> None:
+    __import__("gc").collect()
+"""
+
+
 def test_fastapi_mount() -> None:
     command = ["uvicorn", "main:app", "--port", "{port}"]
-    with ChainlitServer(files("fastapi_mount"), command=command, path="/chat") as server:
-        asked = httpx.post(server.url.removesuffix("/chat") + "/ask", params={"question": "why"})
+    example = files("fastapi_mount")
+    example["main.py"] += COLLECT
+    with ChainlitServer(example, command=command, path="/chat") as server:
+        origin = server.url.removesuffix("/chat")
+        asked = httpx.post(f"{origin}/ask", params={"question": "why"})
         assert asked.json() == {"answer": "You asked: why"}
+        httpx.get(f"{origin}/collect").raise_for_status()
         wait_until(
             lambda: (
                 server.scrape().sum("chainlit_session_ends_total", chainlit_session_type="http")
@@ -57,3 +80,96 @@ def test_fastapi_mount() -> None:
         )
         assert chat(server.url, "hello") == ["You said: hello"]
         assert (started(server, "http"), started(server, "websocket")) == (1, 1)
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that everybody may enter: PostgreSQL runs as somebody else than root."""
+    with tempfile.TemporaryDirectory(prefix="chainlit-otel-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+@contextlib.contextmanager
+def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path]]:
+    """Run an example by its one command, and stop it as Ctrl-C does; gives where it answers."""
+    home, temporary = directory / example, directory / "tmp"
+    shutil.copytree(EXAMPLES / example, home)
+    temporary.mkdir()
+    port = free_port()
+    known = {n: v for n, v in os.environ.items() if n not in ("DATABASE_URL", "REDIS_URL")}
+    ours = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "TMPDIR": str(temporary),
+        "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
+    }
+    process = subprocess.Popen(
+        [home / "start.sh", "--headless", "--port", str(port)],
+        env={**known, **python_path(), **ours},
+        cwd=directory,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+
+        def answers() -> bool:
+            assert process.poll() is None
+            with contextlib.suppress(httpx.HTTPError):
+                return httpx.get(url, timeout=5).status_code == 200
+            return False
+
+        wait_until(answers, 60, "the example to answer")
+        yield url, temporary
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+
+
+@pytest.mark.parametrize(
+    ("example", "password", "answer"),
+    [("postgres", "demo", "You said: hello "), ("redis_sessions", "secret", "You said: hello")],
+)
+def test_one_command_starts_the_database_too(
+    example: str, password: str, answer: str, open_directory: Path
+) -> None:
+    async def talk(url: str) -> None:
+        headers = await sign_in(url, "ada", password)
+        visitor = Visitor(url, headers=headers)
+        await visitor.connect()
+        await greeted(visitor)
+        assert await visitor.talk("hello") == [answer]
+        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+
+            async def listed() -> bool:
+                page = {"pagination": {"first": 20}, "filter": {}}
+                threads = (await http.post("/project/threads", json=page)).json()["data"]
+                return [thread["name"] for thread in threads] == ["hello"]
+
+            await wait_until_async(listed, 15, "the chat to be in the history")
+        await visitor.leave()
+
+    with started_by_script(example, open_directory) as (url, temporary):
+        asyncio.run(talk(url))
+        assert list(temporary.iterdir())
+    assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ({}, "Set DATABASE_URL, such as postgresql://user:password@localhost:5432/chat"),
+        (
+            {"DATABASE_URL": "postgresql://a:secret@127.0.0.1:1/x"},
+            "The database of DATABASE_URL cannot be used: ",
+        ),
+    ],
+)
+def test_without_a_database_one_line_says_so(url: dict[str, str], line: str) -> None:
+    files = {path.name: path.read_text() for path in (EXAMPLES / "postgres").iterdir()}
+    env = {"CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters", **url}
+    with pytest.raises(RuntimeError, match="the server ended with 1") as ended:
+        ChainlitServer(files, env=env).start()
+    assert line in str(ended.value)
+    assert "Traceback" not in str(ended.value)
+    assert "secret@" not in str(ended.value)

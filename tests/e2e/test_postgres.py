@@ -12,7 +12,9 @@ from typing import Any
 import httpx
 import pytest
 
+from chainlit_otel import catalog
 from chainlit_otel.cli.visitors import Visitor
+from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
 from tests.support.scrape import Scrape, wait_until
@@ -52,8 +54,11 @@ def operations(scrape: Scrape, outcome: str, *names: str) -> float:
 class Person:
     """A signed-in user with a browser, and what they did."""
 
-    def __init__(self, server: ChainlitServer, name: str, dice: random.Random) -> None:
+    def __init__(
+        self, server: ChainlitServer, database: Postgres, name: str, dice: random.Random
+    ) -> None:
         self.name = name
+        self._database = database
         self.done: Counter[str] = Counter()
         self.threads: list[str] = []
         self._server = server
@@ -68,6 +73,11 @@ class Person:
         ) as http:
             for _ in range(2):
                 await self._chat(http, headers)
+            silent = Visitor(self._server.url, headers=headers)
+            await silent.connect()
+            await greeted(silent)
+            await silent.leave(clear=True)
+            self.done["greeting"] += 1
             listed = await http.post("/project/threads", json=_FIRST_PAGE)
             self.done["list"] += 1
             assert {thread["id"] for thread in listed.json()["data"]} >= set(self.threads)
@@ -79,6 +89,9 @@ class Person:
         visitor = Visitor(self._server.url, headers=headers)
         visitor.thread_id = thread
         await visitor.connect()
+        if thread is None:
+            await greeted(visitor)
+            self.done["greeting"] += 1
         for _ in range(self._dice.randint(1, 3)):
             assert await visitor.talk("hello") == ["You said: hello "]
             self.done["turn"] += 1
@@ -91,12 +104,12 @@ class Person:
             files={"file": ("note.txt", b"x" * 100, "text/plain")},
         )
         self.done["upload"] += upload.status_code == 200
-        await self._stored(visitor)
         answers = [
             event.data["id"]
             for event in visitor.events
             if event.name == "new_message" and event.data["type"] == "assistant_message"
         ]
+        await until_stored(self._database, answers[-1])
         judged = await http.put(
             "/feedback",
             json={
@@ -107,14 +120,14 @@ class Person:
         self.done["feedback"] += judged.status_code == 200
         await visitor.leave(clear=True)
 
-    async def _stored(self, visitor: Visitor) -> None:
-        """Wait until the chat is in the database, where Chainlit puts it in its own time."""
 
-        def settled() -> bool:
-            scrape = self._server.scrape()
-            return scrape.value("chainlit_data_layer_queue_length") == 0
+async def until_stored(database: Postgres, step: str) -> None:
+    """Wait until a step is in the database, where Chainlit puts it in its own time."""
 
-        await asyncio.to_thread(wait_until, settled, 10, "the queue to be empty")
+    def stored() -> bool:
+        return bool(database.query('SELECT FROM "Step" WHERE id = $1', step))
+
+    await asyncio.to_thread(wait_until, stored, 10, "the step to be stored")
 
 
 _FIRST_PAGE = {"pagination": {"first": 20}, "filter": {}}
@@ -136,7 +149,7 @@ def settled_operations(server: ChainlitServer) -> Scrape:
 async def test_the_figures_are_those_of_the_database_and_of_the_script(database: Postgres) -> None:
     with Receiver() as receiver, app(database, env=receiver.env) as server:
         dice = random.Random(SEED)
-        people = [Person(server, name, random.Random(dice.random())) for name in USERS]
+        people = [Person(server, database, name, random.Random(dice.random())) for name in USERS]
         # Chainlit makes a pool for each of several first queries at once, and keeps the last.
         await sign_in(server.url, people[0].name)
         people[0].done["sign_in"] += 1
@@ -157,16 +170,20 @@ async def test_the_figures_are_those_of_the_database_and_of_the_script(database:
             lambda: {
                 "users": (calls('%INSERT INTO "User"%'), rows('SELECT count(*) n FROM "User"')),
                 "lists": calls('%FROM "Thread" t%LEFT JOIN "User" u%LIMIT%'),
+                "threads": rows('SELECT count(*) n FROM "Thread"'),
                 "feedback": rows('SELECT count(*) n FROM "Feedback"'),
                 "positive": rows('SELECT count(*) n FROM "Feedback" WHERE value = 1'),
                 "messages": rows("SELECT count(*) n FROM \"Step\" WHERE type = 'user_message'"),
-                "steps": calls('%INSERT INTO "Step" (%COALESCE%'),
+                "steps": rows('SELECT count(*) n FROM "Step"'),
+                "stores": calls('%INSERT INTO "Step" (%COALESCE%'),
             }
         )
+        print(f"\nthe script: {dict(done)}\nthe database: {counted}")
         assert scrape.sum(OPERATIONS, chainlit_outcome="error") == 0
         # Each sign-in stores the user, and each user is one.
         assert ok("create_user") == counted["users"][0] == done["sign_in"]
         assert counted["users"][1] == len(USERS)
+        chats = sum(len(person.threads) for person in people)
         assert ok("list_threads") == counted["lists"] == done["list"]
         assert ok("upsert_feedback") == counted["feedback"] == done["feedback"] == 9
         given = {
@@ -177,14 +194,23 @@ async def test_the_figures_are_those_of_the_database_and_of_the_script(database:
         assert sum(given.values()) == done["feedback"]
         assert counted["messages"] == done["turn"]
         assert scrape.sum("chainlit_turn_duration_seconds_count") == done["turn"]
+        # A chat begins with a greeting in a run; a turn is a message, a run, a thought, an answer.
+        assert ok("create_step") == counted["steps"] == 2 * chats + 4 * done["turn"]
+        assert ok("update_step") == chats + 2 * done["turn"]
+        # Whoever writes nothing leaves nothing: no thread, and no greeting.
+        assert counted["threads"] == chats
+        held = {"queued": 3 * done["greeting"], "discarded": 3 * len(people)}
+        for what, number in held.items():
+            assert scrape.sum(f"chainlit_data_layer_{what}_total") == number
+        assert scrape.value("chainlit_data_layer_queue_length") == 0
         # Each run of `create_step` is one statement, also on behalf of `update_step` or of a step
         # whose parent is not there yet: within another operation it is a span and no operation.
-        assert ok("create_step", "update_step") < counted["steps"]
+        assert ok("create_step", "update_step") <= counted["stores"]
         await asyncio.to_thread(
             wait_until,
-            lambda: len(receiver.named("chainlit.data_layer create_step")) == counted["steps"],
+            lambda: len(receiver.named("chainlit.data_layer create_step")) == counted["stores"],
             10,
-            f"{counted['steps']} spans",
+            f"{counted['stores']} spans",
         )
         uploads = {"chainlit_file_direction": "upload"}
         assert scrape.value("chainlit_file_size_bytes_count", **uploads) == done["upload"] == 9
@@ -192,46 +218,105 @@ async def test_the_figures_are_those_of_the_database_and_of_the_script(database:
         attempts = {"chainlit_access_method": "password", "chainlit_access_result": "granted"}
         assert scrape.value("chainlit_access_attempts_total", **attempts) == done["sign_in"]
         pool = scrape.sum("db_client_connection_count")
-        held = await asyncio.to_thread(
+        connected = await asyncio.to_thread(
             rows,
             "SELECT count(*) n FROM pg_stat_activity WHERE application_name = '' "
             "AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
         )
-        assert pool == held
+        assert pool == connected
         assert scrape.sum("chainlit_otel_internal_errors_total") == 0
 
 
-BARE = FILES["app.py"].replace("chainlit_otel.enable()", "")
+# The example, in which a query may run for long, and which tells what has become of its pool.
+POOL = """
+
+import contextlib
+import gc
+
+from asyncpg.pool import Pool
+from chainlit.data import get_data_layer
+
+answer = on_message
+queries = []
 
 
-async def answers(server: ChainlitServer, database: Postgres) -> list[object]:
+async def sleep() -> None:
+    with contextlib.suppress(Exception):
+        await get_data_layer().execute_query("SELECT pg_sleep(600)")
+
+
+@cl.on_message
+async def on_message(message: cl.Message) -> None:
+    if message.content == "sleep":
+        queries.append(asyncio.create_task(sleep()))
+    elif message.content == "pool":
+        gc.collect()
+        pools = [thing for thing in gc.get_objects() if isinstance(thing, Pool)]
+        closed = sum(pool.is_closing() for pool in pools)
+        await cl.Message(f"{closed} closed, {len(pools) > closed}").send()
+    else:
+        await answer(message)
+"""
+TELLING = {**FILES, "app.py": FILES["app.py"] + POOL}
+BARE = {**TELLING, "app.py": TELLING["app.py"].replace("chainlit_otel.enable()", "")}
+AWAY = 5
+
+
+async def answers(server: ChainlitServer, database: Postgres, observed: bool) -> list[object]:
     """What one user is told before, while and after the database is away."""
     headers = await sign_in(server.url, "ada")
     visitor = Visitor(server.url, headers=headers)
     await visitor.connect()
+    await greeted(visitor)
     said: list[object] = [await visitor.talk("before")]
+    step = [e.data["id"] for e in visitor.events if e.name == "new_message"][-1]
+    await until_stored(database, step)
+    await visitor.talk("sleep")
+    sleeps = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(600)'"
+    await asyncio.to_thread(wait_until, lambda: database.query(sleeps), 10, "the long query")
+    if observed:
+        assert server.scrape().value("db_client_connection_count", **USED) >= 1
     await asyncio.to_thread(database.stop)
     try:
-        said += [await visitor.talk(f"away {n}") for n in range(5)]
+        said += [await visitor.talk(f"away {n}") for n in range(AWAY)]
+        if observed:
+            await asyncio.to_thread(
+                wait_until, lambda: lost(server.scrape()) == LOST, 10, f"{LOST} to be lost"
+            )
     finally:
         await asyncio.to_thread(database.start)
     said += [await visitor.talk(f"after {n}") for n in range(5)]
+    said.append(await visitor.talk("pool"))
     await visitor.leave(clear=True)
     return said
 
 
+def lost(scrape: Scrape) -> dict[str, float]:
+    """The operations that failed, by name."""
+    names = catalog.OPERATION.values
+    return {name: number for name in names if (number := operations(scrape, "error", name))}
+
+
+USED = {
+    "db_client_connection_pool_name": "ChainlitDataLayer.pool",
+    "db_client_connection_state": "used",
+}
+# Of each turn the message, the run, the thought and the answer, two of which end later.
+LOST = {"create_step": 4 * AWAY, "update_step": 2 * AWAY}
+
+
 async def test_a_database_that_goes_away_costs_no_answer_and_shows(database: Postgres) -> None:
-    with app(database, {**FILES, "app.py": BARE}) as bare:
-        expected = await answers(bare, database)
-    with app(database) as server:
-        assert await answers(server, database) == expected
+    with app(database, BARE) as bare:
+        expected = await answers(bare, database, observed=False)
+    with app(database, TELLING) as server:
+        assert await answers(server, database, observed=True) == expected
         scrape = await asyncio.to_thread(settled_operations, server)
         assert expected[1] == ["You said: away 0 "]
-        # The message and the answer of each turn, and the step in which it was thought out.
-        assert operations(scrape, "error", "create_step", "update_step") >= 10
-        assert scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok") == 11
+        assert expected[-1] == ["0 closed, True"]
+        print(f"\nlost: {lost(scrape)}; kept: {operations(scrape, 'ok', *LOST)}")
+        assert lost(scrape) == LOST
+        assert scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok") == 13
         before = operations(scrape, "ok", "create_step")
-        errors = scrape.sum(OPERATIONS, chainlit_outcome="error")
         headers = await sign_in(server.url, "ada")
         visitor = Visitor(server.url, headers=headers)
         await visitor.connect()
@@ -239,7 +324,7 @@ async def test_a_database_that_goes_away_costs_no_answer_and_shows(database: Pos
         scrape = await asyncio.to_thread(settled_operations, server)
         await visitor.leave(clear=True)
         assert operations(scrape, "ok", "create_step") > before
-        assert scrape.sum(OPERATIONS, chainlit_outcome="error") == errors
+        assert lost(scrape) == LOST
         # The layer has thrown its pool away and made another one, which is followed.
         assert scrape.sum("db_client_connection_count") > 0
         assert scrape.sum("db_client_connection_max") == 10

@@ -83,6 +83,16 @@ def test_an_object_of_the_app_and_a_pair_of_functions(caches: Caches, guard: Gua
     assert caches.evictions(guard) == {("own",): 2}
 
 
+def test_a_cache_with_slots(caches: Caches, guard: Guard) -> None:
+    class Slim:
+        __slots__ = ("hits", "misses")
+
+    slim: Any = Slim()
+    slim.hits, slim.misses = 3, 1
+    caches.watch("slim", slim)
+    assert caches.lookups(guard) == {("slim", "hit"): 3, ("slim", "miss"): 1}
+
+
 def test_another_cache_of_the_same_name_goes_on_counting(caches: Caches, guard: Guard) -> None:
     first, second = Own(3, 4), Own(1, 1)
     caches.watch("own", first)

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from typing import Any
 
+import asyncpg
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from redis import BlockingConnectionPool as SyncBlockingPool
@@ -80,6 +81,16 @@ def test_of_sqlalchemy_everything_that_has_a_pool_can_be_named(pools: Pools, gua
         assert shown(bare, guard, "pool") == (1, 0, None)
     with pytest.raises(TypeError, match="must be a pool"):
         pools.watch("none", create_engine("sqlite://", poolclass=NullPool))
+
+
+async def test_a_pool_of_asyncpg_is_held_until_it_is_closed(pools: Pools, guard: Guard) -> None:
+    pool = await asyncpg.create_pool("postgresql://127.0.0.1:1/none", min_size=0, max_size=6)
+    pools.watch("db", pool)
+    assert shown(pools, guard, "db") == (0, 0, 6)
+    await pool.close()
+    holders = len(gc.get_referrers(pool))
+    assert shown(pools, guard, "db") == (None, None, None)
+    assert len(gc.get_referrers(pool)) == holders - 1
 
 
 async def test_pools_of_redis(pools: Pools, guard: Guard) -> None:

@@ -1,0 +1,33 @@
+"""Objects of the app that are known by what they are, not by what they say they equal."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+
+class Identities:
+    """A set of objects, held weakly; they need not be hashable."""
+
+    def __init__(self) -> None:
+        self._references: dict[int, weakref.ref[Any]] = {}
+
+    def add(self, thing: Any) -> bool:
+        """Add an object, and tell whether it was not there.
+
+        Raises:
+            TypeError: It cannot be referenced weakly.
+        """
+        key = id(thing)
+        if key in self._references:
+            return False
+        # It goes before another object can have its number.
+        self._references[key] = weakref.ref(thing, lambda _: self._references.pop(key, None))
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        """Return those that are still there."""
+        for reference in list(self._references.values()):
+            if (thing := reference()) is not None:
+                yield thing
