@@ -51,7 +51,7 @@ logger = logging.getLogger("chainlit_otel")
 _LAST_MODULE = "chainlit.socket"
 
 # Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
-_OPTIONAL = ("mcp",)
+OPTIONAL = ("mcp",)
 
 _lock = RLock()
 _active: Runtime | None = None
@@ -233,7 +233,7 @@ class Runtime:
 
     def health(self) -> dict[str, Any]:
         """Return the state of our own parts, for `/healthz`."""
-        degraded = any(s != "on" for name, s in self._probes.items() if name not in _OPTIONAL)
+        degraded = any(s != "on" for name, s in self._probes.items() if name not in OPTIONAL)
         return {
             "status": "degraded" if degraded else "ok",
             "version": __version__,
