@@ -178,7 +178,7 @@ class Runtime:
         self._pulse = event_loop_probe.Pulse(
             guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
         )
-        self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
+        self._steps = steps_probe.Steps(telemetry, tracing, sockets, settings.capture_steps)
         self._mcp = mcp_probe.Connections()
         self._data_layers = data_layer_probe.DataLayers(
             guards["data_layer"], telemetry, tracing, sockets, watching.pools.found

@@ -46,6 +46,12 @@ _SITES = {
 }
 
 
+def current_session() -> Any:
+    """Return Chainlit's session that this runs on behalf of, if there is one."""
+    held = import_module("chainlit.context").context_var.get(None)
+    return None if held is None else held.session
+
+
 class Sessions:
     """Chainlit's session objects and what the books say of each.
 

@@ -1,8 +1,9 @@
 """Steps: `chainlit.step.Step`, by its context manager or by `send` and `update` alone.
 
 The context manager is what `@cl.step` uses, too, in a coroutine or in a worker thread. The
-handlers for LangChain and LlamaIndex never enter a step: they stamp its start and end and send
-it, so such a step is told from its stamps once it has both.
+handlers for LangChain and LlamaIndex never enter a step: they stamp its start and send it, and
+stamp its end and send it again. What they send in between may name it as its parent, so its span
+begins and ends with its stamps. It is never the current one; and one that never ends is not told.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import time
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import Frame, Tracing, outcome_of, printable
 
@@ -27,27 +29,34 @@ class Steps:
 
     Args:
         telemetry: Takes the durations.
-        tracing: Opens the spans.
+        tracing: Ends the spans.
+        sockets: Opens the spans.
         capture: Whether input and output of steps are recorded in spans.
     """
 
-    def __init__(self, telemetry: Telemetry, tracing: Tracing, capture: bool) -> None:
+    def __init__(
+        self, telemetry: Telemetry, tracing: Tracing, sockets: Sockets, capture: bool
+    ) -> None:
         self.type = ClosedSet(catalog.STEP_TYPE.values)
         self._telemetry = telemetry
         self._tracing = tracing
+        self._sockets = sockets
         self._capture = capture
         self._open: WeakKeyDictionary[Any, tuple[int, Frame]] = WeakKeyDictionary()
-        self._recorded: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+        self._entered: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+        self._sent: WeakKeyDictionary[Any, Frame] = WeakKeyDictionary()
+        self._by_id: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def entering(self, step: Any) -> None:
+        """A step is about to be entered, which sends it."""
+        self._entered[step] = True
 
     def entered(self, step: Any, started: int) -> None:
         """A step was entered at monotonic time `started` (nanoseconds)."""
         kind = self.type(step.type)
         wall = time.time_ns() - (time.monotonic_ns() - started)
-        frame = self._tracing.open_child(
-            f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), wall
-        )
+        frame = self._sockets.open(f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), wall)
         self._open[step] = started, frame
-        self._recorded[step] = True
 
     def exited(self, step: Any, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
@@ -62,20 +71,31 @@ class Steps:
         self._tracing.close(frame, outcome, error)
 
     def sent(self, step: Any) -> None:
-        """A step was sent or updated; one that has ended without being entered is told now."""
-        if not step.end or not step.start or self._recorded.get(step):
+        """A step was sent or updated, which tells of one that is not entered."""
+        if not step.start or step in self._entered:
             return
-        self._recorded[step] = True
         kind = self.type(step.type)
-        start, end = _nanoseconds(step.start), _nanoseconds(step.end)
+        start = _nanoseconds(step.start)
+        frame = self._sent.get(step)
+        if frame is None:
+            frame = self._sockets.open(
+                f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), start, self._above(step)
+            )
+            self._tracing.leave(frame)
+            self._sent[step] = frame
+            self._by_id[step.id] = step
+        if not step.end or frame.ended:
+            return
+        end = _nanoseconds(step.end)
         outcome = "error" if step.is_error else "ok"
-        self._telemetry.record(catalog.STEP_DURATION, max(0, end - start) / NS, kind, outcome)
-        attributes = {**_attributes(step, kind), catalog.OUTCOME.key: outcome}
         if self._capture:
-            attributes |= _content(step)
-        self._tracing.record(
-            f"{catalog.SPAN_STEP} {kind}", attributes, start, end, bool(step.is_error)
-        )
+            frame.span.set_attributes(_content(step))
+        self._telemetry.record(catalog.STEP_DURATION, max(0, end - start) / NS, kind, outcome)
+        self._tracing.close(frame, outcome, end=end)
+
+    def _above(self, step: Any) -> Frame | None:
+        parent = self._by_id.get(step.parent_id)
+        return None if parent is None else self._sent.get(parent)
 
 
 def _attributes(step: Any, kind: str) -> dict[str, str]:
@@ -116,6 +136,8 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) 
 def _entering_async(guard: Guard, steps: Steps) -> Any:
     async def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
         started = time.monotonic_ns()
+        with guard:
+            steps.entering(step)
         result = await wrapped(*args, **kwargs)
         with guard:
             steps.entered(step, started)
@@ -127,6 +149,8 @@ def _entering_async(guard: Guard, steps: Steps) -> Any:
 def _entering(guard: Guard, steps: Steps) -> Any:
     def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
         started = time.monotonic_ns()
+        with guard:
+            steps.entering(step)
         result = wrapped(*args, **kwargs)
         with guard:
             steps.entered(step, started)
