@@ -49,7 +49,9 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
                     found(layer)
         return layer
 
-    for module in [m for name, m in sys.modules.items() if name.startswith("chainlit.")]:
+    # A copy first: the thread of the admin server may be importing, and it would change meanwhile.
+    loaded = list(sys.modules.items())
+    for module in [m for name, m in loaded if name.startswith("chainlit.")]:
         if vars(module).get(_NAME) is original:
             patches.replace(vars(module), _NAME, lambda _: get_data_layer)
 
