@@ -664,7 +664,7 @@ EVENT_LOOP_LAG = Metric(
     "chainlit.event_loop.lag",
     "histogram",
     "s",
-    "How late the event loop is, sampled four times a second.",
+    "How late the event loop is, at most, in each fifth of a second.",
     (),
     LAG_BOUNDS,
 )

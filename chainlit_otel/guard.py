@@ -37,7 +37,7 @@ class Guard:
         traceback: TracebackType | None,
     ) -> bool:
         """Count an error of ours and swallow it."""
-        if not isinstance(error, Exception):
+        if error is None or not isinstance(error, Exception):
             return False
         with self._lock:
             self.errors += 1

@@ -51,7 +51,7 @@ logger = logging.getLogger("chainlit_otel")
 _LAST_MODULE = "chainlit.socket"
 
 # Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
-_OPTIONAL = ("mcp",)
+OPTIONAL = ("mcp",)
 
 _lock = RLock()
 _active: Runtime | None = None
@@ -178,7 +178,7 @@ class Runtime:
         self._pulse = event_loop_probe.Pulse(
             guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
         )
-        self._steps = steps_probe.Steps(telemetry, tracing, settings.capture_steps)
+        self._steps = steps_probe.Steps(telemetry, tracing, sockets, settings.capture_steps)
         self._mcp = mcp_probe.Connections()
         self._data_layers = data_layer_probe.DataLayers(
             guards["data_layer"], telemetry, tracing, sockets, watching.pools.found
@@ -233,7 +233,7 @@ class Runtime:
 
     def health(self) -> dict[str, Any]:
         """Return the state of our own parts, for `/healthz`."""
-        degraded = any(s != "on" for name, s in self._probes.items() if name not in _OPTIONAL)
+        degraded = any(s != "on" for name, s in self._probes.items() if name not in OPTIONAL)
         return {
             "status": "degraded" if degraded else "ok",
             "version": __version__,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from time import time_ns
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, ref
 
 from opentelemetry._logs import Logger, SeverityNumber, get_logger
 from opentelemetry.context import Context, get_current
@@ -186,11 +186,15 @@ class _Instruments:
         self._observed.clear()
 
 
-_by_provider: WeakKeyDictionary[MeterProvider, _Instruments] = WeakKeyDictionary()
+_known: list[tuple[ReferenceType[MeterProvider], _Instruments]] = []
 
 
 def _instruments_of(provider: MeterProvider) -> _Instruments:
-    if provider not in _by_provider:
-        meter = provider.get_meter(catalog.SCOPE, __version__)
-        _by_provider[provider] = _Instruments(meter)
-    return _by_provider[provider]
+    # By identity, since a provider need not be hashable: that of logfire is not.
+    _known[:] = [known for known in _known if known[0]() is not None]
+    for reference, instruments in _known:
+        if reference() is provider:
+            return instruments
+    instruments = _Instruments(provider.get_meter(catalog.SCOPE, __version__))
+    _known.append((ref(provider), instruments))
+    return instruments

@@ -43,7 +43,9 @@ class Frame:
         self.context = previous
 
 
-UNHEARD = Frame(INVALID_SPAN, Context(), None)
+_NOTHING = Context()
+
+UNHEARD = Frame(INVALID_SPAN, _NOTHING, None)
 """Stands for every span while nobody listens. It has ended, so nothing comes of it."""
 UNHEARD.ended = True
 
@@ -81,6 +83,10 @@ def _is_innermost(frame: Frame) -> bool:
     return top is frame
 
 
+def _trace(frame: Frame) -> int:
+    return frame.span.get_span_context().trace_id
+
+
 def current_span_context() -> SpanContext:
     """Return the context of the current span, whoever opened it."""
     return get_current_span().get_span_context()
@@ -110,7 +116,11 @@ class Tracing:
         return self._is_global and getattr(trace, "_TRACER_PROVIDER", self) is None
 
     def open_root(
-        self, name: str, attributes: Attributes, links: Iterable[SpanContext] = ()
+        self,
+        name: str,
+        attributes: Attributes,
+        links: Iterable[SpanContext] = (),
+        start: int | None = None,
     ) -> Frame:
         """Begin a trace of its own, whatever span is current, and make its span the current one.
 
@@ -118,52 +128,64 @@ class Tracing:
             name: Name of the span.
             attributes: Attributes of the span.
             links: What the trace belongs to without being a part of it.
+            start: Start time, in nanoseconds since the epoch; now by default.
         """
         if self.idle:
             return UNHEARD
         valid = [Link(linked) for linked in links if linked.is_valid]
-        span = self._tracer.start_span(name, Context(), attributes=attributes, links=valid)
+        span = self._tracer.start_span(
+            name, Context(), attributes=attributes, links=valid, start_time=start
+        )
         return self._enter(span, None, Context(), otel_context.get_current())
 
-    def open_child(self, name: str, attributes: Attributes, start: int | None = None) -> Frame:
+    def open_child(
+        self,
+        name: str,
+        attributes: Attributes,
+        start: int | None = None,
+        above: Frame | None = None,
+    ) -> Frame:
         """Open a span below the current one, and make it the current one.
 
         Args:
             name: Name of the span.
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
+            above: What it is below instead, unless that is in another trace.
         """
         if self.idle:
             return UNHEARD
         outer = current()
-        base = self._base(outer)
+        previous = base = self._base(outer)
+        if above is not None and _trace(above) and (not outer or _trace(outer) == _trace(above)):
+            base = set_span_in_context(above.span, base)
         span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
-        return self._enter(span, outer, base, base)
+        return self._enter(span, outer, base, previous)
 
-    def record(self, name: str, attributes: Attributes, start: int, end: int, error: bool) -> None:
-        """Record a span that was never the current one.
+    def leave(self, frame: Frame) -> None:
+        """Make current again what was before a frame that was just opened, without ending it.
 
-        Args:
-            name: Name of the span.
-            attributes: Attributes of the span.
-            start: Start time, in nanoseconds since the epoch.
-            end: End time, in nanoseconds since the epoch.
-            error: Whether what it describes failed.
+        It keeps nothing alive from then on, and may be closed anywhere.
         """
-        span = self._tracer.start_span(
-            name, self._base(current()), attributes=attributes, start_time=start
-        )
-        if error:
-            span.set_status(StatusCode.ERROR)
-        span.end(end)
+        if frame.context is not frame.previous:
+            otel_context.attach(frame.previous)
+        frame.context = frame.previous = _NOTHING
+        frame.outer = None
 
-    def close(self, frame: Frame, outcome: str, error: BaseException | None = None) -> None:
+    def close(
+        self,
+        frame: Frame,
+        outcome: str,
+        error: BaseException | None = None,
+        end: int | None = None,
+    ) -> None:
         """End a frame's span and make current again what was before it.
 
         Args:
             frame: The frame; ending it again changes nothing.
             outcome: `ok`, `error` or `cancelled`.
             error: The exception, if there was one.
+            end: End time, in nanoseconds since the epoch; now by default.
         """
         if frame.ended:
             return
@@ -173,7 +195,7 @@ class Tracing:
             span.set_attribute(catalog.OUTCOME.key, outcome)
             if outcome == "error":
                 self._describe(span, error)
-            span.end()
+            span.end(end)
         if frame.context is not frame.previous and _is_innermost(frame):
             previous, outer = frame.previous, current()
             if outer is not None and outer is not frame.outer:

@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import Metric as SdkMetric
 from chainlit_otel import __version__, catalog
 from chainlit_otel.catalog import METRICS, LabelSet, Metric
 from chainlit_otel.guard import Guard
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.telemetry import Telemetry, _instruments_of
 from tests.conftest import InternalErrors
 from tests.support.labels import some_labels
 
@@ -224,6 +224,18 @@ def test_a_provider_that_does_nothing_is_no_trouble() -> None:
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
 
 
+def test_a_provider_need_not_be_hashable() -> None:
+    class Compared(NoOpMeterProvider):
+        def __eq__(self, other: object) -> bool:
+            return isinstance(other, Compared)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    first, second = Compared(), Compared()
+    assert _instruments_of(first) is _instruments_of(first)
+    assert _instruments_of(first) is not _instruments_of(second)
+
+
 def test_what_is_closed_falls_silent(host: Host) -> None:
     telemetry = telemetry_of(host.provider)
     asked = []
@@ -262,7 +274,7 @@ from opentelemetry import _logs
 from opentelemetry.sdk._logs import LoggerProvider
 from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
 from chainlit_otel.guard import Guard
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.telemetry import Telemetry, _instruments_of
 
 telemetry = Telemetry([], Guard("server"))
 telemetry.session_started("nobody listens yet")

@@ -207,23 +207,75 @@ def test_what_is_current_where_nothing_is_makes_no_link(host: Host) -> None:
     assert host.spans["turn"].links == ()
 
 
-# Spans that were never the current one
+# Spans that are never the current one
 
 
-@pytest.mark.parametrize(("error", "status"), [(False, StatusCode.UNSET), (True, StatusCode.ERROR)])
-def test_what_is_recorded_afterwards_was_never_current(
-    host: Host, error: bool, status: StatusCode
+def left(host: Host, name: str, above: Frame | None = None) -> Frame:
+    frame = host.tracing.open_child(name, {"a": "b"}, 1_000, above)
+    host.tracing.leave(frame)
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [("ok", StatusCode.UNSET), ("error", StatusCode.ERROR)]
+)
+def test_what_was_left_is_not_current_and_ends_when_it_is_said_to(
+    host: Host, outcome: str, status: StatusCode
 ) -> None:
     root = host.tracing.open_root("turn", {})
     before = otel_context.get_current()
-    host.tracing.record("step", {"a": "b"}, 1_000, 3_000, error)
+    frame = left(host, "step")
     assert otel_context.get_current() is before
+    elsewhere(lambda: host.tracing.close(frame, outcome, end=3_000))
     step = host.spans["step"]
     assert (step.start_time, step.end_time) == (1_000, 3_000)
-    assert step.attributes == {"a": "b"}
+    assert step.attributes == {"a": "b", "chainlit.outcome": outcome}
     assert step.status.status_code is status
     host.tracing.close(root, "ok")
     assert host.parent("step") == "turn"
+
+
+def test_a_root_can_be_left(host: Host) -> None:
+    before = otel_context.get_current()
+    frame = host.tracing.open_root("step", {}, start=1_000)
+    host.tracing.leave(frame)
+    assert otel_context.get_current() is before
+    host.tracing.close(frame, "ok", end=2_000)
+    assert otel_context.get_current() is before
+    assert (host.spans["step"].start_time, host.spans["step"].end_time) == (1_000, 2_000)
+
+
+def test_a_child_goes_below_what_is_said_to_be_above_it_be_that_over(host: Host) -> None:
+    root = host.tracing.open_root("turn", {})
+    upper = left(host, "upper")
+    lower = left(host, "lower", upper)
+    host.tracing.close(lower, "ok")
+    host.tracing.close(upper, "ok")
+    late = host.tracing.open_child("late", {}, above=upper)
+    assert trace.get_current_span() is late.span
+    host.tracing.close(late, "ok")
+    assert current() is root
+    assert trace.get_current_span() is root.span
+    host.tracing.close(root, "ok")
+    elsewhere(lambda: host.tracing.close(left(host, "later", upper), "ok"))
+    assert {name: host.parent(name) for name in host.spans} == {
+        "lower": "upper",
+        "upper": "turn",
+        "late": "upper",
+        "turn": None,
+        "later": "upper",
+    }
+
+
+def test_a_child_does_not_go_below_what_is_in_another_trace(host: Host) -> None:
+    first = host.tracing.open_root("first", {})
+    upper = left(host, "upper")
+    host.tracing.close(upper, "ok")
+    host.tracing.close(first, "ok")
+    second = host.tracing.open_root("second", {})
+    host.tracing.close(left(host, "lower", upper), "ok")
+    host.tracing.close(second, "ok")
+    assert host.parent("lower") == "second"
 
 
 # Closing
@@ -301,19 +353,20 @@ def test_the_frame_of_an_abandoned_generator_is_passed_over(host: Host) -> None:
         assert current() is root
         step = host.tracing.open_child("step", {})
         assert current() is step
-        host.tracing.record("recorded", {}, 1, 2, False)
+        host.tracing.close(left(host, "left"), "ok")
+        assert current() is step
         host.tracing.close(step, "ok")
         assert current() is root
-        host.tracing.record("recorded later", {}, 1, 2, False)
+        host.tracing.close(left(host, "left later"), "ok")
         host.tracing.close(root, "ok")
         return current()
 
     assert asyncio.run(turn()) is None
     assert {name: host.parent(name) for name in host.spans} == {
         "abandoned": "turn",
-        "recorded": "step",
+        "left": "step",
         "step": "turn",
-        "recorded later": "turn",
+        "left later": "turn",
         "turn": None,
     }
 
@@ -384,7 +437,7 @@ def test_a_tracer_that_does_nothing_attaches_nothing() -> None:
     root = tracing.open_root("turn", {"a": "b"}, [INVALID_SPAN_CONTEXT])
     assert otel_context.get_current() is before
     child = tracing.open_child("step", {})
-    tracing.record("recorded", {}, 1, 2, True)
+    tracing.leave(tracing.open_child("left", {}, 1, root))
     assert otel_context.get_current() is before
     assert current() is None
     tracing.close(child, "error", ValueError(SECRET))

@@ -163,7 +163,10 @@ def _probes(findings: Findings, active: runtime.Runtime) -> None:
     health = active.health()
     for name, state in health["probes"].items():
         findings.add("probes", name, state)
-        if state.startswith("off: no "):
+        missing = state.startswith("off: no ")
+        if missing and name in runtime.OPTIONAL:
+            continue
+        if missing:
             findings.problem(f"the {name} probe is {state}: use a version of Chainlit that has it")
         elif state != "on":
             findings.problem(f"the {name} probe is {state}: please report it, with the log")

@@ -13,7 +13,6 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from importlib import import_module
 from types import CellType, CodeType
 from typing import Any
@@ -28,7 +27,7 @@ from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, current, outcome_of
+from chainlit_otel.tracing import Frame, Tracing, outcome_of
 
 Function = Callable[..., Any]
 
@@ -138,12 +137,7 @@ class Callbacks:
     def _begin(self, name: str) -> _Call:
         span = f"{catalog.SPAN_CALLBACK} {name}"
         attributes = {catalog.CALLBACK_NAME.key: name}
-        session = _session()
-        if current() is None and session is not None:
-            frame = self._sockets.open(span, attributes, session)
-        else:
-            frame = self._tracing.open_child(span, attributes)
-        return _Call(name, time.monotonic_ns(), frame)
+        return _Call(name, time.monotonic_ns(), self._sockets.open(span, attributes))
 
     def _end(self, call: _Call | None, error: BaseException | None, result: Any = None) -> None:
         if call is None:
@@ -168,12 +162,6 @@ class _Call:
         self.name = name
         self.started = started
         self.frame = frame
-
-
-def _session() -> Any:
-    context: ContextVar[Any] = import_module("chainlit.context").context_var
-    held = context.get(None)
-    return held.session if held is not None else None
 
 
 def _wrappers() -> Iterator[tuple[str, Function]]:

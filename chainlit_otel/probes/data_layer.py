@@ -30,9 +30,10 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes import layers
+from chainlit_otel.probes.sessions import current_session
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of, within
+from chainlit_otel.tracing import Frame, Tracing, outcome_of
 
 _LAYERS = 8
 _OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
@@ -136,12 +137,7 @@ class DataLayers:
         inner = outer is not None and not outer.ended
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        session = _session()
-        if within() or session is None:
-            frame = self._tracing.open_child(span, attributes)
-        else:
-            frame = self._sockets.open(span, attributes, session)
-        operation = Operation(name, layer, inner, frame)
+        operation = Operation(name, layer, inner, self._sockets.open(span, attributes))
         _current.set(operation)
         return operation
 
@@ -297,14 +293,9 @@ def _holds_back(method: Any) -> bool:
     return False
 
 
-def _session() -> Any:
-    held = import_module("chainlit.context").context_var.get(None)
-    return None if held is None else held.session
-
-
 def _silent_session() -> Any:
     """Return the session, if its user has not written yet."""
-    session = _session()
+    session = current_session()
     waiting = hasattr(session, "thread_queues") and not session.has_first_interaction
     return session if waiting else None
 

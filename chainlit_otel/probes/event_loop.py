@@ -41,6 +41,9 @@ OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
 
 Line = tuple[CodeType, int]
 
+SAMPLED = 2
+"""Beats that are recorded as one, by the latest of them: recording costs more than a beat."""
+
 _STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _INSTALLED = ("site-packages", "dist-packages")
@@ -124,6 +127,8 @@ class Pulse:
         self._telemetry = telemetry
         self._callback_of = callback_of
         self._on_stall = on_stall
+        self._beats = 0
+        self._lag = 0.0
         self._lock = Lock()
         self._watch: _Watch | None = None
 
@@ -151,10 +156,15 @@ class Pulse:
     def beat(self) -> None:
         """The loop beats."""
         beat = self.heartbeat.beat()
-        if beat is not None:
-            self._telemetry.record(catalog.EVENT_LOOP_LAG, beat.lag)
-            if beat.unseen:
-                _tell(Stall())
+        if beat is None:
+            return
+        self._beats += 1
+        self._lag = max(self._lag, beat.lag)
+        if self._beats >= SAMPLED or beat.lag >= THRESHOLD:
+            self._telemetry.record(catalog.EVENT_LOOP_LAG, self._lag)
+            self._beats, self._lag = 0, 0.0
+        if beat.unseen:
+            _tell(Stall())
 
     def stalled(self, lines: list[Line], task: asyncio.Task[Any] | None) -> None:
         """A stall began.

@@ -4,18 +4,24 @@ Left to itself it opens a span for each frame of a websocket and times Socket.IO
 to 25 s like requests. An application is instrumented when it builds its middleware stack, with
 its first request: by then it has been decided whether Chainlit is mounted in another one, where,
 and whether somebody else has instrumented it. Each request is seen once, by the application
-that has its route. FastAPI's own telemetry (0.142 and newer) steps back where it finds this one.
+that has its route; where the app has instrumented the outer one itself, its choice stands for what
+is mounted in there, too. FastAPI's own telemetry (0.142 and newer) steps back where it finds this
+one, even if that is told to look at nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
+from weakref import WeakSet
 
+from opentelemetry.instrumentation import fastapi as instrumentation
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
@@ -27,6 +33,7 @@ from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import describe_exception
 
 _STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
+_EVERYTHING = ".*"
 # What the semantic conventions put in place of what must not be told.
 _REDACTED = "REDACTED"
 _ADDRESSES = ("client.address", "net.peer.ip", "http.client_ip")
@@ -57,44 +64,114 @@ def install(
     Raises:
         SeamMissing: FastAPI builds its middleware stack elsewhere.
     """
-    # The names that the conventions have settled on; unset means those that they gave up.
-    chosen = os.environ.get(_STABILITY, "")
-    if not any(choice.strip().startswith("http") for choice in chosen.split(",")):
-        os.environ[_STABILITY] = f"{chosen},http" if chosen else "http"
     chainlit = import_module("chainlit.server").app
-
     # Not `fastapi.FastAPI`, which others replace by a class of their own.
     fastapi = import_module("fastapi.applications").FastAPI
-    seen_from_outside = False
+    built: WeakSet[Any] = WeakSet()
+    ours: WeakSet[Any] = WeakSet()
 
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
-        nonlocal seen_from_outside
-        build = wrapped
+        # Instrumented, it comes here again, and then it is the original's turn.
+        if app in ours:
+            return wrapped(*args, **kwargs)
+        build, mounted, names = wrapped, [], contextlib.ExitStack()
         with guard:
-            mounted = [path for path, inner in mounts_of(app) if inner is chainlit]
-            outer = bool(mounted) and isinstance(app, fastapi)
-            # Mounted at the root, its requests cannot be told from those of the outer app.
-            seen_from_outside = seen_from_outside or (outer and "" in mounted)
-            ours = outer or (app is chainlit and not seen_from_outside)
-            # Instrumented, it comes here again, and then it is the original's turn.
-            if ours and not getattr(app, "_is_instrumented_by_opentelemetry", False):
+            built.add(app)
+            mounted = _paths_of(chainlit, app)
+            if (app is chainlit or (mounted and isinstance(app, fastapi))) and not _is_seen(app):
+                ours.add(app)
+        if app in ours:
+            with guard:
+                names.enter_context(_stable_names())
+            with guard:
                 instrument(app, mounted)
                 build = app.build_middleware_stack
-        return build(*args, **kwargs)
+        with names:
+            stack = build(*args, **kwargs)
+        with guard:
+            if app in ours and isinstance(getattr(stack, "app", None), OpenTelemetryMiddleware):
+                stack.app = _Once(stack.app)
+        return stack
 
     def instrument(app: Any, mounted: list[str]) -> None:
-        own_path = metrics_path if app is chainlit or seen_from_outside else None
+        if app is chainlit and is_seen_from_outside():
+            excluded = [_EVERYTHING]
+        else:
+            own_path = metrics_path if app is chainlit or "" in mounted else None
+            excluded = [*_chosen_by_user(), *_excluded(mounted, own_path)]
         FastAPIInstrumentor.instrument_app(
             app,
             tracer_provider=tracer_provider,
             meter_provider=meter_provider,
-            excluded_urls=",".join([*_chosen_by_user(), *_excluded(mounted, own_path)]),
+            excluded_urls=",".join(excluded),
             exclude_spans=["receive", "send"],
             server_request_hook=functools.partial(_redact, guard, not exception_messages),
         )
         patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
 
+    def is_seen_from_outside() -> bool:
+        for app in {*built, *_instrumented_by_host()}:
+            mounted = _paths_of(chainlit, app)
+            # Mounted at the root, its requests cannot be told from those of the outer app.
+            if "" in mounted if app in ours else mounted and _is_seen(app):
+                return True
+        return False
+
     patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
+
+
+def _paths_of(app: Any, outer: Any) -> list[str]:
+    return [path for path, inner in mounts_of(outer) if inner is app]
+
+
+def _instrumented_by_host() -> list[Any]:
+    """Return the applications that the instrumentation knows of: they may not ask us any more."""
+    known = getattr(instrumentation, "_InstrumentedFastAPI", None)
+    return list(getattr(known, "_instrumented_fastapi_apps", ()))
+
+
+class _Once:
+    """Lets a request pass by that FastAPI's own telemetry has seen in an application around.
+
+    It has where that application was built before Chainlit was mounted in it.
+    """
+
+    def __init__(self, app: Any) -> None:
+        # So it is called in every middleware: FastAPI looks for the instrumentation along it.
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        seen = scope.get("fastapi.telemetry") is not None
+        await (self.app.app if seen else self.app)(scope, receive, send)
+
+
+def _is_seen(app: Any) -> bool:
+    """Tell whether an application is instrumented, by whichever way."""
+    return getattr(app, "_is_instrumented_by_opentelemetry", False) or any(
+        added.cls is OpenTelemetryMiddleware for added in app.user_middleware
+    )
+
+
+@contextlib.contextmanager
+def _stable_names() -> Iterator[None]:
+    """Have what is instrumented meanwhile use the names that the conventions have settled on.
+
+    All instrumentations of a process share one choice. The first of them takes it from the
+    environment, and it may stand on the names that were given up. It is not ours to change for
+    what the app instruments, before or after, so it is put back.
+    """
+    module = import_module("opentelemetry.instrumentation._semconv")
+    shared = module._OpenTelemetrySemanticConventionStability
+    shared._initialize()
+    signal = module._OpenTelemetryStabilitySignalType.HTTP
+    modes = shared._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING
+    before = modes[signal]
+    chosen = [choice.strip() for choice in os.environ.get(_STABILITY, "").split(",")]
+    modes[signal] = type(before)("http/dup" if "http/dup" in chosen else "http")
+    try:
+        yield
+    finally:
+        modes[signal] = before
 
 
 def _owner(cls: type, name: str) -> type:

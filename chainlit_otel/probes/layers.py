@@ -12,11 +12,11 @@ import functools
 import inspect
 import logging
 import sys
+import weakref
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from types import ModuleType
 from typing import Any
-from weakref import WeakSet
 
 from chainlit_otel.core.identities import Identities
 from chainlit_otel.guard import Guard
@@ -25,7 +25,7 @@ from chainlit_otel.patching import Patches, SeamMissing
 logger = logging.getLogger("chainlit_otel")
 
 _NAME = "get_data_layer"
-_told: WeakSet[type] = WeakSet()
+_told: weakref.WeakSet[type] = weakref.WeakSet()
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -40,15 +40,22 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
     if original is None:
         raise SeamMissing(f"chainlit.data.{_NAME}")
     known = Identities()
+    latest: Callable[[], Any] = type(None)
 
     @functools.wraps(original)
     def get_data_layer() -> Any:
+        nonlocal latest
         layer = original()
-        with guard:
-            if patches.active and _observable(layer) and known.add(layer):
-                found(layer)
+        # It is asked for several times a turn, and is hardly ever another one.
+        if layer is not None and layer is not latest():
+            with guard:
+                if patches.active and _observable(layer):
+                    latest = weakref.ref(layer)
+                    if known.add(layer):
+                        found(layer)
         return layer
 
+    # A copy first: the thread of the admin server may be importing.
     for module in list(sys.modules.values()):
         # An app that asks for the layer itself may have the name, too, from before it enabled us.
         if isinstance(module, ModuleType) and vars(module).get(_NAME) is original:
@@ -56,10 +63,10 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
 
 
 def _observable(layer: Any) -> bool:
-    """Tell whether there is a layer, and whether it can be observed; if not, say so once."""
+    """Tell whether a data layer can be observed; if not, say so once."""
     kind = type(layer)
-    if layer is None or (hasattr(layer, "__dict__") and kind.__weakrefoffset__):
-        return layer is not None
+    if hasattr(layer, "__dict__") and kind.__weakrefoffset__:
+        return True
     if kind not in _told:
         _told.add(kind)
         logger.warning("%s is not observed: it has __slots__", kind.__name__)

@@ -28,7 +28,7 @@ from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of, printable
+from chainlit_otel.tracing import Frame, Tracing, current_span_context, outcome_of, printable
 
 _PROFILES = 32
 _CONTENT = frozenset(catalog.EMIT_EVENT.values)
@@ -80,9 +80,9 @@ class Messages:
             attributes = self._sessions.attributes(session)
             if profile:
                 attributes[catalog.CHAT_PROFILE.key] = profile
-            self._frames[turn] = self._tracing.open_root(
-                catalog.SPAN_TURN, attributes, self._sockets.links(session)
-            )
+            # The span of a socket, if somebody opens one, lasts as long as the tab.
+            links = [current_span_context(), *self._sockets.links(session)]
+            self._frames[turn] = self._tracing.open_root(catalog.SPAN_TURN, attributes, links)
         return turn
 
     def end(self, turn: Turn, error: BaseException | None) -> None:

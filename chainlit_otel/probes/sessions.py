@@ -9,11 +9,13 @@ wrapped to see sessions that are asked for where they are not.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import sys
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from types import FrameType
 from typing import Any
@@ -44,6 +46,18 @@ _SITES = {
     "connect_mcp": "mcp",
     "disconnect_mcp": "mcp",
 }
+
+
+def current_session() -> Any:
+    """Return Chainlit's session that this runs on behalf of, if there is one."""
+    held = _context_var().get(None)
+    return None if held is None else held.session
+
+
+@functools.cache
+def _context_var() -> ContextVar[Any]:
+    found: ContextVar[Any] = import_module("chainlit.context").context_var
+    return found
 
 
 class Sessions:

@@ -22,9 +22,9 @@ from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of, within
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -59,23 +59,35 @@ class Sockets:
         span = self._spans.get(getattr(session, "socket_id", ""))
         return [] if span is None else [span]
 
-    def open(self, name: str, attributes: dict[str, str], session: Any) -> Frame:
-        """Open the span of something that happens to a session, outside of any span of ours.
+    def open(
+        self,
+        name: str,
+        attributes: dict[str, str],
+        start: int | None = None,
+        above: Frame | None = None,
+    ) -> Frame:
+        """Open the span of something that may happen anywhere.
+
+        Outside of any span of ours it tells of the session itself. That of a websocket is then
+        the root of a trace.
 
         Args:
             name: Name of the span.
-            attributes: Attributes of the span, besides those of the session.
-            session: Chainlit's session.
+            attributes: Attributes of the span.
+            start: Start time, in nanoseconds since the epoch; now by default.
+            above: What is known to be above it, whatever is current.
         """
         if self._tracing.idle:
             return UNHEARD
+        session = None if above is not None or within() else current_session()
+        if session is None:
+            return self._tracing.open_child(name, attributes, start, above)
         attributes = attributes | self._sessions.attributes(session)
         if not hasattr(session, "socket_id"):
-            return self._tracing.open_child(name, attributes)
+            return self._tracing.open_child(name, attributes, start)
         # The span of a socket, if somebody opens one, lasts as long as the tab.
-        return self._tracing.open_root(
-            name, attributes, [current_span_context(), *self.links(session)]
-        )
+        links = [current_span_context(), *self.links(session)]
+        return self._tracing.open_root(name, attributes, links, start)
 
     def connecting(self) -> Frame:
         """Chainlit is about to be asked whether a socket may connect."""

@@ -1,8 +1,9 @@
 """Steps: `chainlit.step.Step`, by its context manager or by `send` and `update` alone.
 
 The context manager is what `@cl.step` uses, too, in a coroutine or in a worker thread. The
-handlers for LangChain and LlamaIndex never enter a step: they stamp its start and end and send
-it, so such a step is told from its stamps once it has both.
+handlers for LangChain and LlamaIndex never enter a step: they stamp its start and send it, and
+stamp its end and send it again. What they send in between may name it as its parent, so its span
+begins and ends with its stamps. It is never the current one; and one that never ends is not told.
 """
 
 from __future__ import annotations
@@ -11,15 +12,35 @@ import time
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of, printable
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, outcome_of, printable
+
+
+class _Seen:
+    """What is known of a step.
+
+    Attributes:
+        entered: Whether it is one that is entered; else it is one that is only sent.
+        started: Monotonic time at which it was entered, in nanoseconds.
+        frame: Its span.
+        open: Whether it has begun and not ended.
+    """
+
+    __slots__ = ("entered", "frame", "open", "started")
+
+    def __init__(self, entered: bool, frame: Frame) -> None:
+        self.entered = entered
+        self.started = time.monotonic_ns()
+        self.frame = frame
+        self.open = not entered
 
 
 class Steps:
@@ -27,55 +48,79 @@ class Steps:
 
     Args:
         telemetry: Takes the durations.
-        tracing: Opens the spans.
+        tracing: Ends the spans.
+        sockets: Opens the spans.
         capture: Whether input and output of steps are recorded in spans.
     """
 
-    def __init__(self, telemetry: Telemetry, tracing: Tracing, capture: bool) -> None:
+    def __init__(
+        self, telemetry: Telemetry, tracing: Tracing, sockets: Sockets, capture: bool
+    ) -> None:
         self.type = ClosedSet(catalog.STEP_TYPE.values)
         self._telemetry = telemetry
         self._tracing = tracing
+        self._sockets = sockets
         self._capture = capture
-        self._open: WeakKeyDictionary[Any, tuple[int, Frame]] = WeakKeyDictionary()
-        self._recorded: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
+        self._seen: WeakKeyDictionary[Any, _Seen] = WeakKeyDictionary()
+        self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
-    def entered(self, step: Any, started: int) -> None:
-        """A step was entered at monotonic time `started` (nanoseconds)."""
-        kind = self.type(step.type)
-        wall = time.time_ns() - (time.monotonic_ns() - started)
-        frame = self._tracing.open_child(
-            f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), wall
-        )
-        self._open[step] = started, frame
-        self._recorded[step] = True
+    def entering(self, step: Any) -> _Seen:
+        """A step is about to be entered, which sends it."""
+        seen = self._seen[step] = _Seen(True, UNHEARD)
+        return seen
+
+    def entered(self, step: Any, seen: _Seen) -> None:
+        """A step was entered."""
+        seen.open = True
+        if not self._tracing.idle:
+            wall = time.time_ns() - (time.monotonic_ns() - seen.started)
+            seen.frame = self._open(step, wall)
 
     def exited(self, step: Any, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
-        started, frame = self._open.pop(step, (0, None))
-        if frame is None:
+        seen = self._seen.get(step)
+        if seen is None or not seen.open:
             return
+        seen.open = False
         outcome = "error" if error is None and step.is_error else outcome_of(error)
         if self._capture:
-            frame.span.set_attributes(_content(step))
-        seconds = (time.monotonic_ns() - started) / NS
+            seen.frame.span.set_attributes(_content(step))
+        seconds = (time.monotonic_ns() - seen.started) / NS
         self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
-        self._tracing.close(frame, outcome, error)
+        self._tracing.close(seen.frame, outcome, error)
 
     def sent(self, step: Any) -> None:
-        """A step was sent or updated; one that has ended without being entered is told now."""
-        if not step.end or not step.start or self._recorded.get(step):
+        """A step was sent or updated, which tells of one that is not entered."""
+        seen = self._seen.get(step)
+        if not step.start or (seen is not None and seen.entered):
             return
-        self._recorded[step] = True
-        kind = self.type(step.type)
-        start, end = _nanoseconds(step.start), _nanoseconds(step.end)
+        start = _nanoseconds(step.start)
+        if seen is None:
+            frame = self._open(step, start, self._above(step))
+            self._tracing.leave(frame)
+            seen = self._seen[step] = _Seen(False, frame)
+            self._sent[step.id] = step
+        if not step.end or not seen.open:
+            return
+        seen.open = False
+        end = _nanoseconds(step.end)
         outcome = "error" if step.is_error else "ok"
-        self._telemetry.record(catalog.STEP_DURATION, max(0, end - start) / NS, kind, outcome)
-        attributes = {**_attributes(step, kind), catalog.OUTCOME.key: outcome}
         if self._capture:
-            attributes |= _content(step)
-        self._tracing.record(
-            f"{catalog.SPAN_STEP} {kind}", attributes, start, end, bool(step.is_error)
+            seen.frame.span.set_attributes(_content(step))
+        seconds = max(0, end - start) / NS
+        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        self._tracing.close(seen.frame, outcome, end=end)
+
+    def _open(self, step: Any, start: int, above: Frame | None = None) -> Frame:
+        kind = self.type(step.type)
+        return self._sockets.open(
+            f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), start, above
         )
+
+    def _above(self, step: Any) -> Frame | None:
+        parent = self._sent.get(step.parent_id)
+        seen = None if parent is None else self._seen.get(parent)
+        return None if seen is None else seen.frame
 
 
 def _attributes(step: Any, kind: str) -> dict[str, str]:
@@ -115,10 +160,13 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) 
 
 def _entering_async(guard: Guard, steps: Steps) -> Any:
     async def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
-        started = time.monotonic_ns()
+        seen: _Seen | None = None
+        with guard:
+            seen = steps.entering(step)
         result = await wrapped(*args, **kwargs)
         with guard:
-            steps.entered(step, started)
+            if seen is not None:
+                steps.entered(step, seen)
         return result
 
     return wrapper
@@ -126,10 +174,13 @@ def _entering_async(guard: Guard, steps: Steps) -> Any:
 
 def _entering(guard: Guard, steps: Steps) -> Any:
     def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
-        started = time.monotonic_ns()
+        seen: _Seen | None = None
+        with guard:
+            seen = steps.entering(step)
         result = wrapped(*args, **kwargs)
         with guard:
-            steps.entered(step, started)
+            if seen is not None:
+                steps.entered(step, seen)
         return result
 
     return wrapper

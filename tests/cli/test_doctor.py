@@ -455,6 +455,13 @@ def test_a_probe_without_its_seam_is_named(patient: Patient) -> None:
     assert report.rows("probes")["steps"].startswith("off: no Step.update")
 
 
+def test_a_probe_that_older_versions_do_not_have_is_no_problem(patient: Patient) -> None:
+    gone = "from chainlit import session\nvars(session).pop('McpSession', None)\n"
+    report = patient.examine(patient.app(gone + HEALTHY))
+    assert_well(report)
+    assert report.rows("probes")["mcp"].startswith("off: no chainlit.session.McpSession")
+
+
 def test_no_port_at_all_is_a_problem(patient: Patient) -> None:
     # An address that is not of this machine (RFC 5737).
     problem = assert_one_problem(patient.examine(OTEL_EXPORTER_PROMETHEUS_HOST="192.0.2.1"))

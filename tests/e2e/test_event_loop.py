@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from chainlit_otel.cli.visitors import Visitor
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
+from chainlit_otel.probes.event_loop import SAMPLED
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
 
@@ -96,6 +98,9 @@ async def answer(message):
         await asyncio.create_task(background(SECONDS))
     elif message.content == "by itself":
         time.sleep(SECONDS)  # in answer
+    elif message.content.startswith("for "):
+        # Whenever it begins: what is certain must not depend on that.
+        time.sleep(float(message.content.removeprefix("for ")))
     elif message.content == "threads":
         said = " ".join(thread.name for thread in threading.enumerate())
     elif message.content == "off and on":
@@ -252,6 +257,17 @@ async def test_a_call_that_lets_no_thread_run_is_named_when_it_returns(
     await visitor.leave()
 
 
+async def test_a_stall_is_told_from_what_is_just_too_short_for_one(server: ChainlitServer) -> None:
+    visitor = await visitor_of(server)
+    watched = Watched(server)
+    for seconds in (0.95, 1.12) * 4:
+        await asyncio.sleep(random.uniform(0, 2 * INTERVAL))
+        before = watched.stalls
+        await visitor.talk(f"for {seconds}")
+        assert watched.stalls - before == (seconds > THRESHOLD)
+    await visitor.leave()
+
+
 async def test_a_task_of_the_app_has_a_line_and_no_callback(server: ChainlitServer) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
@@ -283,7 +299,7 @@ async def test_a_loop_that_runs_is_never_said_to_be_blocked(server: ChainlitServ
     while time.monotonic() - began < 2.5:
         await asyncio.gather(*(visitor.talk("hello") for visitor in visitors))
     await asyncio.gather(*(visitor.leave() for visitor in visitors))
-    expected = (time.monotonic() - began) / INTERVAL
+    expected = (time.monotonic() - began) / (INTERVAL * SAMPLED)
     assert expected * 0.5 <= watched.beats <= expected + 2
     assert (watched.stalls, watched.lines) == (0, [])
     assert watched.lag < THRESHOLD

@@ -36,6 +36,7 @@ class Lines(SpanExporter):
                     "id": span.context.span_id,
                     "trace": span.context.trace_id,
                     "parent": span.parent.span_id if span.parent else 0,
+                    "links": [link.context.span_id for link in span.links],
                     "attributes": {key: str(value) for key, value in span.attributes.items()},
                 }
                 file.write(json.dumps(told) + "\\n")
@@ -82,6 +83,27 @@ MOUNT = """
 mount_chainlit(app=app, target="chat.py", path="/chat")
 """
 
+MOUNTED_LATE = """
+import contextlib
+
+from chainlit.utils import mount_chainlit
+from fastapi import FastAPI
+
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    mount_chainlit(app=app, target="chat.py", path="/chat")
+    yield
+
+
+app = FastAPI(lifespan=lifespan)
+
+
+@app.get("/hello/{name}")
+async def hello(name: str):
+    return {}
+"""
+
 PROVIDER = """
 from lines import provider
 from opentelemetry import trace
@@ -110,20 +132,55 @@ Traceloop.init(
 )
 """
 
+LOGFIRE = """
+import logfire
+from lines import Lines
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+
+logfire.configure(
+    send_to_logfire=False,
+    console=False,
+    inspect_arguments=False,
+    additional_span_processors=[SimpleSpanProcessor(Lines())],
+)
+"""
+
 SIO = """
 from chainlit.server import sio
 
 sio.instrument(auth=False)
 """
 
-# The application, by the names that it has in each kind of host.
+# The ways in which a host has an application seen, by the name that it has in each kind of host.
 INSTRUMENT = """
 from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
 FastAPIInstrumentor.instrument_app(app)
 """
+INSTRUMENT_BY_LOGFIRE = """
+import logfire
+
+logfire.instrument_fastapi(app)
+"""
+MIDDLEWARE = """
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+app.add_middleware(OpenTelemetryMiddleware)
+"""
+WAYS = {"instrument_app": INSTRUMENT, "middleware": MIDDLEWARE}
+# All applications that are made from then on.
+INSTRUMENT_ALL = """
+from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+
+FastAPIInstrumentor().instrument()
+"""
 CHAINLITS_APP = """
 from chainlit.server import app
+"""
+OTHER_APP = """
+from fastapi import FastAPI
+
+app = FastAPI()
 """
 
 
@@ -139,6 +196,7 @@ class Span(NamedTuple):
     id: int
     trace: int
     parent: int
+    links: list[int]
     attributes: dict[str, str]
 
 
@@ -188,12 +246,19 @@ async def visit(
 
 
 def requests(server: ChainlitServer, path: str) -> list[Span]:
-    """The requests of a path, by whichever names somebody has asked for first."""
+    """The requests of a path, by whichever names somebody has asked for first.
+
+    Seen a second time, a request is no longer a `SERVER` span, but it tells its path again.
+    """
 
     def where(span: Span) -> str:
-        return span.attributes.get("url.path") or span.attributes.get("http.target") or span.name
+        told = span.attributes.get("url.path") or span.attributes.get("http.target")
+        return told or (span.name if span.kind == "SERVER" else "")
 
-    return [span for span in spans(server) if span.kind == "SERVER" and path in where(span)]
+    found = [span for span in spans(server) if span.scope != "chainlit_otel"]
+    return [
+        span for span in found if path in where(span) and "asgi.event.type" not in span.attributes
+    ]
 
 
 def check_ours(server: ChainlitServer) -> None:
@@ -236,6 +301,8 @@ ORDERS: dict[str, list[str]] = {
     "provider as an argument": [ARGUMENT],
     "traceloop first": [TRACELOOP, ENABLE],
     "traceloop last": [ENABLE, TRACELOOP],
+    "logfire first": [LOGFIRE, ENABLE],
+    "logfire last": [ENABLE, LOGFIRE],
     "sio.instrument first": [PROVIDER, SIO, ENABLE],
     "sio.instrument last": [PROVIDER, ENABLE, SIO],
 }
@@ -255,27 +322,148 @@ async def test_spans_go_to_the_host_once(kind: str, order: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("order", ["first", "last"])
-async def test_an_app_that_the_host_instruments_itself(kind: str, order: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_an_app_that_the_host_instruments_itself(kind: str, order: str, way: str) -> None:
     """The host's choice stands: it may want spans of sockets. No request is seen twice."""
     if kind == "run":
-        theirs = [CHAINLITS_APP, INSTRUMENT]
+        theirs = [CHAINLITS_APP, WAYS[way]]
         parts = [*theirs, ENABLE] if order == "first" else [ENABLE, *theirs]
     else:
-        parts = [PARENT, INSTRUMENT, ENABLE, MOUNT]
+        parts = [PARENT, WAYS[way], ENABLE, MOUNT]
         if order == "last":
-            parts = [ENABLE, PARENT, MOUNT, INSTRUMENT]
+            parts = [ENABLE, PARENT, MOUNT, WAYS[way]]
     with server_of(kind, PROVIDER, *parts) as server:
+        await visit(server, kind)
+        (page,) = requests(server, "/project/translations")
+        scope = "fastapi" if way == "instrument_app" else "asgi"
+        assert page.scope == f"opentelemetry.instrumentation.{scope}"
+        if kind == "mount":
+            (hello,) = requests(server, "/hello/you")
+            assert hello.scope == page.scope
+        check_undisturbed(server)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("order", ["first", "last"])
+async def test_an_app_that_logfire_instruments(kind: str, order: str) -> None:
+    theirs = [LOGFIRE, *([CHAINLITS_APP] if kind == "run" else [PARENT]), INSTRUMENT_BY_LOGFIRE]
+    parts = [*theirs, ENABLE] if order == "first" else [ENABLE, *theirs]
+    if kind == "mount":
+        parts.append(MOUNT)
+    with server_of(kind, *parts) as server:
         await visit(server, kind)
         (page,) = requests(server, "/project/translations")
         assert page.scope == "opentelemetry.instrumentation.fastapi"
         if kind == "mount":
             (hello,) = requests(server, "/hello/you")
-            assert hello.name == "GET /hello/{name}"
+            assert hello.scope == page.scope
+        check_undisturbed(server)
+
+
+def check_undisturbed(server: ChainlitServer) -> None:
+    """Each turn is a root, whatever the host has seen of its socket."""
+    turns = [span for span in spans(server) if span.name == "chainlit.turn"]
+    assert [turn.parent for turn in turns] == [0, 0]
+    assert max(Counter(span.id for span in spans(server)).values()) == 1
+    assert "probe failed" not in server.log
+
+
+# Chainlit's app is made when it is imported; `chainlit run` has done so before it runs the app.
+@pytest.mark.parametrize("order", ["first", "last"])
+async def test_all_apps_are_instrumented_by_the_host(order: str) -> None:
+    """Under `mount`, an application that is mounted is one of them, so the host sees it, too."""
+    theirs = [INSTRUMENT_ALL, ENABLE] if order == "first" else [ENABLE, INSTRUMENT_ALL]
+    with server_of("mount", PROVIDER, *theirs, PARENT, MOUNT) as server:
+        await visit(server, "mount")
+        (hello,) = requests(server, "/hello/you")
+        assert hello.name == "GET /hello/{name}"
+        seen = [span.kind for span in requests(server, "/project/translations")]
+        assert sorted(seen) == ["INTERNAL", "SERVER"], "as without us, and no more"
+        check_undisturbed(server)
+    parts = [INSTRUMENT_ALL, ENABLE] if order == "first" else [ENABLE, INSTRUMENT_ALL]
+    with server_of("run", PROVIDER, *parts) as server:
+        await visit(server, "run")
+        check_ours(server)
+        check_http(server, "run")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "earlier",
+    [[TRACELOOP], [PROVIDER, OTHER_APP, INSTRUMENT]],
+    ids=["traceloop", "another app"],
+)
+async def test_our_http_metrics_have_the_stable_names_whatever_was_first(
+    kind: str, earlier: list[str]
+) -> None:
+    parts = [*earlier, ENABLE]
+    if kind == "mount":
+        parts += [PARENT, MOUNT]
+    env = {"CHAINLIT_OTEL_ALWAYS_SERVE_METRICS": "true"}
+    with server_of(kind, *parts, env=env) as server:
+        await visit(server, kind)
+        scrape = server.scrape()
+        assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+        named = [name for name in scrape.families if name.startswith("http_server")]
+        assert "http_server_request_duration_seconds" in named
+        assert not [name for name in named if "milliseconds" in name]
+        route = "/project/translations"
+        assert scrape.sum("http_server_request_duration_seconds_count", http_route=route) == 1
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+async def test_an_app_that_was_built_before_chainlit_was_mounted(order: str) -> None:
+    """Nobody can instrument it any more, but FastAPI sees its requests, Chainlit's among them."""
+    parts = [PROVIDER, ENABLE] if order == "first" else [ENABLE, PROVIDER]
+    with server_of("mount", *parts, MOUNTED_LATE) as server:
+        await visit(server, "mount")
+        for path in ("/project/translations", "/hello/you"):
+            (request,) = requests(server, path)
+            assert request.scope == "fastapi"
+        check_undisturbed(server)
+
+
+LATE = """
+import chainlit as cl
+import chainlit_otel
+
+
+@cl.on_chat_start
+async def enable():
+    chainlit_otel.enable()
+    await cl.Message("observed").send()
+"""
+
+
+async def test_the_span_of_a_socket_by_fastapi_is_no_part_of_a_turn() -> None:
+    """Nobody stands in its way where the app was built before: the turn is only linked to it."""
+    with server_of("run", PROVIDER, LATE) as server:
+        visitor = Visitor(server.url, transports=["websocket"], headers=UNCOMPRESSED)
+        await visitor.connect()
+        await visitor.until(
+            lambda: any(e.name == "new_message" for e in visitor.events), "our beginning"
+        )
+        assert await visitor.talk("hello") == ["done"]
+        assert await visitor.talk("hello") == ["done"]
+        async with httpx.AsyncClient() as client:
+            url = f"{server.url}/project/translations?language=en-US"
+            assert (await client.get(url)).is_success
+        await visitor.leave(clear=True)
+
+        async def arrived() -> bool:
+            names = {span.name for span in spans(server)}
+            return {"WS /ws/socket.io/{path}", "chainlit.disconnect"} <= names
+
+        await wait_until_async(arrived, 10, "the end of the socket")
+        (socket,) = requests(server, "socket.io")
+        (page,) = requests(server, "/project/translations")
+        assert (socket.scope, socket.kind) == (page.scope, page.kind) == ("fastapi", "SERVER")
         turns = [span for span in spans(server) if span.name == "chainlit.turn"]
         assert [turn.parent for turn in turns] == [0, 0]
-        ids = Counter(span.id for span in spans(server))
-        assert max(ids.values()) == 1
-        assert "probe failed" not in server.log
+        assert all(socket.id in turn.links for turn in turns)
+        ours = [span for span in spans(server) if span.scope == "chainlit_otel"]
+        assert socket.trace not in {span.trace for span in ours}
+        assert {span.name for span in spans(server) if span.trace == socket.trace} == {socket.name}
 
 
 async def test_both_get_the_spans_if_the_host_adds_its_exporter_to_our_provider() -> None:

@@ -229,7 +229,8 @@ import chainlit_otel
 chainlit_otel.enable()
 
 import chainlit as cl
-from chainlit.context import init_http_context
+from chainlit.context import init_http_context, init_ws_context
+from chainlit.session import WebsocketSession
 from chainlit.utils import mount_chainlit
 from fastapi import FastAPI
 
@@ -239,11 +240,25 @@ async def search(question):
     return question
 
 
+async def handler():
+    # As the handlers for LangChain and LlamaIndex do.
+    chain = cl.Step(name="chain", type="run")
+    chain.start = "2026-01-01T00:00:00Z"
+    await chain.send()
+    model = cl.Step(name="model", type="llm", parent_id=chain.id)
+    model.start, model.end = "2026-01-01T00:00:01Z", "2026-01-01T00:00:02Z"
+    await model.send()
+    chain.end = "2026-01-01T00:00:03Z"
+    await chain.update()
+
+
 async def work(jobs):
     while True:
-        await jobs.get()
-        init_http_context()
+        client = await jobs.get()
+        # As the apps for Slack, Teams and Discord do, with each message.
+        init_http_context(client_type=client)
         await search("beside")
+        await handler()
         await cl.Message("nobody sees this").send()
 
 
@@ -267,8 +282,16 @@ async def ask(question: str):
 
 
 @app.post("/beside")
-async def beside():
-    app.jobs.put_nowait(None)
+async def beside(client: str):
+    app.jobs.put_nowait(client)
+    return {}
+
+
+@app.post("/push")
+async def push(session_id: str):
+    init_ws_context(WebsocketSession.get_by_id(session_id))
+    await search("pushed")
+    await handler()
     return {}
 
 
@@ -631,21 +654,49 @@ async def test_an_endpoint_with_an_http_context_is_one_trace(
     (request,) = receiver.named("POST /ask")
     same, step = receiver.trace(request)
     assert (step.name, step.parent, same) == ("chainlit.step tool", request.id, request)
+    assert step.attributes["session.id"]
 
 
-async def test_an_http_context_outside_of_a_request_is_a_trace_of_its_own(
-    mounted: ChainlitServer, receiver: Receiver
+@pytest.mark.parametrize("client", ["webapp", "slack"])
+async def test_an_http_context_outside_of_a_request_has_traces_of_its_own(
+    mounted: ChainlitServer, receiver: Receiver, golden: CompareGolden, client: str
 ) -> None:
-    def roots() -> list[Span]:
+    def roots(name: str) -> list[Span]:
         return [
             span
-            for span in receiver.named("chainlit.step tool")
-            if span.parent == "" and span.attributes["chainlit.step.name"] == "search"
+            for span in receiver.named(name)
+            if span.parent == "" and span.attributes["chainlit.client.type"] == client
         ]
 
     origin = mounted.url.removesuffix("/chat")
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient() as http:
         for _ in range(2):
-            assert (await client.post(f"{origin}/beside")).status_code == 200
-    await asyncio.to_thread(receiver.wait_for, lambda: len(roots()) >= 2)
-    assert [len(receiver.trace(root)) for root in roots()] == [1, 1]
+            assert (await http.post(f"{origin}/beside?client={client}")).status_code == 200
+    await asyncio.to_thread(receiver.wait_for, lambda: len(roots("chainlit.step run")) >= 2)
+    tools, chains = roots("chainlit.step tool"), roots("chainlit.step run")
+    assert [len(receiver.trace(root)) for root in (*tools, *chains)] == [1, 1, 2, 2]
+    for first, second in (tools, chains):
+        assert first.attributes["session.id"] != second.attributes["session.id"]
+    for tool, chain in zip(tools, chains, strict=True):
+        assert tool.attributes["session.id"] == chain.attributes["session.id"]
+    names = {
+        chains[0].attributes["session.id"]: "<session>",
+        chains[0].attributes["gen_ai.conversation.id"]: "<thread>",
+    }
+    shown = [tree(receiver.trace(root), names) for root in (tools[0], chains[0])]
+    golden(f"traces/beside_{client}.txt", "\n".join(shown))
+
+
+async def test_what_a_request_pushes_to_a_session_has_traces_linked_to_both(
+    mounted: ChainlitServer, receiver: Receiver, golden: CompareGolden
+) -> None:
+    stage = Stage(mounted, receiver, Visitor(mounted.url))
+    await stage.visitor.connect()
+    origin = mounted.url.removesuffix("/chat")
+    async with httpx.AsyncClient() as client:
+        pushed = await client.post(f"{origin}/push?session_id={stage.visitor.session_id}")
+    assert pushed.status_code == 200
+    tool, chain = await stage.root("chainlit.step tool"), await stage.root("chainlit.step run")
+    await asyncio.to_thread(receiver.wait_for, lambda: receiver.named("POST /push"), "the request")
+    await stage.visitor.leave(clear=True)
+    golden("traces/pushed.txt", "\n".join([await stage.show(tool), await stage.show(chain)]))

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.instrumentation import _semconv
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import INVALID_SPAN
 from opentelemetry.util.http import parse_excluded_urls
 
 from chainlit_otel.guard import Guard
-from chainlit_otel.probes.http import _chosen_by_user, _excluded, _redact
+from chainlit_otel.probes.http import _chosen_by_user, _excluded, _redact, _stable_names
 
 HOST = "http://localhost:8000"
 
@@ -86,6 +88,29 @@ def test_the_first_choice_of_a_user_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
     assert _chosen_by_user() == ["health,ready"]
     monkeypatch.setenv("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "live")
     assert _chosen_by_user() == ["live"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "names"), [("", "http"), ("database", "http"), ("database, http/dup", "http/dup")]
+)
+def test_ours_have_the_stable_names_and_others_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch, chosen: str, names: str
+) -> None:
+    def mode() -> str:
+        shared = _semconv._OpenTelemetrySemanticConventionStability
+        found = shared._get_opentelemetry_stability_opt_in_mode(
+            _semconv._OpenTelemetryStabilitySignalType.HTTP
+        )
+        return str(found.value)
+
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", chosen)
+    with _stable_names():
+        pass  # the first of all takes the choice from the environment
+    before = mode()
+    with _stable_names():
+        assert mode() == names
+    assert mode() == before
+    assert os.environ["OTEL_SEMCONV_STABILITY_OPT_IN"] == chosen
 
 
 def redacted(query: bytes) -> dict[str, Any]:
