@@ -20,10 +20,9 @@ def per_minute(
     by: str = "",
     span: str = INTERVAL,
     part: Part = "",
-    offset: str = "",
 ) -> str:
     """Return how often something happens in a minute."""
-    return f"60 * {per_second(metric, where, by, span, part, offset)}"
+    return f"60 * {per_second(metric, where, by, span, part)}"
 
 
 def per_second(
@@ -32,11 +31,9 @@ def per_second(
     by: str = "",
     span: str = INTERVAL,
     part: Part = "",
-    offset: str = "",
 ) -> str:
     """Return how often something happens in a second, or how much of it there is."""
-    moved = f" offset {offset}" if offset else ""
-    return f"sum{_by(by)} (rate({select(metric, where, SCOPE, part)}[{span}]{moved}))"
+    return f"sum{_by(by)} (rate({select(metric, where, SCOPE, part)}[{span}]))"
 
 
 def increase(
