@@ -167,7 +167,9 @@ def turn_durations() -> Json:
         "exemplars lead to traces.",
         "s",
         *(
-            Query(quantile(q, catalog.TURN_DURATION), f"p{q * 100:g}", exemplar=q == _WITH_EXEMPLARS)
+            Query(
+                quantile(q, catalog.TURN_DURATION), f"p{q * 100:g}", exemplar=q == _WITH_EXEMPLARS
+            )
             for q in _QUANTILES
         ),
     )

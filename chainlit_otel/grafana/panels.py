@@ -39,6 +39,7 @@ class Query:
         instant: Whether only the last value counts.
         exemplar: Whether exemplars, which lead to traces, are asked for.
         dashed: Whether its line only serves for comparison.
+        unit: Its unit, if it is not that of the panel.
     """
 
     expr: str
@@ -46,6 +47,7 @@ class Query:
     instant: bool = False
     exemplar: bool = False
     dashed: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,11 @@ def timeseries(
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    overrides = [_dashed(_letter(n)) for n, query in enumerate(queries) if query.dashed]
+    overrides = [
+        _override(_letter(n), query)
+        for n, query in enumerate(queries)
+        if query.dashed or query.unit
+    ]
     return _panel(core.TimeSeries, title, description, queries, field, options, width, 8, overrides)
 
 
@@ -346,15 +352,15 @@ def _field(unit: str, worry: Worry | None = None, whole: bool = False) -> Json:
     }
 
 
-def _dashed(ref: str) -> Json:
-    line = {"dash": [6, 6], "fill": "dash"}
-    return {
-        "matcher": {"id": "byFrameRefID", "options": ref},
-        "properties": [
-            {"id": "custom.lineStyle", "value": line},
-            {"id": "custom.fillOpacity", "value": 0},
-        ],
-    }
+def _override(ref: str, query: Query) -> Json:
+    properties: list[Json] = []
+    if query.dashed:
+        line = {"dash": [6, 6], "fill": "dash"}
+        properties.append({"id": "custom.lineStyle", "value": line})
+        properties.append({"id": "custom.fillOpacity", "value": 0})
+    if query.unit:
+        properties.append({"id": "unit", "value": query.unit})
+    return {"matcher": {"id": "byFrameRefID", "options": ref}, "properties": properties}
 
 
 def _letter(n: int) -> str:

@@ -85,6 +85,7 @@ class Prometheus(_Process):
         interval: between scrapes and between evaluations, as Prometheus writes it.
         alertmanager: the `host:port` to which alerts go.
         labels: added to the series of each target.
+        history: samples from before it starts, in the OpenMetrics text format.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Prometheus(_Process):
         interval: str = "1s",
         alertmanager: str | None = None,
         labels: Mapping[str, str] | None = None,
+        history: str = "",
     ) -> None:
         super().__init__("prometheus")
         scraped = {"targets": list(targets), "labels": dict(labels or {})}
@@ -113,6 +115,12 @@ class Prometheus(_Process):
             }
         (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
         (self.directory / "rules.yml").write_text(rules)
+        if history:
+            (self.directory / "history").write_text(history)
+            fill = ["tsdb", "create-blocks-from", "openmetrics", "history", "data"]
+            subprocess.run(
+                ["promtool", *fill], cwd=self.directory, check=True, capture_output=True, timeout=60
+            )
 
     def arguments(self) -> list[str]:
         return [
