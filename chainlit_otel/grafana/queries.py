@@ -60,13 +60,6 @@ def buckets(metric: Metric, where: Where | None = None, by: str = "", span: str 
     return per_second(metric, where, f"le,{by}" if by else "le", span, "bucket")
 
 
-def mean(metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL) -> str:
-    """Return the mean of what a histogram has recorded."""
-    return share(
-        per_second(metric, where, by, span, "sum"), per_second(metric, where, by, span, "count")
-    )
-
-
 def legend(attribute: Attribute) -> str:
     """Return the legend that names the value of an attribute."""
     return f"{{{{{attribute.prometheus_label}}}}}"

@@ -336,7 +336,11 @@ class Script:
         share = len(doings) // REGULARS
         await asyncio.gather(
             *(
-                self._one_after_the_other(regular, doings[n * share : (n + 1) * share], dice)
+                self._one_after_the_other(
+                    regular,
+                    doings[n * share : (n + 1) * share],
+                    random.Random(f"{SEED}/{n}"),
+                )
                 for n, regular in enumerate(regulars)
             )
         )
