@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench lint format docs clean system-packages
+.PHONY: help setup demo test bench lint format docs picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/python -m tools.docs
 	$(BIN)/chainlit-otel dashboards
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
+
+picture: $(READY) system-packages ## draw the dashboard in the README again, from six minutes of the demo
+	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
