@@ -6,7 +6,7 @@ READY := .venv/.ready
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test bench bench-rules lint format docs clean system-packages
+.PHONY: help setup demo stack test bench bench-rules lint format docs picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/chainlit-otel dashboards
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
+
+picture: $(READY) system-packages ## draw the dashboard in the README again, from six minutes of the demo
+	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
 	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov

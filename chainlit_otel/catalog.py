@@ -241,6 +241,7 @@ EMIT_EVENT = Attribute(
     (
         "new_message",
         "update_message",
+        "step",
         "stream_start",
         "stream_token",
         "element",

@@ -30,6 +30,8 @@ _FAILED: Where = {catalog.OUTCOME: "error"}
 _OUTBOUND: Where = {catalog.DIRECTION: "outbound"}
 _LOST: Where = {catalog.EMIT_EVENT: ("new_message", "update_message")}
 _QUANTILES = (0.5, 0.9, 0.99)
+# All quantiles of a histogram have the same exemplars: asked for with each, they are drawn thrice.
+_WITH_EXEMPLARS = 0.99
 
 
 def build() -> Json:
@@ -165,7 +167,9 @@ def turn_durations() -> Json:
         "exemplars lead to traces.",
         "s",
         *(
-            Query(quantile(q, catalog.TURN_DURATION), f"p{q * 100:g}", exemplar=True)
+            Query(
+                quantile(q, catalog.TURN_DURATION), f"p{q * 100:g}", exemplar=q == _WITH_EXEMPLARS
+            )
             for q in _QUANTILES
         ),
     )
@@ -187,7 +191,11 @@ def first_tokens() -> Json:
         "turns do not get longer; its exemplars lead to traces.",
         "s",
         *(
-            Query(quantile(q, catalog.TIME_TO_FIRST_TOKEN), f"p{q * 100:g}", exemplar=True)
+            Query(
+                quantile(q, catalog.TIME_TO_FIRST_TOKEN),
+                f"p{q * 100:g}",
+                exemplar=q == _WITH_EXEMPLARS,
+            )
             for q in _QUANTILES
         ),
     )
@@ -332,6 +340,7 @@ def feedback() -> Json:
             legend(catalog.FEEDBACK_VALUE),
         ),
         stacked=True,
+        whole=True,
     )
 
 

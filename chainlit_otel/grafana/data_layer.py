@@ -272,6 +272,7 @@ def cache_sizes() -> Json:
             per_minute(catalog.CACHE_EVICTIONS, by=by),
             f"{legend(catalog.CACHE_NAME)} dropped",
             dashed=True,
+            unit="suffix:/min",
         ),
     )
 

@@ -39,6 +39,7 @@ class Query:
         instant: Whether only the last value counts.
         exemplar: Whether exemplars, which lead to traces, are asked for.
         dashed: Whether its line only serves for comparison.
+        unit: Its unit, if it is not that of the panel.
     """
 
     expr: str
@@ -46,6 +47,7 @@ class Query:
     instant: bool = False
     exemplar: bool = False
     dashed: bool = False
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,23 @@ class Row:
 
 
 def stat(
-    title: str, description: str, unit: str, *queries: Query, worry: Worry | None = None
+    title: str,
+    description: str,
+    unit: str,
+    *queries: Query,
+    worry: Worry | None = None,
+    whole: bool = False,
 ) -> Json:
-    """Return a figure with its recent course behind it."""
+    """Return a figure with its recent course behind it.
+
+    Args:
+        title: Title.
+        description: What it shows.
+        unit: Unit.
+        queries: The queries.
+        worry: When to worry.
+        whole: Whether it counts events: `increase()` makes a little more than 2 of 2.
+    """
     options = {
         "colorMode": "value",
         "graphMode": "area",
@@ -86,7 +102,8 @@ def stat(
         "textMode": "auto",
         "wideLayout": True,
     }
-    return _panel(core.Stat, title, description, queries, _field(unit, worry), options, 4, 4)
+    field = _field(unit, worry, whole)
+    return _panel(core.Stat, title, description, queries, field, options, 4, 4)
 
 
 def timeseries(
@@ -95,10 +112,21 @@ def timeseries(
     unit: str,
     *queries: Query,
     stacked: bool = False,
+    whole: bool = False,
     width: int = 12,
 ) -> Json:
-    """Return lines over time."""
-    field = _field(unit)
+    """Return lines over time.
+
+    Args:
+        title: Title.
+        description: What it shows.
+        unit: Unit.
+        queries: The queries.
+        stacked: Whether the lines add up.
+        whole: Whether they count events: `increase()` makes a little more than 2 of 2.
+        width: Width, of 24.
+    """
+    field = _field(unit, whole=whole)
     field["color"] = {"mode": "palette-classic"}
     field["min"] = 0
     field["custom"] = {
@@ -118,7 +146,11 @@ def timeseries(
         },
         "tooltip": {"mode": "multi", "sort": "desc"},
     }
-    overrides = [_dashed(_letter(n)) for n, query in enumerate(queries) if query.dashed]
+    overrides = [
+        _override(_letter(n), query)
+        for n, query in enumerate(queries)
+        if query.dashed or query.unit
+    ]
     return _panel(core.TimeSeries, title, description, queries, field, options, width, 8, overrides)
 
 
@@ -298,7 +330,7 @@ def render(built: Json) -> str:
     return json.dumps(built, indent=2, sort_keys=True) + "\n"
 
 
-def _field(unit: str, worry: Worry | None = None) -> Json:
+def _field(unit: str, worry: Worry | None = None, whole: bool = False) -> Json:
     steps: list[Json] = [{"color": _GREEN, "value": None}]
     if worry is not None and worry.below:
         steps = [
@@ -316,18 +348,19 @@ def _field(unit: str, worry: Worry | None = None) -> Json:
         "mappings": [],
         "thresholds": {"mode": "absolute", "steps": steps},
         "unit": unit,
+        **({"decimals": 0} if whole else {}),
     }
 
 
-def _dashed(ref: str) -> Json:
-    line = {"dash": [6, 6], "fill": "dash"}
-    return {
-        "matcher": {"id": "byFrameRefID", "options": ref},
-        "properties": [
-            {"id": "custom.lineStyle", "value": line},
-            {"id": "custom.fillOpacity", "value": 0},
-        ],
-    }
+def _override(ref: str, query: Query) -> Json:
+    properties: list[Json] = []
+    if query.dashed:
+        line = {"dash": [6, 6], "fill": "dash"}
+        properties.append({"id": "custom.lineStyle", "value": line})
+        properties.append({"id": "custom.fillOpacity", "value": 0})
+    if query.unit:
+        properties.append({"id": "unit", "value": query.unit})
+    return {"matcher": {"id": "byFrameRefID", "options": ref}, "properties": properties}
 
 
 def _letter(n: int) -> str:
@@ -425,12 +458,14 @@ def _restarts() -> Json:
     return {
         "datasource": DATASOURCE,
         "enable": True,
-        "expr": f"changes(process_start_time_seconds{{{SCOPE}}}[$__rate_interval]) > 0",
+        # Its value is when it happened: a change would not be seen across a gap.
+        "expr": f"1000 * process_start_time_seconds{{{SCOPE}}}",
         "iconColor": "purple",
         "name": "Restarts",
         "step": "30s",
         "tagKeys": "instance",
-        "titleFormat": "{{instance}} restarted",
+        "titleFormat": "{{instance}} started",
+        "useValueForTime": True,
     }
 
 

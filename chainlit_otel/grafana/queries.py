@@ -20,10 +20,9 @@ def per_minute(
     by: str = "",
     span: str = INTERVAL,
     part: Part = "",
-    offset: str = "",
 ) -> str:
     """Return how often something happens in a minute."""
-    return f"60 * {per_second(metric, where, by, span, part, offset)}"
+    return f"60 * {per_second(metric, where, by, span, part)}"
 
 
 def per_second(
@@ -32,11 +31,9 @@ def per_second(
     by: str = "",
     span: str = INTERVAL,
     part: Part = "",
-    offset: str = "",
 ) -> str:
     """Return how often something happens in a second, or how much of it there is."""
-    moved = f" offset {offset}" if offset else ""
-    return f"sum{_by(by)} (rate({select(metric, where, SCOPE, part)}[{span}]{moved}))"
+    return f"sum{_by(by)} (rate({select(metric, where, SCOPE, part)}[{span}]))"
 
 
 def increase(
@@ -61,13 +58,6 @@ def quantile(
 def buckets(metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL) -> str:
     """Return the rate of each bucket of a histogram."""
     return per_second(metric, where, f"le,{by}" if by else "le", span, "bucket")
-
-
-def mean(metric: Metric, where: Where | None = None, by: str = "", span: str = INTERVAL) -> str:
-    """Return the mean of what a histogram has recorded."""
-    return share(
-        per_second(metric, where, by, span, "sum"), per_second(metric, where, by, span, "count")
-    )
 
 
 def legend(attribute: Attribute) -> str:

@@ -77,6 +77,7 @@ def stalls_of_the_hour() -> Json:
         "user of that replica. Worry about any; the log names the line.",
         "short",
         Query(increase(catalog.EVENT_LOOP_BLOCKED, "1h")),
+        whole=True,
         worry=Worry(1, 10),
     )
 
@@ -118,6 +119,7 @@ def own_errors() -> Json:
         "The app is not affected.",
         "short",
         Query(increase(catalog.INTERNAL_ERRORS, "1h")),
+        whole=True,
         worry=Worry(1, 10),
     )
 
@@ -148,6 +150,7 @@ def stalls() -> Json:
         "any.",
         "short",
         Query(increase(catalog.EVENT_LOOP_BLOCKED, "10m", by="instance"), "{{instance}}"),
+        whole=True,
     )
 
 
@@ -274,6 +277,7 @@ def internal_errors() -> Json:
             increase(catalog.INTERNAL_ERRORS, "1h", by=label(catalog.PROBE)),
             legend(catalog.PROBE),
         ),
+        whole=True,
         width=8,
     )
 
@@ -303,5 +307,6 @@ def overflow() -> Json:
             increase(catalog.LABEL_OVERFLOW, "1h", by=label(catalog.FOLDED_ATTRIBUTE)),
             legend(catalog.FOLDED_ATTRIBUTE),
         ),
+        whole=True,
         width=8,
     )

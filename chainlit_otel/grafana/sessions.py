@@ -16,6 +16,7 @@ from chainlit_otel.grafana.panels import (
     timeseries,
 )
 from chainlit_otel.grafana.queries import (
+    INTERVAL,
     buckets,
     increase,
     label,
@@ -51,8 +52,8 @@ def build() -> Json:
                     refused(),
                 ],
             ),
-            Row("Sessions", [starts(), concurrent(), fleet_peak(), durations()]),
-            Row("How long", [quantiles(), duration_buckets()]),
+            Row("Sessions", [starts(), concurrent(), fleet_peak()]),
+            Row("How long", [durations(), quantiles(), duration_buckets()]),
             Row("How they end", [ends(), turns_of_a_session(), bounces(), oldest()]),
             Row(
                 "Connections",
@@ -137,15 +138,18 @@ def starts() -> Json:
     by = label(catalog.SESSION_ORIGIN)
     return timeseries(
         "Creation rate",
-        "Sessions started per minute; dashed, all of them a week ago. Worry if it leaves the "
-        "rhythm of last week. After a restart the open tabs come back as `thread_resume`.",
+        "Sessions started per minute; dashed, those of all replicas a week ago. Worry if it leaves "
+        "the rhythm of last week. After a restart the open tabs come back as `thread_resume`.",
         "suffix:/min",
         Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, by), legend(catalog.SESSION_ORIGIN)),
+        # Replicas had other names a week ago.
         Query(
-            per_minute(catalog.SESSION_STARTS, _WEBSOCKET, offset="1w"),
+            f"60 * sum (rate({select(catalog.SESSION_STARTS, _WEBSOCKET, JOBS)}"
+            f"[{INTERVAL}] offset 1w))",
             "a week ago",
             dashed=True,
         ),
+        width=8,
     )
 
 
@@ -159,6 +163,7 @@ def concurrent() -> Json:
         Query(now(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
         Query(now(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
         Query(now(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
+        width=8,
     )
 
 
@@ -172,6 +177,7 @@ def fleet_peak() -> Json:
         Query(f"sum ({recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
         Query(f"sum ({recording.PEAK_AT_MOST}{{{JOBS}}})", "at most"),
         Query(now(catalog.SESSION_PEAK, process), "records", dashed=True),
+        width=8,
     )
 
 
@@ -187,6 +193,7 @@ def durations() -> Json:
         "s",
         Query(_mean_of_all("1h"), "all sessions"),
         Query(completed, "ended sessions", dashed=True),
+        width=8,
     )
 
 
@@ -200,6 +207,7 @@ def quantiles() -> Json:
             Query(quantile(q, catalog.SESSION_DURATION, _WEBSOCKET, span="1h"), f"p{q * 100:g}")
             for q in (0.5, 0.9, 0.99)
         ),
+        width=8,
     )
 
 
@@ -209,6 +217,7 @@ def duration_buckets() -> Json:
         "How long sessions lasted. Worry if a dark band appears at a fixed duration.",
         "s",
         Query(buckets(catalog.SESSION_DURATION, _WEBSOCKET), "{{le}}"),
+        width=8,
     )
 
 

@@ -142,7 +142,7 @@ class Messages:
         """Content other than one more token is about to be sent."""
         socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
         if socket is not None and socket not in self.connections:
-            self.ledger.dropped[(event,)] += 1
+            self.ledger.dropped[(_content(event, data),)] += 1
             return
         turn = current_turn.get()
         if event in ("stream_token", "stream_start"):
@@ -336,6 +336,15 @@ def _is_answer(step: Any) -> bool:
     """
     kind = step["type"]
     return bool(kind.endswith("_message") and kind != "user_message")
+
+
+def _content(event: str, data: Any) -> str:
+    """Return what is sent by an event.
+
+    Steps, and the echo of what the user wrote, go by the events of messages and are no answers.
+    """
+    is_step = event in ("new_message", "update_message") and not _is_answer(data)
+    return "step" if is_step else event
 
 
 def _is_cancelled() -> bool:

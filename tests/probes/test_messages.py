@@ -40,3 +40,18 @@ async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> 
     current_turn.reset(token)
     assert (turn.chunks, messages.ledger.chunks()[()], messages.ledger.dropped) == (4, 4, {})
     assert [to for _, _, to in sent] == ["a", "a", ["a", "b"], None]
+
+
+async def test_a_lost_step_is_no_lost_answer() -> None:
+    tracing = Tracing(NoOpTracer(), exception_messages=False)
+    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
+    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
+    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    for event in ("new_message", "update_message"):
+        for kind in ("assistant_message", "run", "tool", "user_message"):
+            messages.emitted(event, {"type": kind}, "gone")
+    assert messages.ledger.dropped == {
+        ("new_message",): 1,
+        ("update_message",): 1,
+        ("step",): 6,
+    }

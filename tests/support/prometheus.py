@@ -89,6 +89,7 @@ class Prometheus(_Process):
         alertmanager: the `host:port` to which alerts go.
         labels: added to the series of each target.
         port: where it listens; any free one by default.
+        history: samples from before it starts, in the OpenMetrics text format.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Prometheus(_Process):
         alertmanager: str | None = None,
         labels: Mapping[str, str] | None = None,
         port: int | None = None,
+        history: str = "",
     ) -> None:
         super().__init__("prometheus", port)
         scraped = {"targets": list(targets), "labels": dict(labels or {})}
@@ -118,6 +120,12 @@ class Prometheus(_Process):
             }
         (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
         (self.directory / "rules.yml").write_text(rules)
+        if history:
+            (self.directory / "history").write_text(history)
+            fill = ["tsdb", "create-blocks-from", "openmetrics", "history", "data"]
+            subprocess.run(
+                ["promtool", *fill], cwd=self.directory, check=True, capture_output=True, timeout=60
+            )
 
     def arguments(self) -> list[str]:
         return [

@@ -56,6 +56,7 @@ type PrometheusAnnotation = {
   step: string;
   tagKeys: string;
   titleFormat: string;
+  useValueForTime: boolean;
 };
 
 type Annotations = NonNullable<NonNullable<Dashboard['annotations']>['list']>[number];

@@ -1,0 +1,553 @@
+"""Every query of every panel, answered by a real Prometheus, against what the visitors did.
+
+Two replicas of one app with sign-in, a database, a cache, a pool and an MCP server are visited by
+people who keep a ledger. One replica is restarted on the way. Then Grafana's part is played: each
+query of each dashboard must return what the ledger says, and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from chainlit_otel import catalog
+from chainlit_otel.rules import render
+from tests.support.grafana import DASHBOARDS, Grafana, Series, panels
+from tests.support.otlp import Receiver
+from tests.support.postgres import Postgres
+from tests.support.prometheus import Prometheus
+from tests.support.scrape import wait_until
+from tests.support.story import (
+    BLOCKED,
+    CACHE,
+    FILE,
+    GUESTS,
+    LAST_WEEK,
+    LOOK_UP,
+    PACE,
+    POOL,
+    QUERIES,
+    REGULARS,
+    SCRAPE,
+    WINDOW,
+    Ledger,
+    Script,
+    address,
+    last_week,
+    replica,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+
+# What Grafana is given
+
+
+@dataclass
+class Shown:
+    """All that the dashboards show.
+
+    Attributes:
+        done: the ledger.
+        chosen: the values of the variables, by dashboard.
+        panels: the series of each panel, by dashboard, title and type, each with its legend.
+        starts: the annotations, by dashboard.
+        exemplars: how many there are, by title.
+        empty: the queries that returned nothing.
+        instances: the replicas.
+        seconds: for how long was looked.
+        end: when.
+    """
+
+    done: Ledger
+    instances: tuple[str, str]
+    seconds: float
+    end: float
+    chosen: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    panels: dict[tuple[str, str, str], list[tuple[str, Series]]] = field(default_factory=dict)
+    starts: dict[str, set[tuple[str, float]]] = field(default_factory=dict)
+    exemplars: dict[str, int] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
+
+    def look(self, grafana: Grafana) -> None:
+        for name, dashboard in DASHBOARDS.items():
+            self.chosen[name] = grafana.choose_all(dashboard)
+            self.starts[name] = grafana.annotations(dashboard)
+            for panel in panels(dashboard):
+                key = name, panel["title"], panel["type"]
+                self.panels[key] = grafana.panel(panel)
+                for target in panel["targets"]:
+                    if not list(grafana.target(target)):
+                        self.empty.append(f"{panel['title']}: {target['expr']}")
+                    if target["exemplar"]:
+                        self.exemplars[panel["title"]] = len(grafana.exemplars(target))
+
+
+@pytest.fixture(scope="module")
+def shown() -> Iterator[Shown]:
+    began = time.time()
+    with contextlib.ExitStack() as stack:
+        receiver = stack.enter_context(Receiver())
+        database = stack.enter_context(Postgres())
+        replicas = [replica(database, receiver) for _ in range(2)]
+        with ThreadPoolExecutor() as threads:
+            first, second = threads.map(stack.enter_context, replicas)
+        prometheus = stack.enter_context(
+            Prometheus(
+                [address(first), address(second)],
+                render(),
+                interval="500ms",
+                history=last_week(began),
+            )
+        )
+        yield asyncio.run(_shown(Script(first, second, database, prometheus), prometheus))
+
+
+async def _shown(script: Script, prometheus: Prometheus) -> Shown:
+    await asyncio.to_thread(
+        wait_until, lambda: prometheus.query("sum(up) == 2"), 20, "both to be scraped"
+    )
+    start = math.floor(time.time())
+    await script.play()
+    # The last window of `rate()` has to be one in which nothing happens any more.
+    await asyncio.sleep(WINDOW + 1)
+    script.settle()
+    end = math.floor(time.time())
+    shown = Shown(script.done, script.instances, end - start, end)
+    with Grafana(prometheus.url, start, end, scrape=SCRAPE) as grafana:
+        await asyncio.to_thread(shown.look, grafana)
+    print(f"{end - start} s: {dict(script.done)}")
+    return shown
+
+
+# What it has to be
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a series has to be.
+
+    Attributes:
+        what: says what is looked at.
+        measure: looks at it.
+        low: the least that it may be.
+        high: the most.
+    """
+
+    what: str
+    measure: Callable[[Series], float]
+    low: float
+    high: float
+
+    def check(self, name: str, series: Series) -> None:
+        found = self.measure(series)
+        assert self.low <= found <= self.high, (
+            f"{name}: {self.what} is {found:g}, not from {self.low:g} to {self.high:g}"
+        )
+
+
+Checks = tuple[Expected, ...]
+
+
+def last(low: float, high: float | None = None) -> Checks:
+    """The last value, exactly if only one is given."""
+    return (Expected("the last", lambda s: s.last, low, low if high is None else high),)
+
+
+def near(value: float, by: float = 0.03) -> Checks:
+    """The last value, but for rounding and what differs between two replicas' scrapes."""
+    return last(value * (1 - by), value * (1 + by))
+
+
+def grown(count: float) -> Checks:
+    """The last value of an `increase()`, which reaches half an interval beyond its samples."""
+    return last(count * 0.99, count * 1.08)
+
+
+def most(low: float, high: float | None = None) -> Checks:
+    """The highest value."""
+    found = Expected("the most", lambda s: max(s.values), low, low if high is None else high)
+    return (found,)
+
+
+def least(low: float, high: float | None = None) -> Checks:
+    """The lowest value."""
+    found = Expected("the least", lambda s: min(s.values), low, low if high is None else high)
+    return (found,)
+
+
+def within(low: float, high: float) -> Checks:
+    """All values."""
+    return (
+        Expected("the least", lambda s: min(s.values), low, high),
+        Expected("the most", lambda s: max(s.values), low, high),
+    )
+
+
+def total(low: float, high: float | None = None) -> Checks:
+    """What a rate adds up to; where scrapes are not quite regular, `rate()` is not quite exact."""
+    low, high = (low * 0.7, low * 1.3) if high is None else (low, high)
+    return (Expected("the total", lambda s: s.area / PER.get(s.unit, 1), low, high),)
+
+
+NOTHING = within(0, 0)
+RISING = within(0, math.inf)  # buckets are looked at together, below
+QUICK = within(0, 5.12)  # the bucket in which the longest turns and callbacks are
+
+# Seconds of what a unit counts by.
+PER = {"suffix:/min": 60, "suffix:/s": 1, "Bps": 1}
+ANY = "any other"
+
+Panels = dict[tuple[str, str], dict[str, Checks]]
+
+
+def sessions(done: Ledger, first: str, second: str, seconds: float) -> Panels:
+    starts = done["new"] + done["resumed"]
+    ends = done["cleared"] + done["timeout"]
+    peak, reconnects = done["peak"], done["reconnects"]
+    here = done["connected"]
+    mean = near(done.seconds / ends, 0.1)
+    ended = done.seconds_of_ended / ends
+    return {
+        ("Sessions started", "stat"): {"": grown(starts / 5)},
+        ("Mean duration", "stat"): {"": mean},
+        ("Connected now", "stat"): {"": last(here)},
+        ("Peak of the last hour", "stat"): {"at least": last(peak), "at most": last(peak)},
+        ("Reconnects", "stat"): {"": grown(reconnects / here)},
+        ("Refused", "stat"): {"": near(done["refused"] / (done["refused"] + starts + reconnects))},
+        ("Creation rate", "timeseries"): {
+            "new": total(done["new"]),
+            "thread_resume": total(done["resumed"]),
+            "a week ago": within(LAST_WEEK * 0.99, LAST_WEEK * 1.01),
+        },
+        ("Concurrent sessions", "timeseries"): {
+            "connected": last(here) + most(peak),
+            "disconnected": last(0) + most(1, done["timeout"] + 1),
+            "peak": most(peak),
+        },
+        ("Peak of all replicas", "timeseries"): {
+            "at least": last(peak) + most(peak),
+            "at most": last(peak) + most(peak),
+            "records": last(peak),
+        },
+        ("Mean duration", "timeseries"): {
+            "all sessions": mean,
+            # The browser's side is a little longer.
+            "ended sessions": last(ended * 0.6, ended),
+        },
+        ("Duration of ended sessions", "timeseries"): {
+            "p50": within(0, 30),
+            "p90": within(0, 30),
+            "p99": within(0, 30),
+        },
+        ("Duration of ended sessions, spread", "heatmap"): {"+Inf": total(ends), ANY: RISING},
+        ("Ends by reason", "timeseries"): {
+            "cleared": total(done["cleared"]),
+            "timeout": total(done["timeout"]),
+        },
+        ("Turns of a session", "timeseries"): {"p50": within(0, 1), "p90": within(0, 2)},
+        ("Bounces", "timeseries"): {"without a turn": near(done["bounced"] / ends)},
+        ("Oldest session", "timeseries"): {
+            first: last(seconds / 2, seconds),
+            second: last(1, seconds),
+        },
+        ("Reconnects", "timeseries"): {"webapp": total(reconnects)},
+        ("Refused connections", "timeseries"): {"authentication_failed": total(done["refused"])},
+        ("Closed connections", "timeseries"): {
+            "client_disconnect": total(done["cleared"]),
+            "transport_close": total(done["timeout"] + done["lost"]),
+        },
+        ("Duration of connections", "heatmap"): {"+Inf": total(ends + done["lost"]), ANY: RISING},
+        ("Client types", "timeseries"): {
+            "webapp": last(here) + most(peak),
+            "copilot": most(1),
+            "other": most(1),
+        },
+        ("Transports", "timeseries"): {
+            "websocket": last(here) + most(peak),
+            "polling": last(0) + most(1),
+        },
+        ("HTTP sessions", "timeseries"): {"slack": total(done["bots"])},
+    }
+
+
+def conversations(done: Ledger, first: str, second: str, seconds: float) -> Panels:
+    outcomes = {name: done[f"turn {name}"] for name in ("ok", "error", "cancelled")}
+    turns = sum(outcomes.values())
+    # Those who wait at the end have heard something, those whose answer was lost have not.
+    answered = turns - outcomes["error"] - done["lost"] + done["under way"] - QUERIES
+    quantiles = {"p50": QUICK, "p90": QUICK, "p99": QUICK + most(BLOCKED * 0.8, 5.12)}
+    return {
+        ("Turns", "stat"): {"": grown(turns / 5)},
+        ("Failed turns", "stat"): {"": near(outcomes["error"] / turns)},
+        ("First token, p90", "stat"): {"": last(LOOK_UP, BLOCKED)},
+        ("Turns under way", "stat"): {"": last(done["under way"])},
+        ("Lost answers", "stat"): {"": near(done["lost"] / (done["lost"] + done["outbound"]))},
+        ("Positive feedback", "stat"): {
+            "": near(done["positive"] / (done["positive"] + done["negative"]))
+        },
+        ("Turns by outcome", "timeseries"): {name: total(n) for name, n in outcomes.items()},
+        ("Concurrent turns", "timeseries"): {
+            "under way": last(done["under way"]),
+            "peak": most(done["under way"], REGULARS + GUESTS),
+        },
+        ("Duration of turns", "timeseries"): quantiles,
+        ("Duration of turns, spread", "heatmap"): {"+Inf": total(turns), ANY: RISING},
+        ("Time to first token", "timeseries"): quantiles,
+        ("Time to first token, spread", "heatmap"): {"+Inf": total(answered), ANY: RISING},
+        ("Gap between chunks", "timeseries"): {
+            "p50": within(PACE / 2, 0.5),
+            "p90": within(PACE, 0.5),
+            "p99": within(PACE, 0.5),
+        },
+        ("Chunks streamed", "timeseries"): {"chunks": total(done["chunks"])},
+        ("Callbacks, p90", "timeseries"): {
+            "on_message": QUICK + most(BLOCKED * 0.6, 5),
+            "on_chat_start": QUICK,
+            "on_chat_resume": QUICK,
+            "password_auth_callback": QUICK,
+        },
+        ("Errors in callbacks", "timeseries"): {"on_message": total(outcomes["error"])},
+        ("Steps, p90", "timeseries"): {
+            "run": QUICK + most(BLOCKED * 0.6, 5.12),
+            "tool": QUICK + most(LOOK_UP, 5.12),
+        },
+        ("Errors in steps", "timeseries"): {
+            "run": total(outcomes["error"]),
+            "tool": total(done["tool error"]),
+        },
+        ("Questions to users", "timeseries"): {
+            "answered": total(done["answered"]),
+            "timeout": total(done["timed out"]),
+        },
+        ("MCP connections", "timeseries"): {"open": last(done["mcp"])},
+        ("Messages", "timeseries"): {
+            "inbound": total(done["inbound"]),
+            "outbound": total(done["outbound"]),
+        },
+        # The message, and that its step is over.
+        ("Lost on the way", "timeseries"): {
+            "new_message": total(done["lost"]),
+            "step": total(done["lost"]),
+        },
+        ("Feedback", "timeseries"): {
+            name: grown(done[name]) for name in ("positive", "negative", "deleted")
+        },
+        ("Files", "timeseries"): {
+            "upload": total(FILE * done["uploaded"]),
+            "element": total(FILE * done["elements"]),
+        },
+    }
+
+
+def data_layer(done: Ledger, first: str, second: str, seconds: float) -> Panels:
+    turns = sum(done[f"turn {name}"] for name in ("ok", "error", "cancelled"))
+    feedback = done["positive"] + done["negative"]
+    failed = done["stuck"] + done["failed feedback"]
+    # A turn is stored as a message and a run, mostly with an answer and a tool, each once updated.
+    fewest, highest = 2 * turns, 12 * turns
+    sign_ins = {"granted": done["signed in"], "denied": done["denied"], "error": done["unknown"]}
+    refused = sign_ins["denied"] + sign_ins["error"]
+    connects = done["new"] + done["resumed"] + done["reconnects"]
+    stored = {
+        "create_user": total(done["signed in"]),
+        "get_user": total(done["signed in"], 20 * done["signed in"]),
+        "create_step": total(fewest / 2, highest),
+        "update_step": total(turns / 2, highest),
+        "update_thread": total(done["bounced"] / 2, highest),
+        "get_thread": total(1, 5 * done["resumed"]),
+        "upsert_feedback": total(feedback + done["failed feedback"]),
+        "delete_feedback": total(done["deleted"]),
+        "create_element": total(done["elements"]),
+    }
+    return {
+        ("Operations", "stat"): {"": last(fewest / 300, highest / 300)},
+        ("Failed operations", "stat"): {"": last(failed / highest, failed / fewest)},
+        ("Operations, p95", "stat"): {"": last(0.0005, 5)},
+        ("Fullest pool", "stat"): {"": last(QUERIES / POOL)},
+        ("Cache hits", "stat"): {"": last(1 / done["lookups"], 1)},
+        ("Failed sign-ins", "stat"): {"": near(refused / sum(sign_ins.values()))},
+        ("Operations", "timeseries"): stored,
+        ("Errors", "timeseries"): {
+            "update_thread": total(done["stuck"]),
+            "upsert_feedback": total(done["failed feedback"]),
+        },
+        ("Duration of operations, p95", "timeseries"): {ANY: within(0.0001, 5)},
+        ("Duration of operations, spread", "heatmap"): {
+            "+Inf": total(fewest, highest),
+            ANY: RISING,
+        },
+        ("Held back now", "timeseries"): {"held back": last(0) + most(1, 5 * done["new"])},
+        ("Held back and discarded", "timeseries"): {
+            "held back": total(done["new"], 5 * done["new"]),
+            "discarded": total(done["bounced"], 5 * done["bounced"]),
+        },
+        ("Connections", "timeseries"): {
+            "Layer.pool used": last(QUERIES) + most(QUERIES, 2 * POOL),
+            "Layer.pool idle": most(1, 2 * POOL),
+            "Layer.pool most": last(2 * POOL),
+        },
+        ("Pools in use", "bargauge"): {
+            f"{first} Layer.pool": last(QUERIES / POOL),
+            f"{second} Layer.pool": last(0),
+        },
+        ("Cache hits", "timeseries"): {"topics": within(0, 1) + most(0.01, 1)},
+        ("Cache entries", "timeseries"): {
+            "topics": last(CACHE),
+            "topics dropped": total(0.5, done["lookups"]),
+        },
+        ("Access checks", "timeseries"): {
+            **{f"password {result}": total(n) for result, n in sign_ins.items()},
+            "websocket granted": total(connects),
+            "websocket denied": total(done["refused"]),
+            "thread granted": total(done["resumed"] + done["reconnects"]),
+            "rate_limit denied": total(done["limited"]),
+            "jwt granted": total(connects, 10 * connects),
+        },
+        ("Sign-ins", "timeseries"): {result: total(n) for result, n in sign_ins.items()},
+        # The reason is not known before it is given for the first time.
+        ("Denied by the app", "timeseries"): {
+            "rate_limit messages": total(0.5, done["limited"] * 1.3),
+        },
+        ("Users", "timeseries"): {first: last(REGULARS), second: last(GUESTS)},
+    }
+
+
+def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
+    megabytes = within(50e6, 1e9)
+    lag = within(0, BLOCKED + 1)
+    return {
+        ("Replicas", "stat"): {"": last(2)},
+        ("Stalls", "stat"): {"": grown(done["blocked"])},
+        ("Lag, p99", "stat"): {"": last(0.01, BLOCKED + 1)},
+        ("Memory", "stat"): {"": last(2 * 50e6, 2e9)},
+        ("Retained sessions", "stat"): {"": last(done["stuck"])},
+        ("Our own errors", "stat"): {"": NOTHING},
+        ("Event loop lag, p99", "timeseries"): {first: lag + most(1, BLOCKED + 1), second: lag},
+        ("Event loop lag, spread", "heatmap"): {
+            "+Inf": total(2 * seconds, 8 * seconds),
+            ANY: RISING,
+        },
+        ("Stalls", "timeseries"): {first: grown(done["blocked"])},
+        ("HTTP requests, p95", "timeseries"): {
+            "/bot": QUICK,
+            "/login": QUICK,
+            "/set-session-cookie": QUICK,
+            ANY: QUICK,
+        },
+        ("Memory", "timeseries"): {first: megabytes, second: megabytes},
+        ("Processor", "timeseries"): {first: most(0.01, 2), second: most(0.01, 2)},
+        ("Retained objects", "timeseries"): {
+            "sessions": last(done["stuck"]),
+            "chat_contexts": last(1, done["new"] + done["bots"]),
+            "user_sessions": last(0, done["bots"]),
+            "files": last(0, done["bots"]),
+        },
+        ("File descriptors", "timeseries"): {first: most(1e-6, 0.5), second: most(1e-6, 0.5)},
+        ("Replicas", "table"): {
+            f"A {first}": last(REGULARS),
+            f"A {second}": last(GUESTS),
+            f"B {first}": last(done["under way"]),
+            f"C {first}": last(REGULARS),
+            f"C {second}": last(GUESTS),
+            f"D {first}": megabytes,
+            f"D {second}": megabytes,
+            f"E {first}": last(seconds, seconds + 60),
+            f"E {second}": last(1, seconds),
+        },
+        ("Sessions of each replica", "bargauge"): {first: last(REGULARS), second: last(GUESTS)},
+        ("Up", "state-timeline"): {
+            first: last(1) + within(0, 1),
+            second: last(1) + least(0),
+        },
+        ("Sessions asked for where they are not", "timeseries"): {
+            "file_upload": total(done["missed"])
+        },
+        ("Age of the processes", "timeseries"): {
+            first: last(seconds, seconds + 60),
+            second: last(1, seconds),
+        },
+        ("Our own errors", "timeseries"): {},
+        ("Probes", "state-timeline"): {ANY: within(1, 1)},
+        ("Values folded into other", "timeseries"): {"chainlit.client.type": grown(done["odd"])},
+    }
+
+
+EXPECTED: dict[str, Callable[[Ledger, str, str, float], Panels]] = {
+    catalog.DASHBOARD_SESSIONS: sessions,
+    catalog.DASHBOARD_CONVERSATIONS: conversations,
+    catalog.DASHBOARD_DATA_LAYER: data_layer,
+    catalog.DASHBOARD_RUNTIME: runtime,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "panel"),
+    [
+        pytest.param(name, panel, id=f"{name}-{panel['title']}-{panel['type']}")
+        for name, dashboard in DASHBOARDS.items()
+        for panel in panels(dashboard)
+    ],
+)
+def test_a_panel_shows_what_happened(shown: Shown, name: str, panel: dict[str, Any]) -> None:
+    title, kind = panel["title"], panel["type"]
+    expected = EXPECTED[name](shown.done, *shown.instances, shown.seconds)[title, kind]
+    drawn = shown.panels[name, title, kind]
+    legends = [legend for legend, _ in drawn]
+    assert len(set(legends)) == len(legends), "two series have one name"
+    assert set(expected) - {ANY} <= set(legends), "a series is missing"
+    assert drawn
+    for legend, series in drawn:
+        assert all(math.isfinite(value) and value >= 0 for value in series.values)
+        if series.unit == "percentunit" and title != "Processor":
+            assert max(series.values) <= 1
+        for check in expected.get(legend, expected.get(ANY, NOTHING)):
+            check.check(f"{title} / {legend}", series)
+
+
+def test_every_query_returns_something(shown: Shown) -> None:
+    assert shown.empty == []
+
+
+def test_buckets_are_cumulative_and_those_of_the_catalogue(shown: Shown) -> None:
+    heatmaps = [drawn for (_, _, kind), drawn in shown.panels.items() if kind == "heatmap"]
+    assert heatmaps
+    known = [[*metric.bounds, math.inf] for metric in catalog.METRICS if metric.kind == "histogram"]
+    for drawn in heatmaps:
+        ordered = sorted((float(legend), series.area) for legend, series in drawn)
+        assert [bound for bound, _ in ordered] in known
+        # Not at each moment: of a restart, `rate()` makes something else for each bucket.
+        assert all(lower <= upper * 1.1 for (_, lower), (_, upper) in itertools.pairwise(ordered))
+
+
+def test_everything_is_selected_by_the_variables(shown: Shown) -> None:
+    for chosen in shown.chosen.values():
+        assert chosen == {"job": ["chat"], "instance": sorted(shown.instances)}
+
+
+def test_each_start_of_a_process_is_marked_once(shown: Shown) -> None:
+    first, second = shown.instances
+    for starts in shown.starts.values():
+        titles = sorted(title for title, _ in starts)
+        assert titles == sorted([f"{first} started"] + 2 * [f"{second} started"])
+        assert all(shown.end - 120 < at < shown.end for _, at in starts)
+
+
+def test_slow_turns_and_operations_lead_to_their_traces(shown: Shown) -> None:
+    assert set(shown.exemplars) == {
+        "Duration of turns",
+        "Duration of turns, spread",
+        "Time to first token",
+        "Time to first token, spread",
+        "Duration of operations, p95",
+        "Duration of operations, spread",
+    }
+    assert all(shown.exemplars.values())
