@@ -19,6 +19,7 @@ from chainlit_otel.grafana.queries import (
     label,
     legend,
     now,
+    peak,
     per_minute,
     per_second,
     quantile,
@@ -156,7 +157,7 @@ def concurrent_turns() -> Json:
         "Turns under way; dashed, the true peak between the scrapes. Worry if turns pile up.",
         "short",
         Query(now(catalog.TURN_ACTIVE), "under way"),
-        Query(now(catalog.TURN_PEAK, {catalog.PEAK_WINDOW: "15s"}), "peak", dashed=True),
+        Query(peak(catalog.TURN_PEAK, {catalog.PEAK_WINDOW: "15s"}), "peak", dashed=True),
     )
 
 

@@ -14,6 +14,15 @@ def now(metric: Metric, where: Where | None = None, by: str = "") -> str:
     return f"sum{_by(by)} ({select(metric, where, SCOPE)})"
 
 
+def peak(metric: Metric, where: Where | None = None) -> str:
+    """Return what the sum of a high-water mark over all replicas is at most.
+
+    The replicas are scraped one after the other: when the last one shows the peak of an instant,
+    the first may have forgotten its own.
+    """
+    return f"sum (max_over_time({select(metric, where, SCOPE)}[{INTERVAL}]))"
+
+
 def per_minute(
     metric: Metric,
     where: Where | None = None,

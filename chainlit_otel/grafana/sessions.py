@@ -22,6 +22,7 @@ from chainlit_otel.grafana.queries import (
     label,
     legend,
     now,
+    peak,
     per_minute,
     quantile,
     share,
@@ -162,7 +163,7 @@ def concurrent() -> Json:
         "short",
         Query(now(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
         Query(now(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
-        Query(now(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
+        Query(peak(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
         width=8,
     )
 

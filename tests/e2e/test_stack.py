@@ -168,6 +168,6 @@ def test_without_prometheus_it_says_so_and_leaves_nothing(
 
 
 def test_make_stack_runs_it() -> None:
-    make = ["make", "--dry-run", "stack", "STACK_ARGS=--seconds 3"]
+    make = ["make", "--no-print-directory", "--dry-run", "stack", "STACK_ARGS=--seconds 3"]
     done = subprocess.run(make, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1].endswith("-m tools.stack --seconds 3")
