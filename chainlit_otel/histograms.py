@@ -9,7 +9,6 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 from threading import Lock
-from time import time_ns
 from typing import NamedTuple
 
 from opentelemetry.context import Context
@@ -51,7 +50,9 @@ class Histograms:
         self._lock = Lock()
         self._series: dict[tuple[Metric, LabelSet], Series] = {}
 
-    def record(self, metric: Metric, value: float, values: LabelSet, context: Context) -> None:
+    def record(
+        self, metric: Metric, value: float, values: LabelSet, context: Context, at: int
+    ) -> None:
         """Record one value.
 
         Args:
@@ -59,9 +60,10 @@ class Histograms:
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
             context: What was current; if a sampled span was, the value becomes an exemplar.
+            at: When it was, in nanoseconds since the epoch.
         """
         bucket = bisect_left(metric.bounds, value)
-        exemplar = _exemplar(value, context) if context else None
+        exemplar = _exemplar(value, context, at) if context else None
         with self._lock:
             series = self._series.get((metric, values))
             if series is None:
@@ -78,11 +80,11 @@ class Histograms:
         yield from now
 
 
-def _exemplar(value: float, context: Context) -> Exemplar | None:
+def _exemplar(value: float, context: Context, at: int) -> Exemplar | None:
     span = get_current_span(context).get_span_context()
     if not span.trace_flags.sampled:
         return None
-    return Exemplar(value, time_ns(), span.trace_id, span.span_id)
+    return Exemplar(value, at, span.trace_id, span.span_id)
 
 
 def _copy(series: Series) -> Series:

@@ -36,7 +36,7 @@ _EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 # A reading takes what waits; without any, this many records are taken at once.
 _MOST_WAITING = 4096
 
-_Record = tuple[Metric, float, LabelSet, Context]
+_Record = tuple[Metric, float, LabelSet, Context, int]
 
 
 class Telemetry:
@@ -96,25 +96,23 @@ class Telemetry:
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
         """
-        context = get_current()
-        if self._histograms is not None:
-            self._histograms.record(metric, value, values, context)
-        if self._recording:
-            # A record of the SDK costs three times as much in the middle of a turn as among its
-            # like. So they wait for the next reading.
-            self._waiting.append((metric, value, values, context))
-            if len(self._waiting) >= self._most_waiting:
-                self.settle()
+        # A record costs three times as much in the middle of a turn as among its like. So they wait
+        # for the next reading.
+        self._waiting.append((metric, value, values, get_current(), time_ns()))
+        if len(self._waiting) >= self._most_waiting:
+            self.settle()
 
     def settle(self) -> None:
         """Hand what was recorded to the histograms."""
         while self._waiting:
             try:
-                metric, value, values, context = self._waiting.popleft()
+                metric, value, values, context, at = self._waiting.popleft()
             except IndexError:
                 # Another reader took the last one.
                 return
             with self._guard:
+                if self._histograms is not None:
+                    self._histograms.record(metric, value, values, context, at)
                 for record, attributes in self._recorders(metric, values):
                     record(value, attributes, context)
 
