@@ -37,11 +37,12 @@ from tests.support.server import ChainlitServer
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
 ANSWER = "token " * 50
 OBSERVED = ("metrics", "traces")
-EXPORTING = ("traces", "fastapi")
+EXPORTING = ("traces", "spans", "fastapi")
 VARIANTS = {
     "bare": "Chainlit alone",
     "metrics": "chainlit-otel, metrics",
     "traces": "chainlit-otel, metrics and traces",
+    "spans": "the SDK alone, as many spans",
     "fastapi": "FastAPIInstrumentor with its defaults",
 }
 SCRAPES = 10
@@ -195,6 +196,8 @@ class Subject:
         if (names.total() > 0) != (self.variant in EXPORTING):
             raise BenchError(f"{self.variant}: {names.total()} spans arrived")
         if self.variant == "traces" and names["chainlit.turn"] != turns:
+            raise BenchError(f"{turns} turns, and of spans {dict(names)}")
+        if self.variant == "spans" and set(names.values()) != {turns}:
             raise BenchError(f"{turns} turns, and of spans {dict(names)}")
         # One span a frame is the point of this variant: without, it is not the default.
         if self.variant == "fastapi" and names.total() < 50 * turns:

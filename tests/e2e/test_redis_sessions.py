@@ -316,7 +316,12 @@ async def test_nobody_gets_at_the_threads_of_others(server: ChainlitServer) -> N
         # To open somebody else's thread in a tab is an attempt on the thread, too.
         assert change.of(ATTEMPTS, **thread) == len(attempts) + 1
         assert change.of(DENIALS, chainlit_access_method="thread") == 0
-        assert [t["name"] for t in await fay.threads()] == ["private"]
+
+        async def listed() -> bool:
+            return [thread["name"] for thread in await fay.threads()] == ["private"]
+
+        # Its name and its owner are written apart from what was said in it.
+        await wait_until_async(listed, WAIT, "the thread to be listed, as it was")
         assert await gus.threads() == []
 
 
