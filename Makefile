@@ -26,7 +26,7 @@ test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
 	$(BIN)/python -m bench $(BENCH_ARGS)
 
-bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas
+bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)
 
 lint: $(READY) ## check style, types and the generated parts of the documents

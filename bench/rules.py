@@ -221,7 +221,8 @@ def _say(line: str) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.rules", description=__doc__)
+    description = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m bench.rules", description=description)
     parser.add_argument("--replicas", type=int, default=100, help="replicas (100)")
     parser.add_argument("--rounds", type=int, default=5, help="evaluations that count (5)")
     parser.add_argument("--interval", type=float, default=15.0, help="seconds between scrapes (15)")

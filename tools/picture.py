@@ -96,8 +96,8 @@ async def photograph(html: str, file: Path) -> None:
 def main() -> None:
     """Draw the picture."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=6)
-    parser.add_argument("--output", type=Path, default=PICTURE)
+    parser.add_argument("--minutes", type=float, default=6, help="of visits (6)")
+    parser.add_argument("--output", type=Path, default=PICTURE, help="the PNG")
     options = parser.parse_args()
     found = asyncio.run(visited(options.minutes))
     title = DASHBOARDS[DASHBOARD_SESSIONS]["title"]
