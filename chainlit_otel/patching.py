@@ -7,6 +7,7 @@ import inspect
 import sys
 import weakref
 from collections.abc import Callable, MutableMapping
+from contextlib import suppress
 from types import CellType
 from typing import Any
 
@@ -153,15 +154,21 @@ class Patches:
 
         self._undo.append(undo)
 
-    def fill(self, cell: CellType, contents: Any) -> None:
-        """Put something else in a cell of a closure, such as the function that it calls."""
+    def fill(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
+        """Put something else in a cell of a function's closure, such as what it calls."""
         original = cell.cell_contents
         cell.cell_contents = contents
 
         def undo() -> None:
-            if cell.cell_contents is contents:
+            if reference() is not None and cell.cell_contents is contents:
                 cell.cell_contents = original
 
+        def forget(_: object) -> None:
+            with suppress(ValueError):
+                self._undo.remove(undo)
+
+        # An app may define a callback anew for each session, and nobody calls the old ones.
+        reference = weakref.ref(function, forget)
         self._undo.append(undo)
 
     def insert(self, items: list[Any], item: Any) -> None:

@@ -6,6 +6,7 @@ import time
 import traceback
 from asyncio import CancelledError
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -219,7 +220,14 @@ class Tracing:
         if error is None:
             span.set_status(StatusCode.ERROR)
             return
-        describe_exception(span, error, str(error) if self._exception_messages else "")
+        describe_exception(span, error, _message(error) if self._exception_messages else "")
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of an exception; empty if the app's own class fails to give one."""
+    with suppress(Exception):
+        return printable(error)
+    return ""
 
 
 def describe_exception(span: Span, error: BaseException, message: str) -> None:

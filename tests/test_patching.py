@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
+import weakref
 from collections.abc import Callable
 from types import CellType, ModuleType
 from typing import Any
@@ -398,7 +400,7 @@ def closure() -> tuple[Callable[[int], int], CellType]:
 def test_what_a_closure_calls_is_exchanged_and_put_back() -> None:
     outer, cell = closure()
     original, patches = cell.cell_contents, Patches("me")
-    patches.fill(cell, doubled(original))
+    patches.fill(outer, cell, doubled(original))
     assert outer(3) == 7
     patches.undo()
     assert cell.cell_contents is original
@@ -408,8 +410,8 @@ def test_what_a_closure_calls_is_exchanged_and_put_back() -> None:
 def test_a_cell_that_was_filled_twice_is_put_back_too() -> None:
     outer, cell = closure()
     patches = Patches("me")
-    patches.fill(cell, doubled(cell.cell_contents))
-    patches.fill(cell, doubled(cell.cell_contents))
+    patches.fill(outer, cell, doubled(cell.cell_contents))
+    patches.fill(outer, cell, doubled(cell.cell_contents))
     assert outer(3) == 13
     patches.undo()
     assert outer(3) == 4
@@ -418,7 +420,7 @@ def test_a_cell_that_was_filled_twice_is_put_back_too() -> None:
 def test_a_cell_that_somebody_filled_since_is_left_alone() -> None:
     outer, cell = closure()
     patches = Patches("me")
-    patches.fill(cell, doubled(cell.cell_contents))
+    patches.fill(outer, cell, doubled(cell.cell_contents))
     cell.cell_contents = abs
     patches.undo()
     assert cell.cell_contents is abs
@@ -452,3 +454,15 @@ def test_an_undo_for_others_finds_the_patches_inactive() -> None:
     patches.on_undo(lambda: active.append(patches.active))
     patches.undo()
     assert active == [False]
+
+
+def test_a_cell_of_a_function_that_is_gone_is_not_kept() -> None:
+    outer, cell = closure()
+    patches = Patches("me")
+    replacement = doubled(cell.cell_contents)
+    patches.fill(outer, cell, replacement)
+    gone = weakref.ref(replacement)
+    del outer, cell, replacement
+    gc.collect()
+    assert gone() is None
+    patches.undo()

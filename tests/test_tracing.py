@@ -559,3 +559,24 @@ def test_the_outcome_of_a_call_is_that_of_its_exception(
     error: BaseException | None, outcome: str
 ) -> None:
     assert outcome_of(error) == outcome
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no message")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"), [(Speechless(), None), (ValueError("half \ud83d"), "half ?")]
+)
+def test_a_message_that_cannot_be_told_leaves_no_span_open(
+    error: Exception, message: str | None
+) -> None:
+    host = Host(exception_messages=True)
+    frame = host.tracing.open_root("root", {})
+
+    host.tracing.close(frame, "error", error)
+
+    (event,) = host.spans["root"].events
+    assert (event.attributes or {}).get("exception.message") == message
+    assert current() is None

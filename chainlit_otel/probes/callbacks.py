@@ -82,7 +82,7 @@ class Callbacks:
             cell = _cell(wrapper)
             if cell is not None:
                 function = cell.cell_contents
-                patches.fill(cell, self._observing(patches, function, self.name(name)))
+                patches.fill(wrapper, cell, self._observing(patches, function, self.name(name)))
                 self._name_code(function, name)
 
     def _name_code(self, function: Function, name: str) -> None:

@@ -96,6 +96,8 @@ class Messages:
         self.ledger.end(turn)
         if frame is not None:
             self._tracing.close(frame, turn.outcome, turn.error)
+        # Its traceback may lead to the session and so to the task, by which the turn is known here.
+        turn.error = None
         current_turn.set(None)
 
     def end_all(self) -> None:
@@ -108,7 +110,8 @@ class Messages:
     def failed(self, error: BaseException) -> None:
         """What makes the turn raised something that Chainlit is about to swallow."""
         turn = current_turn.get()
-        if turn is None:
+        # A task that a turn has left behind tells no more of it.
+        if turn is None or turn.ended:
             return
         if outcome_of(error) == "cancelled":
             turn.cancelled = True

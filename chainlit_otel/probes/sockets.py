@@ -98,7 +98,8 @@ class Sockets:
         session = _session_of(sid)
         if session is not None:
             frame.span.set_attributes(self._sessions.attributes(session))
-            if frame.span.is_recording():
+            # One that died meanwhile has been lost already: nobody would take its span out again.
+            if sid in self.connections and frame.span.is_recording():
                 self._spans[sid] = frame.span.get_span_context()
         self._tracing.close(frame, outcome_of(error), error)
 

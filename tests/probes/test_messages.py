@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
+import weakref
 from typing import Any
 
 from opentelemetry.trace import NoOpTracer
@@ -19,6 +22,37 @@ from chainlit_otel.tracing import Tracing
 
 def ignore(*_: Any) -> None:
     pass
+
+
+class Chat:
+    """As much of a session as a turn and a connect ask for."""
+
+    id, thread_id, socket_id = "s", "t", "a"
+    chat_profile = user = None
+
+
+async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None:
+    tracing = Tracing(NoOpTracer(), exception_messages=False)
+    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
+    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
+    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+
+    async def process() -> None:
+        mine = asyncio.current_task()
+        turn = messages.begin(Chat())
+        try:
+            raise ValueError(mine)
+        except ValueError as error:
+            messages.failed(error)
+        messages.end(turn, None)
+
+    task = asyncio.create_task(process())
+    await task
+    gone = weakref.ref(task)
+    del task
+    await asyncio.sleep(0)
+    gc.collect()
+    assert gone() is None
 
 
 async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> None:
