@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import NamedTuple
 
-from opentelemetry.context import Context
-from opentelemetry.trace import get_current_span
+from opentelemetry.trace import SpanContext
 
 from chainlit_otel.catalog import LabelSet, Metric
 
@@ -51,7 +50,7 @@ class Histograms:
         self._series: dict[tuple[Metric, LabelSet], Series] = {}
 
     def record(
-        self, metric: Metric, value: float, values: LabelSet, context: Context, at: int
+        self, metric: Metric, value: float, values: LabelSet, span: SpanContext | None, at: int
     ) -> None:
         """Record one value.
 
@@ -59,11 +58,11 @@ class Histograms:
             metric: The histogram.
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
-            context: What was current; if a sampled span was, the value becomes an exemplar.
+            span: The span that was current, if one was; in a sampled one it becomes an exemplar.
             at: When it was, in nanoseconds since the epoch.
         """
         bucket = bisect_left(metric.bounds, value)
-        exemplar = _exemplar(value, context, at) if context else None
+        exemplar = _exemplar(value, span, at)
         with self._lock:
             series = self._series.get((metric, values))
             if series is None:
@@ -80,9 +79,8 @@ class Histograms:
         yield from now
 
 
-def _exemplar(value: float, context: Context, at: int) -> Exemplar | None:
-    span = get_current_span(context).get_span_context()
-    if not span.trace_flags.sampled:
+def _exemplar(value: float, span: SpanContext | None, at: int) -> Exemplar | None:
+    if span is None or not span.trace_flags.sampled:
         return None
     return Exemplar(value, at, span.trace_id, span.span_id)
 

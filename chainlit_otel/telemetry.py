@@ -13,6 +13,12 @@ from weakref import ReferenceType, ref
 from opentelemetry._logs import Logger, SeverityNumber, get_logger
 from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    get_current_span,
+    set_span_in_context,
+)
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet, Metric
@@ -34,9 +40,9 @@ _EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 
 
 # A reading takes what waits; without any, this many records are taken at once.
-_MOST_WAITING = 4096
+_MOST_WAITING = 512
 
-_Record = tuple[Metric, float, LabelSet, Context, int]
+_Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
 
 
 class Telemetry:
@@ -96,9 +102,12 @@ class Telemetry:
             value: The value, in the metric's unit.
             values: The label values, in the order of the metric's attributes.
         """
+        context = get_current()
+        # Of the span no more than its name tag, or whatever is in the context would be kept, too.
+        span = get_current_span(context).get_span_context() if context else None
         # A record costs three times as much in the middle of a turn as among its like. So they wait
         # for the next reading.
-        self._waiting.append((metric, value, values, get_current(), time_ns()))
+        self._waiting.append((metric, value, values, span, time_ns()))
         if len(self._waiting) >= self._most_waiting:
             self.settle()
 
@@ -106,13 +115,14 @@ class Telemetry:
         """Hand what was recorded to the histograms."""
         while self._waiting:
             try:
-                metric, value, values, context, at = self._waiting.popleft()
+                metric, value, values, span, at = self._waiting.popleft()
             except IndexError:
                 # Another reader took the last one.
                 return
             with self._guard:
                 if self._histograms is not None:
-                    self._histograms.record(metric, value, values, context, at)
+                    self._histograms.record(metric, value, values, span, at)
+                context = _within(span) if self._recording else None
                 for record, attributes in self._recorders(metric, values):
                     record(value, attributes, context)
 
@@ -144,6 +154,12 @@ class Telemetry:
         self.settle()
         for instruments in self._instruments:
             instruments.silence()
+
+
+def _within(span: SpanContext | None) -> Context:
+    """Return a context in which a span is current, if there is one."""
+    empty = Context()
+    return empty if span is None else set_span_in_context(NonRecordingSpan(span), empty)
 
 
 class _Instruments:

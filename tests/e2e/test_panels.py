@@ -433,7 +433,7 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Our own errors", "stat"): {"": NOTHING},
         ("Event loop lag, p99", "timeseries"): {first: lag + most(1, BLOCKED + 1), second: lag},
         ("Event loop lag, spread", "heatmap"): {
-            "+Inf": total(2 * seconds, 8 * seconds),
+            "+Inf": total(2 * seconds, 11 * seconds),
             ANY: RISING,
         },
         ("Stalls", "timeseries"): {first: grown(done["blocked"])},

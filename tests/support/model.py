@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from types import TracebackType
 from typing import Any
+
+from tests.support.local import Handler, LocalServer
 
 WORDS = ("in ", "a ", "word")
 
 
-class Model:
+class Model(LocalServer):
     """The server, on a free port of the loopback interface.
 
     Attributes:
@@ -23,12 +22,12 @@ class Model:
         self.asked: list[tuple[str, dict[str, str]]] = []
         model = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(Handler):
             def do_GET(self) -> None:
                 self._answer("application/json", b"{}")
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.body())
                 if body.get("stream"):
                     lines = [f"data: {json.dumps(_chunk(word))}\n\n" for word in WORDS]
                     text = "".join([*lines, "data: [DONE]\n\n"])
@@ -38,32 +37,10 @@ class Model:
 
             def _answer(self, kind: str, body: bytes) -> None:
                 model.asked.append((self.path, dict(self.headers)))
-                self.send_response(200)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(body, kind)
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}/v1"
-
-    def __enter__(self) -> Model:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Answering)
+        self.url = f"{self.origin}/v1"
 
 
 def _whole() -> dict[str, Any]:

@@ -6,15 +6,15 @@ import json
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Lock, Thread
+from threading import Lock
 from types import TracebackType
 from typing import Any
 
 import httpx
 import yaml
 
+from tests.support.local import Handler, LocalServer
 from tests.support.scrape import wait_until
 from tests.support.server import free_port
 
@@ -189,7 +189,7 @@ class Alertmanager(_Process):
         ]
 
 
-class Webhook:
+class Webhook(LocalServer):
     """What a person on call would get."""
 
     def __init__(self) -> None:
@@ -197,35 +197,15 @@ class Webhook:
         self._alerts: list[dict[str, Any]] = []
         webhook = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(Handler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = json.loads(self.body())
                 with webhook._lock:
                     webhook._alerts += body["alerts"]
-                self.send_response(200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
+                self.answer()
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-
-    def __enter__(self) -> Webhook:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
+        super().__init__(Answering)
+        self.url = f"{self.origin}/"
 
     def of(self, name: str, status: str) -> list[dict[str, Any]]:
         """The alerts of a name that came as `firing` or as `resolved`."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from types import TracebackType
 from urllib.parse import parse_qs
 
+from tests.support.local import Handler, LocalServer
 
-class OAuthProvider:
+
+class OAuthProvider(LocalServer):
     """Gives a token for each code, and for the token a user of the code's name.
 
     The code `stale` is refused, as is the client of the code `misconfigured`; with `down` the
@@ -17,7 +16,7 @@ class OAuthProvider:
     """
 
     def __init__(self) -> None:
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(Handler):
             def do_POST(self) -> None:
                 form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
                 [code] = form["code"]
@@ -33,22 +32,14 @@ class OAuthProvider:
                 self._answer(500 if user == "half down" else 200, {"email": user})
 
             def _answer(self, status: int, body: dict[str, str]) -> None:
-                text = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
+                self.answer(json.dumps(body).encode(), "application/json", status)
 
-            def log_message(self, format: str, *args: object) -> None: ...
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
+        super().__init__(Answering)
 
     @property
     def env(self) -> dict[str, str]:
         """What points Chainlit's generic provider here."""
-        url = f"http://127.0.0.1:{self._server.server_port}"
+        url = self.origin
         return {
             "OAUTH_GENERIC_CLIENT_ID": "client",
             "OAUTH_GENERIC_CLIENT_SECRET": "client's secret",
@@ -57,17 +48,3 @@ class OAuthProvider:
             "OAUTH_GENERIC_USER_INFO_URL": f"{url}/user",
             "OAUTH_GENERIC_SCOPES": "email",
         }
-
-    def __enter__(self) -> OAuthProvider:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()

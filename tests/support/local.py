@@ -1,0 +1,61 @@
+"""HTTP servers of a few lines, for what the real servers talk to."""
+
+from __future__ import annotations
+
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import TracebackType
+from typing import TypeVar
+
+_Server = TypeVar("_Server", bound="LocalServer")
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers one request, and logs nothing."""
+
+    def body(self) -> bytes:
+        """What was sent."""
+        return self.rfile.read(int(self.headers["Content-Length"]))
+
+    def answer(self, body: bytes = b"", kind: str = "text/plain", status: int = 200) -> None:
+        """Answer with `body`, which is of this kind."""
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+class LocalServer:
+    """A server on a free port of the loopback interface, which answers while it is entered.
+
+    Args:
+        handler: answers each request.
+
+    Attributes:
+        origin: where it answers, without a slash at the end.
+    """
+
+    def __init__(self, handler: type[Handler]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self: _Server) -> _Server:
+        """Begin to answer."""
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Answer no longer."""
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
