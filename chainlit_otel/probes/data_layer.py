@@ -170,7 +170,7 @@ class DataLayers:
         held = self._held.get(session)
         if held is None:
             held = self._held[session] = Held()
-            finalizer = weakref.finalize(session, self.ledger.discard, held)
+            finalizer = weakref.finalize(session, self.ledger.collected, held)
             finalizer.atexit = False
         # Several may be under way at once, so what is new is told by what is known.
         for _ in range(len(queue) - held.waiting[name]):

@@ -38,9 +38,9 @@ class Books(RuleBasedStateMachine):
             self.waiting[session].remove(name)
             self.ran += 1
 
-    @rule(session=SESSIONS)
-    def discard(self, session: int) -> None:
-        self.ledger.discard(self.held[session])
+    @rule(session=SESSIONS, collected=st.booleans())
+    def discard(self, session: int, collected: bool) -> None:
+        (self.ledger.collected if collected else self.ledger.discard)(self.held[session])
         self.discarded.update(self.waiting[session])
         self.waiting[session].clear()
 
@@ -58,6 +58,14 @@ class Books(RuleBasedStateMachine):
         assert +self.ledger.discarded == {(n,): c for n, c in self.discarded.items()}
         queued, discarded = self.ledger.queued.total(), self.ledger.discarded.total()
         assert queued == discarded + self.ran + waiting
+
+
+def test_a_session_may_be_collected_while_the_books_are_being_written() -> None:
+    ledger, held = OperationLedger(), Held()
+    ledger.hold_back(held, "create_step")
+    with ledger._lock:
+        ledger.collected(held)
+    assert (ledger.waiting, ledger.discarded) == (0, {("create_step",): 1})
 
 
 TestBooks = Books.TestCase
