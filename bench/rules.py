@@ -17,9 +17,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import httpx
@@ -29,6 +27,7 @@ from bench import report
 from chainlit_otel.rules import render
 from chainlit_otel.rules.recording import recordings
 from chainlit_otel.rules.thresholds import Windows
+from tests.support.local import Handler, LocalServer
 from tests.support.prometheus import Prometheus
 
 EXPOSITION = Path(__file__).parents[1] / "tests" / "golden" / "metrics.txt"
@@ -56,7 +55,7 @@ class Plan:
     interval: float
 
 
-class Fleet:
+class Fleet(LocalServer):
     """One server with an address for each replica, all of them loopback."""
 
     def __init__(self, replicas: int) -> None:
@@ -64,32 +63,15 @@ class Fleet:
         self.samples = [line for line in lines if not line.startswith("#")]
         body = "".join(f"{line}\n" for line in lines).encode()
 
-        class Handler(BaseHTTPRequestHandler):
+        class Answering(Handler):
             def do_GET(self) -> None:
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.answer(body, "text/plain; version=0.0.4")
 
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("", 0), Handler)
-        self._thread = Thread(target=self._server.serve_forever, args=(0.05,))
+        super().__init__(Answering, address="")
         self.targets = [
-            f"127.0.{1 + number // 250}.{1 + number % 250}:{self._server.server_port}"
+            f"127.0.{1 + number // 250}.{1 + number % 250}:{self.port}"
             for number in range(replicas)
         ]
-
-    def __enter__(self) -> Fleet:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._thread.join()
-        self._server.server_close()
 
     def past(self, until: float, interval: float) -> Iterator[str]:
         """The lines of an OpenMetrics text with what the rules look back on."""

@@ -34,15 +34,18 @@ class LocalServer:
 
     Args:
         handler: answers each request.
+        address: where it listens; empty for each address of the machine.
 
     Attributes:
+        port: the port.
         origin: where it answers, without a slash at the end.
     """
 
-    def __init__(self, handler: type[Handler]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    def __init__(self, handler: type[Handler], address: str = "127.0.0.1") -> None:
+        self._server = ThreadingHTTPServer((address, 0), handler)
+        self.port = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self.origin = f"http://127.0.0.1:{self._server.server_port}"
+        self.origin = f"http://127.0.0.1:{self.port}"
 
     def __enter__(self: _Server) -> _Server:
         """Begin to answer."""
