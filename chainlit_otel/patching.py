@@ -127,8 +127,8 @@ class Patches:
         Args:
             instance: The instance.
             name: Name of the method.
-            make: Makes the replacement from the bound method; it passes calls on while `active`
-                is false.
+            make: Makes the replacement from the bound method, with that as its `__wrapped__`; it
+                passes calls on while `active` is false.
 
         Raises:
             SeamMissing: The instance has no such method.
@@ -136,22 +136,23 @@ class Patches:
         original = getattr(instance, name, None)
         if original is None:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
-        own = vars(instance).get(name)
+        has_own = name in vars(instance)
         replacement = make(original)
         # Its class may have a `__setattr__` that refuses this, or sets it somewhere else.
         vars(instance)[name] = replacement
-        # What is bound to the instance would keep it alive, so only the instance itself holds it.
-        instance_ref, replacement_ref = weakref.ref(instance), weakref.ref(replacement)
 
         def undo() -> None:
             owner, put = instance_ref(), replacement_ref()
             if owner is None or put is None or vars(owner).get(name) is not put:
                 return
-            if own is not None:
-                vars(owner)[name] = own
+            if has_own:
+                vars(owner)[name] = put.__wrapped__
             else:
                 del vars(owner)[name]
 
+        # What is bound to the instance would keep it alive, and so would what it had of its own:
+        # only the instance itself holds them.
+        instance_ref, replacement_ref = self._ref(instance, undo), weakref.ref(replacement)
         self._undo.append(undo)
 
     def fill(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
@@ -163,12 +164,8 @@ class Patches:
             if reference() is not None and cell.cell_contents is contents:
                 cell.cell_contents = original
 
-        def forget(_: object) -> None:
-            with suppress(ValueError):
-                self._undo.remove(undo)
-
         # An app may define a callback anew for each session, and nobody calls the old ones.
-        reference = weakref.ref(function, forget)
+        reference = self._ref(function, undo)
         self._undo.append(undo)
 
     def insert(self, items: list[Any], item: Any) -> None:
@@ -183,6 +180,15 @@ class Patches:
     def on_undo(self, undo: Callable[[], None]) -> None:
         """Have a change undone that somebody else made on our behalf."""
         self._undo.append(undo)
+
+    def _ref(self, owner: Any, undo: Callable[[], None]) -> weakref.ref[Any]:
+        """Refer to something weakly, and forget how to undo its change once it is gone."""
+
+        def forget(_: object) -> None:
+            with suppress(ValueError):
+                self._undo.remove(undo)
+
+        return weakref.ref(owner, forget)
 
     def undo(self) -> None:
         """Put everything back, the last change first."""

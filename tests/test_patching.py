@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import inspect
 import weakref
@@ -255,7 +256,11 @@ def test_the_owner_is_known_while_the_wrapper_works(host: type[Host]) -> None:
 
 
 def doubled(original: Callable[..., Any]) -> Callable[..., Any]:
-    return lambda n: 2 * original(n)
+    @functools.wraps(original)
+    def replacement(n: Any) -> Any:
+        return 2 * original(n)
+
+    return replacement
 
 
 def test_an_entry_is_replaced_and_put_back() -> None:
@@ -373,6 +378,18 @@ def test_what_somebody_set_or_deleted_on_the_instance_since_is_left_alone(
     del vars(instance)["method"]
     patches.undo()
     assert vars(instance) == {"static": abs}
+
+
+def test_an_instance_that_several_have_shadowed_is_not_kept(host: type[Host]) -> None:
+    instance, changes = host(), (Patches("me"), Patches("you"))
+    for patches in changes:
+        patches.shadow(instance, "static", doubled)
+    gone = weakref.ref(instance)
+    del instance
+    gc.collect()
+    assert gone() is None
+    for patches in changes:
+        patches.undo()
 
 
 @pytest.mark.parametrize("instance", [Host(), None])

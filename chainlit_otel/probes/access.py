@@ -33,6 +33,7 @@ import sys
 from collections import Counter
 from contextvars import ContextVar, Token
 from importlib import import_module
+from threading import Lock
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -87,36 +88,44 @@ _check: ContextVar[_Check | None] = ContextVar("chainlit_otel_access_check", def
 
 
 class Access:
-    """The attempts, by method and result, and what the app denied, by reason."""
+    """The attempts, by method and result, and what the app denied, by reason. Thread-safe.
+
+    The app may deny something in any of its threads.
+    """
 
     def __init__(self) -> None:
         self.method = ClosedSet(catalog.ACCESS_METHOD.values)
         self.reason = LearnedSet(_MOST_REASONS)
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._denials: Counter[tuple[str, ...]] = Counter()
+        self._lock = Lock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
 
     def attempts(self) -> dict[tuple[str, ...], int]:
         """Attempts, by method and result."""
-        return dict(self._attempts)
+        with self._lock:
+            return dict(self._attempts)
 
     def denials(self) -> dict[tuple[str, ...], int]:
         """What the app denied, by method and reason."""
-        return dict(self._denials)
+        with self._lock:
+            return dict(self._denials)
 
     def attempt(self, method: str, result: Result) -> None:
         """Somebody asked to be let in."""
-        self._attempts[method, result] += 1
+        with self._lock:
+            self._attempts[method, result] += 1
 
     def denied_by_app(self, scope: object, reason: object) -> None:
         """The app denied something, and says so."""
         method = self.method(scope)
         text = printable(reason) if isinstance(reason, str) else ""
-        if text and len(text) <= _LONGEST_REASON:
-            self.reason.learn([text])
-        named = self.reason(text)
         self.attempt(method, "denied")
-        self._denials[method, named] += 1
+        with self._lock:
+            if text and len(text) <= _LONGEST_REASON:
+                self.reason.learn([text])
+            named = self.reason(text)
+            self._denials[method, named] += 1
         get_current_span().add_event(
             catalog.EVENT_ACCESS_DENIED,
             {catalog.ACCESS_METHOD.key: method, catalog.DENIAL_REASON.key: named},

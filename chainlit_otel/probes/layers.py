@@ -55,11 +55,16 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
                         found(layer)
         return layer
 
+    _exchange(original, get_data_layer)
+    patches.on_undo(functools.partial(_exchange, get_data_layer, original))
+
+
+def _exchange(old: Any, new: Any) -> None:
+    """Put one function for another in every module that has imported it, the app's included."""
     # A copy first: the thread of the admin server may be importing.
     for module in list(sys.modules.values()):
-        # An app that asks for the layer itself may have the name, too, from before it enabled us.
-        if isinstance(module, ModuleType) and vars(module).get(_NAME) is original:
-            patches.shadow(module, _NAME, lambda _: get_data_layer)
+        if isinstance(module, ModuleType) and vars(module).get(_NAME) is old:
+            vars(module)[_NAME] = new
 
 
 def _observable(layer: Any) -> bool:

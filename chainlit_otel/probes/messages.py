@@ -76,14 +76,18 @@ class Messages:
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
         self._sessions.took_a_turn(session)
-        if not self._tracing.idle:
-            attributes = self._sessions.attributes(session)
-            if profile:
-                attributes[catalog.CHAT_PROFILE.key] = profile
-            # The span of a socket, if somebody opens one, lasts as long as the tab.
-            links = [current_span_context(), *self._sockets.links(session)]
-            self._frames[turn] = self._tracing.open_root(catalog.SPAN_TURN, attributes, links)
         return turn
+
+    def trace(self, turn: Turn, session: Any) -> None:
+        """Open the span of a turn that has begun, if anybody listens."""
+        if self._tracing.idle:
+            return
+        attributes = self._sessions.attributes(session)
+        if turn.profile:
+            attributes[catalog.CHAT_PROFILE.key] = turn.profile
+        # The span of a socket, if somebody opens one, lasts as long as the tab.
+        links = [current_span_context(), *self._sockets.links(session)]
+        self._frames[turn] = self._tracing.open_root(catalog.SPAN_TURN, attributes, links)
 
     def end(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
@@ -257,6 +261,7 @@ async def _run(guard: Guard, messages: Messages, session: Any, call: Handler) ->
     turn: Turn | None = None
     with guard:
         turn = messages.begin(session)
+        messages.trace(turn, session)
     error: BaseException | None = None
     try:
         return await call()

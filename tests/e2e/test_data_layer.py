@@ -555,6 +555,9 @@ class Frozen:
     async def get_user(self, identifier):
         return identifier
 
+    async def get_thread(self, thread_id):
+        return None
+
 
 class Around:
     def __init__(self, inner):
@@ -585,6 +588,14 @@ for layer in (Frozen([]), Around(Frozen([])), Slim()):
         gone.append(weakref.ref(layer))
 gc.collect()
 assert [reference() for reference in gone] == [None, None]
+
+# Another one has got the name only since, and is observed again after a pause, too.
+late = sys.modules["late"] = types.ModuleType("late")
+late.get_data_layer = data.get_data_layer
+chainlit_otel.disable()
+assert late.get_data_layer is data.get_data_layer
+chainlit_otel.enable()
+assert late.get_data_layer is data.get_data_layer
 chainlit_otel.disable()
 print(desk.get_data_layer is data.get_data_layer, not hasattr(data.get_data_layer, "__wrapped__"))
 """
