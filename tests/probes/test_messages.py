@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import weakref
 from typing import Any
 
-from opentelemetry.trace import NoOpTracer
+from opentelemetry.trace import NoOpTracer, Tracer
 
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.probes.messages import Messages, _emitting, current_turn
+from chainlit_otel.probes.messages import Messages, _emitting, _run, current_turn
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.tracing import Tracing
+from tests.conftest import InternalErrors
 
 
 def ignore(*_: Any) -> None:
@@ -31,15 +33,20 @@ class Chat:
     chat_profile = user = None
 
 
-async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None:
-    tracing = Tracing(NoOpTracer(), exception_messages=False)
+def books(tracer: Tracer | None = None) -> Messages:
+    tracing = Tracing(tracer or NoOpTracer(), exception_messages=False)
     sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
     sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
-    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    return Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+
+
+async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None:
+    messages = books()
 
     async def process() -> None:
         mine = asyncio.current_task()
         turn = messages.begin(Chat())
+        messages.trace(turn, Chat())
         try:
             raise ValueError(mine)
         except ValueError as error:
@@ -55,17 +62,33 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
     assert gone() is None
 
 
+async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
+    expected_internal_errors: InternalErrors,
+) -> None:
+    class Broken(NoOpTracer):
+        def start_span(self, *args: Any, **kwargs: Any) -> Any:
+            raise RuntimeError("no span")
+
+    messages = books(Broken())
+
+    async def process(text: str) -> str:
+        assert messages.ledger.active() == {(): 1}
+        return text.upper()
+
+    run = _run(Guard("messages"), messages, Chat(), functools.partial(process, "hi"))
+    assert await run == "HI"
+    assert messages.ledger.active() == {(): 0}
+    assert [str(error) for _, error in expected_internal_errors] == ["no span"]
+
+
 async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> None:
-    tracing = Tracing(NoOpTracer(), exception_messages=False)
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
-    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    messages = books()
     sent: list[tuple[Any, ...]] = []
 
     async def original(*args: Any) -> None:
         sent.append(args)
 
-    sockets.connections["a"] = sockets.ledger.open(lambda: True)
+    messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
     emit = _emitting(Patches(None), Guard("messages"), messages, original)
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
@@ -77,10 +100,7 @@ async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> 
 
 
 async def test_a_lost_step_is_no_lost_answer() -> None:
-    tracing = Tracing(NoOpTracer(), exception_messages=False)
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
-    messages = Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    messages = books()
     for event in ("new_message", "update_message"):
         for kind in ("assistant_message", "run", "tool", "user_message"):
             messages.emitted(event, {"type": kind}, "gone")
