@@ -136,19 +136,18 @@ class Patches:
         original = getattr(instance, name, None)
         if original is None:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
-        has_own = name in vars(instance)
+        has_own = not _is_inherited(instance, name, original) and name in vars(instance)
         replacement = make(original)
-        # Its class may have a `__setattr__` that refuses this, or sets it somewhere else.
-        vars(instance)[name] = replacement
+        _set(instance, name, replacement)
 
         def undo() -> None:
             owner, put = instance_ref(), replacement_ref()
-            if owner is None or put is None or vars(owner).get(name) is not put:
+            if owner is None or put is None or getattr(owner, name, None) is not put:
                 return
             if has_own:
-                vars(owner)[name] = put.__wrapped__
+                _set(owner, name, put.__wrapped__)
             else:
-                del vars(owner)[name]
+                _delete(owner, name)
 
         # What is bound to the instance would keep it alive, and so would what it had of its own:
         # only the instance itself holds them.
@@ -195,3 +194,30 @@ class Patches:
         self.active = False
         while self._undo:
             self._undo.pop()()
+
+
+def _is_inherited(instance: Any, name: str, method: Any) -> bool:
+    """Tell whether an instance has a method from its class."""
+    kind = type(instance)
+    inherited = inspect.getattr_static(kind, name, None)
+    bind = getattr(type(inherited), "__get__", None)
+    return bool(method == (inherited if bind is None else bind(inherited, instance, kind)))
+
+
+# The class of an instance may have a `__setattr__` that refuses, or sets it somewhere else. And
+# once CPython 3.11 or 3.12 was asked for the `__dict__` of an instance, each access to it is slower.
+
+
+def _set(instance: Any, name: str, value: Any) -> None:
+    try:
+        object.__setattr__(instance, name, value)
+    except TypeError:
+        # Types in C have slots of their own for this.
+        vars(instance)[name] = value
+
+
+def _delete(instance: Any, name: str) -> None:
+    try:
+        object.__delattr__(instance, name)
+    except TypeError:
+        del vars(instance)[name]

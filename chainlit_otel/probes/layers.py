@@ -70,7 +70,7 @@ def _exchange(old: Any, new: Any) -> None:
 def _observable(layer: Any) -> bool:
     """Tell whether a data layer can be observed; if not, say so once."""
     kind = type(layer)
-    if hasattr(layer, "__dict__") and kind.__weakrefoffset__:
+    if kind.__dictoffset__ and kind.__weakrefoffset__:
         return True
     if kind not in _told:
         _told.add(kind)
