@@ -1,6 +1,6 @@
 """Measures what observing Chainlit costs the server.
 
-Usage: python -m bench [--rounds N] [--turns N] [--markdown]
+Usage: python -m bench [--rounds N] [--visitors N] [--turns N] [--markdown]
 """
 
 from __future__ import annotations
@@ -20,7 +20,13 @@ def main() -> int:
     if not sys.platform.startswith("linux"):
         _say("error: the CPU clock of another process can be read on Linux only")
         return 1
-    plan = Plan(arguments.rounds, arguments.turns, arguments.warmup, arguments.slice)
+    plan = Plan(
+        arguments.rounds,
+        arguments.visitors,
+        arguments.turns,
+        arguments.warmup,
+        arguments.slice,
+    )
     _say(
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: what else runs blurs the figures"
     )
@@ -50,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     rows = (
         ("--rounds", 5, "rounds, each with new server processes"),
+        ("--visitors", 1, "visitors who talk at once"),
         ("--turns", 400, "turns of each variant in a round"),
         ("--warmup", 100, "turns before them that do not count"),
         ("--slice", 50, "turns of one variant, then an export, before it is the next one's turn"),

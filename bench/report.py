@@ -61,9 +61,11 @@ def processor() -> str:
 
 def method(plan: Plan) -> str:
     """Say how it was measured."""
+    who = "one visitor" if plan.visitors == 1 else f"{plan.visitors} visitors at once"
     return (
-        f"Medians of {plan.rounds} rounds of {plan.turns} turns, {plan.slice} at a time; what is "
-        "more is told within each round. Full garbage collections add at most what is told as GC."
+        f"Medians of {plan.rounds} rounds of {plan.turns} turns of {who}, {plan.slice} turns at a "
+        "time; what is more is told within each round. Full garbage collections add at most what "
+        "is told as GC."
     )
 
 

@@ -22,7 +22,7 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -63,12 +63,14 @@ class Plan:
 
     Attributes:
         rounds: Rounds, each with server processes of its own.
+        visitors: Visitors who talk at once.
         turns: Turns of each variant in a round.
         warmup: Turns before them that do not count.
         slice: Turns of one variant before it is the next one's turn.
     """
 
     rounds: int
+    visitors: int
     turns: int
     warmup: int
     slice: int
@@ -128,9 +130,9 @@ Round = dict[str, Run]
 
 
 class Subject:
-    """A server of one variant, and the one visitor who talks to it."""
+    """A server of one variant, and the visitors who talk to it."""
 
-    def __init__(self, variant: str, sink: Sink, seed: int) -> None:
+    def __init__(self, variant: str, visitors: int, sink: Sink, seed: int) -> None:
         self.variant = variant
         self.run = Run()
         env = {"BENCH_VARIANT": variant, "PYTHONHASHSEED": str(seed)}
@@ -138,13 +140,16 @@ class Subject:
             env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = sink.endpoint(variant)
         self.server = ChainlitServer({"app.py": APP}, env=env)
         self._sink = sink
-        self._visitor = Visitor(self.server.url, transports=["websocket"])
+        self._visitors = [
+            Visitor(self.server.url, transports=["websocket"]) for _ in range(visitors)
+        ]
         self._talks = 0
         self._flushes = 0
 
     async def begin(self, warmup: int) -> None:
         """Warm the server up, once it has started."""
-        await self._visitor.connect()
+        for visitor in self._visitors:
+            await visitor.connect()
         await self._talk(warmup)
         await self._flush()
         self._sink.take(self.variant)
@@ -169,14 +174,19 @@ class Subject:
         self.run.spans = self._sink.take(self.variant)
         await asyncio.to_thread(self._check_spans)
         await asyncio.to_thread(self._check_metrics)
-        await self._visitor.leave(clear=True)
+        for visitor in self._visitors:
+            await visitor.leave(clear=True)
 
     async def _talk(self, turns: int) -> None:
-        for _ in range(turns):
-            said = await self._visitor.talk("What is it?")
+        left = iter(range(turns))
+        await asyncio.gather(*(self._chat(visitor, left) for visitor in self._visitors))
+        self._talks += turns
+
+    async def _chat(self, visitor: Visitor, left: Iterator[int]) -> None:
+        for _ in left:
+            said = await visitor.talk("What is it?")
             if said != [ANSWER]:
                 raise BenchError(f"{self.variant}: the app said {said}")
-        self._talks += turns
 
     async def _flush(self) -> None:
         self._flushes += 1
@@ -262,7 +272,7 @@ def measure(plan: Plan, sink: Sink, progress: Callable[[int, Round], None]) -> l
 
 
 async def _round(plan: Plan, sink: Sink, number: int) -> Round:
-    subjects = [Subject(variant, sink, seed=number) for variant in VARIANTS]
+    subjects = [Subject(variant, plan.visitors, sink, seed=number) for variant in VARIANTS]
     if number % 2:
         subjects.reverse()
     try:

@@ -39,14 +39,20 @@ def owner_of(owner: Any, name: str) -> Any:
     return patches.owner if patches is not None and patches.active else None
 
 
-def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function that returns a coroutine taken for a coroutine function, and return it.
+def as_kind_of(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that hands on the coroutine of another one taken for a coroutine function.
 
     `inspect` believes the mark from Python 3.12 on, `asyncio` always.
+
+    Args:
+        original: The other one. If it is no coroutine function, nothing is done.
+        function: The function, which is returned.
     """
     if sys.version_info >= (3, 12):
-        return inspect.markcoroutinefunction(function)
-    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        if inspect.iscoroutinefunction(original):
+            return inspect.markcoroutinefunction(function)
+    elif asyncio.iscoroutinefunction(original):
+        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return function
 
 
@@ -76,18 +82,28 @@ class Patches:
         Raises:
             SeamMissing: The owner has no such attribute of its own.
         """
-        try:
-            original = vars(owner)[name]
-        except (KeyError, TypeError):
-            raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
-        replacement = _Wrapper(original, wrapper, self)
-        setattr(owner, name, replacement)
+        original = _attribute(owner, name)
+        self._put(owner, name, original, _Wrapper(original, wrapper, self))
 
-        def undo() -> None:
-            if vars(owner).get(name) is replacement:
-                setattr(owner, name, original)
+    def override(
+        self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """Replace a method of a class or a function of a module by a plain function.
 
-        self._undo.append(undo)
+        It is for what is called several times a turn: a wrapper of `wrapt`, which stands for what
+        it wraps in every respect, takes ten times as long.
+
+        Args:
+            owner: The class or the module.
+            name: Name of the attribute.
+            make: Makes the replacement from what was there; it passes calls on while `active` is
+                false.
+
+        Raises:
+            SeamMissing: The owner has no such attribute of its own.
+        """
+        original = _attribute(owner, name)
+        self._put(owner, name, original, make(original))
 
     def replace(
         self,
@@ -137,15 +153,16 @@ class Patches:
         if original is None:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
         has_own = not _is_inherited(instance, name, original) and name in vars(instance)
-        replacement = make(original)
+        replacement: Any = make(original)
         _set(instance, name, replacement)
 
         def undo() -> None:
-            owner, put = instance_ref(), replacement_ref()
-            if owner is None or put is None or getattr(owner, name, None) is not put:
+            owner = instance_ref()
+            found = getattr(owner, name, None)
+            if found is None or replacement_ref() is not found:
                 return
             if has_own:
-                _set(owner, name, put.__wrapped__)
+                _set(owner, name, found.__wrapped__)
             else:
                 _delete(owner, name)
 
@@ -180,6 +197,15 @@ class Patches:
         """Have a change undone that somebody else made on our behalf."""
         self._undo.append(undo)
 
+    def _put(self, owner: Any, name: str, original: Any, replacement: Any) -> None:
+        setattr(owner, name, replacement)
+
+        def undo() -> None:
+            if vars(owner).get(name) is replacement:
+                setattr(owner, name, original)
+
+        self._undo.append(undo)
+
     def _ref(self, owner: Any, undo: Callable[[], None]) -> weakref.ref[Any]:
         """Refer to something weakly, and forget how to undo its change once it is gone."""
 
@@ -196,6 +222,14 @@ class Patches:
             self._undo.pop()()
 
 
+def _attribute(owner: Any, name: str) -> Any:
+    """Return what a class or a module has of its own under a name."""
+    try:
+        return vars(owner)[name]
+    except (KeyError, TypeError):
+        raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
+
+
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
     """Tell whether an instance has a method from its class."""
     kind = type(instance)
@@ -205,7 +239,7 @@ def _is_inherited(instance: Any, name: str, method: Any) -> bool:
 
 
 # The class of an instance may have a `__setattr__` that refuses, or sets it somewhere else. And
-# once CPython 3.11 or 3.12 was asked for the `__dict__` of an instance, each access to it is slower.
+# in CPython 3.11 and 3.12 each access to an instance is slower, once it was asked for `__dict__`.
 
 
 def _set(instance: Any, name: str, value: Any) -> None:

@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 QUICK = [
     "--rounds",
     "1",
+    "--visitors",
+    "2",
     "--turns",
     "3",
     "--warmup",
@@ -60,7 +62,7 @@ def test_the_benchmark_tells_what_each_variant_and_each_event_costs() -> None:
     assert spans[4] > 50
     assert all(cells(line)[1].endswith(" µs") for line in events.splitlines()[2:])
     assert "chainlit 2." in machine
-    assert "1 rounds of 3 turns" in method
+    assert "1 rounds of 3 turns of 2 visitors at once" in method
 
 
 def test_the_benchmark_of_the_rules_tells_how_long_each_of_them_takes() -> None:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import sys
 import weakref
 from collections.abc import Callable
 from types import CellType, ModuleType
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import wrapt
 
-from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of
+from chainlit_otel.patching import Patches, SeamMissing, Wrapper, as_kind_of, owner_of
 
 
 class Host:
@@ -261,6 +262,40 @@ def doubled(original: Callable[..., Any]) -> Callable[..., Any]:
         return 2 * original(n)
 
     return replacement
+
+
+def test_a_function_is_overridden_and_put_back(host: type[Host]) -> None:
+    original, patches = vars(host)["method"], Patches("me")
+    patches.override(host, "method", lambda original: lambda self, a: ("ours", original(self, a)))
+    assert host().method(1) == ("ours", (host, 1, "b", (), False))
+    patches.undo()
+    assert vars(host)["method"] is original
+
+
+def test_an_override_that_somebody_wrapped_is_left_alone(host: type[Host]) -> None:
+    patches = Patches("me")
+    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    theirs = somebody_else(vars(host)["method"])
+    host.method = theirs  # type: ignore[method-assign]
+    patches.undo()
+    assert vars(host)["method"] is theirs
+    assert host().method(1) == ("theirs", (host, 1, "b", (), False))
+
+
+@pytest.mark.parametrize(("owner", "name"), [(Host, "absent"), (Heir, "method"), (None, "x")])
+def test_what_is_not_there_cannot_be_overridden(owner: Any, name: str) -> None:
+    with pytest.raises(SeamMissing, match=rf"^{getattr(owner, '__name__', None)}\.{name}$"):
+        Patches("me").override(owner, name, doubled)
+
+
+@pytest.mark.parametrize("name", ["coroutine", "method"])
+def test_what_hands_on_a_coroutine_is_taken_for_a_coroutine_function(name: str) -> None:
+    tells = inspect if sys.version_info >= (3, 12) else asyncio
+    original = vars(Host)[name]
+    once = as_kind_of(original, doubled(original))
+    twice = as_kind_of(once, doubled(once))
+    for function in (once, twice):
+        assert tells.iscoroutinefunction(function) is (name == "coroutine")
 
 
 def test_an_entry_is_replaced_and_put_back() -> None:

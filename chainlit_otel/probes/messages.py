@@ -24,7 +24,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
+from chainlit_otel.patching import Patches, SeamMissing, as_kind_of
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -199,13 +199,19 @@ def install(
     sio = import_module("chainlit.server").sio
     handlers = sio.handlers.get("/")
     patches.replace(handlers, "client_message", functools.partial(_arriving, patches))
-    patches.wrap(socket, "process_message", _processing(guard, messages))
+    patches.override(
+        socket, "process_message", functools.partial(_processing, patches, guard, messages)
+    )
     patches.replace(
         handlers, "edit_message", functools.partial(_editing, patches, guard, messages, socket)
     )
     if not hasattr(emitter, "ChainlitEmitter"):
         raise SeamMissing("chainlit.emitter.ChainlitEmitter")
-    patches.wrap(emitter.ChainlitEmitter, "process_message", _receiving(guard, messages))
+    patches.override(
+        emitter.ChainlitEmitter,
+        "process_message",
+        functools.partial(_receiving, patches, guard, messages),
+    )
     patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages))
     patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry))
     _observe(messages, telemetry)
@@ -233,13 +239,14 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
     return client_message
 
 
-def _processing(guard: Guard, messages: Messages) -> Any:
+def _processing(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
     # A plain function: a coroutine of its own would be one more to wake for every token.
-    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Awaitable[Any]:
-        session = args[0] if args else kwargs.get("session")
-        return _run(guard, messages, session, functools.partial(wrapped, *args, **kwargs))
+    @functools.wraps(original)
+    def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
+        call = functools.partial(original, session, *args, **kwargs)
+        return _run(guard, messages, session, call) if patches.active else call()
 
-    return wrapper
+    return as_kind_of(original, process_message)
 
 
 def _editing(
@@ -276,10 +283,13 @@ async def _run(guard: Guard, messages: Messages, session: Any, call: Handler) ->
         del error
 
 
-def _receiving(guard: Guard, messages: Messages) -> Any:
-    async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+    @functools.wraps(original)
+    async def process_message(*args: Any, **kwargs: Any) -> Any:
+        if not patches.active:
+            return await original(*args, **kwargs)
         try:
-            message = await wrapped(*args, **kwargs)
+            message = await original(*args, **kwargs)
         except BaseException as error:
             with guard:
                 messages.failed(error)
@@ -288,7 +298,7 @@ def _receiving(guard: Guard, messages: Messages) -> Any:
             messages.received(getattr(message, "content", None))
         return message
 
-    return wrapper
+    return process_message
 
 
 def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
@@ -310,7 +320,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
             return original(event, data, to, *args, **kwargs)
         return original(event, data, to)
 
-    return mark_coroutine_function(emit)
+    return as_kind_of(original, emit)
 
 
 def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:

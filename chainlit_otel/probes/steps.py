@@ -8,7 +8,9 @@ begins and ends with its stamps. It is never the current one; and one that never
 
 from __future__ import annotations
 
+import functools
 import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
@@ -18,10 +20,12 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, as_kind_of
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import UNHEARD, Frame, Tracing, outcome_of, printable
+
+Method = Callable[..., Any]
 
 
 class _Seen:
@@ -152,55 +156,64 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) 
     step = getattr(import_module("chainlit.step"), "Step", None)
     if step is None:
         raise SeamMissing("chainlit.step.Step")
-    patches.wrap(step, "__aenter__", _entering_async(guard, steps))
-    patches.wrap(step, "__aexit__", _exiting(guard, steps))
-    patches.wrap(step, "__enter__", _entering(guard, steps))
-    patches.wrap(step, "__exit__", _exiting(guard, steps))
-    patches.wrap(step, "send", _sending(guard, steps))
-    patches.wrap(step, "update", _sending(guard, steps))
+    for name, make in (
+        ("__aenter__", _entering_async),
+        ("__aexit__", _exiting),
+        ("__enter__", _entering),
+        ("__exit__", _exiting),
+        ("send", _sending),
+        ("update", _sending),
+    ):
+        patches.override(step, name, functools.partial(make, patches, guard, steps))
 
 
-def _entering_async(guard: Guard, steps: Steps) -> Any:
-    async def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+def _entering_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+    @functools.wraps(original)
+    async def aenter(step: Any) -> Any:
         seen: _Seen | None = None
         with guard:
-            seen = steps.entering(step)
-        result = await wrapped(*args, **kwargs)
+            seen = steps.entering(step) if patches.active else None
+        result = await original(step)
         with guard:
             if seen is not None:
                 steps.entered(step, seen)
         return result
 
-    return wrapper
+    return aenter
 
 
-def _entering(guard: Guard, steps: Steps) -> Any:
-    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+    @functools.wraps(original)
+    def enter(step: Any) -> Any:
         seen: _Seen | None = None
         with guard:
-            seen = steps.entering(step)
-        result = wrapped(*args, **kwargs)
+            seen = steps.entering(step) if patches.active else None
+        result = original(step)
         with guard:
             if seen is not None:
                 steps.entered(step, seen)
         return result
 
-    return wrapper
+    return enter
 
 
-def _exiting(guard: Guard, steps: Steps) -> Any:
-    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+    @functools.wraps(original)
+    def leave(step: Any, kind: Any, error: Any, traceback: Any) -> Any:
         with guard:
-            steps.exited(step, args[1])
-        return wrapped(*args, **kwargs)
+            if patches.active:
+                steps.exited(step, error)
+        return original(step, kind, error, traceback)
 
-    return wrapper
+    return as_kind_of(original, leave)
 
 
-def _sending(guard: Guard, steps: Steps) -> Any:
-    def wrapper(wrapped: Any, step: Any, args: Any, kwargs: Any) -> Any:
+def _sending(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+    @functools.wraps(original)
+    def send(step: Any, *args: Any, **kwargs: Any) -> Any:
         with guard:
-            steps.sent(step)
-        return wrapped(*args, **kwargs)
+            if patches.active:
+                steps.sent(step)
+        return original(step, *args, **kwargs)
 
-    return wrapper
+    return as_kind_of(original, send)
