@@ -159,7 +159,7 @@ class Patches:
         def undo() -> None:
             owner = instance_ref()
             found = getattr(owner, name, None)
-            if found is None or replacement_ref() is not found:
+            if replacement_ref() is not found or found is None:
                 return
             if has_own:
                 _set(owner, name, found.__wrapped__)
