@@ -21,7 +21,7 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(TEST_ARGS)
 
 bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
 	$(BIN)/python -m bench $(BENCH_ARGS)
