@@ -6,6 +6,7 @@ many garbage collections of the middle and of the last generation there were so 
 seconds of CPU time those of the last took, which are the full ones.
 """
 
+import asyncio
 import gc
 import os
 import signal
@@ -58,9 +59,13 @@ def collecting(phase: str, info: dict[str, int]) -> None:
 def flush(*_: Any) -> None:
     """Export what is waiting, and say so."""
     if VARIANT in ("metrics", "traces"):
-        # The records of histograms wait for a scrape, and are part of a turn all the same.
         observing = runtime._active
         assert observing is not None
+        if observing._messages.ledger.active()[()]:
+            # The visitor has the answer a moment before the turn is over.
+            asyncio.get_running_loop().call_soon(flush)
+            return
+        # The records of histograms wait for a scrape, and are part of a turn all the same.
         observing._telemetry.settle()
     tracers = provider if VARIANT == "spans" else trace.get_tracer_provider()
     force_flush = getattr(tracers, "force_flush", None)

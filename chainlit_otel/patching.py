@@ -90,8 +90,8 @@ class Patches:
     ) -> None:
         """Replace a method of a class or a function of a module by a plain function.
 
-        It is for what is called several times a turn: a wrapper of `wrapt`, which stands for what
-        it wraps in every respect, takes ten times as long.
+        It is for what is called in every turn: a wrapper of `wrapt`, which stands for what it
+        wraps in every respect, takes several times as long.
 
         Args:
             owner: The class or the module.

@@ -79,9 +79,15 @@ class Pipeline:
             if hasattr(provider, "force_flush")
         ]
         for thread in threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                # CPython 3.12 starts no thread in an exit handler. So the exporter's own timeout
+                # is all there is.
+                thread.run()
         for thread in threads:
-            thread.join(max(0.0, deadline - monotonic()))
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - monotonic()))
         return not any(thread.is_alive() for thread in threads)
 
 

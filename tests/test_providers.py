@@ -413,6 +413,22 @@ TRACE = """
 """
 
 
+def test_an_exit_handler_exports_where_it_may_start_no_thread(collector: Collector) -> None:
+    facts = run(
+        """
+    pipeline = build_pipeline(Settings(service_name="shop"))
+    trace_something(pipeline)
+    def refuse(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+    threading.Thread.start = refuse
+    say(flushed=pipeline.flush(10, Guard("server")))
+""",
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    )
+    assert facts == {"flushed": True}
+    assert collector.spans() == [("shop", catalog.SCOPE, "ours")]
+
+
 @pytest.mark.parametrize(
     ("endpoint", "path"),
     [

@@ -79,6 +79,7 @@ def test_of_sqlalchemy_everything_that_has_a_pool_can_be_named(pools: Pools, gua
     bare.watch("pool", engine.pool)
     with engine.connect():
         assert shown(bare, guard, "pool") == (1, 0, None)
+    engine.dispose()
     with pytest.raises(TypeError, match="must be a pool"):
         pools.watch("none", create_engine("sqlite://", poolclass=NullPool))
 

@@ -21,7 +21,7 @@ import httpx
 import chainlit_otel
 from tests.support.scrape import POLL, Scrape
 
-_TAIL = 40
+_TAIL = 80
 # No test may depend on what the developer has set for an app of his own.
 _NOT_INHERITED = ("OTEL_", "CHAINLIT_", "TRACELOOP_", "LITERAL_", "DATABASE_URL")
 
