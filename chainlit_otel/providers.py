@@ -79,12 +79,7 @@ class Pipeline:
             if hasattr(provider, "force_flush")
         ]
         for thread in threads:
-            try:
-                thread.start()
-            except RuntimeError:
-                # CPython 3.12 starts no thread in an exit handler. So the exporter's own timeout
-                # is all there is.
-                thread.run()
+            _start(thread)
         for thread in threads:
             if thread.ident is not None:
                 thread.join(max(0.0, deadline - monotonic()))
@@ -274,6 +269,17 @@ def _otlp_exporter(signal: str, protocol: str) -> Any:
             f"pip install opentelemetry-exporter-otlp-proto-{transport}"
         ) from None
     return getattr(found, name)()
+
+
+def _start(thread: Thread) -> None:
+    """Start a thread, or do here what it should, if the process exits and may start none any more.
+
+    CPython 3.12 is so strict. The exporter's own timeout is then all there is.
+    """
+    try:
+        thread.start()
+    except RuntimeError:
+        thread.run()
 
 
 def _flush(provider: Any, timeout: float, guard: Guard) -> None:
