@@ -199,11 +199,11 @@ def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) ->
 
 def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
     @functools.wraps(original)
-    def leave(step: Any, kind: Any, error: Any, traceback: Any) -> Any:
+    def leave(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with guard:
             if patches.active:
-                steps.exited(step, error)
-        return original(step, kind, error, traceback)
+                steps.exited(step, exc_val)
+        return original(step, exc_type, exc_val, exc_tb)
 
     return as_kind_of(original, leave)
 
