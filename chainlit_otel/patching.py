@@ -8,7 +8,7 @@ import sys
 import weakref
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from types import CellType, FunctionType
+from types import CellType
 from typing import Any
 
 import wrapt
@@ -103,7 +103,7 @@ class Patches:
             SeamMissing: The owner has no such attribute of its own.
         """
         original = _attribute(owner, name)
-        self._put(owner, name, original, make(_unbound(owner, original)))
+        self._put(owner, name, original, make(original))
 
     def replace(
         self,
@@ -230,37 +230,20 @@ def _attribute(owner: Any, name: str) -> Any:
         raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
 
 
-def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
-    """Return what can be called with an instance, whatever somebody has put into its class."""
-    if isinstance(original, FunctionType) or not isinstance(owner, type):
-        return original  # type: ignore[no-any-return]
-
-    def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return original.__get__(self, type(self))(*args, **kwargs)
-
-    return as_kind_of(original, bound)
-
-
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
     """Tell whether an instance has a method from its class."""
     kind = type(instance)
     inherited = inspect.getattr_static(kind, name, None)
-    # A property or a slot gives whatever the instance has.
-    return isinstance(inherited, FunctionType) and bool(method == inherited.__get__(instance, kind))
+    bind = getattr(type(inherited), "__get__", None)
+    return bool(method == (inherited if bind is None else bind(inherited, instance, kind)))
 
 
 # The class of an instance may have a `__setattr__` that refuses, or sets it somewhere else. And
 # in CPython 3.11 and 3.12 each access to an instance is slower, once it was asked for `__dict__`.
 
 
-def _check_plain(instance: Any, name: str) -> None:
-    if not isinstance(inspect.getattr_static(type(instance), name, None), FunctionType):
-        raise TypeError(name)
-
-
 def _set(instance: Any, name: str, value: Any) -> None:
     try:
-        _check_plain(instance, name)
         object.__setattr__(instance, name, value)
     except TypeError:
         # Types in C have slots of their own for this.
@@ -269,7 +252,6 @@ def _set(instance: Any, name: str, value: Any) -> None:
 
 def _delete(instance: Any, name: str) -> None:
     try:
-        _check_plain(instance, name)
         object.__delattr__(instance, name)
     except TypeError:
         del vars(instance)[name]

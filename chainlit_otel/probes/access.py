@@ -33,7 +33,7 @@ import sys
 from collections import Counter
 from contextvars import ContextVar, Token
 from importlib import import_module
-from threading import RLock
+from threading import Lock
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -98,8 +98,7 @@ class Access:
         self.reason = LearnedSet(_MOST_REASONS)
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._denials: Counter[tuple[str, ...]] = Counter()
-        # A finalizer of the app may deny something in the middle of a reading.
-        self._lock = RLock()
+        self._lock = Lock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
 
     def attempts(self) -> dict[tuple[str, ...], int]:
