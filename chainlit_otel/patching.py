@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import sys
 import weakref
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from types import CellType
+from types import CellType, FunctionType
 from typing import Any
 
 import wrapt
@@ -39,20 +40,14 @@ def owner_of(owner: Any, name: str) -> Any:
     return patches.owner if patches is not None and patches.active else None
 
 
-def as_kind_of(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function that hands on the coroutine of another one taken for a coroutine function.
+def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a function that returns a coroutine taken for a coroutine function, and return it.
 
     `inspect` believes the mark from Python 3.12 on, `asyncio` always.
-
-    Args:
-        original: The other one. If it is no coroutine function, nothing is done.
-        function: The function, which is returned.
     """
     if sys.version_info >= (3, 12):
-        if inspect.iscoroutinefunction(original):
-            return inspect.markcoroutinefunction(function)
-    elif asyncio.iscoroutinefunction(original):
-        function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
+        return inspect.markcoroutinefunction(function)
+    function._is_coroutine = asyncio.coroutines._is_coroutine  # type: ignore[attr-defined]
     return function
 
 
@@ -96,14 +91,14 @@ class Patches:
         Args:
             owner: The class or the module.
             name: Name of the attribute.
-            make: Makes the replacement from what was there; it passes calls on while `active` is
-                false.
+            make: Makes the replacement from what was there, which it calls with the instance; it
+                passes calls on while `active` is false.
 
         Raises:
             SeamMissing: The owner has no such attribute of its own.
         """
         original = _attribute(owner, name)
-        self._put(owner, name, original, make(original))
+        self._put(owner, name, original, make(_unbound(owner, original)))
 
     def replace(
         self,
@@ -152,23 +147,27 @@ class Patches:
         original = getattr(instance, name, None)
         if original is None:
             raise SeamMissing(f"{type(instance).__name__}.{name}")
-        has_own = not _is_inherited(instance, name, original) and name in vars(instance)
+        inherited = _is_inherited(instance, name, original)
+        has_own = not inherited and name in vars(instance)
         replacement: Any = make(original)
-        _set(instance, name, replacement)
+        if inherited:
+            _put_before(instance, name, replacement)
+        else:
+            vars(instance)[name] = replacement
 
         def undo() -> None:
-            owner = instance_ref()
-            found = getattr(owner, name, None)
-            if replacement_ref() is not found or found is None:
+            owner, put = instance_ref(), replacement_ref()
+            if owner is None or put is None or vars(owner).get(name) is not put:
                 return
             if has_own:
-                _set(owner, name, found.__wrapped__)
+                vars(owner)[name] = put.__wrapped__
             else:
-                _delete(owner, name)
+                del vars(owner)[name]
 
         # What is bound to the instance would keep it alive, and so would what it had of its own:
         # only the instance itself holds them.
-        instance_ref, replacement_ref = self._ref(instance, undo), weakref.ref(replacement)
+        instance_ref = self._ref(instance, undo)
+        replacement_ref: weakref.ref[Any] = weakref.ref(replacement)
         self._undo.append(undo)
 
     def fill(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
@@ -216,10 +215,14 @@ class Patches:
         return weakref.ref(owner, forget)
 
     def undo(self) -> None:
-        """Put everything back, the last change first."""
+        """Put everything back, the last change first, and all of it, even if one of them fails."""
         self.active = False
-        while self._undo:
-            self._undo.pop()()
+        try:
+            while self._undo:
+                self._undo.pop()()
+        finally:
+            if self._undo:
+                self.undo()
 
 
 def _attribute(owner: Any, name: str) -> Any:
@@ -230,28 +233,35 @@ def _attribute(owner: Any, name: str) -> Any:
         raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
 
 
+def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
+    """Return what can be called with an instance, whatever somebody has put into its class."""
+    # What stands for a function, as a wrapper of `wrapt` does, says it is one when it is asked.
+    if type(original) is FunctionType or not isinstance(owner, type):
+        return original  # type: ignore[no-any-return]
+
+    @functools.wraps(original)
+    def bound(instance: Any, *args: Any, **kwargs: Any) -> Any:
+        return original.__get__(instance, type(instance))(*args, **kwargs)
+
+    return bound
+
+
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
-    """Tell whether an instance has a method from its class."""
+    """Tell whether what an instance has under a name is a function of its class."""
     kind = type(instance)
     inherited = inspect.getattr_static(kind, name, None)
-    bind = getattr(type(inherited), "__get__", None)
-    return bool(method == (inherited if bind is None else bind(inherited, instance, kind)))
+    # A property or a slot would give whatever the instance has.
+    return type(inherited) is FunctionType and bool(method == inherited.__get__(instance, kind))
 
 
-# The class of an instance may have a `__setattr__` that refuses, or sets it somewhere else. And
-# in CPython 3.11 and 3.12 each access to an instance is slower, once it was asked for `__dict__`.
+def _put_before(instance: Any, name: str, value: Any) -> None:
+    """Put an attribute of an instance before a function of its class.
 
-
-def _set(instance: Any, name: str, value: Any) -> None:
+    Its class may have a `__setattr__` that refuses, or sets it somewhere else. And in CPython 3.11
+    and 3.12 each access to an instance is slower, once it was asked for its `__dict__`.
+    """
     try:
         object.__setattr__(instance, name, value)
     except TypeError:
-        # Types in C have slots of their own for this.
+        # Types in C have a slot of their own for this.
         vars(instance)[name] = value
-
-
-def _delete(instance: Any, name: str) -> None:
-    try:
-        object.__delattr__(instance, name)
-    except TypeError:
-        del vars(instance)[name]

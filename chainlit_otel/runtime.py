@@ -246,7 +246,8 @@ class Runtime:
         self._running = False
         atexit.unregister(self.stop)
         while self._patches:
-            self._patches.pop().undo()
+            with self._guards["server"]:
+                self._patches.pop().undo()
         self._finish(catalog.OTHER)
         with self._guards["server"]:
             self._telemetry.close()
@@ -351,7 +352,8 @@ class Runtime:
         if state == "on":
             self._patches.append(patches)
         else:
-            patches.undo()
+            with guard:
+                patches.undo()
 
     def _serve_in_app(self, path: str) -> None:
         from starlette.routing import Route

@@ -4,7 +4,6 @@ import asyncio
 import functools
 import gc
 import inspect
-import sys
 import weakref
 from collections.abc import Callable
 from types import CellType, ModuleType
@@ -13,7 +12,7 @@ from typing import Any
 import pytest
 import wrapt
 
-from chainlit_otel.patching import Patches, SeamMissing, Wrapper, as_kind_of, owner_of
+from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of
 
 
 class Host:
@@ -288,14 +287,32 @@ def test_what_is_not_there_cannot_be_overridden(owner: Any, name: str) -> None:
         Patches("me").override(owner, name, doubled)
 
 
-@pytest.mark.parametrize("name", ["coroutine", "method"])
-def test_what_hands_on_a_coroutine_is_taken_for_a_coroutine_function(name: str) -> None:
-    tells = inspect if sys.version_info >= (3, 12) else asyncio
-    original = vars(Host)[name]
-    once = as_kind_of(original, doubled(original))
-    twice = as_kind_of(once, doubled(once))
-    for function in (once, twice):
-        assert tells.iscoroutinefunction(function) is (name == "coroutine")
+@wrapt.decorator
+def naming_its_instance(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+    return (type(instance), wrapped(*args, **kwargs))
+
+
+def test_an_override_calls_what_somebody_wrapped_before_with_its_instance(host: type[Host]) -> None:
+    theirs = naming_its_instance(vars(host)["method"])
+    host.method = theirs  # type: ignore[method-assign]
+    patches = Patches("me")
+    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    assert host().method(1) == (host, (host, 1, "b", (), False))
+    patches.undo()
+    assert vars(host)["method"] is theirs
+
+
+@pytest.mark.parametrize(
+    ("entry", "answer"),
+    [(staticmethod(abs), 3), (functools.partialmethod(lambda self, b, a: b + a, 10), 7)],
+)
+def test_an_override_calls_any_descriptor(host: Any, entry: Any, answer: int) -> None:
+    host.method = entry
+    patches = Patches("me")
+    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    assert host().method(-3) == answer
+    patches.undo()
+    assert vars(host)["method"] is entry
 
 
 def test_an_entry_is_replaced_and_put_back() -> None:
@@ -343,6 +360,20 @@ def test_an_item_goes_to_the_front_and_out_again_whatever_came_since() -> None:
     patches.undo()
     assert same_list is routes
     assert [id(route) for route in routes] == [id(later), id(theirs)]
+
+
+def test_an_undo_that_fails_leaves_no_other_undone() -> None:
+    undone: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("theirs")
+
+    patches = Patches("me")
+    for undo in (lambda: undone.append(1), fail, lambda: undone.append(2)):
+        patches.on_undo(undo)
+    with pytest.raises(RuntimeError, match="theirs"):
+        patches.undo()
+    assert undone == [2, 1]
 
 
 def test_undo_goes_backwards_and_the_patches_are_inactive_at_once() -> None:
@@ -423,8 +454,52 @@ def test_an_instance_that_several_have_shadowed_is_not_kept(host: type[Host]) ->
     del instance
     gc.collect()
     assert gone() is None
-    for patches in changes:
-        patches.undo()
+    assert [patches._undo for patches in changes] == [[], []]
+
+
+class Slotted:
+    __slots__ = ("__dict__", "__weakref__", "method")
+
+
+class Settable:
+    kept: Any = None
+
+    @property
+    def method(self) -> Any:
+        return self.kept
+
+    @method.setter
+    def method(self, value: Any) -> None:
+        self.kept = value
+
+
+@pytest.mark.parametrize("kind", [Slotted, Settable])
+def test_what_a_slot_or_a_property_gives_is_never_touched(kind: Any) -> None:
+    instance, patches = kind(), Patches("me")
+    instance.method = abs
+    patches.shadow(instance, "method", doubled)
+    patches.undo()
+    assert instance.method is abs
+    assert "method" not in vars(instance)
+
+
+class Forwarding:
+    def __init__(self, inner: Any) -> None:
+        object.__setattr__(self, "inner", inner)
+
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(object.__getattribute__(self, "inner"), name)
+
+
+def test_what_stands_for_another_instance_is_shadowed_there(host: type[Host]) -> None:
+    inner, patches = host(), Patches("me")
+    outer: Any = Forwarding(inner)
+    patches.shadow(outer, "static", doubled)
+    assert outer.static(2) == 4
+    patches.undo()
+    assert outer.static(2) == 2
+    assert vars(inner) == {}
+    assert set(object.__getattribute__(outer, "__dict__")) == {"inner"}
 
 
 @pytest.mark.parametrize("instance", [Host(), None])
@@ -517,4 +592,4 @@ def test_a_cell_of_a_function_that_is_gone_is_not_kept() -> None:
     del outer, cell, replacement
     gc.collect()
     assert gone() is None
-    patches.undo()
+    assert patches._undo == []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from threading import Lock
+from threading import RLock
 
 
 class ClosedSet:
@@ -19,7 +19,7 @@ class ClosedSet:
         if other not in self._values:
             raise ValueError(f"{other!r} is not one of the values")
         self._other = other
-        self._lock = Lock()
+        self._lock = RLock()
         self._folded = 0
 
     def __call__(self, value: object) -> str:

@@ -33,7 +33,7 @@ import sys
 from collections import Counter
 from contextvars import ContextVar, Token
 from importlib import import_module
-from threading import Lock
+from threading import RLock
 from typing import Any, Literal
 from weakref import WeakSet
 
@@ -98,7 +98,8 @@ class Access:
         self.reason = LearnedSet(_MOST_REASONS)
         self._attempts: Counter[tuple[str, ...]] = Counter()
         self._denials: Counter[tuple[str, ...]] = Counter()
-        self._lock = Lock()
+        # A finalizer or a signal handler of the app may deny something at any moment.
+        self._lock = RLock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
 
     def attempts(self) -> dict[tuple[str, ...], int]:

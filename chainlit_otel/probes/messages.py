@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +25,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing, as_kind_of
+from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -240,13 +241,12 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
 
 
 def _processing(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
-    # A plain function: a coroutine of its own would be one more to wake for every token.
     @functools.wraps(original)
-    def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
-        call = functools.partial(original, session, *args, **kwargs)
-        return _run(guard, messages, session, call) if patches.active else call()
+    async def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
+        with _InTurn(guard, messages, session if patches.active else None):
+            return await original(session, *args, **kwargs)
 
-    return as_kind_of(original, process_message)
+    return process_message
 
 
 def _editing(
@@ -257,30 +257,43 @@ def _editing(
         session = None
         with guard:
             session = socket.WebsocketSession.get(sid) if patches.active else None
-        if session is None:
+        with _InTurn(guard, messages, session):
             return await original(sid, *args)
-        return await _run(guard, messages, session, functools.partial(original, sid, *args))
 
     return edit_message
 
 
-async def _run(guard: Guard, messages: Messages, session: Any, call: Handler) -> Any:
-    turn: Turn | None = None
-    with guard:
-        turn = messages.begin(session)
-        messages.trace(turn, session)
-    error: BaseException | None = None
-    try:
-        return await call()
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        with guard:
-            if turn is not None:
-                messages.end(turn, error)
-        # A traceback holds this frame: without this they would keep each other alive.
-        del error
+class _InTurn:
+    """A context manager around what is a turn of a session; of none, if that is None.
+
+    No coroutine of its own, which would be one more to wake for every token.
+    """
+
+    __slots__ = ("_guard", "_messages", "_session", "_turn")
+
+    def __init__(self, guard: Guard, messages: Messages, session: Any) -> None:
+        self._guard = guard
+        self._messages = messages
+        self._session = session
+        self._turn: Turn | None = None
+
+    def __enter__(self) -> None:
+        if self._session is None:
+            return
+        with self._guard:
+            self._turn = self._messages.begin(self._session)
+            self._messages.trace(self._turn, self._session)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._turn is None:
+            return
+        with self._guard:
+            self._messages.end(self._turn, error)
 
 
 def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
@@ -320,7 +333,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
             return original(event, data, to, *args, **kwargs)
         return original(event, data, to)
 
-    return as_kind_of(original, emit)
+    return mark_coroutine_function(emit)
 
 
 def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:

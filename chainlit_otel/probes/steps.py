@@ -20,7 +20,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing, as_kind_of
+from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import UNHEARD, Frame, Tracing, outcome_of, printable
@@ -158,7 +158,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) 
         raise SeamMissing("chainlit.step.Step")
     for name, make in (
         ("__aenter__", _entering_async),
-        ("__aexit__", _exiting),
+        ("__aexit__", _exiting_async),
         ("__enter__", _entering),
         ("__exit__", _exiting),
         ("send", _sending),
@@ -197,6 +197,17 @@ def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) ->
     return enter
 
 
+def _exiting_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+    @functools.wraps(original)
+    async def aexit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+        with guard:
+            if patches.active:
+                steps.exited(step, exc_val)
+        return await original(step, exc_type, exc_val, exc_tb)
+
+    return aexit
+
+
 def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
     @functools.wraps(original)
     def leave(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
@@ -205,15 +216,15 @@ def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> 
                 steps.exited(step, exc_val)
         return original(step, exc_type, exc_val, exc_tb)
 
-    return as_kind_of(original, leave)
+    return leave
 
 
 def _sending(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
     @functools.wraps(original)
-    def send(step: Any, *args: Any, **kwargs: Any) -> Any:
+    async def send(step: Any, *args: Any, **kwargs: Any) -> Any:
         with guard:
             if patches.active:
                 steps.sent(step)
-        return original(step, *args, **kwargs)
+        return await original(step, *args, **kwargs)
 
-    return as_kind_of(original, send)
+    return send

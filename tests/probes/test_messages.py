@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import gc
 import weakref
 from typing import Any
@@ -15,7 +14,7 @@ from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.probes.messages import Messages, _emitting, _run, current_turn
+from chainlit_otel.probes.messages import Messages, _emitting, _InTurn, current_turn
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.tracing import Tracing
@@ -71,12 +70,8 @@ async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
 
     messages = books(Broken())
 
-    async def process(text: str) -> str:
+    with _InTurn(Guard("messages"), messages, Chat()):
         assert messages.ledger.active() == {(): 1}
-        return text.upper()
-
-    run = _run(Guard("messages"), messages, Chat(), functools.partial(process, "hi"))
-    assert await run == "HI"
     assert messages.ledger.active() == {(): 0}
     assert [str(error) for _, error in expected_internal_errors] == ["no span"]
 

@@ -18,7 +18,7 @@ class OAuthProvider(LocalServer):
     def __init__(self) -> None:
         class Answering(Handler):
             def do_POST(self) -> None:
-                form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+                form = parse_qs(self.body().decode())
                 [code] = form["code"]
                 refusals = {
                     "stale": (400, {"error": "invalid_grant"}),
