@@ -63,8 +63,9 @@ def _exchange(old: Any, new: Any) -> None:
     """Put one function for another in every module that has imported it, the app's included."""
     # A copy first: the thread of the admin server may be importing.
     for module in list(sys.modules.values()):
-        if isinstance(module, ModuleType):
-            # Asked for in any other way, a module that loads when it is first used would load.
+        # Some only say that they are modules; and those that load when they are first used would
+        # load, were they asked in any other way.
+        if issubclass(type(module), ModuleType):
             names = object.__getattribute__(module, "__dict__")
             if names.get(_NAME) is old:
                 names[_NAME] = new
