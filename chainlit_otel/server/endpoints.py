@@ -6,14 +6,7 @@ import hmac
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from prometheus_client import (
-    CollectorRegistry,
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    generate_latest,
-    make_asgi_app,
-)
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -22,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
+from chainlit_otel.server.rendering import Page, render, wanted
 
 Health = Callable[[], Mapping[str, Any]]
 """Tells the state of our own probes: `status` is `ok` or `degraded`."""
@@ -30,6 +24,9 @@ _ELSEWHERE = (
     "# chainlit-otel: the metrics of Chainlit go to the MeterProvider that the application set; "
     "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here too.\n"
 )
+
+
+_METHODS = ("GET", "HEAD")
 
 
 class MetricsEndpoint:
@@ -47,21 +44,34 @@ class MetricsEndpoint:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._token = token
-        if reader is None:
-            self._app: ASGIApp = _elsewhere(registry)
-        else:
+        self._registry = registry
+        self._elsewhere = reader is None
+        if reader is not None:
             registry.register(OpenTelemetryCollector(reader, guard))
-            self._app = make_asgi_app(registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one scrape."""
-        app = self._app if self._admits(scope) else _unauthorized()
-        await app(scope, receive, send)
+        request = Request(scope)
+        if not self._admits(request):
+            response = _unauthorized()
+        elif request.method not in _METHODS:
+            response = _not_allowed()
+        else:
+            page = self._page(request)
+            response = Response(page.body, headers=page.headers)
+        await response(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
+    def _page(self, request: Request) -> Page:
+        asked = wanted(request)
+        if not self._elsewhere:
+            return render(self._registry, asked)
+        page = render(self._registry, asked._replace(openmetrics=False, gzip=False))
+        return Page(_ELSEWHERE.encode() + page.body, page.headers)
+
+    def _admits(self, request: Request) -> bool:
         if self._token is None:
             return True
-        sent = Request(scope).headers.get("authorization", "")
+        sent = request.headers.get("authorization", "")
         return hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode())
 
 
@@ -73,13 +83,10 @@ def _unauthorized() -> Response:
     )
 
 
-def _elsewhere(registry: CollectorRegistry) -> ASGIApp:
-    async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        text = _ELSEWHERE + generate_latest(registry).decode()
-        response = PlainTextResponse(text, media_type="text/plain; version=0.0.4")
-        await response(scope, receive, send)
-
-    return app
+def _not_allowed() -> Response:
+    return PlainTextResponse(
+        "The metrics are read by GET.\n", status_code=405, headers={"Allow": ", ".join(_METHODS)}
+    )
 
 
 def admin_app(metrics: ASGIApp, health: Health) -> Starlette:
