@@ -261,6 +261,9 @@ def _otlp_exporter(signal: str, protocol: str) -> Any:
         "METRICS": ("metric_exporter", "OTLPMetricExporter"),
         "TRACES": ("trace_exporter", "OTLPSpanExporter"),
     }[signal]
+    # What exports later imports these in its thread, while the app may be changing `sys.path`.
+    for imported_by_exporters in ("encodings.idna", "netrc"):
+        import_module(imported_by_exporters)
     try:
         found = import_module(f"opentelemetry.exporter.otlp.proto.{transport}.{module}")
     except ImportError:

@@ -35,17 +35,19 @@ class AdminServer:
         self._socket = _listen(host, port)
         self.host = host
         self.port: int = self._socket.getsockname()[1]
-        self._server = _IdleServer(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                date_header=False,
-                lifespan="off",
-                ws="none",
-                http="h11",
-            )
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            date_header=False,
+            lifespan="off",
+            ws="none",
+            http="h11",
         )
+        # It imports what it needs, and the thread must not: Chainlit's `load_module` meanwhile
+        # changes `sys.path`, which would fail the import there, or the app's own here.
+        config.load()
+        self._server = _IdleServer(config)
         self._thread = Thread(target=self._run, name="chainlit-otel-admin", daemon=True)
         self._thread.start()
 
