@@ -104,7 +104,7 @@ def _session_events() -> Iterator[tuple[str, Event]]:
 
 def _message_events(guard: Guard) -> Iterator[tuple[str, Event]]:
     patches, server, bare = Patches(None), _Server(), _Server()
-    tracing = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("bench"), False)
+    tracing = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("bench"), False, guard)
     sessions = Sessions(SessionLedger(lambda *_: None), lambda _: None, False)
     sockets = Sockets(ConnectionLedger(lambda *_: None), sessions, tracing)
     sockets.connections["sid"] = sockets.ledger.open(lambda: True)
@@ -140,7 +140,7 @@ def _span_events() -> Iterator[tuple[str, Event]]:
         ("span: open and close, nobody listens", NoOpTracer()),
         ("span: open and close, exported", exporting.get_tracer("bench")),
     ):
-        tracing = Tracing(tracer, False)
+        tracing = Tracing(tracer, False, Guard("tracing"))
         yield name, functools.partial(_span, tracing)
     bare = exporting.get_tracer("bench")
     yield "span: open and close, by the SDK without us", functools.partial(_bare_span, bare)

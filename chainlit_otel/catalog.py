@@ -295,7 +295,7 @@ FILE_DIRECTION = Attribute("chainlit.file.direction", ("upload", "element"))
 RETAINED_KIND = Attribute(
     "chainlit.retained.kind", ("chat_contexts", "user_sessions", "sessions", "files")
 )
-PROBE = Attribute("chainlit_otel.probe", (*PROBES, "pools", "caches", "server"))
+PROBE = Attribute("chainlit_otel.probe", (*PROBES, "pools", "caches", "tracing", "server"))
 INSTALLED_PROBE = Attribute("chainlit_otel.probe", PROBES)
 FOLDED_ATTRIBUTE = Attribute(
     "chainlit_otel.attribute",

@@ -10,6 +10,19 @@ from types import TracebackType
 logger = logging.getLogger("chainlit_otel")
 
 
+def log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+    """Log a line, whatever the handlers and filters of the log do: they are the application's.
+
+    Args:
+        level: Level of the line, as `logging` has it.
+        message: Its text, with a placeholder for each argument.
+        args: The arguments.
+        error: The exception whose traceback is added.
+    """
+    with suppress(Exception):
+        logger.log(level, message, *args, exc_info=error)
+
+
 class Guard:
     """A context manager around code of ours that runs inside the application.
 
@@ -42,13 +55,12 @@ class Guard:
         with self._lock:
             self.errors += 1
             first = self.errors == 1
-        # The handlers and filters of the log are the application's, and may raise.
-        with suppress(Exception):
-            if first:
-                logger.warning(
-                    "the %s probe failed; the application is not affected, further errors are "
-                    "only counted (chainlit_otel_internal_errors_total)",
-                    self.probe,
-                    exc_info=error,
-                )
+        if first:
+            log(
+                logging.WARNING,
+                "the %s probe failed; the application is not affected, further errors are "
+                "only counted (chainlit_otel_internal_errors_total)",
+                self.probe,
+                error=error,
+            )
         return True

@@ -20,7 +20,7 @@ from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import Session, SessionLedger
 from chainlit_otel.core.turns import Turn, TurnLedger
-from chainlit_otel.guard import Guard
+from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import access as access_probe
 from chainlit_otel.probes import caches as caches_probe
@@ -44,8 +44,6 @@ from chainlit_otel.settings import Settings
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import Tracing
 from chainlit_otel.version import __version__
-
-logger = logging.getLogger("chainlit_otel")
 
 # The last module that Chainlit's server imports: once it is there, every seam is.
 _LAST_MODULE = "chainlit.socket"
@@ -86,7 +84,7 @@ def enable(
         if _active is not None:
             return
         if settings.disabled:
-            logger.info("chainlit-otel is off (OTEL_SDK_DISABLED)")
+            log(logging.INFO, "chainlit-otel is off (OTEL_SDK_DISABLED)")
             return
         pipeline = build_pipeline(settings, meter_provider, tracer_provider)
         # The histograms of a provider go on counting, so the books behind them do, too.
@@ -161,7 +159,9 @@ class Runtime:
         self._telemetry = telemetry = Telemetry(
             pipeline.meter_providers, guards["server"], pipeline.histograms
         )
-        self._tracing = tracing = Tracing(pipeline.tracer(), settings.capture_exception_messages)
+        self._tracing = tracing = Tracing(
+            pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
+        )
         self._sessions = sessions = sessions_probe.Sessions(
             SessionLedger(self._session_ended), telemetry.session_started, settings.capture_user
         )
@@ -252,7 +252,8 @@ class Runtime:
         with self._guards["server"]:
             self._telemetry.close()
         if self._admin is not None:
-            self._admin.stop()
+            with self._guards["server"]:
+                self._admin.stop()
             self._admin = None
 
     def stop(self) -> None:
@@ -263,14 +264,20 @@ class Runtime:
 
     def _finish(self, reason: str) -> None:
         guard, timeout = self._guards["server"], self._settings.shutdown_timeout
-        with guard:
-            self._pulse.stop()
-            self._messages.end_all()
-            self._sessions.ledger.end_all(reason)
-            self._sockets.ledger.close_all(reason)
+        # Each of them whatever the others do.
+        for part in (
+            self._pulse.stop,
+            self._messages.end_all,
+            partial(self._sessions.ledger.end_all, reason),
+            partial(self._sockets.ledger.close_all, reason),
+        ):
+            with guard:
+                part()
         if not self._pipeline.flush(timeout, guard):
-            logger.warning(
-                "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)", timeout
+            log(
+                logging.WARNING,
+                "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)",
+                timeout,
             )
 
     def _serve(self) -> None:
@@ -282,7 +289,8 @@ class Runtime:
                 admin_app(self._metrics(), self.health), settings.host, settings.port
             )
         except OSError as error:
-            logger.warning(
+            log(
+                logging.WARNING,
                 "no admin server on %s:%s (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT): %s",
                 settings.host,
                 settings.port,
@@ -290,7 +298,7 @@ class Runtime:
             )
             return
         moved = settings.port not in (0, self._admin.port)
-        logger.log(
+        log(
             logging.WARNING if moved else logging.INFO,
             "metrics at %s/metrics%s",
             self._admin.url,
@@ -347,7 +355,7 @@ class Runtime:
                 state = "on"
             except SeamMissing as missing:
                 state = f"off: no {missing}"
-                logger.warning("the %s probe is off: this Chainlit has no %s", name, missing)
+                log(logging.WARNING, "the %s probe is off: this Chainlit has no %s", name, missing)
         self._probes[name] = state
         if state == "on":
             self._patches.append(patches)

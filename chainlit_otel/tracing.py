@@ -1,4 +1,8 @@
-"""Spans of ours, and which of them is the current one. Knows nothing of Chainlit."""
+"""Spans of ours, and which of them is the current one. Knows nothing of Chainlit.
+
+Samplers and span processors are the application's, and may raise whenever a span starts or ends.
+No probe notices: `Tracing` holds what they raise, so that not one figure depends on them.
+"""
 
 from __future__ import annotations
 
@@ -25,6 +29,7 @@ from opentelemetry.trace import (
 )
 
 from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
 
 _FRAME = otel_context.create_key("chainlit_otel-frame")
 
@@ -94,15 +99,17 @@ def current_span_context() -> SpanContext:
 
 
 class Tracing:
-    """Opens and ends spans.
+    """Opens and ends spans. None of its methods raises.
 
     Args:
         tracer: Makes the spans. It may be one that does nothing, or does so for now.
         exception_messages: Whether the messages of exceptions are recorded; they may hold what
             users wrote.
+        guard: Holds what samplers and span processors raise.
     """
 
-    def __init__(self, tracer: Tracer, exception_messages: bool) -> None:
+    def __init__(self, tracer: Tracer, exception_messages: bool, guard: Guard) -> None:
+        self.guard = guard
         self._tracer = tracer
         self._is_global = isinstance(tracer, ProxyTracer)
         self._exception_messages = exception_messages
@@ -133,11 +140,13 @@ class Tracing:
         """
         if self.idle:
             return UNHEARD
-        valid = [Link(linked) for linked in links if linked.is_valid]
-        span = self._tracer.start_span(
-            name, Context(), attributes=attributes, links=valid, start_time=start
-        )
-        return self._enter(span, None, Context(), otel_context.get_current())
+        with self.guard:
+            valid = [Link(linked) for linked in links if linked.is_valid]
+            span = self._tracer.start_span(
+                name, Context(), attributes=attributes, links=valid, start_time=start
+            )
+            return self._enter(span, None, Context(), otel_context.get_current())
+        return UNHEARD
 
     def open_child(
         self,
@@ -156,12 +165,18 @@ class Tracing:
         """
         if self.idle:
             return UNHEARD
-        outer = current()
-        previous = base = self._base(outer)
-        if above is not None and _trace(above) and (not outer or _trace(outer) == _trace(above)):
-            base = set_span_in_context(above.span, base)
-        span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
-        return self._enter(span, outer, base, previous)
+        with self.guard:
+            outer = current()
+            previous = base = self._base(outer)
+            if (
+                above is not None
+                and _trace(above)
+                and (not outer or _trace(outer) == _trace(above))
+            ):
+                base = set_span_in_context(above.span, base)
+            span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
+            return self._enter(span, outer, base, previous)
+        return UNHEARD
 
     def leave(self, frame: Frame) -> None:
         """Make current again what was before a frame that was just opened, without ending it.
@@ -180,7 +195,9 @@ class Tracing:
         error: BaseException | None = None,
         end: int | None = None,
     ) -> None:
-        """End a frame's span and make current again what was before it.
+        """Make current again what was before a frame, and end its span.
+
+        A span processor that raises changes nothing that counts: the ledger comes before this.
 
         Args:
             frame: The frame; ending it again changes nothing.
@@ -191,18 +208,21 @@ class Tracing:
         if frame.ended:
             return
         frame.ended = True
-        span = frame.span
-        if span.is_recording():
-            span.set_attribute(catalog.OUTCOME.key, outcome)
-            if outcome == "error":
-                self._describe(span, error)
-            span.end(end)
         if frame.context is not frame.previous and _is_innermost(frame):
             previous, outer = frame.previous, current()
             if outer is not None and outer is not frame.outer:
                 # What was current before has ended, too: two steps need not be nested.
                 previous = outer.context
             otel_context.attach(previous)
+        span = frame.span
+        if not span.is_recording():
+            return
+        with self.guard:
+            span.set_attribute(catalog.OUTCOME.key, outcome)
+            if outcome == "error":
+                self._describe(span, error)
+        with self.guard:
+            span.end(end)
 
     def _enter(self, span: Span, outer: Frame | None, base: Context, previous: Context) -> Frame:
         frame = Frame(span, previous, outer)

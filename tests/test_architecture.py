@@ -103,7 +103,7 @@ USES: dict[str, tuple[str, ...]] = {
     "core": ("core",),
     "histograms": ("catalog",),
     "telemetry": ("catalog", "guard", "histograms", "version"),
-    "tracing": ("catalog",),
+    "tracing": ("catalog", "guard"),
     "server": ("server", "catalog", "guard", "histograms", "version"),
     "providers": ("catalog", "guard", "histograms", "server", "settings", "telemetry", "version"),
     "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),

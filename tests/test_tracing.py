@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, StatusCode
 
+from chainlit_otel.guard import Guard
 from chainlit_otel.tracing import Frame, Tracing, current, current_span_context, outcome_of
 
 SECRET = "what a user wrote"
@@ -32,7 +33,7 @@ class Host:
         provider = TracerProvider(sampler, shutdown_on_exit=False)
         provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.theirs = provider.get_tracer("theirs")
-        self.tracing = Tracing(provider.get_tracer("ours"), exception_messages)
+        self.tracing = Tracing(provider.get_tracer("ours"), exception_messages, Guard("tracing"))
 
     @property
     def spans(self) -> dict[str, ReadableSpan]:
@@ -432,7 +433,7 @@ def test_whatever_is_opened_closed_and_abandoned_the_parents_are_those_that_were
 
 
 def test_a_tracer_that_does_nothing_attaches_nothing() -> None:
-    tracing = Tracing(NoOpTracer(), exception_messages=True)
+    tracing = Tracing(NoOpTracer(), True, Guard("tracing"))
     before = otel_context.get_current()
     root = tracing.open_root("turn", {"a": "b"}, [INVALID_SPAN_CONTEXT])
     assert otel_context.get_current() is before
@@ -446,7 +447,7 @@ def test_a_tracer_that_does_nothing_attaches_nothing() -> None:
 
 
 def test_a_span_of_the_host_stays_current_under_a_tracer_that_does_nothing(host: Host) -> None:
-    tracing = Tracing(NoOpTracer(), exception_messages=False)
+    tracing = Tracing(NoOpTracer(), False, Guard("tracing"))
     with host.theirs.start_as_current_span("request") as request:
         frame = tracing.open_root("turn", {})
         assert trace.get_current_span() is request

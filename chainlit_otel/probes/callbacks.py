@@ -145,12 +145,12 @@ class Callbacks:
         seconds = (time.monotonic_ns() - call.started) / NS
         outcome = outcome_of(error)
         self._telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
-        self._tracing.close(call.frame, outcome, error)
         self._access.called_back(call.name, error)
         if call.name == "on_message" and error is not None:
             self._messages.failed(error)
         if call.name == "set_chat_profiles" and result:
             self._messages.profiles.learn(profile.name for profile in result)
+        self._tracing.close(call.frame, outcome, error)
 
 
 class _Call:

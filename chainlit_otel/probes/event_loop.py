@@ -27,11 +27,9 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Source, Stall
-from chainlit_otel.guard import Guard
+from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.telemetry import Telemetry
-
-logger = logging.getLogger("chainlit_otel")
 
 CallbackOf = Callable[[CodeType], "str | None"]
 """Names the callback that a code object is the function of, if it is one."""
@@ -258,8 +256,13 @@ class _Watch:
 
 def _tell(stall: Stall) -> None:
     is_, wait = ("is", "wait") if stall.source else ("was", "waited")
-    logger.warning(
-        "the event loop %s blocked for more than %g s %s; all users %s", is_, THRESHOLD, stall, wait
+    log(
+        logging.WARNING,
+        "the event loop %s blocked for more than %g s %s; all users %s",
+        is_,
+        THRESHOLD,
+        stall,
+        wait,
     )
 
 

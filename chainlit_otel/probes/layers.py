@@ -19,10 +19,8 @@ from types import ModuleType
 from typing import Any
 
 from chainlit_otel.core.identities import Identities
-from chainlit_otel.guard import Guard
+from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
-
-logger = logging.getLogger("chainlit_otel")
 
 _NAME = "get_data_layer"
 _told: weakref.WeakSet[type] = weakref.WeakSet()
@@ -78,7 +76,7 @@ def _observable(layer: Any) -> bool:
         return True
     if kind not in _told:
         _told.add(kind)
-        logger.warning("%s is not observed: it has __slots__", kind.__name__)
+        log(logging.WARNING, "%s is not observed: it has __slots__", kind.__name__)
     return False
 
 

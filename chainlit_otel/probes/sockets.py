@@ -79,10 +79,13 @@ class Sockets:
         """
         if self._tracing.idle:
             return UNHEARD
-        session = None if above is not None or within() else current_session()
+        session = None
+        with self._tracing.guard:
+            session = None if above is not None or within() else current_session()
+            if session is not None:
+                attributes = attributes | self._sessions.attributes(session)
         if session is None:
             return self._tracing.open_child(name, attributes, start, above)
-        attributes = attributes | self._sessions.attributes(session)
         if not hasattr(session, "socket_id"):
             return self._tracing.open_child(name, attributes, start)
         # The span of a socket, if somebody opens one, lasts as long as the tab.

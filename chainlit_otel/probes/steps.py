@@ -87,9 +87,9 @@ class Steps:
             return
         seen.open = False
         outcome = "error" if error is None and step.is_error else outcome_of(error)
-        self._record_content(step, seen)
         seconds = (time.monotonic_ns() - seen.started) / NS
         self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        self._record_content(step, seen)
         self._tracing.close(seen.frame, outcome, error)
 
     def sent(self, step: Any) -> None:
@@ -108,14 +108,16 @@ class Steps:
         seen.open = False
         end = _nanoseconds(step.end)
         outcome = "error" if step.is_error else "ok"
-        self._record_content(step, seen)
         seconds = max(0, end - start) / NS
         self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        self._record_content(step, seen)
         self._tracing.close(seen.frame, outcome, end=end)
 
     def _record_content(self, step: Any, seen: _Seen) -> None:
         if self._capture and seen.frame.span.is_recording():
-            seen.frame.span.set_attributes(_content(step))
+            # What a step holds is the app's, and may fail to become a text.
+            with self._tracing.guard:
+                seen.frame.span.set_attributes(_content(step))
 
     def _open(self, step: Any, start: int, above: Frame | None = None) -> Frame:
         kind = self.type(step.type)

@@ -33,7 +33,7 @@ def ignore(*_: Any) -> None:
 
 
 def books() -> DataLayers:
-    tracing = Tracing(NoOpTracer(), exception_messages=False)
+    tracing = Tracing(NoOpTracer(), False, Guard("tracing"))
     sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
     sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
     guard = Guard("data_layer")

@@ -33,7 +33,7 @@ class Chat:
 
 
 def books(tracer: Tracer | None = None) -> Messages:
-    tracing = Tracing(tracer or NoOpTracer(), exception_messages=False)
+    tracing = Tracing(tracer or NoOpTracer(), False, Guard("tracing"))
     sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
     sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
     return Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)

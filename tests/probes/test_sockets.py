@@ -9,6 +9,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.guard import Guard
 from chainlit_otel.probes import sockets as probe
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.tracing import Tracing
@@ -28,7 +29,9 @@ class Chat:
 def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tracing = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("ours"), False)
+    tracing = Tracing(
+        TracerProvider(shutdown_on_exit=False).get_tracer("ours"), False, Guard("tracing")
+    )
     sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
     sockets = probe.Sockets(ConnectionLedger(ignore), sessions, tracing)
     chat = Chat()
