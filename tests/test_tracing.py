@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -234,6 +236,22 @@ def test_what_was_left_is_not_current_and_ends_when_it_is_said_to(
     assert step.status.status_code is status
     host.tracing.close(root, "ok")
     assert host.parent("step") == "turn"
+
+
+def test_what_was_left_keeps_nothing_of_its_context_alive(host: Host) -> None:
+    class Chat:
+        pass
+
+    chat = Chat()
+    token = otel_context.attach(otel_context.set_value("chat", chat))
+    frame = left(host, "step")
+    otel_context.detach(token)
+    gone = weakref.ref(chat)
+    del chat, token
+    gc.collect()
+    assert gone() is None
+    host.tracing.close(frame, "ok")
+    assert "step" in host.spans
 
 
 def test_a_root_can_be_left(host: Host) -> None:

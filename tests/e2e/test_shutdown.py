@@ -32,6 +32,8 @@ import chainlit_otel
 
 chainlit_otel.enable()
 
+import asyncio
+
 import chainlit as cl
 from chainlit.config import config
 
@@ -41,6 +43,9 @@ async def answer(message):
     command, _, number = message.content.partition(" ")
     if command == "grace":
         config.project.session_timeout = float(number)
+    if command == "wait":
+        await cl.Message("waiting").send()
+        await asyncio.Event().wait()
     await cl.Message("done").send()
 """
 
@@ -147,6 +152,9 @@ class Script:
         await back.drop()
         await self._until("chainlit_session_active", 1, chainlit_session_state="disconnected")
         await back.reconnect()
+        # Four messages have been answered, and the answer to this one is under way at the end.
+        await back.say("wait")
+        await self._until("chainlit_turn_active", 1)
 
         for leave in (Visitor.drop, Visitor.leave):
             waiting = await self._visitor()
@@ -225,6 +233,13 @@ async def test_last_export_has_everything(
         )
         time_in_sessions = last.numbers("chainlit.session.time", "chainlit.session.type")
         assert time_in_sessions == {"websocket": pytest.approx(total, abs=1e-6)}
+
+        turns = {"ok": 4, "cancelled": 1}
+        assert last.counts("chainlit.turn.duration", "chainlit.outcome") == turns
+        assert last.numbers("chainlit.messages", "chainlit.message.direction") == {
+            "inbound": 5,
+            "outbound": 5,
+        }
 
         closes = {"client_disconnect": 2, "transport_close": 4, "shutdown": 3}
         by_close = "chainlit.connection.close_reason"

@@ -17,11 +17,15 @@ from threading import Thread, enumerate
 
 import pytest
 
-from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
+from chainlit_otel import catalog
+from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes.event_loop import Pulse
 from chainlit_otel.telemetry import Telemetry
+from tests.core.clocks import Clock
 from tests.support.scrape import wait_until
 
 SOON = THRESHOLD + 1
@@ -51,6 +55,20 @@ def watchers() -> list[Thread]:
 async def start(pulse: Pulse) -> None:
     pulse.start()
     await asyncio.sleep(2.5 * INTERVAL)
+
+
+def test_the_worst_of_the_beats_that_are_recorded_as_one_counts() -> None:
+    clock, guard, histograms = Clock(), Guard("event_loop"), Histograms()
+    pulse = Pulse(guard, Telemetry([], guard, histograms), lambda code: None)
+    pulse.heartbeat = Heartbeat(clock=lambda: clock.now)
+    pulse.beat()
+    for late in (0.4, 0.0, 0.0, 0.3):
+        clock.advance(int((INTERVAL + late) * NS))
+        pulse.beat()
+    ((metric, labels, series),) = histograms.read()
+    assert (metric, labels) == (catalog.EVENT_LOOP_LAG, ())
+    assert sum(series.counts) == 2
+    assert series.sum == pytest.approx(0.4 + 0.3)
 
 
 def test_there_is_one_watcher_however_often_it_is_started(pulse: Pulse) -> None:

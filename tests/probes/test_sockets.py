@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
+from chainlit_otel import catalog
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.guard import Guard
@@ -24,6 +25,19 @@ class Chat:
 
     id, thread_id, socket_id = "s", "t", "a"
     user = None
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        *((value.replace("_", " "), value) for value in catalog.CLOSE_REASON.values),
+        ("transport gone", "other"),
+        ("client", "other"),
+        (None, "other"),
+    ],
+)
+def test_a_close_reason_is_told_by_all_of_its_words(given: object, reason: str) -> None:
+    assert probe.close_reason(given) == reason
 
 
 def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
