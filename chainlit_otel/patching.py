@@ -9,7 +9,7 @@ import sys
 import weakref
 from collections.abc import Callable, MutableMapping
 from contextlib import suppress
-from types import CellType, FunctionType
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import wrapt
@@ -28,6 +28,59 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic 
     def __init__(self, wrapped: Any, wrapper: Wrapper, patches: Patches) -> None:
         super().__init__(wrapped, wrapper, enabled=lambda: patches.active)
         self._self_patches = patches
+
+
+class _CallProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic before wrapt 2
+    """Something of the host with all that it has, but for what it does when it is called."""
+
+    def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
+        super().__init__(original)
+        self._self_replacement = replacement
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._self_replacement(*args, **kwargs)
+
+
+class _MethodProxy(_CallProxy):
+    """The same for what stands in a class, where it may be a descriptor or not."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # Only an access by an instance tells which one it is, if the original is not told either.
+        if not _binds(self.__wrapped__):
+            return self.__wrapped__(*args, **kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        original = self.__wrapped__
+        bound = original.__get__(instance, owner) if _binds(original) else original
+        return _CallProxy(bound, functools.partial(self._self_replacement, instance))
+
+
+def wraps(original: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Do what `functools.wraps` does, as far as the original lets it.
+
+    What can be called need not be a function, and may have a `__name__` that is no text.
+    """
+
+    def decorate(replacement: Callable[..., Any]) -> Callable[..., Any]:
+        with suppress(AttributeError, TypeError, ValueError):
+            functools.update_wrapper(replacement, original)
+        return replacement
+
+    return decorate
+
+
+def like(original: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what has all attributes of a callable of the host and does what ours does.
+
+    For a function that is the replacement itself, which is decorated by `wraps`: it has the name,
+    the signature and whatever somebody has put on it, and costs no call more. Anything else, such
+    as a method, a mock, a partial or an object that can be called, may be asked for what no
+    function has.
+    """
+    return replacement if type(original) is FunctionType else _CallProxy(original, replacement)
 
 
 def owner_of(owner: Any, name: str) -> Any:
@@ -98,7 +151,11 @@ class Patches:
             SeamMissing: The owner has no such attribute of its own.
         """
         original = _attribute(owner, name)
-        self._put(owner, name, original, make(_unbound(owner, original)))
+        replacement = make(_unbound(owner, original))
+        if type(original) is not FunctionType:
+            proxy = _MethodProxy if isinstance(owner, type) else _CallProxy
+            replacement = proxy(original, replacement)
+        self._put(owner, name, original, replacement)
 
     def replace(
         self,
@@ -121,7 +178,7 @@ class Patches:
             original = mapping[key]
         except (KeyError, TypeError):
             raise SeamMissing(f"handler {key!r}") from None
-        replacement = make(original)
+        replacement = like(original, make(original))
         mapping[key] = replacement
 
         def undo() -> None:
@@ -131,7 +188,11 @@ class Patches:
         self._undo.append(undo)
 
     def shadow(
-        self, instance: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+        self,
+        instance: Any,
+        name: str,
+        make: Callable[[Callable[..., Any]], Callable[..., Any]],
+        fast: bool = False,
     ) -> None:
         """Put an attribute of an instance before the method of its class.
 
@@ -140,6 +201,8 @@ class Patches:
             name: Name of the method.
             make: Makes the replacement from the bound method, with that as its `__wrapped__`; it
                 passes calls on while `active` is false.
+            fast: Whether it is called for every token: what replaces a method is then a plain
+                function with the attributes of that method.
 
         Raises:
             SeamMissing: The instance has no such method.
@@ -150,6 +213,10 @@ class Patches:
         inherited = _is_inherited(instance, name, original)
         has_own = not inherited and name in vars(instance)
         replacement: Any = make(original)
+        if fast and type(original) is MethodType:
+            replacement.__self__, replacement.__func__ = original.__self__, original.__func__
+        else:
+            replacement = like(original, replacement)
         if inherited:
             _put_before(instance, name, replacement)
         else:
@@ -173,10 +240,10 @@ class Patches:
     def fill(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
         """Put something else in a cell of a function's closure, such as what it calls."""
         original = cell.cell_contents
-        cell.cell_contents = contents
+        cell.cell_contents = replacement = like(original, contents)
 
         def undo() -> None:
-            if reference() is not None and cell.cell_contents is contents:
+            if reference() is not None and cell.cell_contents is replacement:
                 cell.cell_contents = original
 
         # An app may define a callback anew for each session, and nobody calls the old ones.
@@ -235,23 +302,34 @@ def _attribute(owner: Any, name: str) -> Any:
 
 def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
     """Return what can be called with an instance, whatever somebody has put into its class."""
-    # What stands for a function, as a wrapper of `wrapt` does, says it is one when it is asked.
+    # `isinstance` is true of a wrapper of `wrapt`, too, which binds in its own way.
     if type(original) is FunctionType or not isinstance(owner, type):
         return original  # type: ignore[no-any-return]
 
-    @functools.wraps(original)
+    @wraps(original)
     def bound(instance: Any, *args: Any, **kwargs: Any) -> Any:
-        return original.__get__(instance, type(instance))(*args, **kwargs)
+        if _binds(original):
+            return original.__get__(instance, type(instance))(*args, **kwargs)
+        return original(*args, **kwargs)
 
     return bound
+
+
+def _binds(original: Any) -> bool:
+    """Tell whether what is in a class is given the instance: a mock or a partial is not."""
+    return hasattr(type(original), "__get__")
 
 
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
     """Tell whether what an instance has under a name is a function of its class."""
     kind = type(instance)
     inherited = inspect.getattr_static(kind, name, None)
-    # A property or a slot would give whatever the instance has.
-    return type(inherited) is FunctionType and bool(method == inherited.__get__(instance, kind))
+    # A property or a slot would give whatever the instance has, and a proxy equals what it is of.
+    return (
+        type(inherited) is FunctionType
+        and type(method) is MethodType
+        and bool(method == inherited.__get__(instance, kind))
+    )
 
 
 def _put_before(instance: Any, name: str, value: Any) -> None:

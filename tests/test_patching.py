@@ -6,13 +6,14 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable
-from types import CellType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import wrapt
 
-from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of
+from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of, wraps
 
 
 class Host:
@@ -593,3 +594,140 @@ def test_a_cell_of_a_function_that_is_gone_is_not_kept() -> None:
     gc.collect()
     assert gone() is None
     assert patches._undo == []
+
+
+# What is no function
+
+
+class Asked:
+    """Can be called, and is asked for more."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.said = "more"
+
+    def __call__(self, n: int) -> int:
+        self.calls += 1
+        return n
+
+
+def kinds() -> dict[str, Any]:
+    return {
+        "mock": MagicMock(return_value=3),
+        "partial": functools.partial(abs),
+        "object": Asked(),
+        "proxy": wrapt.CallableObjectProxy(Asked()),
+        "builtin": abs,
+    }
+
+
+def assert_like(replaced: Any, original: Any) -> None:
+    assert isinstance(replaced, original.__class__)
+    for name in dir(original):
+        assert hasattr(replaced, name)
+    for name in ("calls", "said", "return_value", "call_count", "func", "args", "__self__"):
+        assert getattr(replaced, name, "absent") == getattr(original, name, "absent")
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_an_entry_that_is_no_function_keeps_all_that_it_has(kind: str) -> None:
+    original = kinds()[kind]
+    handlers, patches = {"connect": original}, Patches("me")
+    patches.replace(handlers, "connect", doubled)
+    assert handlers["connect"](3) == 6
+    assert_like(handlers["connect"], original)
+    patches.undo()
+    assert handlers["connect"] is original
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_an_attribute_that_is_no_function_keeps_all_that_it_has(
+    host: type[Host], kind: str
+) -> None:
+    original, instance = kinds()[kind], host()
+    vars(instance)["method"] = original
+    patches = Patches("me")
+    patches.shadow(instance, "method", doubled)
+    assert instance.method(3) == 6  # type: ignore[comparison-overlap]
+    assert_like(instance.method, original)
+    patches.undo()
+    assert vars(instance) == {"method": original}
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_what_is_in_a_cell_and_no_function_keeps_all_that_it_has(kind: str) -> None:
+    outer, cell = closure()
+    original, patches = kinds()[kind], Patches("me")
+    cell.cell_contents = original
+    patches.fill(outer, cell, doubled(original))
+    assert outer(3) == 7
+    assert_like(cell.cell_contents, original)
+    patches.undo()
+    assert cell.cell_contents is original
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_what_is_in_a_class_and_no_function_is_overridden_with_all_that_it_has(
+    host: Any, kind: str
+) -> None:
+    original, seen = kinds()[kind], []
+
+    def make(call: Callable[..., Any]) -> Callable[..., Any]:
+        def method(self: Any, n: int) -> Any:
+            seen.append(self)
+            return 2 * call(self, n)
+
+        return method
+
+    host.method = original
+    instance, patches = host(), Patches("me")
+    patches.override(host, "method", make)
+    assert instance.method(3) == 6
+    assert seen == [instance]
+    # None of them takes the instance, so a call by the class is nobody's.
+    assert host.method(3) == 3
+    assert_like(host.method, original)
+    assert_like(instance.method, original)
+    patches.undo()
+    assert vars(host)["method"] is original
+
+
+async def test_a_fast_replacement_has_what_a_method_has(host: type[Host]) -> None:
+    instance, patches = host(), Patches("me")
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        async def coroutine(a: int) -> Any:
+            return -await original(a)
+
+        return coroutine
+
+    original: Any = instance.coroutine
+    patches.shadow(instance, "coroutine", make, fast=True)
+    replaced: Any = instance.coroutine
+    assert type(vars(instance)["coroutine"]) is FunctionType
+    assert await replaced(3) == -3
+    assert (replaced.__self__, replaced.__func__) == (instance, original.__func__)
+    assert replaced.__qualname__ == original.__qualname__
+    patches.undo()
+    assert vars(instance) == {}
+
+
+def test_a_name_that_is_no_text_is_no_hindrance() -> None:
+    original = MagicMock(__name__=None, return_value=4)
+
+    @wraps(original)
+    def replacement(*args: object) -> Any:
+        return original(*args)
+
+    assert replacement() == 4
+
+
+def test_one_of_two_shadows_of_a_method_is_taken_out_before_the_other(host: type[Host]) -> None:
+    instance, first, second = host(), Patches("me"), Patches("you")
+    first.shadow(instance, "static", doubled)
+    second.shadow(instance, "static", doubled)
+    second.undo()
+    assert instance.static(1) == 2
+    first.undo()
+    assert vars(instance) == {}

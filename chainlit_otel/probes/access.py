@@ -42,7 +42,7 @@ from opentelemetry.trace import get_current_span
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches
+from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.probes import layers
 from chainlit_otel.probes.sessions import asking
 from chainlit_otel.telemetry import Telemetry
@@ -379,7 +379,7 @@ def _resuming(guard: Guard, access: Access) -> Any:
 
 
 def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
-    @functools.wraps(original)
+    @wraps(original)
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         check: _Check | None = None
         with guard:
@@ -403,7 +403,7 @@ def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -
 
 
 def _looking_up(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
-    @functools.wraps(original)
+    @wraps(original)
     async def get_thread(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
             return await original(*args, **kwargs)

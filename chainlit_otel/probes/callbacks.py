@@ -22,7 +22,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
@@ -96,7 +96,7 @@ class Callbacks:
 
         if inspect.iscoroutinefunction(function):
 
-            @functools.wraps(function)
+            @wraps(function)
             async def observed(*args: Any, **kwargs: Any) -> Any:
                 if not patches.active:
                     return await function(*args, **kwargs)
@@ -115,7 +115,7 @@ class Callbacks:
 
             return observed
 
-        @functools.wraps(function)
+        @wraps(function)
         def observed_sync(*args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return function(*args, **kwargs)
@@ -201,7 +201,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, callbacks: Cal
 
 
 def _connecting(guard: Guard, callbacks: Callbacks, original: Any) -> Any:
-    @functools.wraps(original)
+    @wraps(original)
     async def connect(*args: Any) -> Any:
         with guard:
             callbacks.sweep()

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
+from types import FunctionType
 from typing import Any
 
 from chainlit_otel import catalog
@@ -28,7 +29,7 @@ from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.operations import Held, OperationLedger
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches
+from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.probes import layers
 from chainlit_otel.probes.sessions import current_session
 from chainlit_otel.probes.sockets import Sockets
@@ -36,6 +37,8 @@ from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import Frame, Tracing, outcome_of
 
 _LAYERS = 8
+_DEEPEST = 32
+_DECORATORS = "chainlit.data.utils"
 _OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
 _SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
 
@@ -212,7 +215,7 @@ class DataLayers:
     ) -> layers.Method:
         guard, queues = self._guard, _holds_back(original)
 
-        @functools.wraps(original)
+        @wraps(original)
         async def operation(*args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return await original(*args, **kwargs)
@@ -235,7 +238,7 @@ class DataLayers:
     ) -> layers.Method:
         held = self._held.get(session)
 
-        @functools.wraps(function)
+        @wraps(function)
         async def replay(layer: Any, *args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return await function(layer, *args, **kwargs)
@@ -268,7 +271,7 @@ class DataLayers:
 
 
 def _executing(patches: Patches, original: layers.Method) -> layers.Method:
-    @functools.wraps(original)
+    @wraps(original)
     async def execute_sql(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
         operation = _current.get()
@@ -285,11 +288,14 @@ def _swallows(layer: Any) -> bool:
 
 def _holds_back(method: Any) -> bool:
     """Tell whether a method has the decorator of Chainlit that holds calls back."""
-    while method is not None:
+    # Some objects have every attribute that they are asked for.
+    for _ in range(_DEEPEST):
         function = getattr(method, "__func__", method)
-        if getattr(function, "__globals__", {}).get("__name__") == "chainlit.data.utils":
+        if type(function) is FunctionType and function.__globals__.get("__name__") == _DECORATORS:
             return True
         method = getattr(method, "__wrapped__", None)
+        if method is None:
+            return False
     return False
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches
+from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.probes import layers
 from chainlit_otel.telemetry import Telemetry
 
@@ -73,7 +73,7 @@ def _storing(
     describe: Callable[..., str | None],
     original: Any,
 ) -> Any:
-    @functools.wraps(original)
+    @wraps(original)
     async def store(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
         with guard:

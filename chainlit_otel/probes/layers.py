@@ -20,7 +20,7 @@ from typing import Any
 
 from chainlit_otel.core.identities import Identities
 from chainlit_otel.guard import Guard, log
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, like, wraps
 
 _NAME = "get_data_layer"
 _told: weakref.WeakSet[type] = weakref.WeakSet()
@@ -40,10 +40,10 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
     known = Identities()
     latest: Callable[[], Any] = type(None)
 
-    @functools.wraps(original)
-    def get_data_layer() -> Any:
+    @wraps(original)
+    def asked(*args: Any, **kwargs: Any) -> Any:
         nonlocal latest
-        layer = original()
+        layer = original(*args, **kwargs)
         # It is asked for several times a turn, and is hardly ever another one.
         if layer is not None and layer is not latest():
             with guard:
@@ -53,6 +53,7 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
                         found(layer)
         return layer
 
+    get_data_layer = like(original, asked)
     _exchange(original, get_data_layer)
     patches.on_undo(functools.partial(_exchange, get_data_layer, original))
 
@@ -90,5 +91,11 @@ def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Met
         make: Makes the method from the one that was there.
     """
     # A layer of the app may lack what it has no use for.
-    if inspect.iscoroutinefunction(getattr(layer, name, None)):
+    method = getattr(layer, name, None)
+    if callable(method) and _is_async(method):
         patches.shadow(layer, name, make)
+
+
+def _is_async(method: Callable[..., Any]) -> bool:
+    # An object that can be called is asked for what its class has.
+    return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(type(method).__call__)

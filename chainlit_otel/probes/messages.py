@@ -25,7 +25,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
+from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -213,7 +213,7 @@ def install(
         "process_message",
         functools.partial(_receiving, patches, guard, messages),
     )
-    patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages))
+    patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages), fast=True)
     patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry))
     _observe(messages, telemetry)
 
@@ -231,7 +231,7 @@ Handler = Callable[..., Awaitable[Any]]
 
 
 def _arriving(patches: Patches, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def client_message(*args: Any) -> Any:
         if patches.active:
             _arrival.set(time.monotonic_ns())
@@ -241,7 +241,7 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
 
 
 def _processing(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
         with _InTurn(guard, messages, session if patches.active else None):
             return await original(session, *args, **kwargs)
@@ -252,7 +252,7 @@ def _processing(patches: Patches, guard: Guard, messages: Messages, original: Ha
 def _editing(
     patches: Patches, guard: Guard, messages: Messages, socket: Any, original: Handler
 ) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def edit_message(sid: str, *args: Any) -> Any:
         session = None
         with guard:
@@ -297,7 +297,7 @@ class _InTurn:
 
 
 def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def process_message(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
             return await original(*args, **kwargs)
@@ -319,7 +319,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
     # returns, and one more token of a turn is counted right here, by what cannot fail.
     connections, turn_now, clock = messages.connections, current_turn.get, time.monotonic_ns
 
-    @functools.wraps(original)
+    @wraps(original)
     def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
         turn = turn_now()
         if event == "stream_token" and turn is not None and turn.room is to and to in connections:
@@ -337,7 +337,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
 
 
 def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def call(event: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:
         if not patches.active:
             return await original(event, data, *args, **kwargs)

@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanContext
 from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of, within
@@ -230,7 +230,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Socke
 
 
 def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         if not patches.active:
             return await original(sid, environ, *auth)
@@ -267,7 +267,7 @@ def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Hand
 def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
     arity = len(inspect.signature(original).parameters)
 
-    @functools.wraps(original)
+    @wraps(original)
     async def disconnect(sid: str, *reason: Any) -> Any:
         if not patches.active:
             return await original(sid, *reason)
@@ -300,7 +300,7 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
 
 
 def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
-    @functools.wraps(original)
+    @wraps(original)
     async def disconnect(engine_sid: str, *reason: Any) -> Any:
         try:
             return await original(engine_sid, *reason)
@@ -313,7 +313,7 @@ def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler)
 
 
 def _refusing_poll(patches: Patches, guard: Guard, sockets: Sockets, original: Any) -> Any:
-    @functools.wraps(original)
+    @wraps(original)
     def bad_request(*args: Any, **kwargs: Any) -> Any:
         with guard:
             # Without a socket's id it is no poll at all.

@@ -20,7 +20,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import UNHEARD, Frame, Tracing, outcome_of, printable
@@ -170,7 +170,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) 
 
 
 def _entering_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
-    @functools.wraps(original)
+    @wraps(original)
     async def aenter(step: Any) -> Any:
         seen: _Seen | None = None
         with guard:
@@ -185,7 +185,7 @@ def _entering_async(patches: Patches, guard: Guard, steps: Steps, original: Meth
 
 
 def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
-    @functools.wraps(original)
+    @wraps(original)
     def enter(step: Any) -> Any:
         seen: _Seen | None = None
         with guard:
@@ -200,7 +200,7 @@ def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) ->
 
 
 def _exiting_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
-    @functools.wraps(original)
+    @wraps(original)
     async def aexit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with guard:
             if patches.active:
@@ -211,7 +211,7 @@ def _exiting_async(patches: Patches, guard: Guard, steps: Steps, original: Metho
 
 
 def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
-    @functools.wraps(original)
+    @wraps(original)
     def leave(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with guard:
             if patches.active:
@@ -222,7 +222,7 @@ def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> 
 
 
 def _sending(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
-    @functools.wraps(original)
+    @wraps(original)
     async def send(step: Any, *args: Any, **kwargs: Any) -> Any:
         with guard:
             if patches.active:
