@@ -9,7 +9,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -89,11 +89,27 @@ def _not_allowed() -> Response:
     )
 
 
+_INDEX = """\
+<!doctype html>
+<title>chainlit-otel</title>
+<h1>chainlit-otel</h1>
+<ul>
+<li><a href="metrics">/metrics</a>: the metrics of this Chainlit app, for Prometheus</li>
+<li><a href="healthz">/healthz</a>: what is observed, and what is off</li>
+</ul>
+"""
+
+
 def admin_app(metrics: ASGIApp, health: Health) -> Starlette:
     """Return the application of the admin server."""
+
+    async def index(_: Request) -> Response:
+        return HTMLResponse(_INDEX)
 
     async def healthz(_: Request) -> Response:
         state = health()
         return JSONResponse(state, status_code=200 if state["status"] == "ok" else 503)
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/healthz", healthz)])
+    return Starlette(
+        routes=[Route("/", index), Route("/metrics", metrics), Route("/healthz", healthz)]
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from collections.abc import Iterable
 
 import httpx
@@ -167,12 +168,23 @@ def endpoint(reader: ScrapeReader | None = None, token: str | None = None) -> ht
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize("path", ["/metrics", "/healthz"])
+@pytest.mark.parametrize("path", ["/", "/metrics", "/healthz"])
 async def test_nothing_but_reading_is_allowed(method: str, path: str) -> None:
     async with endpoint(ScrapeReader()) as client:
         response = await client.request(method, path)
     assert response.status_code == 405
     assert set(response.headers["allow"].split(", ")) == {"GET", "HEAD"}
+
+
+async def test_the_root_says_where_things_are() -> None:
+    async with endpoint(ScrapeReader()) as client:
+        index = await client.get("/")
+        places = re.findall(r'<a href="([^"]+)">', index.text)
+        answers = [await client.get(place) for place in places]
+    assert index.status_code == 200
+    assert index.headers["content-type"].startswith("text/html")
+    assert places == ["metrics", "healthz"]
+    assert [answer.status_code for answer in answers] == [200, 200]
 
 
 async def test_a_head_tells_what_a_get_gives() -> None:

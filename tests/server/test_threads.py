@@ -54,7 +54,13 @@ def ask(line, **headers):
 
 
 asked = 0
-for path in ("/metrics", "/metrics?name[]=chainlit_session_starts_total", "/healthz", "/nothing"):
+for path in (
+    "/",
+    "/metrics",
+    "/metrics?name[]=chainlit_session_starts_total",
+    "/healthz",
+    "/nothing",
+):
     for method in ("GET", "HEAD", "POST", "OPTIONS"):
         for accept in (
             "*/*",
@@ -69,7 +75,7 @@ for path in ("/metrics", "/metrics?name[]=chainlit_session_starts_total", "/heal
                 assert answer.startswith(b"HTTP/1.1 "), answer[:100]
                 asked += 1
 assert ask("nonsense").startswith(b"HTTP/1.1 400")
-assert asked == 192
+assert asked == 240
 """
 
 EXPORT = """
