@@ -191,6 +191,44 @@ def test_prometheus_takes_every_query(tmp_path: Path) -> None:
     assert f"{len(rules)} rules found" in done.stdout
 
 
+def test_the_peak_of_several_jobs_lies_between_the_bounds_on_the_panels(tmp_path: Path) -> None:
+    # A minute each: ten in `a` from 0:05, eight more in `b` from 0:25, three in `c` just then.
+    connected = {"a": "0x20 10x4 0x200", "b": "2x100 10x4 2x120", "c": "0x100 3x4 0x120"}
+    bounds = {"a|b|c": (13, 23), "a|b": (12, 20), "b|c": (13, 13), "a": (10, 10)}
+    active = 'chainlit_session_type="websocket",chainlit_session_state="connected"'
+    series = [
+        {"series": f'{name}{{job="{job}",instance="1",{labels}}}', "values": values}
+        for job, values in connected.items()
+        for name, labels in (
+            ("chainlit_session_active", active),
+            ("chainlit_session_peak", 'chainlit_peak_window="15s"'),
+        )
+    ]
+    asked = [
+        {
+            "expr": target["expr"].replace("$job", jobs),
+            "eval_time": "50m",
+            "exp_samples": [{"labels": "{}", "value": bounds[jobs][bound]}],
+        }
+        for panel in panels(DASHBOARDS["chainlit-sessions.json"])
+        for target in panel["targets"]
+        if (bound := {"at least": 0, "at most": 1}.get(target["legendFormat"])) is not None
+        for jobs in bounds
+    ]
+    assert len(asked) == 2 * 2 * len(bounds)
+    test = {
+        "rule_files": [str(ROOT / "dashboards" / "rules.yml")],
+        "evaluation_interval": "15s",
+        "tests": [{"interval": "15s", "input_series": series, "promql_expr_test": asked}],
+    }
+    file = tmp_path / "test.json"
+    file.write_text(json.dumps(test))
+    done = subprocess.run(
+        ["promtool", "test", "rules", str(file)], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # The command
 
 
