@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from threading import Thread
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 
 from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
+from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
@@ -24,11 +25,14 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
+from chainlit_otel.forks import MetricsOfOneProcess, ReaderOfOneProcess, SpansOfOneProcess, forget
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ class Pipeline:
     def histograms(self) -> Histograms | None:
         """What keeps the histograms in place of our provider; None if that keeps them itself."""
         return self.reader.histograms if self.reader is not None else None
+
+    def given(self) -> tuple[MeterProvider | None, TracerProvider | None]:
+        """Return the providers of the application, as `build_pipeline` takes them."""
+        meters = self.meter_providers[0]
+        return None if is_ours(meters) else meters, self.tracer_provider
 
     def tracer(self) -> Tracer:
         """Return the tracer of this package."""
@@ -105,13 +114,14 @@ def build_pipeline(
         ValueError: A standard variable asks for an exporter that is not there.
     """
     global _our_tracers
+    _renew()
     # What is refused is refused before any global provider is set.
     exporter = None if tracer_provider is not None else _span_exporter()
     meters, reader = _meter_providers(settings, meter_provider)
     if exporter is not None:
-        resource = _HashedOnce(_resource(settings).attributes)
+        resource = _resource(settings)
         provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(BatchSpanProcessor(_renewable(exporter)))
         trace.set_tracer_provider(provider)
         _our_tracers = provider
     return Pipeline(meters, reader, tracer_provider)
@@ -125,7 +135,9 @@ def _span_exporter() -> Any:
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
     protocol = otlp_protocol("TRACES")
-    return None if protocol is None else _otlp_exporter("TRACES", protocol)
+    if protocol is None:
+        return None
+    return SpansOfOneProcess(functools.partial(_otlp_exporter, "TRACES", protocol))
 
 
 def _meter_providers(
@@ -170,7 +182,7 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     if _ours is None:
         exporting = _otlp_readers()
         # What an exporter sends has the shape that the standard variables ask for.
-        reader = ScrapeReader(None if exporting else Histograms())
+        reader = _renewable(ScrapeReader(None if exporting else Histograms()))
         provider = SdkMeterProvider(
             metric_readers=[reader, *exporting],
             resource=_resource(settings),
@@ -181,8 +193,53 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     return _ours
 
 
-class _HashedOnce(Resource):
-    """A resource that is hashed once: the encoder of OTLP asks for that with each span.
+_renewables: list[Any] = []
+_home = os.getpid()
+
+
+def _renewable(thing: T) -> T:
+    """Have something renewed in a forked child that begins to observe."""
+    _renewables.append(thing)
+    return thing
+
+
+def _renew() -> None:
+    """In a forked child, have our providers begin anew: they and what was made by them stay."""
+    global _home
+    if _home == os.getpid():
+        return
+    _home = os.getpid()
+    for thing in _renewables:
+        thing.renew()
+    if _ours is not None:
+        forget(_ours[0])
+        _rename(_ours[0]._sdk_config.resource)
+    if _our_tracers is not None:
+        _rename(_our_tracers.resource)
+
+
+def _rename(resource: Resource) -> None:
+    """Give the resource of a forked child an instance id of its own.
+
+    Newer SDKs do so; they put another resource in its place.
+    """
+    if isinstance(resource, _OfThisProcess):
+        vars(resource).pop("_hash", None)
+        own = {**resource.attributes, SERVICE_INSTANCE_ID: _instance_id()}
+        resource._attributes = BoundedAttributes(attributes=own)
+
+
+@functools.lru_cache(maxsize=1)
+def _id_of_process(pid: int) -> str:
+    return str(uuid.uuid4())
+
+
+def _instance_id() -> str:
+    return _id_of_process(os.getpid())
+
+
+class _OfThisProcess(Resource):
+    """A resource of ours, which is hashed once: the encoder of OTLP asks for that with each span.
 
     The SDK writes all of it as JSON to do so, a fifth of what it takes to export a span.
     """
@@ -202,13 +259,14 @@ def _resource(settings: Settings) -> Resource:
     named = settings.service_name or "service.name=" in os.environ.get(
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
-    return Resource.create(
+    resource = Resource.create(
         {
             SERVICE_NAME: settings.service_name
             or (str(environment[SERVICE_NAME]) if named else "chainlit"),
-            SERVICE_INSTANCE_ID: environment.get(SERVICE_INSTANCE_ID) or str(uuid.uuid4()),
+            SERVICE_INSTANCE_ID: environment.get(SERVICE_INSTANCE_ID) or _instance_id(),
         }
     )
+    return _OfThisProcess(resource.attributes, resource.schema_url)
 
 
 def _views() -> Iterable[View]:
@@ -227,7 +285,8 @@ def _otlp_readers() -> list[MetricReader]:
     protocol = otlp_protocol("METRICS")
     if protocol is None:
         return []
-    return [PeriodicExportingMetricReader(_otlp_exporter("METRICS", protocol))]
+    exporter = MetricsOfOneProcess(functools.partial(_otlp_exporter, "METRICS", protocol))
+    return [_renewable(ReaderOfOneProcess(_renewable(exporter)))]
 
 
 def otlp_protocol(signal: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +21,7 @@ from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import Session, SessionLedger
 from chainlit_otel.core.turns import Turn, TurnLedger
+from chainlit_otel.forks import renew_locks
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import access as access_probe
@@ -30,7 +32,7 @@ from chainlit_otel.probes import event_loop as event_loop_probe
 from chainlit_otel.probes import feedback as feedback_probe
 from chainlit_otel.probes import files as files_probe
 from chainlit_otel.probes import http as http_probe
-from chainlit_otel.probes import lifecycle
+from chainlit_otel.probes import lifecycle, processes
 from chainlit_otel.probes import mcp as mcp_probe
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes import pools as pools_probe
@@ -54,6 +56,8 @@ OPTIONAL = ("mcp",)
 _lock = RLock()
 _active: Runtime | None = None
 _dormant: Runtime | None = None
+# In a forked child, what the parent had, until the child serves Chainlit itself; and what with.
+_inherited: Runtime | None = None
 
 
 def enable(
@@ -81,7 +85,7 @@ def enable(
     settings = settings or Settings()
     with _lock:
         _active = _active or _surviving()
-        if _active is not None:
+        if _active is not None or _inherited is not None:
             return
         if settings.disabled:
             log(logging.INFO, "chainlit-otel is off (OTEL_SDK_DISABLED)")
@@ -103,8 +107,11 @@ def disable() -> None:
     what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
     taken out; it goes inert.
     """
-    global _active, _dormant
+    global _active, _dormant, _inherited
     with _lock:
+        if _inherited is not None:
+            _inherited.abandon()
+            _inherited = None
         runtime, _active = _active or _surviving(), None
         if runtime is not None:
             runtime.close()
@@ -135,6 +142,39 @@ def active() -> Runtime | None:
         return _active or _surviving()
 
 
+def _forked() -> None:
+    """Leave to the parent what is the parent's; called in every forked child."""
+    global _lock, _active, _dormant, _inherited
+    _lock = RLock()
+    runtime, _active, _dormant = _active, None, None
+    if runtime is not None:
+        renew_locks([runtime, watching.pools, watching.caches])
+        _inherited = runtime
+        runtime.fall_silent(_observe_child)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
+def _observe_child() -> None:
+    """Observe this process, a forked child that begins to serve Chainlit."""
+    global _active, _inherited
+    with _lock:
+        parents, _inherited = _inherited, None
+        if parents is None:
+            return
+        guard = Guard("server")
+        with guard:
+            parents.abandon()
+        with guard:
+            meters, tracers = parents.pipeline.given()
+            pipeline = build_pipeline(parents.settings, meters, tracers)
+            runtime = Runtime(parents.settings, pipeline, adopt=False)
+            runtime.start()
+            _active = runtime
+
+
 def _surviving() -> Runtime | None:
     """Return the instance of an earlier import of this package, if it still observes."""
     session = sys.modules.get("chainlit.session")
@@ -150,10 +190,12 @@ class Runtime:
     Args:
         settings: The settings.
         pipeline: Where metrics and spans go.
+        adopt: Whether the sessions that are open when the probes are installed are this process's.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, adopt: bool = True) -> None:
         self._settings = settings
+        self._adopt = adopt
         self._pipeline = pipeline
         self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
         self._telemetry = telemetry = Telemetry(
@@ -189,6 +231,7 @@ class Runtime:
         self._admin: AdminServer | None = None
         self._running = False
         self._exported = False
+        self._on_serving: Callable[[], None] | None = None
 
     @property
     def settings(self) -> Settings:
@@ -241,13 +284,45 @@ class Runtime:
             "internal_errors": {name: g.errors for name, g in self._guards.items()},
         }
 
+    def fall_silent(self, on_serving: Callable[[], None]) -> None:
+        """In a forked child, neither observe nor say anything any more, for good.
+
+        Args:
+            on_serving: Called when the child begins to serve Chainlit.
+        """
+        self._running = False
+        self._on_serving = on_serving
+        atexit.unregister(self.stop)
+        # Most children serve nothing, and may do without the time that it takes to undo them.
+        for patches in self._patches:
+            patches.active = False
+        self._telemetry.silence()
+        if self._admin is not None:
+            with self._guards["server"]:
+                self._admin.abandon()
+            self._admin = None
+        if _LAST_MODULE in sys.modules:
+            self._await_serving(on_serving)
+
+    def _await_serving(self, on_serving: Callable[[], None]) -> None:
+        # On behalf of nobody: it does not observe.
+        patches = Patches(None)
+        with self._guards["server"]:
+            processes.install(patches, self._guards["server"], on_serving)
+        self._patches.append(patches)
+
+    def abandon(self) -> None:
+        """Undo every patch, and no more: what was observed is the parent's."""
+        self._on_serving = None
+        while self._patches:
+            with self._guards["server"]:
+                self._patches.pop().undo()
+
     def close(self) -> None:
         """Undo every patch, close the books, export them and stop serving."""
         self._running = False
         atexit.unregister(self.stop)
-        while self._patches:
-            with self._guards["server"]:
-                self._patches.pop().undo()
+        self.abandon()
         self._finish(catalog.OTHER)
         with self._guards["server"]:
             self._telemetry.close()
@@ -307,9 +382,13 @@ class Runtime:
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""
+        if self._on_serving is not None:
+            self._await_serving(self._on_serving)
         if not self._running or self._patches:
             return
-        self._probe("sessions", partial(sessions_probe.install, sessions=self._sessions))
+        self._probe(
+            "sessions", partial(sessions_probe.install, sessions=self._sessions, adopt=self._adopt)
+        )
         self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
         self._probe("messages", partial(messages_probe.install, messages=self._messages))
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))

@@ -152,6 +152,10 @@ class Telemetry:
     def close(self) -> None:
         """Stop observing. An instrument cannot be taken back, so it falls silent."""
         self.settle()
+        self.silence()
+
+    def silence(self) -> None:
+        """Observe nothing from now on, and leave what was recorded where it is."""
         for instruments in self._instruments:
             instruments.silence()
 

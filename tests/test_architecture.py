@@ -105,7 +105,17 @@ USES: dict[str, tuple[str, ...]] = {
     "telemetry": ("catalog", "guard", "histograms", "version"),
     "tracing": ("catalog", "guard"),
     "server": ("server", "catalog", "guard", "histograms", "version"),
-    "providers": ("catalog", "guard", "histograms", "server", "settings", "telemetry", "version"),
+    "forks": (),
+    "providers": (
+        "catalog",
+        "forks",
+        "guard",
+        "histograms",
+        "server",
+        "settings",
+        "telemetry",
+        "version",
+    ),
     "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),
     "promql": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording"),
@@ -175,6 +185,7 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
     emitters = ours(
+        "forks",
         "histograms",
         "telemetry",
         "tracing",

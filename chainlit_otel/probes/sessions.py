@@ -99,6 +99,15 @@ class Sessions:
         finalizer.atexit = False
         self._on_start(handle.hash)
 
+    def adopt(self) -> None:
+        """Take up the sessions that are open now."""
+        for session in list(_registry().values()):
+            self.started(session, "websocket")
+
+    def knows(self, session: Any) -> bool:
+        """Tell whether a session is in the books, be it over."""
+        return session in self._handles
+
     def took_a_turn(self, session: Any) -> None:
         """A message of the session's user is about to be processed."""
         if handle := self._handles.get(session):
@@ -240,8 +249,17 @@ def _site(frame: FrameType | None) -> str | None:
     return _SITES.get(function, catalog.OTHER)
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sessions) -> None:
+def install(
+    patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sessions, adopt: bool
+) -> None:
     """Wrap the session classes.
+
+    Args:
+        patches: Takes the changes.
+        guard: Holds what goes wrong in this probe.
+        telemetry: Shows the books.
+        sessions: The books.
+        adopt: Whether the sessions that are open now are taken up.
 
     Raises:
         SeamMissing: This version of Chainlit has no such class or method.
@@ -258,8 +276,8 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sess
     patches.wrap(websocket, "require", _requiring(guard, sessions))
     patches.wrap(http, "__init__", _starting(guard, sessions, "http"))
     patches.wrap(http, "delete", _deleting(guard, sessions))
-    for session in list(module.ws_sessions_id.values()):
-        sessions.started(session, "websocket")
+    if adopt:
+        sessions.adopt()
     _observe(sessions, telemetry)
 
 

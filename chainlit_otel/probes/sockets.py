@@ -171,6 +171,8 @@ class Sockets:
             known.clear()
         sio = import_module("chainlit.server").sio
         for sid, session in list(import_module("chainlit.session").ws_sessions_sid.items()):
+            if not self._sessions.knows(session):
+                continue
             if sio.manager.is_connected(sid, _NAMESPACE):
                 self.opened(sid)
             else:

@@ -18,6 +18,8 @@ logger = logging.getLogger("chainlit_otel")
 
 _PORTS = 16
 
+_inherited: list[AdminServer] = []
+
 
 class AdminServer:
     """Serves an ASGI application from a thread.
@@ -67,9 +69,22 @@ class AdminServer:
         self._thread.join(timeout=5)
         self._socket.close()
 
+    def abandon(self) -> None:
+        """In a forked child, let go of what the parent serves.
+
+        As long as the child had its sockets, too, the port would not be free when the parent stops,
+        and its clients would not see that it closes their connections.
+        """
+        # Its event loop is the parent's, down to the handle of the system. It must not be closed
+        # here, as it would be with the last reference to it.
+        _inherited.append(self)
+        self._server.close_sockets()
+        self._socket.close()
+
     def _run(self) -> None:
-        # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio).
-        loop = asyncio.new_event_loop()
+        # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio). And no other kind of
+        # loop, whose sockets may not be closed in a forked child.
+        loop = asyncio.SelectorEventLoop()
         loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         loop.close()
 
@@ -86,6 +101,12 @@ class _IdleServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         if not self.should_exit:
             await self._ended.wait()
+
+    def close_sockets(self) -> None:
+        """Close the connections in this process alone, without a word to their clients."""
+        for connection in list(self.server_state.connections):
+            # Not by the transport, which would have the system's handle of the loop forget it.
+            connection.transport._sock.close()  # type: ignore[attr-defined]
 
     def end(self) -> None:
         """Stop serving; called from another thread."""

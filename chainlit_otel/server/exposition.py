@@ -55,6 +55,12 @@ class ScrapeReader(MetricReader):
         self._lock = Lock()
         self._data: MetricsData | None = None
 
+    def renew(self) -> None:
+        """Begin anew, in a forked child that has inherited this."""
+        self._lock = Lock()
+        if self.histograms is not None:
+            self.histograms = Histograms()
+
     def read(self) -> MetricsData | None:
         """Collect now and return the metrics; None if there are none."""
         with self._lock:
