@@ -312,6 +312,7 @@ FOLDED_ATTRIBUTE = Attribute(
         DENIAL_REASON.key,
     ),
 )
+DROP_REASON = Attribute("chainlit_otel.drop_reason", ("name", "buckets", "value", "unsupported"))
 
 # An HTTP session has no socket to lose: nothing clears it and no grace time runs out.
 _ENDS = tuple(
@@ -707,6 +708,14 @@ LABEL_OVERFLOW = Metric(
     (FOLDED_ATTRIBUTE,),
     label_sets=_every(FOLDED_ATTRIBUTE),
 )
+EXPOSITION_DROPPED = Metric(
+    "chainlit_otel.exposition.dropped",
+    "counter",
+    "{metric}",
+    "Metrics of the app that `/metrics` does not show, or not in full; the log names the first.",
+    (DROP_REASON,),
+    label_sets=_every(DROP_REASON),
+)
 
 # Spans
 
@@ -790,4 +799,5 @@ METRICS: tuple[Metric, ...] = (
     INTERNAL_ERRORS,
     PROBE_ENABLED,
     LABEL_OVERFLOW,
+    EXPOSITION_DROPPED,
 )

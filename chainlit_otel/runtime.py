@@ -480,6 +480,10 @@ class Runtime:
         self._telemetry.observe(
             catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._probes.items()}
         )
+        if self._pipeline.reader is not None:
+            self._telemetry.observe(
+                catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
+            )
 
     def _session_ended(self, session: Session, reason: str, seconds: float) -> None:
         with self._guards["sessions"]:

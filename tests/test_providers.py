@@ -114,9 +114,16 @@ def test_when_asked_to_the_metrics_go_to_both() -> None:
         say(providers=len(pipeline.meter_providers), first=pipeline.meter_providers[0] is host,
             global_is_host=metrics.get_meter_provider() is host,
             read=[sum(len(scope.metrics) for scope in data.resource_metrics[0].scope_metrics)
-                  for data in (reader.get_metrics_data(), pipeline.reader.read())])
+                  for data in (reader.get_metrics_data(), pipeline.reader.read())],
+            kept=[metric.name for metric, *_ in pipeline.histograms.read()])
     """)
-    assert facts == {"providers": 2, "first": True, "global_is_host": True, "read": [2, 2]}
+    assert facts == {
+        "providers": 2,
+        "first": True,
+        "global_is_host": True,
+        "read": [2, 1],
+        "kept": ["chainlit.connection.duration"],
+    }
 
 
 def test_a_given_provider_is_used_and_made_nobody_elses() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
@@ -44,10 +45,10 @@ class MetricsEndpoint:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._token = token
-        self._registry = registry
         self._elsewhere = reader is None
+        self._collector: Collector = registry
         if reader is not None:
-            registry.register(OpenTelemetryCollector(reader, guard))
+            self._collector = OpenTelemetryCollector(reader, guard, registry)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one scrape."""
@@ -64,8 +65,8 @@ class MetricsEndpoint:
     def _page(self, request: Request) -> Page:
         asked = wanted(request)
         if not self._elsewhere:
-            return render(self._registry, asked)
-        page = render(self._registry, asked._replace(openmetrics=False, gzip=False))
+            return render(self._collector, asked)
+        page = render(self._collector, asked._replace(openmetrics=False, gzip=False))
         return Page(_ELSEWHERE.encode() + page.body, page.headers)
 
     def _admits(self, request: Request) -> bool:

@@ -2,31 +2,35 @@
 
 The official exporter pins the SDK to one minor release, adds three scope labels to every
 series and cannot show a series before its first event; this one does none of that.
+
+Whatever the application measures, what comes out can be rendered and parsed: what becomes the same
+in Prometheus is merged, and what cannot be shown is left out, counted, and said once.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import math
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from contextlib import suppress
+from functools import lru_cache
+from itertools import accumulate, pairwise
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics.export import (
-    AggregationTemporality,
     Gauge,
     Histogram,
     HistogramDataPoint,
     MetricReader,
     MetricsData,
     NumberDataPoint,
-    ResourceMetrics,
-    ScopeMetrics,
     Sum,
 )
 from opentelemetry.sdk.metrics.export import Metric as SdkMetric
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from prometheus_client import Metric as Family
 from prometheus_client.core import Exemplar, Sample
 from prometheus_client.registry import Collector
@@ -35,11 +39,55 @@ from prometheus_client.utils import floatToGoString
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms, Series
-from chainlit_otel.version import __version__
+from chainlit_otel.server.rendering import names_of
+
+logger = logging.getLogger("chainlit_otel")
+
+Labels = tuple[tuple[str, str], ...]
+Scope = tuple[str, str]
+"""The name and the version of an instrumentation scope."""
 
 _SCOPE_LABELS = ("otel_scope_name", "otel_scope_version")
 
-Labels = Mapping[str, str]
+# Prometheus itself gives these to the samples of histograms and summaries.
+_RESERVED_LABELS = ("le", "quantile")
+
+# An app may make up names without end.
+_MOST_DROPPED = 1000
+
+
+class Dropped:
+    """What of the application's metrics could not be shown: counted, and said once a reason.
+
+    Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._names: dict[str, set[str]] = {r: set() for r in catalog.DROP_REASON.values}
+
+    def add(self, reason: str, name: str, why: str) -> None:
+        """Note that a metric, or a series of it, is not shown."""
+        with self._lock:
+            names = self._names[reason]
+            first = not names
+            if len(names) < _MOST_DROPPED:
+                names.add(name)
+        if first:
+            # The handlers and filters of the log are the application's, and may raise.
+            with suppress(Exception):
+                logger.warning(
+                    "/metrics leaves out %.200r: %s; others for the same reason are only counted "
+                    "(%s)",
+                    name,
+                    why,
+                    catalog.EXPOSITION_DROPPED.prometheus_name,
+                )
+
+    def counts(self) -> dict[catalog.LabelSet, int]:
+        """Return how many metrics are not shown, or not in full, by reason."""
+        with self._lock:
+            return {(reason,): len(names) for reason, names in self._names.items()}
 
 
 class ScrapeReader(MetricReader):
@@ -47,11 +95,15 @@ class ScrapeReader(MetricReader):
 
     Args:
         histograms: What keeps the histograms of the catalogue, if the provider does not.
+
+    Attributes:
+        dropped: What was read and could not be shown.
     """
 
     def __init__(self, histograms: Histograms | None = None) -> None:
         super().__init__()
         self.histograms = histograms
+        self.dropped = Dropped()
         self._lock = Lock()
         self._data: MetricsData | None = None
 
@@ -66,11 +118,7 @@ class ScrapeReader(MetricReader):
         with self._lock:
             self._data = None
             self.collect()
-            if self._data is None or self.histograms is None:
-                return self._data
-            first, *others = self._data.resource_metrics
-            scopes = [_kept(self.histograms), *first.scope_metrics]
-            return MetricsData([ResourceMetrics(first.resource, scopes, ""), *others])
+            return self._data
 
     def _receive_metrics(
         self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
@@ -85,178 +133,313 @@ class ScrapeReader(MetricReader):
         """Do nothing: there is nothing to close."""
 
 
-def _kept(histograms: Histograms) -> ScopeMetrics:
-    points: dict[catalog.Metric, list[HistogramDataPoint]] = {}
-    for metric, values, series in histograms.read():
-        points.setdefault(metric, []).append(_point(metric, metric.labels(values), series))
-    metrics = [
-        SdkMetric(
-            metric.name,
-            metric.description,
-            metric.unit,
-            Histogram(data_points, AggregationTemporality.CUMULATIVE),
-        )
-        for metric, data_points in points.items()
-    ]
-    return ScopeMetrics(InstrumentationScope(catalog.SCOPE, __version__), metrics, "")
-
-
-def _point(metric: catalog.Metric, labels: Labels, series: Series) -> HistogramDataPoint:
-    return HistogramDataPoint(
-        attributes=labels,
-        start_time_unix_nano=0,
-        time_unix_nano=0,
-        count=sum(series.counts),
-        sum=series.sum,
-        bucket_counts=series.counts,
-        explicit_bounds=metric.bounds,
-        min=0.0,
-        max=0.0,
-        exemplars=list(series.exemplars.values()),  # type: ignore[arg-type]  # of the same names
-    )
-
-
 class OpenTelemetryCollector(Collector):
-    """Collects a reader's metrics for a registry of prometheus_client.
+    """Collects a reader's metrics, and those of the process, as families of prometheus_client.
 
     Args:
         reader: The reader.
         guard: Holds what goes wrong with one metric; the others are served all the same.
+        process: Collects the metrics of the process.
     """
 
-    def __init__(self, reader: ScrapeReader, guard: Guard) -> None:
+    def __init__(self, reader: ScrapeReader, guard: Guard, process: Collector) -> None:
         self._reader = reader
         self._guard = guard
-
-    def describe(self) -> Iterable[Family]:
-        """Return nothing, so that a registry does not collect in order to register."""
-        return ()
+        self._process = process
 
     def collect(self) -> Iterable[Family]:
         """Return every metric family, with a series for each label set of the catalogue."""
-        families: dict[str, Family] = {}
         data = self._reader.read()
-        for resource in data.resource_metrics if data else ():
-            families["target"] = _target_info(resource.resource.attributes)
-            for metric, labels in _with_scope_labels(resource.scope_metrics):
-                with self._guard:
-                    _add(families, metric, labels)
-        for histogram in _ZEROS:
-            _add_zeros(families, histogram)
-        return families.values()
+        resources = data.resource_metrics if data else ()
+        families = _Families(self._reader.dropped)
+        # What others measure takes no name of the process and none of the catalogue.
+        with self._guard:
+            for family in self._process.collect():
+                families.add(family)
+        for resource in resources:
+            with self._guard:
+                families.add(_target(resource.resource.attributes))
+        for row in catalog.METRICS:
+            families.declare(_family_name(row.name, row.unit, row.kind), row.kind, row.description)
+        others: list[tuple[SdkMetric, Scope]] = []
+        for resource in resources:
+            for metrics in resource.scope_metrics:
+                scope = metrics.scope.name, metrics.scope.version or ""
+                for metric in metrics.metrics:
+                    if scope[0] == catalog.SCOPE and metric.name in _CATALOGUE:
+                        with self._guard:
+                            families.add_metric(metric, {})
+                    else:
+                        others.append((metric, scope))
+        for kept in self._reader.histograms.read() if self._reader.histograms else ():
+            with self._guard:
+                families.add_kept(*kept)
+        families.add_zeros()
+        for metric, labels in families.with_scope_labels(others):
+            with self._guard:
+                families.add_metric(metric, labels)
+        return families.rendered()
 
 
-def _target_info(attributes: Mapping[str, Any]) -> Family:
+_CATALOGUE = frozenset(metric.name for metric in catalog.METRICS)
+
+
+def _target(attributes: Mapping[str, Any]) -> Family:
     family = Family("target", "Resource of the process.", "info")
-    family.add_sample("target_info", _labels(attributes), 1)
+    family.add_sample("target_info", dict(_labels(attributes)), 1)
     return family
 
 
-def _with_scope_labels(scopes: Sequence[Any]) -> Iterator[tuple[SdkMetric, Labels]]:
-    """Give each metric the label of its scope only where two scopes share the name."""
-    owners: dict[str, set[tuple[str, str]]] = {}
-    for scope in scopes:
-        for metric in scope.metrics:
-            owners.setdefault(_series(metric), set()).add(_identity(scope.scope))
-    for scope in scopes:
-        for metric in scope.metrics:
-            shared = len(owners[_series(metric)]) > 1
-            told = dict(zip(_SCOPE_LABELS, _identity(scope.scope), strict=True))
-            yield metric, {label: value for label, value in told.items() if shared and value}
-
-
-def _identity(scope: Any) -> tuple[str, str]:
-    return scope.name, scope.version or ""
-
-
-def _series(metric: SdkMetric) -> str:
-    return catalog.prometheus_name(metric.name, metric.unit or "", "counter")
-
-
-def _kind(metric: SdkMetric) -> catalog.Kind:
+def _kind(metric: SdkMetric) -> catalog.Kind | None:
     if isinstance(metric.data, Sum):
         return "counter" if metric.data.is_monotonic else "updowncounter"
     if isinstance(metric.data, Gauge):
         return "gauge"
-    if isinstance(metric.data, Histogram):
-        return "histogram"
-    raise ValueError(f"{metric.name}: {type(metric.data).__name__} has no Prometheus form")
+    return "histogram" if isinstance(metric.data, Histogram) else None
 
 
-def _add(families: dict[str, Family], metric: SdkMetric, scope: Labels) -> None:
-    kind = _kind(metric)
-    family = _family(families, metric.name, metric.unit or "", metric.description or "", kind)
-    for point in metric.data.data_points:
-        labels = {**_labels(point.attributes or {}), **scope}
-        if isinstance(point, HistogramDataPoint):
-            family.samples.extend(_histogram_samples(family.name, labels, point))
-        elif isinstance(point, NumberDataPoint):
-            suffix = "_total" if kind == "counter" else ""
-            family.add_sample(family.name + suffix, dict(labels), point.value)
-
-
-def _family(
-    families: dict[str, Family], name: str, unit: str, help: str, kind: catalog.Kind
-) -> Family:
+def _family_name(name: str, unit: str, kind: catalog.Kind) -> str:
     translated = catalog.prometheus_name(name, unit, kind)
-    if kind == "counter":
-        translated = translated.removesuffix("_total")
-    type = "gauge" if kind == "updowncounter" else kind
-    family = families.setdefault(translated, Family(translated, help, type))
-    if family.type != type:
-        raise ValueError(f"{name} is a {type} here and a {family.type} elsewhere")
-    return family
+    return translated.removesuffix("_total") if kind == "counter" else translated
 
 
-def _labels(attributes: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        "".join(c if c.isalnum() else "_" for c in key): value
-        if isinstance(value, str)
-        else json.dumps(value, default=list)
-        for key, value in attributes.items()
+# What each type adds to the name of its family in a sample with a number.
+_SUFFIXES = {"counter": "_total", "info": "_info"}
+
+
+class _Buckets(NamedTuple):
+    """One series of a histogram.
+
+    Attributes:
+        totals: How many values there are up to each upper edge.
+        sum: The sum of the values.
+        exemplars: By the upper edge of their bucket.
+    """
+
+    totals: dict[str, int]
+    sum: float
+    exemplars: dict[str, Exemplar]
+
+    def plus(self, other: _Buckets) -> _Buckets:
+        totals = {edge: total + other.totals[edge] for edge, total in self.totals.items()}
+        return _Buckets(totals, self.sum + other.sum, {**self.exemplars, **other.exemplars})
+
+
+class _Family:
+    """A family in the making: each series is in it once."""
+
+    def __init__(self, name: str, type: str, help: str) -> None:
+        self.family = Family(name, _printable(help), type)
+        self.names = names_of(self.family)
+        self.sample_name = name + _SUFFIXES.get(type, "")
+        self.numbers: dict[Labels, float] = {}
+        self.histograms: dict[Labels, _Buckets] = {}
+
+    def rendered(self) -> Family:
+        name = self.sample_name
+        samples = [Sample(name, dict(labels), n) for labels, n in self.numbers.items()]
+        for labels, buckets in self.histograms.items():
+            samples += _histogram_samples(self.family.name, dict(labels), buckets)
+        self.family.samples = samples
+        return self.family
+
+
+def _histogram_samples(name: str, labels: dict[str, str], buckets: _Buckets) -> Iterator[Sample]:
+    for edge, total in buckets.totals.items():
+        exemplar = buckets.exemplars.get(edge)
+        yield Sample(f"{name}_bucket", {**labels, "le": edge}, total, None, exemplar)
+    yield Sample(f"{name}_count", labels, total)
+    yield Sample(f"{name}_sum", labels, buckets.sum)
+
+
+class _Families:
+    """All that one scrape shows."""
+
+    def __init__(self, dropped: Dropped) -> None:
+        self._dropped = dropped
+        self._families: dict[str, _Family] = {}
+        self._taken: set[str] = set()
+
+    def declare(self, name: str, kind: str, help: str) -> _Family | None:
+        """Return the family of this name; None if the name means something else already."""
+        type = "gauge" if kind == "updowncounter" else kind
+        found = self._families.get(name)
+        if found is not None:
+            return found if found.family.type == type else None
+        made = _Family(name, type, help)
+        if not self._taken.isdisjoint(made.names):
+            return None
+        self._taken |= made.names
+        self._families[name] = made
+        return made
+
+    def add(self, family: Family) -> None:
+        """Add what prometheus_client collects."""
+        added = self.declare(family.name, family.type, family.documentation)
+        if added is None:
+            return
+        for sample in family.samples:
+            if sample.name == added.sample_name:
+                added.numbers[tuple(sorted(sample.labels.items()))] = sample.value
+
+    def with_scope_labels(
+        self, metrics: Sequence[tuple[SdkMetric, Scope]]
+    ) -> Iterator[tuple[SdkMetric, Mapping[str, str]]]:
+        """Give each metric the labels of its scope only where another one has its name."""
+        scopes: dict[str, set[Scope]] = {name: {("", "")} for name in self._families}
+        named = []
+        for metric, scope in metrics:
+            kind = _kind(metric)
+            name = _family_name(metric.name, metric.unit or "", kind) if kind else ""
+            scopes.setdefault(name, set()).add(scope)
+            named.append((name, metric, scope))
+        for name, metric, scope in named:
+            shared = len(scopes[name]) > 1
+            yield metric, dict(zip(_SCOPE_LABELS, scope, strict=True)) if shared else {}
+
+    def add_metric(self, metric: SdkMetric, scope: Mapping[str, str]) -> None:
+        """Add what the SDK has collected, with the labels of its scope, if any."""
+        kind = _kind(metric)
+        if kind is None:
+            why = f"{type(metric.data).__name__} has no Prometheus form"
+            self._dropped.add("unsupported", metric.name, why)
+            return
+        name = _family_name(metric.name, metric.unit or "", kind)
+        family = self.declare(name, kind, metric.description or "") if name else None
+        if family is None:
+            why = f"the name {name!r} is taken by another metric, or by a part of one"
+            self._dropped.add("name", metric.name, why)
+            return
+        for point in metric.data.data_points:
+            labels = _labels({**(point.attributes or {}), **scope})
+            if isinstance(point, HistogramDataPoint):
+                self._add_buckets(family, labels, metric.name, _buckets(point))
+            elif isinstance(point, NumberDataPoint):
+                adds = isinstance(metric.data, Sum)
+                self._add_number(family, labels, metric.name, point.value, adds)
+
+    def _add_number(
+        self, family: _Family, labels: Labels, name: str, value: Any, adds: bool
+    ) -> None:
+        number = _number(value)
+        if number is None or (family.family.type == "counter" and not number >= 0):
+            why = f"{value!r:.100} is no value of a {family.family.type}"
+            self._dropped.add("value", name, why)
+            return
+        family.numbers[labels] = number + (family.numbers.get(labels, 0.0) if adds else 0.0)
+
+    def _add_buckets(
+        self, family: _Family, labels: Labels, name: str, buckets: _Buckets | None
+    ) -> None:
+        if buckets is None or not buckets.sum >= 0:
+            self._dropped.add("value", name, "its bounds or its sum are no numbers in order")
+            return
+        known = family.histograms.get(labels)
+        if known is not None and known.totals.keys() != buckets.totals.keys():
+            why = "the same series is there with other buckets"
+            self._dropped.add("buckets", name, why)
+            return
+        family.histograms[labels] = buckets if known is None else known.plus(buckets)
+
+    def add_kept(self, metric: catalog.Metric, values: catalog.LabelSet, series: Series) -> None:
+        """Add a series of a histogram that is kept here."""
+        family = self._families[metric.prometheus_name]
+        exemplars = {
+            _EDGES[metric][bucket]: _exemplar(exemplar)
+            for bucket, exemplar in series.exemplars.items()
+        }
+        totals = dict(zip(_EDGES[metric], accumulate(series.counts), strict=True))
+        buckets = _Buckets(totals, series.sum, exemplars)
+        self._add_buckets(family, _labels(metric.labels(values)), metric.name, buckets)
+
+    def add_zeros(self) -> None:
+        """Add what of the catalogue's histograms has to be there before its first value.
+
+        The SDK shows a series from its first record on, and `rate()` would lose that one.
+        """
+        for metric, edges in _EDGES.items():
+            histograms = self._families[metric.prometheus_name].histograms
+            for labels in _ZEROS[metric]:
+                histograms.setdefault(labels, _Buckets(dict.fromkeys(edges, 0), 0.0, {}))
+
+    def rendered(self) -> list[Family]:
+        """Return what has a series."""
+        rendered = [family.rendered() for family in self._families.values()]
+        return [family for family in rendered if family.samples]
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _buckets(point: HistogramDataPoint) -> _Buckets | None:
+    """Return the series of a point; None if no histogram can be made of it."""
+    bounds = [*point.explicit_bounds, math.inf]
+    total = _number(point.sum)
+    if total is None or not all(a <= b for a, b in pairwise(bounds)):
+        return None
+    # Nothing that is negative is recorded, and OpenMetrics has no sum beside a negative edge.
+    totals = {
+        _edge(bound): total
+        for bound, total in zip(bounds, accumulate(point.bucket_counts), strict=True)
+        if bound >= 0
     }
-
-
-def _histogram_samples(name: str, labels: Labels, point: HistogramDataPoint) -> Iterator[Sample]:
     exemplars = {
-        bisect_left(point.explicit_bounds, exemplar.value): _exemplar(exemplar)
+        _edge(bounds[bisect_left(bounds, exemplar.value)]): _exemplar(exemplar)
         for exemplar in point.exemplars
         if exemplar.trace_id
     }
-    edges = [*map(floatToGoString, point.explicit_bounds), "+Inf"]
-    for i, (edge, total) in enumerate(zip(edges, accumulate(point.bucket_counts), strict=True)):
-        yield Sample(f"{name}_bucket", {**labels, "le": edge}, total, None, exemplars.get(i))
-    yield Sample(f"{name}_count", dict(labels), point.count)
-    yield Sample(f"{name}_sum", dict(labels), point.sum)
+    return _Buckets(totals, total, exemplars)
+
+
+def _edge(bound: float) -> str:
+    # There are two zeros.
+    return str(floatToGoString(bound + 0.0))  # type: ignore[no-untyped-call]
 
 
 def _exemplar(exemplar: Any) -> Exemplar:
     labels = {"trace_id": f"{exemplar.trace_id:032x}", "span_id": f"{exemplar.span_id:016x}"}
-    return Exemplar(labels, exemplar.value, exemplar.time_unix_nano / 1e9)
+    return Exemplar(labels, float(exemplar.value), exemplar.time_unix_nano / 1e9)
 
 
-def _zero_samples(metric: catalog.Metric) -> dict[frozenset[tuple[str, str]], list[Sample]]:
-    empty = _point(metric, {}, Series(len(metric.bounds) + 1))
-    zeros = {}
-    for values in metric.label_sets:
-        labels = _labels(metric.labels(values))
-        zeros[frozenset(labels.items())] = list(
-            _histogram_samples(metric.prometheus_name, labels, empty)
-        )
-    return zeros
+def _labels(attributes: Mapping[str, Any]) -> Labels:
+    """Return attributes as labels; what becomes one label is joined, as OpenTelemetry asks for.
+
+    https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
+    """
+    labels: dict[str, str] = {}
+    for key in sorted(attributes, key=str):
+        value = attributes[key]
+        text = _printable(value if isinstance(value, str) else json.dumps(value, default=str))
+        # To Prometheus, an empty label is none.
+        if text:
+            label = _label(str(key))
+            labels[label] = f"{labels[label]};{text}" if label in labels else text
+    return tuple(sorted(labels.items()))
 
 
-# The SDK shows a histogram's series from its first record on, and `rate()` would lose that one.
-_ZEROS = {metric: _zero_samples(metric) for metric in catalog.METRICS if metric.kind == "histogram"}
+@lru_cache(maxsize=1024)
+def _label(key: str) -> str:
+    # Names that begin with two underscores are for Prometheus alone, and none are left here.
+    label = re.sub(r"[^a-zA-Z0-9]+", "_", key)
+    if not label or label[0].isdigit():
+        label = "_" + label
+    return f"exported_{label}" if label in _RESERVED_LABELS else label
 
 
-def _add_zeros(families: dict[str, Family], metric: catalog.Metric) -> None:
-    family = _family(families, metric.name, metric.unit, metric.description, metric.kind)
-    present = {
-        frozenset(sample.labels.items())
-        for sample in family.samples
-        if sample.name.endswith("_count")
-    }
-    for labels, samples in _ZEROS[metric].items():
-        if labels not in present:
-            family.samples.extend(samples)
+def _printable(text: str) -> str:
+    """Return a text in which what is no UTF-8 is written out."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+_EDGES = {
+    metric: [*map(_edge, metric.bounds), "+Inf"]
+    for metric in catalog.METRICS
+    if metric.kind == "histogram"
+}
+_ZEROS = {
+    metric: [_labels(metric.labels(values)) for values in metric.label_sets] for metric in _EDGES
+}

@@ -34,7 +34,8 @@ FOREIGN = {
     "process_start_time_seconds",
     "http_server_request_duration_seconds_bucket",
 }
-NOT_SHOWN: set[str] = set()
+# What the app measures and `/metrics` cannot show is said by the log.
+NOT_SHOWN = {catalog.EXPOSITION_DROPPED.name}
 
 Json = dict[str, Any]
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -10,13 +10,12 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation, View
+from opentelemetry.sdk.metrics.view import View
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client import Metric as Family
 from prometheus_client.openmetrics import parser as openmetrics
-from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
@@ -26,8 +25,9 @@ from chainlit_otel.catalog import METRICS, LabelSet, Metric
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
+from chainlit_otel.server.rendering import Wanted, render
 from chainlit_otel.telemetry import Telemetry
-from tests.conftest import CompareGolden, InternalErrors
+from tests.conftest import CompareGolden
 from tests.support.labels import some_labels
 
 RESOURCE: dict[str, str | int] = {
@@ -35,6 +35,8 @@ RESOURCE: dict[str, str | int] = {
     "service.instance.id": "1",
     "process.pid": 7,
 }
+# Of the others there is nothing before their first value.
+SHOWN = [metric for metric in METRICS if metric.kind != "histogram" or metric.label_sets]
 TRACE = 0x0AF7651916CD43DD8448EB211C80319C
 SPAN = 0xB7AD6B7169203331
 
@@ -49,24 +51,30 @@ SeriesKey = tuple[str, frozenset[tuple[str, str]]]
 class Served:
     """A MeterProvider and what `/metrics` says of it."""
 
-    def __init__(self, *views: View, histograms: Histograms | None = None) -> None:
+    def __init__(
+        self,
+        *views: View,
+        histograms: Histograms | None = None,
+        resource: Mapping[str, Any] = RESOURCE,
+        process: CollectorRegistry | None = None,
+    ) -> None:
         self.guard = Guard("server")
         self.reader = ScrapeReader(histograms)
         self.provider = MeterProvider(
-            [self.reader], Resource({**RESOURCE}), shutdown_on_exit=False, views=views
+            [self.reader], Resource({**resource}), shutdown_on_exit=False, views=views
         )
         self.telemetry = Telemetry([self.provider], self.guard, histograms)
         # As in an app, there is more than histograms.
         self.telemetry.observe(catalog.SESSION_STARTS, dict)
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(OpenTelemetryCollector(self.reader, self.guard))
+        self.collector = OpenTelemetryCollector(
+            self.reader, self.guard, process or CollectorRegistry()
+        )
 
     def text(self) -> str:
-        return generate_latest(self.registry).decode()
+        return render(self.collector, Wanted()).body.decode()
 
     def openmetrics(self) -> str:
-        text: bytes = generate_openmetrics(self.registry)  # type: ignore[no-untyped-call]
-        return text.decode()
+        return render(self.collector, Wanted(openmetrics=True)).body.decode()
 
     def samples(self) -> list[Sample]:
         return [s for family in parse_text(self.text()) for s in family.samples]
@@ -142,7 +150,7 @@ def test_no_scope_labels_and_nothing_but_the_catalogue_and_the_target(served: Se
     families = served.families()
     assert set(families) == {
         "target",
-        *(metric.prometheus_name.removesuffix("_total") for metric in METRICS),
+        *(metric.prometheus_name.removesuffix("_total") for metric in SHOWN),
     }
     names = {label for family in families.values() for s in family.samples for label in s.labels}
     assert not [name for name in names if name.startswith("otel_scope")]
@@ -152,7 +160,7 @@ def test_a_family_has_its_type_and_its_help(served: Served) -> None:
     observe_everything(served)
     families = served.families()
     types = {"updowncounter": "gauge"}
-    for metric in METRICS:
+    for metric in SHOWN:
         family = families[metric.prometheus_name.removesuffix("_total")]
         assert family.type == types.get(metric.kind, metric.kind)
         assert family.documentation == metric.description
@@ -358,49 +366,14 @@ def test_two_names_that_become_one_do_not_give_one_series_twice(served: Served) 
     assert_valid(served)
 
 
-def test_two_scopes_that_disagree_on_the_kind_of_a_metric_lose_one_of_them(
-    served: Served, expected_internal_errors: InternalErrors
-) -> None:
-    observe_everything(served)
-    served.provider.get_meter("one").create_gauge("shared").set(1)
-    served.provider.get_meter("two").create_histogram("shared").record(1)
-    served.provider.get_meter("two").create_counter("fine").add(1)
-    assert len(served.values("shared")) == 1
-    assert len(expected_internal_errors) == served.guard.errors == 1
-    assert served.values("fine_total") == {frozenset(): 1}
-    assert len(served.values("chainlit_session_peak")) == 5
-    assert_valid(served)
-
-
-def test_what_has_no_prometheus_form_is_counted_not_raised(
-    expected_internal_errors: InternalErrors,
-) -> None:
-    served = Served(
-        View(instrument_name="wide", aggregation=ExponentialBucketHistogramAggregation())
-    )
-    observe_everything(served)
-    meter = served.provider.get_meter("theirs")
-    meter.create_histogram("wide").record(5)
-    meter.create_histogram("plain").record(5)
-    samples = served.samples()
-    assert not [s for s in samples if s.name.startswith("wide")]
-    assert [s.value for s in samples if s.name == "plain_count"] == [1]
-    assert "chainlit_session_starts_total" in {s.name for s in samples}
-    assert served.guard.errors == 1
-    assert "wide: ExponentialHistogram has no Prometheus form" in str(
-        expected_internal_errors[0][1]
-    )
-
-
 def test_our_metrics_do_not_depend_on_who_else_reads(served: Served) -> None:
     """A provider may have several readers; each keeps its own state."""
     other, ours = InMemoryMetricReader(), ScrapeReader()
     provider = MeterProvider([other, ours], Resource({**RESOURCE}), shutdown_on_exit=False)
     Telemetry([provider], served.guard).record(catalog.CONNECTION_DURATION, 2.0, "other")
     other.get_metrics_data()
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(OpenTelemetryCollector(ours, served.guard))
-    text = generate_latest(registry).decode()
+    collector = OpenTelemetryCollector(ours, served.guard, CollectorRegistry())
+    text = render(collector, Wanted()).body.decode()
     assert (
         'chainlit_connection_duration_seconds_count{chainlit_connection_close_reason="other"} 1.0'
         in text
