@@ -35,8 +35,8 @@ lint: $(READY) ## check style, types and the generated parts of the documents
 	$(BIN)/mypy
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/chainlit-otel dashboards --check
-	$(BIN)/chainlit-otel rules --check dashboards/rules.yml
-	$(BIN)/chainlit-otel rules --format prometheusrule --check $(PROMETHEUSRULE)
+	$(BIN)/chainlit-otel rules --output dashboards/rules.yml --check
+	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE) --check
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix

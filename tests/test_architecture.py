@@ -119,7 +119,7 @@ USES: dict[str, tuple[str, ...]] = {
     "probes": ("catalog", "core", "guard", "patching", "probes", "telemetry", "tracing", "version"),
     "promql": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording"),
-    "rules": ("catalog", "promql", "rules"),
+    "rules": ("catalog", "promql", "rules", "version"),
 }
 
 

@@ -12,6 +12,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import click
 
+from chainlit_otel.cli import generated
 from chainlit_otel.grafana import files
 
 _PATIENCE = 10.0
@@ -28,7 +29,7 @@ _PATIENCE = 10.0
 @click.option(
     "--check",
     is_flag=True,
-    help="Write nothing; exit with 1 if the files there are not what would be written.",
+    help="Write nothing; exit with 1 if the files of --output are not what would be written.",
 )
 @click.option("--push", metavar="URL", help="Push them to the Grafana at this address instead.")
 @click.option(
@@ -46,25 +47,12 @@ def command(
     """
     if push is not None:
         _push(push.rstrip("/"), token, folder)
-    elif check:
-        _check(output)
-    else:
-        try:
-            output.mkdir(parents=True, exist_ok=True)
-            for name, text in files().items():
-                (output / name).write_text(text, encoding="utf-8")
-                click.echo(output / name)
-        except OSError as error:
-            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
-
-
-def _check(directory: Path) -> None:
+        return
     for name, text in files().items():
-        file = directory / name
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
-            raise click.ClickException(
-                f"{file} is out of date: run `chainlit-otel dashboards --output {directory}`"
-            )
+        if check:
+            generated.check(output / name, text)
+        else:
+            generated.write(output / name, text)
 
 
 def _push(url: str, token: str | None, folder: str | None) -> None:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar, get_args
 
 import click
 
-from chainlit_otel.rules import Format, Links, Thresholds, Windows, render
+from chainlit_otel.cli import generated
+from chainlit_otel.rules import RUNBOOK, Format, Links, Thresholds, Windows, render
 
 C = TypeVar("C")
 
@@ -35,8 +36,8 @@ def _thresholds(command: C) -> C:
 )
 @click.option(
     "--check",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Write nothing; exit with 1 if this file is not what would be written.",
+    is_flag=True,
+    help="Write nothing; exit with 1 if the file of --output is not what would be written.",
 )
 @click.option(
     "--format",
@@ -48,9 +49,9 @@ def _thresholds(command: C) -> C:
 )
 @click.option(
     "--runbook-url",
-    default="docs/runbook.md",
+    default=RUNBOOK,
     show_default=True,
-    help="Where the runbook is; each alert links to its section.",
+    help="Address of the runbook; each alert links to its section.",
 )
 @click.option("--grafana-url", default="", help="Without it, links are relative to Grafana.")
 @click.option(
@@ -70,7 +71,7 @@ def _thresholds(command: C) -> C:
 @_thresholds
 def command(
     output: Path | None,
-    check: Path | None,
+    check: bool,
     form: Format,
     runbook_url: str,
     grafana_url: str,
@@ -82,18 +83,17 @@ def command(
 
     Each threshold is an option. What an alert means and what to do is told in the runbook.
     """
+    if check and output is None:
+        raise click.UsageError("--check needs --output, the file to look at")
     try:
         limits, window = Thresholds(**thresholds), Windows(scale, scrape_interval)
+        links = Links(runbook_url, grafana_url)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    text = render(limits, window, Links(runbook_url, grafana_url), form)
-    if check is not None:
-        if check.read_text(encoding="utf-8") != text:
-            raise click.ClickException(f"{check} is out of date: write it anew with --output")
-    elif output is not None:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
-    else:
+    text = render(limits, window, links, form)
+    if output is None:
         click.echo(text, nl=False)
+    elif check:
+        generated.check(output, text)
+    else:
+        generated.write(output, text)

@@ -236,14 +236,3 @@ def test_the_peak_of_several_jobs_lies_between_the_bounds_on_the_panels(tmp_path
 def run(*arguments: str) -> tuple[int, str]:
     result = CliRunner().invoke(main, ["dashboards", *arguments])
     return result.exit_code, result.output
-
-
-def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
-    assert run("--output", str(tmp_path))[0] == 0
-    assert run("--output", str(tmp_path), "--check") == (0, "")
-    name = next(iter(DASHBOARDS))
-    (tmp_path / name).write_text("{}")
-    code, output = run("--output", str(tmp_path), "--check")
-    assert code == 1
-    assert name in output
-    assert "chainlit-otel dashboards" in output

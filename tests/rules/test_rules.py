@@ -377,6 +377,7 @@ def test_a_prometheusrule_has_the_same_groups() -> None:
         (["--turn-objective", "0.9"], "turn_objective"),
         (["--first-token-seconds", "400"], "first_token_seconds"),
         (["--data-layer-seconds", "10"], "data_layer_seconds"),
+        (["--runbook-url", "docs/runbook.md"], "https://"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str) -> None:
@@ -384,6 +385,16 @@ def test_what_cannot_be_is_refused_in_one_line(arguments: list[str], named: str)
     assert code == 1
     assert named in output
     assert len(output.splitlines()) == 1
+
+
+def test_the_runbook_is_where_the_operator_says() -> None:
+    wiki = "http://wiki.example/runbook"
+    urls = {
+        rule["annotations"]["runbook_url"]
+        for rule in rules(run("--runbook-url", wiki)[1])
+        if "alert" in rule
+    }
+    assert urls == {f"{wiki}#{name.lower()}" for name in NAMES}
 
 
 @pytest.mark.parametrize("command", ["rules", "dashboards"])
@@ -407,13 +418,3 @@ def test_every_threshold_changes_some_alert_that_prometheus_takes(threshold: Any
     assert all("alert" in rule for rule in changed)
     help = CliRunner().invoke(main, ["rules", "--help"]).output
     assert f"--{threshold.name.replace('_', '-')}" in help
-
-
-def test_check_tells_a_file_that_is_out_of_date(tmp_path: Path) -> None:
-    file = tmp_path / "rules.yml"
-    assert run("--output", str(file)) == (0, "")
-    assert run("--check", str(file)) == (0, "")
-    file.write_text("groups: []\n")
-    code, output = run("--check", str(file))
-    assert code == 1
-    assert "--output" in output
