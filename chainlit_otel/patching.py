@@ -216,7 +216,7 @@ class Patches:
         if fast and type(original) is MethodType:
             replacement.__self__, replacement.__func__ = original.__self__, original.__func__
         else:
-            replacement = like(original, replacement)
+            replacement = _CallProxy(original, replacement)
         if inherited:
             _put_before(instance, name, replacement)
         else:

@@ -1,11 +1,20 @@
-"""What becomes of the operations of a data layer: run, held back, or discarded."""
+"""What becomes of the operations of a data layer: run, held back, discarded, or lost."""
 
 from __future__ import annotations
 
+import itertools
+import time
+import weakref
 from collections import Counter, deque
+from functools import partial
 from threading import Lock
+from typing import Any
+
+from chainlit_otel.core.sessions import NS, Clock
 
 Labels = tuple[str, ...]
+
+_PAUSE = NS // 2
 
 
 class Held:
@@ -17,23 +26,74 @@ class Held:
         self.waiting: Counter[str] = Counter()
 
 
+class _Call:
+    """One call of an operation that is not over.
+
+    Attributes:
+        coroutine: What runs it, held weakly.
+        labels: Name and data layer.
+        at: Monotonic time of the call, in nanoseconds.
+        outer: What it is a part of, which has `ended` or not; None if it stands for itself.
+        loop: The event loop in which it has begun, held weakly; None before.
+    """
+
+    __slots__ = ("at", "coroutine", "labels", "loop", "outer")
+
+    def __init__(self, coroutine: weakref.ref[Any], labels: Labels, at: int, outer: Any) -> None:
+        self.coroutine = coroutine
+        self.labels = labels
+        self.at = at
+        self.outer = outer
+        self.loop: weakref.ref[Any] | None = None
+
+    def is_stranded(self, now: int) -> bool:
+        """Tell whether its event loop runs no longer; one may pause for a moment."""
+        if self.loop is None or now - self.at < _PAUSE:
+            return False
+        loop = self.loop()
+        return loop is None or not loop.is_running()
+
+
 class OperationLedger:
     """The books of operations: what was held back has run, was discarded or still waits.
 
-    Thread-safe.
+    Thread-safe. A call makes a coroutine, and nothing tells when that is lost: a task that is
+    cancelled before its first step runs nothing, and one whose event loop has stopped does not go
+    on. So each call is known until it is over.
+
+    Args:
+        clock: Monotonic clock, in nanoseconds.
 
     Attributes:
-        operations: Operations that have ended, by name, data layer and outcome.
         queued: Operations that were held back, by name.
     """
 
-    def __init__(self) -> None:
-        self.operations: Counter[Labels] = Counter()
+    def __init__(self, clock: Clock = time.monotonic_ns) -> None:
         self.queued: Counter[Labels] = Counter()
+        self._clock = clock
+        self._operations: Counter[Labels] = Counter()
+        self._lost: Counter[Labels] = Counter()
         self._discarded: Counter[Labels] = Counter()
         self._waiting = 0
         self._lock = Lock()
         self._collected: deque[Held] = deque()
+        self._numbers = itertools.count()
+        self._calls: dict[int, _Call] = {}
+        self._gone: deque[_Call] = deque()
+
+    @property
+    def operations(self) -> Counter[Labels]:
+        """Operations so far, by name, data layer and outcome; what was lost is an error."""
+        with self._lock:
+            self._settle()
+            return self._operations.copy()
+
+    @property
+    def lost(self) -> Counter[Labels]:
+        """Operations that were called and never ran to their end, by name and data layer."""
+        with self._lock:
+            self._settle()
+            return self._lost.copy()
 
     @property
     def waiting(self) -> int:
@@ -49,10 +109,46 @@ class OperationLedger:
             self._settle()
             return self._discarded.copy()
 
+    def number(self) -> int:
+        """Return what one call will be known by."""
+        return next(self._numbers)
+
+    def called(self, number: int, coroutine: Any, name: str, layer: str, outer: Any = None) -> None:
+        """An operation was called.
+
+        Args:
+            number: What the call is known by.
+            coroutine: What runs it.
+            name: Name of the operation.
+            layer: Name of the data layer.
+            outer: What it is a part of, which has `ended` or not; then it counts no more.
+        """
+        # Collected it may be anywhere, in the middle of another method here too, so that only
+        # takes note.
+        reference = weakref.ref(coroutine, partial(self._coroutine_gone, number))
+        self._calls[number] = _Call(reference, (name, layer), self._clock(), outer)
+
+    def begun(self, number: int, loop: Any) -> None:
+        """A call has begun to run in an event loop."""
+        if (call := self._calls.get(number)) is not None:
+            call.loop = weakref.ref(loop)
+
+    def over(self, number: int) -> bool:
+        """A call is over.
+
+        Returns:
+            False if it had been taken for lost, and is counted.
+        """
+        return self._calls.pop(number, None) is not None
+
+    def _coroutine_gone(self, number: int, _: object) -> None:
+        if (call := self._calls.pop(number, None)) is not None:
+            self._gone.append(call)
+
     def ended(self, name: str, layer: str, outcome: str) -> None:
         """An operation has ended."""
         with self._lock:
-            self.operations[name, layer, outcome] += 1
+            self._operations[name, layer, outcome] += 1
 
     def hold_back(self, held: Held, name: str) -> None:
         """An operation waits until its user writes."""
@@ -84,6 +180,15 @@ class OperationLedger:
     def _settle(self) -> None:
         while self._collected:
             self._discard(self._collected.popleft())
+        now = self._clock()
+        for number, call in list(self._calls.items()):
+            if call.is_stranded(now) and self.over(number):
+                self._gone.append(call)
+        while self._gone:
+            call = self._gone.popleft()
+            if call.outer is None or call.outer.ended:
+                self._lost[call.labels] += 1
+                self._operations[(*call.labels, "error")] += 1
 
     def _discard(self, held: Held) -> None:
         for name, number in held.waiting.items():

@@ -6,14 +6,21 @@ within another one is a span below it and counts no more.
 Chainlit holds some operations back until the user writes for the first time, and then runs the
 bare functions, past any attribute; so the functions in its queues are replaced before it does.
 `SQLAlchemyDataLayer.execute_sql` swallows every exception and returns None instead, which
-nothing else does.
+nothing else does. The storage clients of Chainlit swallow them, too, and return what says so; a
+layer need not look at it, and the file is lost.
+
+An operation may be called and never run: Chainlit stores by tasks that it does not wait for, and
+those of an event loop that ends, as in a thread of the app, are gone without a trace. Each is an
+error.
 
 `close` and `build_debug_url` are no operations: they do not ask the database.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import logging
 import time
 import weakref
 from collections import Counter
@@ -25,11 +32,12 @@ from types import FunctionType
 from typing import Any
 
 from chainlit_otel import catalog
+from chainlit_otel.core.identities import Identities
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.operations import Held, OperationLedger
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.guard import Guard, log
+from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
 from chainlit_otel.probes import layers
 from chainlit_otel.probes.sessions import current_session
 from chainlit_otel.probes.sockets import Sockets
@@ -38,6 +46,8 @@ from chainlit_otel.tracing import Frame, Tracing, outcome_of
 
 _LAYERS = 8
 _DEEPEST = 32
+_STORAGES = ("storage_client", "storage_provider")  # as the layers of Chainlit name them
+_CLIENTS = ("chainlit.data.storage_clients.s3",)
 _DECORATORS = "chainlit.data.utils"
 _OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
 _SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
@@ -66,6 +76,12 @@ class Operation:
 # A task that an operation leaves behind has its own copy of this: once the operation is over,
 # what that task calls counts for itself.
 _current: ContextVar[Operation | None] = ContextVar("chainlit_otel_operation", default=None)
+
+
+def _under_way() -> Operation | None:
+    """Return the operation that this is a part of, if there is one."""
+    operation = _current.get()
+    return None if operation is None or operation.ended else operation
 
 
 class DataLayers:
@@ -97,11 +113,26 @@ class DataLayers:
         self._sockets = sockets
         self._found = found
         self._zeros: dict[tuple[str, ...], int] = {}
+        self._warned: set[tuple[str, ...]] = set()
         self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+        self._storages = Identities()
 
     def counts(self) -> Mapping[tuple[str, ...], int]:
         """Return the operations so far, at zero for what a known layer has not yet been asked."""
+        self._warn()
         return {**self._zeros, **self.ledger.operations}
+
+    def _warn(self) -> None:
+        """Say it once of each operation that it was lost: no exception and no span does."""
+        for name, layer in self.ledger.lost.keys() - self._warned:
+            self._warned.add((name, layer))
+            log(
+                logging.WARNING,
+                "%s of %s was called and never ran to its end: nobody awaited it, or its event "
+                "loop ended first, as that of `asyncio.run` in a thread does",
+                name,
+                layer,
+            )
 
     def queued(self) -> Mapping[tuple[str, ...], int]:
         """Return how many operations were held back, by name."""
@@ -133,11 +164,16 @@ class DataLayers:
         if _swallows(layer):
             layers.shadow(patches, layer, "execute_sql", functools.partial(_executing, patches))
         self._found(layer)
+        for attribute in _STORAGES:
+            storage = getattr(layer, attribute, None)
+            if storage is not None and layers.observable(storage) and self._storages.add(storage):
+                for method, is_lost in _losses(storage).items():
+                    storing = functools.partial(_storing, patches, self._guard, is_lost)
+                    layers.shadow(patches, storage, method, storing)
 
     def begin(self, name: str, layer: str) -> Operation:
         """An operation begins."""
-        outer = _current.get()
-        inner = outer is not None and not outer.ended
+        inner = _under_way() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
         operation = Operation(name, layer, inner, self._sockets.open(span, attributes))
@@ -145,15 +181,19 @@ class DataLayers:
         return operation
 
     def end(
-        self, operation: Operation, outer: Operation | None, error: BaseException | None
+        self,
+        operation: Operation,
+        outer: Operation | None,
+        error: BaseException | None,
+        is_counted: bool = False,
     ) -> None:
-        """An operation is over, by `error` if that is not None."""
+        """An operation is over, by `error` if that is not None; it may be counted as lost."""
         _current.set(outer)
         operation.ended = True
         outcome = "error" if error is None and operation.failed else outcome_of(error)
         if operation.inner and outer is not None:
             outer.failed = outer.failed or operation.failed
-        else:
+        elif not is_counted:
             seconds = (time.monotonic_ns() - operation.started) / NS
             labels = (operation.name, operation.layer, outcome)
             self.ledger.ended(*labels)
@@ -216,8 +256,11 @@ class DataLayers:
         guard, queues = self._guard, _holds_back(original)
 
         @wraps(original)
-        async def operation(*args: Any, **kwargs: Any) -> Any:
-            if not patches.active:
+        async def run(call: int | None, args: Any, kwargs: Any) -> Any:
+            with guard:
+                if call is not None:
+                    self.ledger.begun(call, asyncio.get_running_loop())
+            if not patches.active or call is None:
                 return await original(*args, **kwargs)
             session = None
             with guard:
@@ -225,13 +268,23 @@ class DataLayers:
             try:
                 if queues and session is not None:
                     return await original(*args, **kwargs)
-                return await self._run(name, layer, original, args, kwargs)
+                return await self._run(name, layer, original, args, kwargs, call)
             finally:
                 with guard:
+                    self.ledger.over(call)
                     if session is not None:
                         self.held_back(session, name)
 
-        return operation
+        @wraps(original)
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            call = self.ledger.number() if patches.active else None
+            coroutine = run(call, args, kwargs)
+            with guard:
+                if call is not None:
+                    self.ledger.called(call, coroutine, name, layer, _under_way())
+            return coroutine
+
+        return mark_coroutine_function(operation)
 
     def _replay(
         self, patches: Patches, session: Any, name: str, function: layers.Method
@@ -251,21 +304,30 @@ class DataLayers:
 
         return replay
 
-    async def _run(self, name: str, layer: str, call: layers.Method, args: Any, kwargs: Any) -> Any:
+    async def _run(
+        self,
+        name: str,
+        layer: str,
+        method: layers.Method,
+        args: Any,
+        kwargs: Any,
+        call: int | None = None,
+    ) -> Any:
         operation: Operation | None = None
         outer = _current.get()
         with self._guard:
             operation = self.begin(self.operation(name), layer)
         error: BaseException | None = None
         try:
-            return await call(*args, **kwargs)
+            return await method(*args, **kwargs)
         except BaseException as raised:
             error = raised
             raise
         finally:
             with self._guard:
+                is_counted = call is not None and not self.ledger.over(call)
                 if operation is not None:
-                    self.end(operation, outer, error)
+                    self.end(operation, outer, error, is_counted)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
@@ -280,6 +342,33 @@ def _executing(patches: Patches, original: layers.Method) -> layers.Method:
         return result
 
     return execute_sql
+
+
+def _storing(
+    patches: Patches, guard: Guard, is_lost: Callable[..., bool], original: layers.Method
+) -> layers.Method:
+    @wraps(original)
+    async def store(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        with guard:
+            operation = _current.get()
+            if patches.active and operation is not None and is_lost(result, *args, **kwargs):
+                operation.failed = True
+        return result
+
+    return store
+
+
+def _losses(storage: Any) -> dict[str, Callable[..., bool]]:
+    """Return what tells, by the method of a storage client, that it has swallowed an error."""
+    losses: dict[str, Callable[..., bool]] = {
+        "upload_file": lambda result, *_, **__: not result,
+        "delete_file": lambda result, *_, **__: result is False,
+    }
+    # A client of the app may well serve a file by its key.
+    if any(kind.__module__.startswith(_CLIENTS) for kind in type(storage).__mro__[:-1]):
+        losses["get_read_url"] = lambda result, object_key, *_, **__: result == object_key
+    return losses
 
 
 def _swallows(layer: Any) -> bool:

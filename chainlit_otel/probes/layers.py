@@ -47,7 +47,7 @@ def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
         # It is asked for several times a turn, and is hardly ever another one.
         if layer is not None and layer is not latest():
             with guard:
-                if patches.active and _observable(layer):
+                if patches.active and observable(layer):
                     latest = weakref.ref(layer)
                     if known.add(layer):
                         found(layer)
@@ -70,8 +70,8 @@ def _exchange(old: Any, new: Any) -> None:
                 names[_NAME] = new
 
 
-def _observable(layer: Any) -> bool:
-    """Tell whether a data layer can be observed; if not, say so once."""
+def observable(layer: Any) -> bool:
+    """Tell whether a data layer, or its storage, can be observed; if not, say so once."""
     kind = type(layer)
     if kind.__dictoffset__ and kind.__weakrefoffset__:
         return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
+from typing import Any
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from chainlit_otel.core.operations import Held, OperationLedger
+from chainlit_otel.core.sessions import NS
 
 SESSIONS = st.integers(0, 3)
 NAMES = st.sampled_from(["create_step", "update_step", "other"])
@@ -69,3 +73,113 @@ def test_a_session_may_be_collected_while_the_books_are_being_written() -> None:
 
 
 TestBooks = Books.TestCase
+
+
+# Calls that are lost
+
+
+class Loop:
+    """An event loop that runs or does not."""
+
+    def __init__(self) -> None:
+        self.running = True
+
+    def is_running(self) -> bool:
+        return self.running
+
+
+class Outer:
+    def __init__(self, ended: bool) -> None:
+        self.ended = ended
+
+
+async def operation() -> None:
+    """Never awaited here."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0
+
+    def __call__(self) -> int:
+        return self.now
+
+
+def calling(outer: Outer | None = None) -> tuple[OperationLedger, Clock, int, Any]:
+    clock = Clock()
+    ledger = OperationLedger(clock)
+    number, coroutine = ledger.number(), operation()
+    ledger.called(number, coroutine, "create_step", "Layer", outer)
+    return ledger, clock, number, coroutine
+
+
+LOST = {("create_step", "Layer"): 1}
+AS_ERROR = {("create_step", "Layer", "error"): 1}
+
+
+def test_a_call_that_nobody_runs_is_lost_when_it_is_collected() -> None:
+    ledger, clock, _, coroutine = calling()
+    clock.now = 10 * NS
+    assert ledger.lost == {}
+    coroutine.close()
+    del coroutine
+    gc.collect()
+    assert (ledger.lost, ledger.operations) == (LOST, AS_ERROR)
+    assert (ledger.lost, ledger.operations) == (LOST, AS_ERROR)
+
+
+def test_a_call_that_is_over_is_not_lost() -> None:
+    ledger, clock, number, coroutine = calling()
+    loop = Loop()
+    ledger.begun(number, loop)
+    assert ledger.over(number)
+    coroutine.close()
+    del coroutine, loop
+    gc.collect()
+    clock.now = 10 * NS
+    assert (ledger.lost, ledger.operations) == ({}, {})
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_call_whose_loop_has_stopped_is_lost_and_counts_once(gone: bool) -> None:
+    ledger, clock, number, coroutine = calling()
+    loop = Loop()
+    ledger.begun(number, loop)
+    clock.now = 10 * NS
+    assert ledger.lost == {}
+    if gone:
+        del loop
+    else:
+        loop.running = False
+    assert (ledger.operations, ledger.lost) == (AS_ERROR, LOST)
+    # It may go on after all, when it has been counted.
+    assert not ledger.over(number)
+    coroutine.close()
+    del coroutine
+    gc.collect()
+    assert ledger.operations == AS_ERROR
+
+
+def test_a_loop_may_pause_for_a_moment() -> None:
+    ledger, clock, number, coroutine = calling()
+    loop = Loop()
+    ledger.begun(number, loop)
+    loop.running, clock.now = False, NS // 2 - 1
+    assert ledger.lost == {}
+    loop.running, clock.now = True, NS
+    assert ledger.lost == {}
+    assert ledger.over(number)
+    coroutine.close()
+
+
+@pytest.mark.parametrize(("ended", "lost"), [(True, LOST), (False, {})])
+def test_a_part_of_another_operation_counts_for_itself_once_that_is_over(
+    ended: bool, lost: dict[tuple[str, ...], int]
+) -> None:
+    outer = Outer(False)
+    ledger, _, _, coroutine = calling(outer)
+    outer.ended = ended
+    coroutine.close()
+    del coroutine
+    gc.collect()
+    assert ledger.lost == lost

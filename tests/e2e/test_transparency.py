@@ -319,6 +319,8 @@ def test_all_that_is_wrapped_answers_as_without_us(tmp_path: Path) -> None:
         "layer.get_thread_author",
         "layer.delete_element",
         "layer.delete_feedback",
+        "layer.storage.upload_file",
+        "layer.storage.delete_file",
         "mock.update_thread",
         "specified.update_step",
         "proxy.update_thread",
