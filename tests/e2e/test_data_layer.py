@@ -419,7 +419,12 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
     trace = receiver.trace(roots[0])
     names = {span.id: span.name.split()[-1] for span in trace}
     nested = [span for span in trace if span.name == "chainlit.data_layer get_thread"]
-    assert {names[span.parent] for span in nested} == {"update_step", "update_thread"}
+    # What `update_thread` leaves behind is below the turn, if that still goes on, else below it.
+    assert {names[span.parent] for span in nested} - {"chainlit.turn"} <= {
+        "update_step",
+        "update_thread",
+    }
+    assert sum(names[span.parent] == "update_step" for span in nested) == 3
     assert "disk full" not in receiver.everything
     await visitor.leave(clear=True)
 
