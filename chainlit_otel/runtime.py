@@ -281,8 +281,33 @@ class Runtime:
             "status": "degraded" if degraded else "ok",
             "version": __version__,
             "probes": dict(self._probes),
+            "off": self.off(),
             "internal_errors": {name: g.errors for name, g in self._guards.items()},
         }
+
+    def off(self) -> dict[str, str]:
+        """Return what is off, not to be had here, or failing, each with the reason."""
+        settings = self._settings
+        off = {
+            name: f"it failed {guard.errors} times, which the log tells of"
+            for name, guard in self._guards.items()
+            if guard.errors
+        }
+        off |= {n: s.removeprefix("off: ") for n, s in self._probes.items() if s != "on"}
+        if not settings.admin_server:
+            off["admin server"] = "CHAINLIT_OTEL_ADMIN_SERVER is false"
+        elif self._admin is None:
+            off["admin server"] = f"{settings.host} has no port for it near {settings.port}"
+        if self._pipeline.reader is None:
+            off["/metrics"] = (
+                "the metrics go to the MeterProvider of the application; "
+                "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here, too"
+            )
+        if self._tracing.idle:
+            off["traces"] = (
+                "there is no TracerProvider, and OTEL_EXPORTER_OTLP_ENDPOINT names no endpoint"
+            )
+        return off
 
     def fall_silent(self, on_serving: Callable[[], None]) -> None:
         """In a forked child, neither observe nor say anything any more, for good.

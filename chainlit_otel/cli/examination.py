@@ -130,6 +130,8 @@ def _examine(findings: Findings, app: str | None) -> None:
         _probes(findings, active)
         _admin_server(findings, active)
         _providers(findings, active)
+        for part, reason in active.off().items():
+            findings.add("off", part, reason)
     elif settings.disabled:
         findings.problem("chainlit-otel is off: unset OTEL_SDK_DISABLED")
     elif findings.enabled:

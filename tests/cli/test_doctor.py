@@ -193,6 +193,7 @@ def test_a_healthy_app_is_in_order_and_everything_is_shown(patient: Patient) -> 
     assert report.rows("metrics") == {"provider": "of chainlit-otel", "read": "at /metrics"}
     assert report.rows("traces")["provider"].startswith("none: no endpoint is named")
     assert report.rows("endpoints") == {"metrics": "none", "traces": "none"}
+    assert list(report.rows("off")) == ["traces"]
     versions = report.rows("versions")
     assert {
         *("python", "chainlit", "opentelemetry-api", "opentelemetry-sdk", "fastapi"),
@@ -460,6 +461,28 @@ def test_a_probe_that_older_versions_do_not_have_is_no_problem(patient: Patient)
     report = patient.examine(patient.app(gone + HEALTHY))
     assert_well(report)
     assert report.rows("probes")["mcp"].startswith("off: no chainlit.session.McpSession")
+
+
+def test_what_is_off_is_named_with_the_reason(patient: Patient) -> None:
+    app = patient.app(
+        """
+from opentelemetry import metrics, trace
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.trace import TracerProvider
+
+metrics.set_meter_provider(MeterProvider())
+trace.set_tracer_provider(TracerProvider())
+"""
+        "from chainlit import session\nvars(session).pop('McpSession', None)\n" + HEALTHY
+    )
+    off = patient.examine(app, CHAINLIT_OTEL_ADMIN_SERVER="false").rows("off")
+    # Without quotes around a name with a blank in it, its second word is in the reason.
+    assert {part: reason.split()[-1] for part, reason in off.items()} == {
+        "mcp": "chainlit.session.McpSession",
+        "admin": "false",
+        "/metrics": "too",
+    }
+    assert "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true" in off["/metrics"]
 
 
 def test_no_port_at_all_is_a_problem(patient: Patient) -> None:

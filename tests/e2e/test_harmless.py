@@ -277,10 +277,12 @@ async def test_the_app_does_the_same_with_us_broken(part: str, without_us: Seen)
         else:
             url = server.metrics_url.replace("/metrics", "/healthz")
             async with httpx.AsyncClient() as http:
-                errors = (await http.get(url)).json()["internal_errors"]
+                state = (await http.get(url)).json()
+            errors = state["internal_errors"]
             assert any(errors.values()) == (part != "nothing")
             # Once for each probe that failed, then only counted.
             failed = [probe for probe, number in errors.items() if number]
+            assert {probe for probe, why in state["off"].items() if "failed" in why} == set(failed)
             assert server.log.count("RuntimeError: broken on purpose") == len(failed)
         if part in ("ledgers", "ledgers, later", "telemetry, later"):
             scraped = await asyncio.to_thread(server.scrape)

@@ -150,6 +150,8 @@ def test_healthy(hosted: ChainlitServer) -> None:
     assert state["status"] == "ok"
     assert state["probes"], "there are probes"
     assert set(state["probes"].values()) == {"on"}
+    assert list(state["off"]) == ["traces"]
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT" in state["off"]["traces"]
     assert not any(state["internal_errors"].values())
 
 
