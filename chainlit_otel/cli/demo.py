@@ -180,13 +180,12 @@ def _summary(seconds: float, headline: Headline, tally: Tally) -> str:
     """The last figures; where the visitors have kept books of their own, those beside them."""
     last = headline.last
     starts = None if last is None else last.starts
-    mean = None if last is None else last.mean_duration
     peak = None if last is None else last.peak
     rows = [
         (f"after {seconds:.0f} s", "by /metrics", "by the visitors"),
         ("sessions started", show(starts, digits=0), str(tally.sessions)),
         ("  per minute", show(headline.starts_per_minute), ""),
-        ("mean duration", show(mean, " s"), ""),
+        ("mean duration", show(headline.mean_duration, " s"), ""),
         ("most at one time", show(peak, digits=0), str(tally.peak)),
         ("messages", "", str(tally.messages)),
         ("replies", "", str(tally.replies)),

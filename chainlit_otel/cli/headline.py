@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,11 +12,16 @@ from prometheus_client.parser import text_string_to_metric_families
 NONE_YET = "\N{EN DASH}"
 WINDOW = 60.0  # seconds over which sessions per minute are counted
 
-_CONNECTED = {
-    "chainlit_session_type": "websocket",
-    "chainlit_session_state": "connected",
-}
-_WHOLE_PROCESS = {"chainlit_peak_window": "process"}
+_WEBSOCKET = {"chainlit_session_type": "websocket"}
+_FIGURES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
+    ("starts", "chainlit_session_starts_total", {}),
+    ("left", "chainlit_session_ends_total", {}),
+    # Whose tab is closed has left, and ends only after the grace time.
+    ("left", "chainlit_session_active", {**_WEBSOCKET, "chainlit_session_state": "disconnected"}),
+    ("seconds", "chainlit_session_time_seconds_total", {}),
+    ("connected", "chainlit_session_active", {**_WEBSOCKET, "chainlit_session_state": "connected"}),
+    ("peak", "chainlit_session_peak", {"chainlit_peak_window": "process"}),
+)
 
 
 @dataclass(frozen=True)
@@ -24,22 +30,17 @@ class Reading:
 
     Attributes:
         starts: sessions started since the app runs.
-        ends: sessions ended.
+        left: sessions that their visitor has left, ended or not.
         seconds: time spent in all of them, the open ones included.
         connected: sessions connected now.
         peak: the most that were connected at one time.
     """
 
     starts: float
-    ends: float
+    left: float
     seconds: float
     connected: float
     peak: float
-
-    @property
-    def mean_duration(self) -> float | None:
-        """Mean seconds of a session; None while none has ended."""
-        return self.seconds / self.ends if self.ends else None
 
 
 def read(exposition: str) -> Reading:
@@ -48,26 +49,17 @@ def read(exposition: str) -> Reading:
     Raises:
         LookupError: it has no session metrics.
     """
-    sums: dict[str, float] = {}
+    sums = dict.fromkeys((figure for figure, _, _ in _FIGURES), 0.0)
+    missing = {name for _, name, _ in _FIGURES}
     for family in text_string_to_metric_families(exposition):
         for name, labels, value, *_ in family.samples:
-            if _is_wanted(name, labels):
-                sums[name] = sums.get(name, 0.0) + value
-    return Reading(
-        starts=sums["chainlit_session_starts_total"],
-        ends=sums["chainlit_session_ends_total"],
-        seconds=sums["chainlit_session_time_seconds_total"],
-        connected=sums["chainlit_session_active"],
-        peak=sums["chainlit_session_peak"],
-    )
-
-
-def _is_wanted(name: str, labels: Mapping[str, str]) -> bool:
-    if name == "chainlit_session_active":
-        return _CONNECTED.items() <= labels.items()
-    if name == "chainlit_session_peak":
-        return _WHOLE_PROCESS.items() <= labels.items()
-    return True
+            missing.discard(name)
+            for figure, series, wanted in _FIGURES:
+                if name == series and wanted.items() <= labels.items():
+                    sums[figure] += value
+    if missing:
+        raise LookupError(f"no {', '.join(sorted(missing))}")
+    return Reading(**sums)
 
 
 class Headline:
@@ -75,10 +67,12 @@ class Headline:
 
     def __init__(self) -> None:
         self._readings: deque[tuple[float, Reading]] = deque()
+        self._first: float | None = None
 
     def add(self, at: float, reading: Reading) -> None:
         """Take in the reading made `at` this second of any steady clock."""
         self._readings.append((at, reading))
+        self._first = at if self._first is None else self._first
         while at - self._readings[0][0] > WINDOW:
             self._readings.popleft()
 
@@ -95,15 +89,27 @@ class Headline:
         (earlier, first), (now, last) = self._readings[0], self._readings[-1]
         return (last.starts - first.starts) / (now - earlier) * 60
 
+    @property
+    def mean_duration(self) -> float | None:
+        """Mean seconds of a session, by Little's law: the time of all by how many have left.
+
+        None while that is no estimate: nobody has left yet, or so few that it is more than the time
+        since the first reading, which no session can have lasted.
+        """
+        if self._first is None or not self._readings:
+            return None
+        at, reading = self._readings[-1]
+        mean = reading.seconds / reading.left if reading.left else math.inf
+        return mean if mean <= at - self._first else None
+
     def line(self) -> str:
         """All figures in one line."""
         reading = self.last
         connected = None if reading is None else reading.connected
         peak = None if reading is None else reading.peak
-        mean = None if reading is None else reading.mean_duration
         return (
             f"sessions started {show(self.starts_per_minute)}/min"
-            f"   mean duration {show(mean, ' s')}"
+            f"   mean duration {show(self.mean_duration, ' s')}"
             f"   connected now {show(connected, digits=0)}"
             f"   peak {show(peak, digits=0)}"
         )

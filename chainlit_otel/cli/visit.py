@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import statistics
 import sys
+from collections.abc import Mapping
 
 import click
 
 from chainlit_otel.cli.crowd import Crowd, Plan, Tally
 from chainlit_otel.cli.headline import show
-from chainlit_otel.cli.visitors import Unreachable, check
+from chainlit_otel.cli.visitors import Refused, Unreachable, check, check_sign_in
 
 _TRANSPORTS: dict[str, list[str] | None] = {
     "browser": None,
@@ -18,6 +19,10 @@ _TRANSPORTS: dict[str, list[str] | None] = {
     "polling": ["polling"],
 }
 _REFRESH = 0.2
+_COOKIE = (
+    "sign in with a browser and pass the cookie that its developer tools show for the app, "
+    "--header 'Cookie: access_token=...'"
+)
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 
 
@@ -94,15 +99,14 @@ def command(
     Example:
         chainlit-otel visit http://localhost:8000 --visitors 50 --rate 5 --length 20
     """  # noqa: D301 - for click, \b keeps the line breaks of a paragraph
-    crowd = Crowd(
-        url,
-        Plan(visitors, rate, length, seed),
-        transports=_TRANSPORTS[transport],
-        headers=dict(_header(text) for text in headers),
-    )
+    sent = dict(_header(text) for text in headers)
+    plan = Plan(visitors, rate, length, seed)
+    crowd = Crowd(url, plan, transports=_TRANSPORTS[transport], headers=sent)
     code = 0
     try:
-        asyncio.run(_visit(crowd, visitors, quiet))
+        asyncio.run(_visit(crowd, sent, visitors, quiet))
+    except Refused as error:
+        raise click.ClickException(f"{error}: {_COOKIE}") from None
     except (Unreachable, ValueError) as error:
         raise click.ClickException(str(error)) from None
     except KeyboardInterrupt:
@@ -156,8 +160,9 @@ def _header(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-async def _visit(crowd: Crowd, visitors: int, quiet: bool) -> None:
+async def _visit(crowd: Crowd, headers: Mapping[str, str], visitors: int, quiet: bool) -> None:
     await check(crowd.url)
+    await check_sign_in(crowd.url, headers)
     if quiet:
         await crowd.run()
         return

@@ -102,25 +102,52 @@ async def check(url: str, timeout: float = 10.0) -> None:
         ValueError: `url` is not an http(s) address.
     """
     address = Address.parse(url)
-    limit = aiohttp.ClientTimeout(total=timeout)
     # The one route that needs no login, exists in every Chainlit 2 and in nothing else.
     route = "/project/translations?language=en-US"
+    status, answer = await _get(address, route, {}, timeout)
+    if status != 200 or '"translation"' not in answer:
+        raise Unreachable(
+            f"{address} answers, but it is not the address of a Chainlit app"
+            " (one that runs below a path needs that path in the URL)"
+        )
+
+
+async def check_sign_in(url: str, headers: Mapping[str, str], timeout: float = 10.0) -> None:
+    """Make sure that the app lets in whoever sends these headers.
+
+    Args:
+        url: address of the chat page.
+        headers: sent with every request.
+        timeout: seconds to wait for the answer.
+
+    Raises:
+        Refused: it does not.
+        Unreachable: nothing answers.
+        ValueError: `url` is not an http(s) address.
+    """
+    address = Address.parse(url)
+    status, _ = await _get(address, "/user", headers, timeout)
+    if status == 401 and any(name.lower() == "cookie" for name in headers):
+        raise Refused(f"{address} lets nobody in with this cookie")
+    if status == 401:
+        raise Refused(f"{address} lets in only who has signed in")
+
+
+async def _get(
+    address: Address, route: str, headers: Mapping[str, str], timeout: float
+) -> tuple[int, str]:
+    """Return status and text of an answer, or raise `Unreachable`."""
+    limit = aiohttp.ClientTimeout(total=timeout)
     try:
         async with (
-            aiohttp.ClientSession(timeout=limit) as http,
+            aiohttp.ClientSession(timeout=limit, headers=headers) as http,
             http.get(f"{address}{route}") as response,
         ):
-            answer = await response.text()
-            if response.status == 200 and '"translation"' in answer:
-                return
+            return response.status, await response.text()
     except asyncio.TimeoutError:
         raise Unreachable(f"{address} does not answer within {timeout:g} s") from None
     except (aiohttp.ClientError, OSError) as error:
         raise Unreachable(f"nothing answers at {address}: {_reason(error)}") from None
-    raise Unreachable(
-        f"{address} answers, but it is not the address of a Chainlit app"
-        " (one that runs below a path needs that path in the URL)"
-    )
 
 
 class Visitor:

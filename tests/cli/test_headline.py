@@ -17,7 +17,7 @@ chainlit_session_ends_total{chainlit_session_end_reason="cleared"} 3
 chainlit_session_ends_total{chainlit_session_end_reason="timeout"} 1
 # TYPE chainlit_session_time_seconds_total counter
 chainlit_session_time_seconds_total{chainlit_session_type="websocket"} 90
-chainlit_session_time_seconds_total{chainlit_session_type="http"} 10
+chainlit_session_time_seconds_total{chainlit_session_type="http"} 0
 # TYPE chainlit_session_active gauge
 chainlit_session_active{chainlit_session_type="websocket",chainlit_session_state="connected"} 4
 chainlit_session_active{chainlit_session_type="websocket",chainlit_session_state="disconnected"} 2
@@ -27,16 +27,34 @@ chainlit_session_peak{chainlit_peak_window="1m"} 5
 chainlit_session_peak{chainlit_peak_window="process"} 6
 """
 
-READING = Reading(starts=10, ends=4, seconds=100, connected=4, peak=6)
+READING = Reading(starts=10, left=6, seconds=90, connected=4, peak=6)
 
 
 def test_read_takes_each_figure_over_its_own_labels() -> None:
     assert read(EXPOSITION) == READING
 
 
-def test_the_mean_is_all_the_time_by_the_ended_sessions() -> None:
-    assert READING.mean_duration == 25
-    assert replace(READING, ends=0).mean_duration is None
+def test_the_mean_is_all_the_time_by_the_sessions_that_were_left() -> None:
+    headline = Headline()
+    headline.add(0, replace(READING, starts=0, left=0, seconds=0))
+    headline.add(100, READING)
+    assert headline.mean_duration == 15
+    headline.add(200, replace(READING, left=0))
+    assert headline.mean_duration is None
+
+
+def test_no_mean_is_longer_than_the_run() -> None:
+    headline = Headline()
+    assert headline.mean_duration is None
+    headline.add(1000, READING)
+    assert headline.mean_duration is None
+    headline.add(1014, READING)
+    assert headline.mean_duration is None
+    # The readings of the beginning are gone by then, and when they were made is not.
+    headline.add(1080, replace(READING, left=2))
+    assert headline.mean_duration == 45
+    headline.add(1081, replace(READING, left=1))
+    assert headline.mean_duration is None
 
 
 @pytest.mark.parametrize("name", ["starts_total", "ends_total", "time_seconds", "active", "peak"])
@@ -62,9 +80,9 @@ def test_sessions_per_minute_are_those_of_the_last_minute() -> None:
 def test_the_line_has_a_dash_for_what_is_not_there_yet() -> None:
     headline = Headline()
     assert headline.line().count(NONE_YET) == 4
-    headline.add(0, replace(READING, ends=0))
+    headline.add(0, READING)
     assert headline.line().count(NONE_YET) == 2
-    headline.add(6, replace(READING, starts=11))
+    headline.add(30, replace(READING, starts=15))
     assert headline.line() == (
-        "sessions started 10.0/min   mean duration 25.0 s   connected now 4   peak 6"
+        "sessions started 10.0/min   mean duration 15.0 s   connected now 4   peak 6"
     )

@@ -21,6 +21,7 @@ from chainlit_otel.cli.crowd import Crowd, Plan
 from chainlit_otel.cli.visitors import ConnectionLost, NoAnswer, Visitor
 from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer, free_port, python_path
+from tests.support.sign_in import sign_in
 
 T = TypeVar("T")
 
@@ -400,3 +401,30 @@ def test_ctrl_c_sends_everybody_home_and_still_reports(server: ChainlitServer) -
     assert visitors.returncode == 130
     assert re.search(r"^visitors +\d+ of 500$", output, re.M)
     assert errors.strip() == "interrupted"
+
+
+def test_an_app_with_sign_in_says_how_to_pass_a_cookie() -> None:
+    app = (
+        APP
+        + """
+
+@cl.password_auth_callback
+def sign_in(username, password):
+    return cl.User(identifier=username)
+"""
+    )
+    env = {"CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters"}
+    with ChainlitServer({"app.py": app}, env=env) as server:
+        one = [server.url, *options(visitors=1, rate=50, length=0.1)]
+        cookie = asyncio.run(sign_in(server.url, "ada"))["Cookie"]
+        nobody = visit(*one)
+        stranger = visit(*one, "--header", "cookie: access_token=of.another.app")
+        ada = visit(*one, "--header", f"Cookie: {cookie}")
+        assert "start" in server.read("notes"), "Ada came in"
+    for refused, why in ((nobody, "only who has signed in"), (stranger, "nobody in with this")):
+        assert refused.exit_code == 1
+        assert len(refused.output.splitlines()) == 1
+        assert why in refused.output
+        assert "--header 'Cookie: access_token=" in refused.output
+    assert ada.exit_code == 0, ada.output
+    assert re.search(r"^visitors +1 of 1$", ada.output, re.M)
