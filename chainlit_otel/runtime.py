@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from threading import RLock
 from typing import Any
 
@@ -385,9 +385,9 @@ class Runtime:
         if not settings.admin_server:
             return
         try:
-            self._admin = AdminServer(
-                admin_app(self._metrics(), self.health), settings.host, settings.port
-            )
+            app = admin_app(self._metrics, self.health)
+            allowed = (settings.allowed_hosts or "").split(",")
+            self._admin = AdminServer(app, settings.host, settings.port, allowed)
         except OSError as error:
             log(
                 logging.WARNING,
@@ -474,9 +474,17 @@ class Runtime:
         prefix = server.config.run.root_path.rstrip("/")
         patches = Patches(self)
         # Ahead of Chainlit's catch-all route, which answers anything with the web page.
-        patches.insert(server.app.router.routes, Route(prefix + path, self._metrics()))
+        patches.insert(server.app.router.routes, Route(prefix + path, self._metrics))
         self._patches.append(patches)
+        if self._settings.metrics_token is None:
+            log(
+                logging.WARNING,
+                "the metrics at %s are for whoever reaches the app; CHAINLIT_OTEL_METRICS_TOKEN=… "
+                "keeps them for those who send it",
+                prefix + path,
+            )
 
+    @cached_property
     def _metrics(self) -> MetricsEndpoint:
         return MetricsEndpoint(
             self._pipeline.reader, self._settings.metrics_token, self._guards["server"]

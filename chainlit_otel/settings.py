@@ -84,6 +84,13 @@ class Settings:
         "Port of the admin server; the next free one of sixteen if it is taken, any free one if 0.",
         env="OTEL_EXPORTER_PROMETHEUS_PORT",
     )
+    allowed_hosts: str | None = _setting(
+        _text,
+        None,
+        "Names, separated by commas, by which the admin server may be asked, besides loopback "
+        "addresses and names of this machine.",
+        env=f"{PREFIX}ALLOWED_HOSTS",
+    )
     metrics_path: str | None = _setting(
         _text,
         None,

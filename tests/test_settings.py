@@ -21,6 +21,7 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "admin_server": ("false", False, False),
     "host": ("0.0.0.0", "0.0.0.0", "::1"),
     "port": ("9999", 9999, 0),
+    "allowed_hosts": ("metrics.example", "metrics.example", "a.example,b.example"),
     "metrics_path": ("/metrics", "/metrics", "/internal/metrics"),
     "metrics_token": ("secret", "secret", "other"),
     "always_serve_metrics": ("true", True, True),

@@ -9,14 +9,26 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Iterable
+from ipaddress import ip_address
+from operator import attrgetter
 from threading import Thread
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from chainlit_otel.server.endpoints import KnownHosts
 
 logger = logging.getLogger("chainlit_otel")
 
 _PORTS = 16
+_MOST_CONNECTIONS = 48
+_HEADER_TIMEOUT = 5.0  # seconds from the connection to the end of the first request's header
+_ANSWER_TIMEOUT = 30.0  # seconds from there until the answer has been read
+_GRACE = 1.0  # seconds in which a connection is not closed for the sake of another
+
+_BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 _inherited: list[AdminServer] = []
 
@@ -28,23 +40,29 @@ class AdminServer:
         app: What to serve.
         host: Address to listen on.
         port: Port to listen on; the next free one of sixteen if it is taken, any if 0.
+        allowed_hosts: Names by which it may be asked, besides its own, if it listens on loopback.
 
     Raises:
         OSError: None of the ports can be had.
     """
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+    def __init__(
+        self, app: ASGIApp, host: str, port: int, allowed_hosts: Iterable[str] = ()
+    ) -> None:
         self._socket = _listen(host, port)
         self.host = host
-        self.port: int = self._socket.getsockname()[1]
+        address, self.port = self._socket.getsockname()[:2]
+        if ip_address(address).is_loopback:
+            app = KnownHosts(app, allowed_hosts)
         config = uvicorn.Config(
             app,
             log_config=None,
             access_log=False,
             date_header=False,
+            proxy_headers=False,
             lifespan="off",
             ws="none",
-            http="h11",
+            http=_Connection,
         )
         # It imports what it needs, and the thread must not: Chainlit's `load_module` meanwhile
         # changes `sys.path`, which would fail the import there, or the app's own here.
@@ -87,6 +105,64 @@ class AdminServer:
         loop = asyncio.SelectorEventLoop()
         loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         loop.close()
+
+
+class _Connection(H11Protocol):
+    """A connection that keeps nobody waiting: neither us for long, nor those who come after it."""
+
+    connections: set[_Connection]  # type: ignore[assignment]
+    _since = 0.0
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._since = self.loop.time()
+        self._allow(_HEADER_TIMEOUT)
+        if len(self.connections) <= _MOST_CONNECTIONS:
+            return
+        silent = [other for other in self.connections if other._is_silent()]
+        if silent:
+            min(silent, key=attrgetter("_since")).give_up()
+        else:
+            self.connections.discard(self)
+            transport.write(_BUSY)
+            transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        answering = self.cycle
+        super().data_received(data)
+        if self.cycle is not answering:
+            self._allow(_ANSWER_TIMEOUT)
+
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()
+        # The next request may have been here already.
+        if self.cycle is not answered:
+            self._allow(_ANSWER_TIMEOUT)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def give_up(self) -> None:
+        """Close the connection, whether anybody has read what was sent or not."""
+        self._stop_timer()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _is_silent(self) -> bool:
+        """Tell whether it has had the time to ask for something, and has not."""
+        waits = self.cycle is None or self.cycle.response_complete
+        return waits and self.loop.time() - self._since > _GRACE
+
+    def _allow(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self.give_up)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
 
 
 class _IdleServer(uvicorn.Server):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Mapping
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address
 from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.registry import Collector
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -16,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
-from chainlit_otel.server.rendering import Page, render, wanted
+from chainlit_otel.server.rendering import Page, wanted
+from chainlit_otel.server.sharing import SharedPages
 
 Health = Callable[[], Mapping[str, Any]]
 """Tells the state of our own probes: `status` is `ok` or `degraded`."""
@@ -45,10 +50,12 @@ class MetricsEndpoint:
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
         self._token = token
+        self._guard = guard
         self._elsewhere = reader is None
-        self._collector: Collector = registry
+        collector: Collector = registry
         if reader is not None:
-            self._collector = OpenTelemetryCollector(reader, guard, registry)
+            collector = OpenTelemetryCollector(reader, guard, registry)
+        self._pages = SharedPages(collector)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one scrape."""
@@ -58,15 +65,17 @@ class MetricsEndpoint:
         elif request.method not in _METHODS:
             response = _not_allowed()
         else:
-            page = self._page(request)
-            response = Response(page.body, headers=page.headers)
+            response = _failed()
+            with self._guard:
+                page = await self._page(request)
+                response = Response(page.body, headers=page.headers)
         await response(scope, receive, send)
 
-    def _page(self, request: Request) -> Page:
+    async def _page(self, request: Request) -> Page:
         asked = wanted(request)
         if not self._elsewhere:
-            return render(self._collector, asked)
-        page = render(self._collector, asked._replace(openmetrics=False, gzip=False))
+            return await self._pages.page(asked)
+        page = await self._pages.page(asked._replace(openmetrics=False, gzip=False))
         return Page(_ELSEWHERE.encode() + page.body, page.headers)
 
     def _admits(self, request: Request) -> bool:
@@ -81,6 +90,12 @@ def _unauthorized() -> Response:
         "The metrics need a bearer token (CHAINLIT_OTEL_METRICS_TOKEN).\n",
         status_code=401,
         headers={"WWW-Authenticate": "Bearer"},
+    )
+
+
+def _failed() -> Response:
+    return PlainTextResponse(
+        "The metrics could not be read; the log of the app says why.\n", status_code=500
     )
 
 
@@ -99,6 +114,54 @@ _INDEX = """\
 <li><a href="healthz">/healthz</a>: what is observed, and what is off</li>
 </ul>
 """
+
+
+class KnownHosts:
+    """Lets in who came by a name that this machine is known by to its own processes.
+
+    A browser sends the name by which a page has led it here: that of the page's own site, if that
+    resolves to loopback by now (DNS rebinding).
+
+    Args:
+        app: What is served.
+        others: More names that are let in.
+    """
+
+    def __init__(self, app: ASGIApp, others: Iterable[str] = ()) -> None:
+        self._app = app
+        names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
+        self._names = frozenset(filter(None, map(_host, names)))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        host = _host(Headers(scope=scope).get("host", ""))
+        app = self._app if host in self._names or _is_loopback(host) else _foreign()
+        await app(scope, receive, send)
+
+
+# What a container's host is called inside of it.
+_HOSTS_OF_CONTAINERS = ("host.docker.internal", "host.containers.internal")
+
+
+def _host(header: str) -> str:
+    """Return the host of a `Host` header, without its port and in lower case."""
+    found = re.fullmatch(r"(\[[^]]*\]|[^:]*)(:\d*)?", header.strip())
+    return found[1].strip("[]").rstrip(".").lower() if found else ""
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _foreign() -> Response:
+    return PlainTextResponse(
+        "This server listens on loopback and is not known by this host name "
+        "(CHAINLIT_OTEL_ALLOWED_HOSTS).\n",
+        status_code=403,
+    )
 
 
 def admin_app(metrics: ASGIApp, health: Health) -> Starlette:

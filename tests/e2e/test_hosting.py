@@ -131,6 +131,7 @@ def test_metrics_inside_the_app(hosted: ChainlitServer) -> None:
     assert Scrape(inside.text).series == hosted.scrape().series
     page = httpx.get(f"{hosted.url}/anything-else")
     assert "<html" in page.text, "Chainlit's own catch-all route is in place"
+    assert hosted.log.count("are for whoever reaches the app; CHAINLIT_OTEL_METRICS_TOKEN=") == 1
 
 
 def test_openmetrics_for_those_who_ask(hosted: ChainlitServer) -> None:
@@ -237,6 +238,7 @@ def test_token() -> None:
             assert "chainlit_session_starts_total" in admitted.text
         assert httpx.get(server.metrics_url.replace("/metrics", "/healthz")).status_code == 200
         assert "s3cret" not in server.log
+        assert "for whoever reaches the app" not in server.log
 
 
 def announced(server: ChainlitServer) -> list[tuple[str, str]]:

@@ -1,0 +1,100 @@
+"""Pages are made one at a time, in a thread, each for all who wait for one.
+
+So no event loop waits for it, and a crowd of scrapers costs little more than one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from concurrent.futures import Future
+from threading import Lock, Thread
+
+from prometheus_client import Metric as Family
+from prometheus_client.registry import Collector
+
+from chainlit_otel.server.rendering import Page, Wanted, render
+
+# Seconds of rest for each second of work: whoever asks meanwhile gets the next page together.
+_REST = 2.0
+
+
+class SharedPages:
+    """Makes pages from what a collector has.
+
+    Args:
+        collector: A registry, or anything else that collects families.
+    """
+
+    def __init__(self, collector: Collector) -> None:
+        self._collector = collector
+        self._lock = Lock()
+        self._waiting: dict[Wanted, Future[Page]] = {}
+        self._busy = False
+        self._rests_until = 0.0
+
+    async def page(self, wanted: Wanted) -> Page:
+        """Return a page of what is there now.
+
+        One that is being made already may lack what has happened since; so it is the next one.
+
+        Args:
+            wanted: What is wanted of it.
+
+        Raises:
+            RuntimeError: The collector has failed, or no thread can be started any more.
+        """
+        with self._lock:
+            future = self._waiting.setdefault(wanted, Future())
+            if not self._busy:
+                Thread(target=self._make, name="chainlit-otel-pages", daemon=True).start()
+                self._busy = True
+        # One who goes away must not take the page from the others.
+        return await asyncio.shield(asyncio.wrap_future(future))
+
+    def _make(self) -> None:
+        while True:
+            time.sleep(max(0.0, self._rests_until - time.monotonic()))
+            with self._lock:
+                batch, self._waiting = self._waiting, {}
+                if not batch:
+                    self._busy = False
+                    return
+            began = time.monotonic()
+            self._make_all(batch)
+            now = time.monotonic()
+            self._rests_until = now + _REST * (now - began)
+
+    def _make_all(self, batch: dict[Wanted, Future[Page]]) -> None:
+        try:
+            # One reading for all of them.
+            collected = _Patient(self._collector.collect())
+            pages = {wanted: render(collected, wanted) for wanted in batch}
+        except BaseException as error:  # noqa: BLE001 - what is collected may even exit
+            for future in batch.values():
+                failed = RuntimeError(f"the metrics could not be read: {type(error).__name__}")
+                failed.__cause__ = error
+                future.set_exception(failed)
+        else:
+            for wanted, future in batch.items():
+                future.set_result(pages[wanted])
+
+
+class _Patient(Collector):
+    """Families that were collected; between two of them, other threads may run.
+
+    A thread that computes keeps the others waiting for 5 ms each time, a turn's among them.
+    """
+
+    def __init__(self, families: Iterable[Family]) -> None:
+        self._families: list[Family] = []
+        for family in families:
+            self._families.append(family)
+            time.sleep(0)
+
+    def collect(self) -> Iterable[Family]:
+        """Return the families."""
+        for family in self._families:
+            time.sleep(0)
+            yield family

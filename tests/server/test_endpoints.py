@@ -1,0 +1,49 @@
+"""`/healthz` waits for no metrics, and metrics that cannot be read are an answer, too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+
+from chainlit_otel.guard import Guard
+from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
+from chainlit_otel.server.sharing import SharedPages
+from tests.conftest import InternalErrors
+from tests.server.test_sharing import Counting
+
+
+def endpoint_of(collector: Counting) -> MetricsEndpoint:
+    endpoint = MetricsEndpoint(None, None, Guard("server"))
+    endpoint._elsewhere = False
+    endpoint._pages = SharedPages(collector)
+    return endpoint
+
+
+async def test_healthz_answers_while_the_metrics_are_being_read() -> None:
+    collector = Counting()
+    app = admin_app(endpoint_of(collector), lambda: {"status": "ok"})
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        metrics = asyncio.ensure_future(client.get("/metrics"))
+        await asyncio.to_thread(collector.reading.wait, 30)
+        health = await client.get("/healthz")
+        assert not metrics.done()
+        collector.goes_on.set()
+        assert "readings 1.0" in (await metrics).text
+    assert (health.status_code, health.json()) == (200, {"status": "ok"})
+
+
+async def test_metrics_that_cannot_be_read(expected_internal_errors: InternalErrors) -> None:
+    collector = Counting()
+    collector.goes_on.set()
+    collector.error = SystemExit(1)
+    transport = httpx.ASGITransport(endpoint_of(collector))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        failed = await client.get("/metrics")
+        collector.error = None
+        well = await client.get("/metrics")
+    assert failed.status_code == 500
+    assert failed.text.startswith("The metrics could not be read")
+    assert (well.status_code, "readings 2.0" in well.text) == (200, True)
+    assert [probe for probe, _ in expected_internal_errors] == ["server"]
