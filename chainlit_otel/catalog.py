@@ -155,6 +155,7 @@ PROBES = (
     "sessions",
     "sockets",
     "messages",
+    "bots",
     "callbacks",
     "steps",
     "mcp",
@@ -230,10 +231,12 @@ CALLBACK_NAME = Attribute(
         OTHER,
     ),
 )
+ACTION_NAME = Attribute("chainlit.action.name", ())
 STEP_TYPE = Attribute(
     "chainlit.step.type",
     ("run", "tool", "llm", "embedding", "retrieval", "rerank", "undefined", OTHER),
 )
+STEP_NAME = Attribute("chainlit.step.name", ())
 ASK_TYPE = Attribute("chainlit.ask.type", ("text", "file", "action", "element", "call_fn", OTHER))
 ASK_OUTCOME = Attribute("chainlit.outcome", ("answered", "timeout", "cancelled"))
 EMIT_EVENT = Attribute(
@@ -247,6 +250,7 @@ EMIT_EVENT = Attribute(
         "element",
         "ask",
         "call_fn",
+        "audio",
     ),
 )
 REFUSAL = Attribute(
@@ -303,7 +307,9 @@ FOLDED_ATTRIBUTE = Attribute(
         CLIENT_TYPE.key,
         CHAT_PROFILE.key,
         CALLBACK_NAME.key,
+        ACTION_NAME.key,
         STEP_TYPE.key,
+        STEP_NAME.key,
         OPERATION.key,
         DATA_LAYER_NAME.key,
         CACHE_NAME.key,
@@ -484,7 +490,7 @@ TIME_TO_FIRST_TOKEN = Metric(
     "chainlit.turn.time_to_first_token",
     "histogram",
     "s",
-    "From the arrival of the message to the first token or message sent to the browser.",
+    "From the arrival of the message to the first content sent that a user can see or hear.",
     (CHAT_PROFILE,),
     TURN_BOUNDS,
     (("",),),
@@ -530,7 +536,7 @@ ASK_DURATION = Metric(
     "chainlit.ask.duration",
     "histogram",
     "s",
-    "How long the app waited for a user's answer.",
+    "How long the app waited for a user's answer; `timeout` is as long as it cared to wait.",
     (ASK_TYPE, ASK_OUTCOME),
     TURN_BOUNDS,
     tuple(product(("text",), ASK_OUTCOME.values)),
@@ -724,12 +730,12 @@ SPAN_DISCONNECT = "chainlit.disconnect"
 SPAN_TURN = "chainlit.turn"
 SPAN_CALLBACK = "chainlit.callback"
 SPAN_STEP = "chainlit.step"
+SPAN_ASK = "chainlit.ask"
 SPAN_DATA_LAYER = "chainlit.data_layer"
 
 SESSION_ID = "session.id"
 CONVERSATION_ID = "gen_ai.conversation.id"
 ERROR_TYPE = "error.type"
-STEP_NAME = "chainlit.step.name"
 USER_ID = "user.id"
 TURN_INPUT = "chainlit.turn.input"
 TURN_OUTPUT = "chainlit.turn.output"

@@ -25,6 +25,7 @@ from chainlit_otel.forks import renew_locks
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes import access as access_probe
+from chainlit_otel.probes import bots as bots_probe
 from chainlit_otel.probes import caches as caches_probe
 from chainlit_otel.probes import callbacks as callbacks_probe
 from chainlit_otel.probes import data_layer as data_layer_probe
@@ -213,6 +214,7 @@ class Runtime:
         self._messages = messages = messages_probe.Messages(
             TurnLedger(self._turn_ended), sessions, sockets, tracing, settings.capture_messages
         )
+        self._bots = bots_probe.Bots(messages)
         self._access = access = access_probe.Access()
         self._callbacks = callbacks_probe.Callbacks(
             guards["callbacks"], telemetry, tracing, sockets, messages, access
@@ -220,7 +222,9 @@ class Runtime:
         self._pulse = event_loop_probe.Pulse(
             guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
         )
-        self._steps = steps_probe.Steps(telemetry, tracing, sockets, settings.capture_steps)
+        self._steps = steps_probe.Steps(
+            telemetry, tracing, sockets, messages, settings.capture_steps
+        )
         self._mcp = mcp_probe.Connections()
         self._data_layers = data_layer_probe.DataLayers(
             guards["data_layer"], telemetry, tracing, sockets, watching.pools.found
@@ -416,6 +420,7 @@ class Runtime:
         )
         self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
         self._probe("messages", partial(messages_probe.install, messages=self._messages))
+        self._probe("bots", partial(bots_probe.install, bots=self._bots))
         self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
         self._probe("steps", partial(steps_probe.install, steps=self._steps))
         self._probe("mcp", partial(mcp_probe.install, connections=self._mcp))
@@ -498,7 +503,9 @@ class Runtime:
             catalog.CLIENT_TYPE: self._sessions.client_type,
             catalog.CHAT_PROFILE: self._messages.profiles,
             catalog.CALLBACK_NAME: self._callbacks.name,
+            catalog.ACTION_NAME: self._callbacks.action,
             catalog.STEP_TYPE: self._steps.type,
+            catalog.STEP_NAME: self._steps.name,
             catalog.CACHE_NAME: watching.caches.names,
             catalog.POOL_NAME: watching.pools.names,
             catalog.OPERATION: self._data_layers.operation,
@@ -542,8 +549,8 @@ class Runtime:
             self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
     def _starting(self) -> None:
-        # All callbacks are there by now, and some are called before anybody connects.
-        self._callbacks.sweep()
+        # An app may have imported what wraps callbacks before we were there.
+        self._callbacks.observe_all()
 
     def _stopping(self, server: Any) -> None:
         if self._admin is None or not self._admin.is_served_by(server):

@@ -182,7 +182,9 @@ def test_what_is_folded_is_counted_for_every_attribute_that_outsiders_choose() -
     named = {
         catalog.CLIENT_TYPE.key,
         catalog.CALLBACK_NAME.key,
+        catalog.ACTION_NAME.key,
         catalog.STEP_TYPE.key,
+        catalog.STEP_NAME.key,
         catalog.OPERATION.key,
         catalog.ACCESS_METHOD.key,
     }

@@ -55,6 +55,17 @@ class LearnedSet:
             if len(self._members) < self._limit:
                 self._members |= {value}
 
+    def admit(self, value: object, longest: int = 64) -> str:
+        """Make a member of a value of the app's while there is room, and return what stands for it.
+
+        Args:
+            value: The value; it may be anything.
+            longest: The most characters that a member has.
+        """
+        if isinstance(value, str) and value not in self._members and 0 < len(value) <= longest:
+            self.learn((value,))
+        return self(value)
+
     def __call__(self, value: object) -> str:
         """Return `value` if it is a member, and `other`, counted, if it is not."""
         return value if isinstance(value, str) and value in self._members else self._closed(value)

@@ -17,6 +17,7 @@ class Turn:
     Attributes:
         arrived: Monotonic time at which the message arrived, in nanoseconds.
         profile: Chat profile, folded to a bounded set.
+        message_id: Id of the user's message; empty if it is not known.
         error: The exception that a callback raised and Chainlit swallowed, if any.
         cancelled: Whether the user, or the end of the process, stopped it.
         ended: Whether it is over.
@@ -36,6 +37,7 @@ class Turn:
         "first_chunk",
         "first_output",
         "last_chunk",
+        "message_id",
         "profile",
         "room",
     )
@@ -43,6 +45,7 @@ class Turn:
     def __init__(self, arrived: int, profile: str) -> None:
         self.arrived = arrived
         self.profile = profile
+        self.message_id = ""
         self.error: BaseException | None = None
         self.cancelled = False
         self.ended = False
@@ -68,10 +71,10 @@ class Turn:
 
     @property
     def outcome(self) -> str:
-        """`error`, `cancelled` or `ok`. A stop by the user is no error."""
-        if self.cancelled:
-            return "cancelled"
-        return "ok" if self.error is None else "error"
+        """`error`, `cancelled` or `ok`. An error that was recorded wins over a stop."""
+        if self.error is not None:
+            return "error"
+        return "cancelled" if self.cancelled else "ok"
 
     @property
     def time_to_first_token(self) -> float | None:

@@ -51,7 +51,6 @@ from chainlit_otel.tracing import printable
 Result = Literal["granted", "denied", "error"]
 
 _MOST_REASONS = 32
-_LONGEST_REASON = 64
 
 # The endpoint that lets a user in, and how. The token of `jwt_auth` has been counted by then.
 _METHODS = {
@@ -123,9 +122,7 @@ class Access:
         text = printable(reason) if isinstance(reason, str) else ""
         self.attempt(method, "denied")
         with self._lock:
-            if text and len(text) <= _LONGEST_REASON:
-                self.reason.learn([text])
-            named = self.reason(text)
+            named = self.reason.admit(text)
             self._denials[method, named] += 1
         get_current_span().add_event(
             catalog.EVENT_ACCESS_DENIED,

@@ -1,10 +1,14 @@
 """Callbacks: the functions of the app that Chainlit keeps in `config.code`.
 
 `wrap_user_function` swallows what a callback raises, so the error is only seen between it and
-the function that it wraps. That function is in a cell of the wrapper's closure. Changing the
-cell works for callbacks that were decorated before and for those that will be, whose wrappers
-are looked for again when they can have changed: at the start of the server, and when a socket
-connects. `config.code` itself is replaced when `chainlit run -w` reloads the app.
+the function that it wraps. That function is in a cell of the wrapper's closure. The cell is changed
+for callbacks that are there already, and for each that is registered from then on, be it while the
+app runs or when `chainlit run -w` loads it again: every decorator asks `wrap_user_function` for the
+wrapper. Only afterwards does the decorator say what the callback is for, so its name is looked up
+when it is first called.
+
+Of `on_audio_chunk`, which is called for every frame of a voice, only what fails is recorded, and it
+has no span.
 """
 
 from __future__ import annotations
@@ -16,10 +20,10 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from types import CellType, CodeType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
@@ -27,11 +31,31 @@ from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, outcome_of
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, printable
 
 Function = Callable[..., Any]
 
 _CELL = "user_function"
+_ACTIONS = 64
+# What an error of makes a turn fail.
+_ANSWERS = ("on_message", "on_audio_end")
+
+
+class _Callback:
+    """A function of the app that Chainlit may call.
+
+    Attributes:
+        wrapper: Chainlit's wrapper of it.
+        name: What it is for; None before it is first called, or if it is for nothing known.
+        action: The name of the action that it is for, if it is for one.
+    """
+
+    __slots__ = ("action", "name", "wrapper")
+
+    def __init__(self, wrapper: Function) -> None:
+        self.wrapper: ReferenceType[Function] = ref(wrapper)
+        self.name: str | None = None
+        self.action = ""
 
 
 class Callbacks:
@@ -56,6 +80,7 @@ class Callbacks:
         access: Access,
     ) -> None:
         self.name = ClosedSet(catalog.CALLBACK_NAME.values)
+        self.action = LearnedSet(_ACTIONS)
         self.patches: Patches | None = None
         self._guard = guard
         self._telemetry = telemetry
@@ -70,27 +95,35 @@ class Callbacks:
         """Return the name of the callback that a code object belongs to, if it is one."""
         return self._names.get(code)
 
-    def sweep(self) -> None:
-        """Observe the callbacks that are not observed yet."""
+    def observe(self, wrapper: Function) -> None:
+        """Observe the callback that Chainlit has wrapped, unless it is observed."""
         patches = self.patches
-        if patches is None or not patches.active:
+        if patches is None or not patches.active or self._observed.get(wrapper) is patches:
             return
-        for name, wrapper in _wrappers():
-            if self._observed.get(wrapper) is patches:
-                continue
-            self._observed[wrapper] = patches
-            cell = _cell(wrapper)
-            if cell is not None:
-                function = cell.cell_contents
-                patches.fill(wrapper, cell, self._observing(patches, function, self.name(name)))
-                self._name_code(function, name)
+        self._observed[wrapper] = patches
+        cell = _cell(wrapper)
+        if cell is not None:
+            function = cell.cell_contents
+            patches.fill(wrapper, cell, self._observing(patches, function, _Callback(wrapper)))
 
-    def _name_code(self, function: Function, name: str) -> None:
-        innermost = inspect.unwrap(function)
-        if code := getattr(innermost, "__code__", None):
-            self._names[code] = name
+    def observe_all(self) -> None:
+        """Observe the callbacks that are registered now."""
+        for _, _, wrapper in _registered():
+            self.observe(wrapper)
 
-    def _observing(self, patches: Patches, function: Function, name: str) -> Function:
+    def _find(self, callback: _Callback, function: Function) -> None:
+        """Look up what a callback is for."""
+        wrapper = callback.wrapper()
+        for name, action, registered in _registered():
+            # Somebody may have put another function around the wrapper since.
+            if inspect.unwrap(registered, stop=lambda f: f is wrapper) is wrapper:
+                callback.name = self.name(name)
+                callback.action = action and self.action.admit(printable(action))
+                if code := getattr(inspect.unwrap(function), "__code__", None):
+                    self._names[code] = name
+                return
+
+    def _observing(self, patches: Patches, function: Function, callback: _Callback) -> Function:
         """Return a function of the same kind and signature, since Chainlit asks for both."""
         guard = self._guard
 
@@ -102,7 +135,7 @@ class Callbacks:
                     return await function(*args, **kwargs)
                 call: _Call | None = None
                 with guard:
-                    call = self._begin(name)
+                    call = self._begin(callback, function)
                 try:
                     result = await function(*args, **kwargs)
                 except BaseException as error:
@@ -121,7 +154,7 @@ class Callbacks:
                 return function(*args, **kwargs)
             call: _Call | None = None
             with guard:
-                call = self._begin(name)
+                call = self._begin(callback, function)
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
@@ -134,19 +167,29 @@ class Callbacks:
 
         return observed_sync
 
-    def _begin(self, name: str) -> _Call:
-        span = f"{catalog.SPAN_CALLBACK} {name}"
+    def _begin(self, callback: _Callback, function: Function) -> _Call | None:
+        if callback.name is None:
+            self._find(callback, function)
+        name = callback.name
+        if name is None:
+            return None
+        started = time.monotonic_ns()
+        if name == "on_audio_chunk":
+            return _Call(name, started, UNHEARD)
         attributes = {catalog.CALLBACK_NAME.key: name}
-        return _Call(name, time.monotonic_ns(), self._sockets.open(span, attributes))
+        if callback.action:
+            attributes[catalog.ACTION_NAME.key] = callback.action
+        frame = self._sockets.open(f"{catalog.SPAN_CALLBACK} {name}", attributes)
+        return _Call(name, started, frame)
 
     def _end(self, call: _Call | None, error: BaseException | None, result: Any = None) -> None:
-        if call is None:
+        if call is None or (call.name == "on_audio_chunk" and error is None):
             return
         seconds = (time.monotonic_ns() - call.started) / NS
-        outcome = outcome_of(error)
+        outcome = self._messages.outcome_of(error)
         self._telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.called_back(call.name, error)
-        if call.name == "on_message" and error is not None:
+        if call.name in _ANSWERS and error is not None:
             self._messages.failed(error)
         if call.name == "set_chat_profiles" and result:
             self._messages.profiles.learn(profile.name for profile in result)
@@ -164,15 +207,15 @@ class _Call:
         self.frame = frame
 
 
-def _wrappers() -> Iterator[tuple[str, Function]]:
-    """Give the name and the wrapper of every callback that is set now."""
+def _registered() -> Iterator[tuple[str, str, Function]]:
+    """Give the name, the action and the wrapper of every callback that is set now."""
     code = import_module("chainlit.config").config.code
-    for name, value in vars(code).items():
+    for name, value in list(vars(code).items()):
         if name == "action_callbacks":
-            for wrapper in value.values():
-                yield name, wrapper
+            for action, wrapper in list(value.items()):
+                yield name, action, wrapper
         elif callable(value) and name not in ("data_layer", "module"):
-            yield name, value
+            yield name, "", value
 
 
 def _cell(wrapper: Function) -> CellType | None:
@@ -186,25 +229,31 @@ def _cell(wrapper: Function) -> CellType | None:
 
 
 def install(patches: Patches, guard: Guard, telemetry: Telemetry, callbacks: Callbacks) -> None:
-    """Observe the callbacks, now and whenever a socket connects.
+    """Observe the callbacks, those of now and those to come.
 
     Raises:
         SeamMissing: This version of Chainlit keeps its callbacks elsewhere.
     """
-    wrap_user_function = getattr(import_module("chainlit.utils"), "wrap_user_function", None)
+    decorators, utils = import_module("chainlit.callbacks"), import_module("chainlit.utils")
+    wrap_user_function = getattr(utils, "wrap_user_function", None)
     if wrap_user_function is None or _cell(wrap_user_function(lambda: None)) is None:
         raise SeamMissing("chainlit.utils.wrap_user_function")
     callbacks.patches = patches
-    callbacks.sweep()
-    handlers = import_module("chainlit.server").sio.handlers.get("/")
-    patches.replace(handlers, "connect", functools.partial(_connecting, guard, callbacks))
+    for module in (decorators, utils):
+        patches.override(
+            module,
+            "wrap_user_function",
+            functools.partial(_wrap_wrap_user_function, guard, callbacks),
+        )
+    callbacks.observe_all()
 
 
-def _connecting(guard: Guard, callbacks: Callbacks, original: Any) -> Any:
+def _wrap_wrap_user_function(guard: Guard, callbacks: Callbacks, original: Function) -> Function:
     @wraps(original)
-    async def connect(*args: Any) -> Any:
+    def wrap_user_function(*args: Any, **kwargs: Any) -> Any:
+        wrapper = original(*args, **kwargs)
         with guard:
-            callbacks.sweep()
-        return await original(*args)
+            callbacks.observe(wrapper)
+        return wrapper
 
-    return connect
+    return wrap_user_function

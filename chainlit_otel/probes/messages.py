@@ -1,10 +1,11 @@
-"""Turns and messages: `process_message` and `edit_message` of `chainlit.socket`, and `sio.emit`.
+"""Turns and messages of browsers: the handlers of `chainlit.socket`, `sio.emit` and `sio.call`.
 
 A turn is the run of `process_message`, which `client_message` starts as a task and looks up at
-each call, or that of the `edit_message` handler. All that reaches a browser goes through the
-`emit` of the one Socket.IO server; only there can be told, at the moment of sending, that the
-socket is gone and nobody will ever see the content. What waits for a user's answer goes through
-its `call`.
+each call, or that of the handler of `edit_message` or `audio_end`. All that reaches a browser goes
+through the `emit` of the one Socket.IO server; only there can be told, at the moment of sending,
+that the socket is gone and nobody will ever see the content. What waits for a user's answer goes
+through its `call`. That a user wants a turn stopped is what the handler of `stop` says, and nothing
+else: an app cancels tasks for reasons of its own.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import LearnedSet
@@ -26,13 +28,15 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Frame, Tracing, current_span_context, outcome_of, printable
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, printable
 
 _PROFILES = 32
-_CONTENT = frozenset(catalog.EMIT_EVENT.values)
+# What is shown to a user or played, by its event. A step goes by the events of messages.
+_CONTENT = frozenset(catalog.EMIT_EVENT.values) - {"step", "audio"} | {"audio_chunk"}
+_QUESTIONS = ("ask", "call_fn")
 _ASK_TYPES = frozenset(catalog.ASK_TYPE.values)
 
 current_turn: ContextVar[Turn | None] = ContextVar("chainlit_otel_turn", default=None)
@@ -67,23 +71,31 @@ class Messages:
         self._capture = capture
         self._frames: dict[Turn, Frame] = {}
         self._tasks: WeakKeyDictionary[asyncio.Task[Any], Turn] = WeakKeyDictionary()
+        self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
 
-    def begin(self, session: Any) -> Turn:
-        """A message of the session's user is about to be processed."""
-        arrived = _arrival.get() or time.monotonic_ns()
-        profile = self.profiles(session.chat_profile) if session.chat_profile else ""
+    def begin(self, session: Any, arrived: int | None = None) -> Turn:
+        """A message of the session's user is about to be processed.
+
+        Args:
+            session: Chainlit's session; None if the message failed before it had one.
+            arrived: Monotonic time at which it arrived, in nanoseconds, if that is known.
+        """
+        arrived = arrived or _arrival.get() or time.monotonic_ns()
+        chosen = getattr(session, "chat_profile", None)
+        profile = self.profiles(chosen) if chosen else ""
         turn = self.ledger.start(arrived, profile)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
-        self._sessions.took_a_turn(session)
+        if session is not None:
+            self._sessions.took_a_turn(session)
         return turn
 
     def trace(self, turn: Turn, session: Any) -> None:
         """Open the span of a turn that has begun, if anybody listens."""
         if self._tracing.idle:
             return
-        attributes = self._sessions.attributes(session)
+        attributes = {} if session is None else self._sessions.attributes(session)
         if turn.profile:
             attributes[catalog.CHAT_PROFILE.key] = turn.profile
         # The span of a socket, if somebody opens one, lasts as long as the tab.
@@ -94,8 +106,6 @@ class Messages:
         """The turn is over."""
         if error is not None:
             self.failed(error)
-        elif _is_cancelled():
-            turn.cancelled = True
         frame = self._frames.pop(turn, None)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
@@ -118,10 +128,42 @@ class Messages:
         # A task that a turn has left behind tells no more of it.
         if turn is None or turn.ended:
             return
-        if outcome_of(error) == "cancelled":
+        outcome = self.outcome_of(error)
+        if outcome == "error" and turn.error is None:
+            turn.error = error
+        elif outcome == "cancelled":
             turn.cancelled = True
-        else:
-            turn.error = turn.error or error
+
+    def on_stop(self, session: Any) -> None:
+        """The user stops what runs for a session: Chainlit is about to cancel its task."""
+        task = getattr(session, "current_task", None)
+        if task is None or task.done():
+            return
+        self._stopped.add(task)
+        if (turn := self._tasks.get(task)) is not None:
+            turn.cancelled = True
+
+    def outcome_of(self, error: BaseException | None) -> str:
+        """Return the outcome of what `error` has ended here, or of what has ended without.
+
+        A cancellation is the user's stop, or the end of the process, or else the app's own: a
+        time-out, a task group whose child failed. Then what was to be done has failed. A generator
+        that nobody reads on has done all that was wanted of it.
+        """
+        if error is None:
+            return "ok"
+        if not isinstance(error, (CancelledError, GeneratorExit)):
+            return "error"
+        if self._is_stopped():
+            return "cancelled"
+        return "ok" if isinstance(error, GeneratorExit) else "error"
+
+    def _is_stopped(self) -> bool:
+        turn = current_turn.get()
+        if (turn is not None and turn.cancelled) or self._sockets.stopping:
+            return True
+        # Outside of turns the user can stop `on_chat_start`, and tasks of its own with it.
+        return getattr(current_session(), "current_task", None) in self._stopped
 
     def stalled(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
         """The event loop is blocked, while it ran `task`; called from another thread."""
@@ -138,12 +180,20 @@ class Messages:
             attributes[catalog.CODE_FUNCTION] = stall.source.function
         frame.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
-    def received(self, text: object) -> None:
-        """A user's message was taken in, or an answer to a question of the app."""
+    def received(self, text: object, message_id: str = "") -> None:
+        """A user's message was taken in, or an answer to a question of the app.
+
+        Args:
+            text: What the user wrote; None if it was said.
+            message_id: Its id, if it has one.
+        """
         self.ledger.messages[("inbound",)] += 1
         turn = current_turn.get()
-        # Once the app has said something, it is an answer to a question of the app.
-        if self._capture and turn is not None and not turn.first_output:
+        if turn is None or turn.first_output:
+            # Once the app has said something, it is an answer to a question of the app.
+            return
+        turn.message_id = message_id
+        if self._capture:
             self._annotate(catalog.TURN_INPUT, text)
 
     def emitted(self, event: str, data: Any, to: object) -> None:
@@ -152,30 +202,42 @@ class Messages:
         if socket is not None and socket not in self.connections:
             self.ledger.dropped[(_content(event, data),)] += 1
             return
-        turn = current_turn.get()
         if event in ("stream_token", "stream_start"):
-            self.ledger.streamed(turn, time.monotonic_ns(), socket)
-        elif event == "new_message":
-            self._message(turn, data)
-        elif event == "update_message":
-            if self._capture and _is_answer(data) and data.get("output"):
-                self._annotate(catalog.TURN_OUTPUT, data["output"])
-        elif turn is not None:
+            self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
+        elif event in ("new_message", "update_message"):
+            if _is_answer(data):
+                self.answered(data, is_new=event == "new_message")
+        elif event == "ask":
+            self.answered(data["msg"], is_new=True)
+        elif event == "element":
+            self.shown(data)
+        elif event == "audio_chunk" and (turn := current_turn.get()) is not None:
             turn.output(time.monotonic_ns())
-        if event == "ask":
-            self.ledger.messages[("outbound",)] += 1
-            if self._capture:
-                self._annotate(catalog.TURN_OUTPUT, data["msg"].get("output"))
 
-    def _message(self, turn: Turn | None, step: Any) -> None:
-        if not _is_answer(step):
-            return
-        self.ledger.messages[("outbound",)] += 1
-        # An empty message is where an answer will be streamed to.
-        if turn is not None and step.get("output"):
-            turn.output(time.monotonic_ns())
+    def answered(self, message: Any, is_new: bool) -> None:
+        """A message of the app is sent to a user, for the first time or with another content."""
+        if is_new:
+            self.ledger.messages[("outbound",)] += 1
+        # An empty message is where an answer will be put.
+        if text := message.get("output"):
+            self.shown(message)
             if self._capture:
-                self._annotate(catalog.TURN_OUTPUT, step["output"])
+                self._annotate(catalog.TURN_OUTPUT, text)
+
+    def shown(self, content: Any) -> None:
+        """Something that a user can see is sent, be it a text or a file."""
+        turn = current_turn.get()
+        # What the user has attached to the message is sent back to the page that it came from.
+        if turn is not None and not (turn.message_id and content.get("forId") == turn.message_id):
+            turn.output(time.monotonic_ns())
+
+    def open_ask(self, kind: str) -> Frame:
+        """The app is about to wait for its user."""
+        return self._sockets.open(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
+
+    def close_ask(self, frame: Frame, outcome: str) -> None:
+        """The app waits no more."""
+        self._tracing.close(frame, outcome)
 
     def _annotate(self, key: str, text: object) -> None:
         turn = current_turn.get()
@@ -203,8 +265,14 @@ def install(
     patches.override(
         socket, "process_message", functools.partial(_processing, patches, guard, messages)
     )
+    for event, received in (("edit_message", _on_edit), ("audio_end", _on_audio_end)):
+        patches.replace(
+            handlers,
+            event,
+            functools.partial(_wrap_handler, patches, guard, messages, socket, received),
+        )
     patches.replace(
-        handlers, "edit_message", functools.partial(_editing, patches, guard, messages, socket)
+        handlers, "stop", functools.partial(_wrap_stop, patches, guard, messages, socket)
     )
     if not hasattr(emitter, "ChainlitEmitter"):
         raise SeamMissing("chainlit.emitter.ChainlitEmitter")
@@ -214,7 +282,7 @@ def install(
         functools.partial(_receiving, patches, guard, messages),
     )
     patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages), fast=True)
-    patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry))
+    patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry, messages))
     _observe(messages, telemetry)
 
 
@@ -249,18 +317,52 @@ def _processing(patches: Patches, guard: Guard, messages: Messages, original: Ha
     return process_message
 
 
-def _editing(
-    patches: Patches, guard: Guard, messages: Messages, socket: Any, original: Handler
+def _wrap_handler(
+    patches: Patches,
+    guard: Guard,
+    messages: Messages,
+    socket: Any,
+    received: Callable[..., None],
+    original: Handler,
 ) -> Handler:
+    """Wrap a handler whose run is a turn; `received` is told what came with its event."""
+
     @wraps(original)
-    async def edit_message(sid: str, *args: Any) -> Any:
+    async def handler(sid: str, *args: Any) -> Any:
         session = None
         with guard:
             session = socket.WebsocketSession.get(sid) if patches.active else None
         with _InTurn(guard, messages, session):
+            with guard:
+                if session is not None:
+                    received(messages, *args)
             return await original(sid, *args)
 
-    return edit_message
+    return handler
+
+
+def _on_edit(messages: Messages, payload: Any = None, *_: Any) -> None:
+    message = payload.get("message") if isinstance(payload, dict) else None
+    # Chainlit's handler fails on anything else that a browser may send.
+    if isinstance(message, dict) and "id" in message and "output" in message:
+        messages.received(message["output"], message["id"])
+
+
+def _on_audio_end(messages: Messages, *_: Any) -> None:
+    messages.received(None)
+
+
+def _wrap_stop(
+    patches: Patches, guard: Guard, messages: Messages, socket: Any, original: Handler
+) -> Handler:
+    @wraps(original)
+    async def stop(sid: str, *args: Any) -> Any:
+        with guard:
+            if patches.active:
+                messages.on_stop(socket.WebsocketSession.get(sid))
+        return await original(sid, *args)
+
+    return stop
 
 
 class _InTurn:
@@ -308,7 +410,7 @@ def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Han
                 messages.failed(error)
             raise
         with guard:
-            messages.received(getattr(message, "content", None))
+            messages.received(message.content, message.id)
         return message
 
     return process_message
@@ -327,7 +429,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
             turn.last_chunk = clock()
         elif patches.active and isinstance(event, str) and event in _CONTENT:
             with guard:
-                messages.emitted(event, data, to)
+                messages.emitted(event, data, to or _room(*args, **kwargs))
         # Handing on what nobody gave takes as long as all the rest.
         if args or kwargs:
             return original(event, data, to, *args, **kwargs)
@@ -336,28 +438,48 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
     return mark_coroutine_function(emit)
 
 
-def _asking(patches: Patches, guard: Guard, telemetry: Telemetry, original: Handler) -> Handler:
+def _room(room: object = None, *_: object, **__: object) -> object:
+    """Return where something is sent that is not sent `to` anybody, as `sio.call` sends it."""
+    return room
+
+
+def _asking(
+    patches: Patches, guard: Guard, telemetry: Telemetry, messages: Messages, original: Handler
+) -> Handler:
     @wraps(original)
     async def call(event: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if not patches.active:
+        # An app may have calls of its own, which need not wait for a person.
+        if not patches.active or event not in _QUESTIONS:
             return await original(event, data, *args, **kwargs)
-        started = time.monotonic_ns()
+        started, kind, frame = time.monotonic_ns(), catalog.OTHER, UNHEARD
+        with guard:
+            kind = ask_type(event, data)
+            frame = messages.open_ask(kind)
         outcome = "cancelled"
         try:
             result = await original(event, data, *args, **kwargs)
             outcome = "answered"
             return result
-        except Exception as error:
+        except BaseException as error:
             with guard:
-                # python-socketio has a TimeoutError of its own.
-                outcome = "timeout" if type(error).__name__ == "TimeoutError" else "cancelled"
+                outcome = _ask_outcome(messages, error)
             raise
         finally:
             with guard:
                 seconds = (time.monotonic_ns() - started) / NS
-                telemetry.record(catalog.ASK_DURATION, seconds, ask_type(event, data), outcome)
+                telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
+                messages.close_ask(frame, outcome)
 
     return call
+
+
+def _ask_outcome(messages: Messages, error: BaseException) -> str:
+    # python-socketio has a TimeoutError of its own.
+    if type(error).__name__ == "TimeoutError":
+        return "timeout"
+    # An app that cancels its own question, with a time-out as a rule, will wait no longer.
+    given_up = isinstance(error, CancelledError) and messages.outcome_of(error) != "cancelled"
+    return "timeout" if given_up else "cancelled"
 
 
 def _is_answer(step: Any) -> bool:
@@ -374,20 +496,15 @@ def _content(event: str, data: Any) -> str:
 
     Steps, and the echo of what the user wrote, go by the events of messages and are no answers.
     """
+    if event == "audio_chunk":
+        return "audio"
     is_step = event in ("new_message", "update_message") and not _is_answer(data)
     return "step" if is_step else event
-
-
-def _is_cancelled() -> bool:
-    """Tell whether the task was cancelled, though Chainlit swallowed it before any callback ran."""
-    task = asyncio.current_task()
-    # Python 3.10 does not tell.
-    return task is not None and hasattr(task, "cancelling") and task.cancelling() > 0
 
 
 def ask_type(event: str, data: Any) -> str:
     """Return the `chainlit.ask.type` of a call to the browser."""
     if event == "call_fn":
         return "call_fn"
-    kind = data["spec"]["type"] if event == "ask" else ""
+    kind = data["spec"]["type"]
     return kind if kind in _ASK_TYPES else catalog.OTHER

@@ -4,6 +4,9 @@ The context manager is what `@cl.step` uses, too, in a coroutine or in a worker 
 handlers for LangChain and LlamaIndex never enter a step: they stamp its start and send it, and
 stamp its end and send it again. What they send in between may name it as its parent, so its span
 begins and ends with its stamps. It is never the current one; and one that never ends is not told.
+
+An app may give a step its true name and type only while it runs, and those count: they are asked
+for when it ends.
 """
 
 from __future__ import annotations
@@ -17,13 +20,17 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import UNHEARD, Frame, Tracing, outcome_of, printable
+from chainlit_otel.tracing import UNHEARD, Frame, Tracing, printable
+
+# An app has tens of steps; one that puts what it looks for into their names has any number.
+_NAMES = 64
 
 Method = Callable[..., Any]
 
@@ -35,15 +42,17 @@ class _Seen:
         entered: Whether it is one that is entered; else it is one that is only sent.
         started: Monotonic time at which it was entered, in nanoseconds.
         frame: Its span.
+        named: Its type and name, as its span was named by them.
         open: Whether it has begun and not ended.
     """
 
-    __slots__ = ("entered", "frame", "open", "started")
+    __slots__ = ("entered", "frame", "named", "open", "started")
 
-    def __init__(self, entered: bool, frame: Frame) -> None:
+    def __init__(self, entered: bool) -> None:
         self.entered = entered
         self.started = time.monotonic_ns()
-        self.frame = frame
+        self.frame = UNHEARD
+        self.named: tuple[object, object] | None = None
         self.open = not entered
 
 
@@ -54,13 +63,25 @@ class Steps:
         telemetry: Takes the durations.
         tracing: Ends the spans.
         sockets: Opens the spans.
+        messages: Knows what the user has stopped.
         capture: Whether input and output of steps are recorded in spans.
+
+    Attributes:
+        type: The types of steps.
+        name: The names of steps, as they are in the names of spans.
     """
 
     def __init__(
-        self, telemetry: Telemetry, tracing: Tracing, sockets: Sockets, capture: bool
+        self,
+        telemetry: Telemetry,
+        tracing: Tracing,
+        sockets: Sockets,
+        messages: Messages,
+        capture: bool,
     ) -> None:
         self.type = ClosedSet(catalog.STEP_TYPE.values)
+        self.name = LearnedSet(_NAMES)
+        self._messages = messages
         self._telemetry = telemetry
         self._tracing = tracing
         self._sockets = sockets
@@ -70,7 +91,7 @@ class Steps:
 
     def entering(self, step: Any) -> _Seen:
         """A step is about to be entered, which sends it."""
-        seen = self._seen[step] = _Seen(True, UNHEARD)
+        seen = self._seen[step] = _Seen(True)
         return seen
 
     def entered(self, step: Any, seen: _Seen) -> None:
@@ -78,19 +99,16 @@ class Steps:
         seen.open = True
         if not self._tracing.idle:
             wall = time.time_ns() - (time.monotonic_ns() - seen.started)
-            seen.frame = self._open(step, wall)
+            self._open(step, seen, wall)
 
     def exited(self, step: Any, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
         seen = self._seen.get(step)
         if seen is None or not seen.open:
             return
-        seen.open = False
-        outcome = "error" if error is None and step.is_error else outcome_of(error)
-        seconds = (time.monotonic_ns() - seen.started) / NS
-        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
-        self._record_content(step, seen)
-        self._tracing.close(seen.frame, outcome, error)
+        failed = error is None and step.is_error
+        outcome = "error" if failed else self._messages.outcome_of(error)
+        self._end(step, seen, (time.monotonic_ns() - seen.started) / NS, outcome, error)
 
     def sent(self, step: Any) -> None:
         """A step was sent or updated, which tells of one that is not entered."""
@@ -99,40 +117,54 @@ class Steps:
             return
         start = _nanoseconds(step.start)
         if seen is None:
-            frame = self._open(step, start, self._above(step))
-            self._tracing.leave(frame)
-            seen = self._seen[step] = _Seen(False, frame)
+            seen = self._seen[step] = _Seen(False)
             self._sent[step.id] = step
+            self._open(step, seen, start, self._above(step))
+            self._tracing.leave(seen.frame)
         if not step.end or not seen.open:
             return
-        seen.open = False
         end = _nanoseconds(step.end)
         outcome = "error" if step.is_error else "ok"
-        seconds = max(0, end - start) / NS
-        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
-        self._record_content(step, seen)
-        self._tracing.close(seen.frame, outcome, end=end)
+        self._end(step, seen, max(0, end - start) / NS, outcome, None, end)
 
-    def _record_content(self, step: Any, seen: _Seen) -> None:
-        if self._capture and seen.frame.span.is_recording():
+    def _open(self, step: Any, seen: _Seen, start: int, above: Frame | None = None) -> None:
+        name, attributes = self._describe(step)
+        seen.named = (step.type, step.name)
+        seen.frame = self._sockets.open(name, attributes, start, above)
+
+    def _end(
+        self,
+        step: Any,
+        seen: _Seen,
+        seconds: float,
+        outcome: str,
+        error: BaseException | None,
+        end: int | None = None,
+    ) -> None:
+        seen.open = False
+        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        span = seen.frame.span
+        if span.is_recording():
             # What a step holds is the app's, and may fail to become a text.
             with self._tracing.guard:
-                seen.frame.span.set_attributes(_content(step))
+                if seen.named != (step.type, step.name):
+                    name, attributes = self._describe(step)
+                    span.update_name(name)
+                    span.set_attributes(attributes)
+                if self._capture:
+                    span.set_attributes(_content(step))
+        self._tracing.close(seen.frame, outcome, error, end)
 
-    def _open(self, step: Any, start: int, above: Frame | None = None) -> Frame:
-        kind = self.type(step.type)
-        return self._sockets.open(
-            f"{catalog.SPAN_STEP} {kind}", _attributes(step, kind), start, above
-        )
+    def _describe(self, step: Any) -> tuple[str, dict[str, str]]:
+        """Return the name and the attributes of a step's span."""
+        kind, name = self.type(step.type), printable(step.name)
+        span = f"{catalog.SPAN_STEP} {kind} {self.name.admit(name)}"
+        return span, {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME.key: name}
 
     def _above(self, step: Any) -> Frame | None:
         parent = self._sent.get(step.parent_id)
         seen = None if parent is None else self._seen.get(parent)
         return None if seen is None else seen.frame
-
-
-def _attributes(step: Any, kind: str) -> dict[str, str]:
-    return {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME: printable(step.name)}
 
 
 def _content(step: Any) -> dict[str, str]:

@@ -75,7 +75,7 @@ def expected(events: list[Event], number: int) -> Told | None:
     seen = [event.at for event in story if event.what in ("output", "chunk")]
     chunks = [event.at for event in story if event.what == "chunk"]
     gaps = [b - a for a, b in pairwise(chunks)]
-    outcome = "cancelled" if "cancel" in what else "error" if "fail" in what else "ok"
+    outcome = "error" if "fail" in what else "cancelled" if "cancel" in what else "ok"
     return Told(
         number,
         (mine[end].at - start.arrived) / NS,
@@ -298,13 +298,13 @@ def test_a_turn_without_output_has_no_first_token(books: Books) -> None:
     assert turn.time_per_output_chunk is None
 
 
-def test_a_stop_by_the_user_is_no_error_though_something_failed(books: Books) -> None:
+def test_an_error_wins_over_a_stop(books: Books) -> None:
     turn = books.turn()
     assert turn.outcome == "ok"
-    turn.error = ValueError()
-    assert turn.outcome == "error"
     turn.cancelled = True
     assert turn.outcome == "cancelled"
+    turn.error = ValueError()
+    assert turn.outcome == "error"
 
 
 def test_a_second_end_changes_nothing(books: Books) -> None:
@@ -328,7 +328,7 @@ def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(books
         (failed, 4.0),
         (under_way, 4.0),
     }
-    assert [turn.outcome for turn in (done, failed, under_way)] == ["ok", "cancelled", "cancelled"]
+    assert [turn.outcome for turn in (done, failed, under_way)] == ["ok", "error", "cancelled"]
     books.ledger.cancel_all()
     assert len(books.told) == 3
     assert books.ledger.active() == {(): 0}

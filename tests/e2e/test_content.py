@@ -268,7 +268,7 @@ async def test_a_request_tells_no_secret(receiver: Receiver, conventions: str) -
         assert await asyncio.to_thread(server.stop)
         said = "\n".join([receiver.everything, our_log(server)])
     (request,) = receiver.named("GET /fail")
-    (step,) = receiver.named("chainlit.step tool")
+    (step,) = receiver.named("chainlit.step tool search")
     assert step.parent == request.id
     assert (request.status, request.description) == ("error", "ValueError")
     assert [event.attributes["exception.type"] for event in request.events] == ["ValueError"]

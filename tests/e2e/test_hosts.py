@@ -270,7 +270,7 @@ def check_ours(server: ChainlitServer) -> None:
         "chainlit.connect": 2,
         "chainlit.turn": 2,
         "chainlit.callback on_message": 2,
-        "chainlit.step run": 2,
+        "chainlit.step run on_message": 2,
         "chainlit.disconnect": 2,
     }
     for turn in (span for span in found if span.name == "chainlit.turn"):

@@ -110,7 +110,7 @@ def ancestors(spans: dict[str, Span], span: Span) -> list[str]:
     return names
 
 
-CALLBACK = ["chainlit.step run", "chainlit.callback on_message", "chainlit.turn"]
+CALLBACK = ["chainlit.step run on_message", "chainlit.callback on_message", "chainlit.turn"]
 
 
 async def test_a_request_by_httpx_lies_below_the_step_that_makes_it(
@@ -118,7 +118,7 @@ async def test_a_request_by_httpx_lies_below_the_step_that_makes_it(
 ) -> None:
     session, spans = await trace_of(server, receiver, "look up", "found")
     (request,) = (s for s in spans.values() if s.scope.endswith("instrumentation.httpx"))
-    assert ancestors(spans, request) == ["chainlit.step tool", *CALLBACK]
+    assert ancestors(spans, request) == ["chainlit.step tool look_up", *CALLBACK]
     (headers,) = (headers for path, headers in model.asked if path == "/v1/looked-up")
     assert headers["traceparent"].split("-")[1:3] == [request.trace, request.id]
     assert session not in str(headers)

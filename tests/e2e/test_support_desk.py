@@ -212,10 +212,10 @@ def test_one_trace_goes_from_the_request_to_the_database(
     (root,) = (span for span in spans.values() if not span.parent)
     assert root.name.startswith("POST /api/chats/{thread}/messages")
     names = {span.name for span in spans.values()}
-    assert {"chainlit.step run", "chainlit.step retrieval"} <= names
+    assert {"chainlit.step run answer", "chainlit.step retrieval look_up"} <= names
     assert {"chainlit.data_layer get_thread", "chainlit.data_layer create_step"} <= names
-    (step,) = (span for span in spans.values() if span.name == "chainlit.step retrieval")
-    assert spans[step.parent].name == "chainlit.step run"
+    (step,) = (span for span in spans.values() if span.name == "chainlit.step retrieval look_up")
+    assert spans[step.parent].name == "chainlit.step run answer"
 
 
 def test_all_of_it_is_in_the_metrics(server: ChainlitServer, api: httpx.Client) -> None:

@@ -277,7 +277,7 @@ async def test_parents(server: ChainlitServer, receiver: Receiver, script: str) 
         assert {span.status for span in receiver.trace(turn)} == {"unset"}
         assert kinds(receiver, turn) == [
             "chainlit.callback on_message",
-            "chainlit.step run",
+            "chainlit.step run on_message",
             "chainlit.turn",
         ]
     assert "detach" not in server.log

@@ -430,8 +430,8 @@ async def test_a_streamed_turn_of_fifty_tokens_and_a_tool_is_four_spans(
     names = sorted(span.name for span in receiver.trace(turn))
     assert names == [
         "chainlit.callback on_message",
-        "chainlit.step run",
-        "chainlit.step tool",
+        "chainlit.step run on_message",
+        "chainlit.step tool search",
         "chainlit.turn",
     ]
     await stage.visitor.leave(clear=True)
@@ -653,7 +653,7 @@ async def test_an_endpoint_with_an_http_context_is_one_trace(
     await asyncio.to_thread(receiver.wait_for, lambda: receiver.named("POST /ask"))
     (request,) = receiver.named("POST /ask")
     same, step = receiver.trace(request)
-    assert (step.name, step.parent, same) == ("chainlit.step tool", request.id, request)
+    assert (step.name, step.parent, same) == ("chainlit.step tool search", request.id, request)
     assert step.attributes["session.id"]
 
 
@@ -672,8 +672,8 @@ async def test_an_http_context_outside_of_a_request_has_traces_of_its_own(
     async with httpx.AsyncClient() as http:
         for _ in range(2):
             assert (await http.post(f"{origin}/beside?client={client}")).status_code == 200
-    await asyncio.to_thread(receiver.wait_for, lambda: len(roots("chainlit.step run")) >= 2)
-    tools, chains = roots("chainlit.step tool"), roots("chainlit.step run")
+    await asyncio.to_thread(receiver.wait_for, lambda: len(roots("chainlit.step run chain")) >= 2)
+    tools, chains = roots("chainlit.step tool search"), roots("chainlit.step run chain")
     assert [len(receiver.trace(root)) for root in (*tools, *chains)] == [1, 1, 2, 2]
     for first, second in (tools, chains):
         assert first.attributes["session.id"] != second.attributes["session.id"]
@@ -696,7 +696,7 @@ async def test_what_a_request_pushes_to_a_session_has_traces_linked_to_both(
     async with httpx.AsyncClient() as client:
         pushed = await client.post(f"{origin}/push?session_id={stage.visitor.session_id}")
     assert pushed.status_code == 200
-    tool, chain = await stage.root("chainlit.step tool"), await stage.root("chainlit.step run")
+    tool, chain = await stage.root("chainlit.step tool search"), await stage.root("chainlit.step run chain")
     await asyncio.to_thread(receiver.wait_for, lambda: receiver.named("POST /push"), "the request")
     await stage.visitor.leave(clear=True)
     golden("traces/pushed.txt", "\n".join([await stage.show(tool), await stage.show(chain)]))

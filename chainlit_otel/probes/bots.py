@@ -1,0 +1,219 @@
+"""Bots: Chainlit's own apps for Slack, Teams and Discord.
+
+Each takes a message in by a function of its own, which makes an HTTP session, answers by the same
+callbacks as the page, and sends by an emitter of its own: neither the handlers of the sockets nor
+`sio.emit` hear of it. Their modules are imported only where a token asks for them, so each is
+wrapped when that happens.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import wrapt
+
+from chainlit_otel.core.turns import Turn
+from chainlit_otel.guard import Guard, log
+from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.telemetry import Telemetry
+
+Function = Callable[..., Any]
+Method = Callable[..., Awaitable[Any]]
+
+
+class _Bot(NamedTuple):
+    """One of the apps.
+
+    Attributes:
+        module: Its module.
+        process: Name of the function that takes a message in and answers it.
+        init_context: Name of the function that is given the session made for it.
+        emitter: Name of the class that sends.
+        text: Gives the text of what `process` takes in first.
+    """
+
+    module: str
+    process: str
+    init_context: str
+    emitter: str
+    text: Callable[[Any], object]
+
+
+_BOTS = (
+    _Bot(
+        "chainlit.slack.app",
+        "process_slack_message",
+        "init_slack_context",
+        "SlackEmitter",
+        lambda event: event.get("text"),
+    ),
+    _Bot(
+        "chainlit.teams.app",
+        "process_teams_message",
+        "init_teams_context",
+        "TeamsEmitter",
+        lambda turn_context: turn_context.activity.text,
+    ),
+    _Bot(
+        "chainlit.discord.app",
+        "process_discord_message",
+        "init_discord_context",
+        "DiscordEmitter",
+        lambda message: message.content,
+    ),
+)
+
+
+class _Incoming:
+    """A message that has come in, and its turn from when it has a session."""
+
+    __slots__ = ("arrived", "message", "turn")
+
+    def __init__(self, message: Any) -> None:
+        self.arrived = time.monotonic_ns()
+        self.message = message
+        self.turn: Turn | None = None
+
+
+_incoming: ContextVar[_Incoming | None] = ContextVar("chainlit_otel_incoming", default=None)
+
+
+class Bots:
+    """The messages that bots take in and send.
+
+    Args:
+        messages: The turns under way.
+    """
+
+    def __init__(self, messages: Messages) -> None:
+        self._messages = messages
+
+    def on_session(self, bot: _Bot, incoming: _Incoming, session: Any) -> None:
+        """A message is about to be answered, in a session made for it; None if it has failed."""
+        incoming.turn = self._messages.begin(session, incoming.arrived)
+        self._messages.trace(incoming.turn, session)
+        self._messages.received(bot.text(incoming.message))
+
+    def on_end(self, bot: _Bot, incoming: _Incoming, error: BaseException | None) -> None:
+        """A message is answered, or was not worth it, or has failed."""
+        if incoming.turn is None and error is not None:
+            self.on_session(bot, incoming, None)
+        if incoming.turn is not None:
+            self._messages.end(incoming.turn, error)
+
+    def on_step(self, step: Any) -> None:
+        """A step was sent; of all of them a bot shows the app's messages that are not empty."""
+        if step["type"] == "assistant_message" and step.get("output"):
+            self._messages.answered(step, is_new=True)
+        elif step["type"] == "user_message" and (turn := current_turn.get()) is not None:
+            # Teams and Discord are sent the message of the user, too.
+            turn.message_id = step["id"]
+
+    def on_element(self, element: Any) -> None:
+        """A file was sent; a bot shows those that are to be seen beside the message."""
+        if element.get("display") == "inline":
+            self._messages.shown(element)
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, bots: Bots) -> None:
+    """Wrap each of the apps as soon as it is imported.
+
+    Args:
+        patches: Takes the changes.
+        guard: Holds what goes wrong in this probe.
+        telemetry: Not used; what bots do counts as turns and messages.
+        bots: Told of what they do.
+    """
+    for bot in _BOTS:
+        wrapt.register_post_import_hook(
+            functools.partial(_wrap_bot, patches, guard, bots, bot), bot.module
+        )
+
+
+def _wrap_bot(patches: Patches, guard: Guard, bots: Bots, bot: _Bot, module: Any) -> None:
+    """Wrap one of the apps. It runs inside the application's import, so it must not raise."""
+    if not patches.active:
+        return
+    with guard:
+        for name in (bot.process, bot.init_context, bot.emitter):
+            if not hasattr(module, name):
+                log(logging.WARNING, "turns of %s do not count: no %s", bot.module, name)
+                return
+        emitter = getattr(module, bot.emitter)
+        patches.override(
+            module, bot.process, functools.partial(_wrap_process, patches, guard, bots, bot)
+        )
+        patches.override(
+            module,
+            bot.init_context,
+            functools.partial(_wrap_init_context, patches, guard, bots, bot),
+        )
+        for name, sent in (("send_step", bots.on_step), ("send_element", bots.on_element)):
+            patches.override(emitter, name, functools.partial(_wrap_send, patches, guard, sent))
+
+
+def _wrap_process(
+    patches: Patches, guard: Guard, bots: Bots, bot: _Bot, original: Method
+) -> Method:
+    @wraps(original)
+    async def process(*args: Any, **kwargs: Any) -> Any:
+        if not patches.active:
+            return await original(*args, **kwargs)
+        incoming = _Incoming(_first(args, kwargs))
+        token = _incoming.set(incoming)
+        error: BaseException | None = None
+        try:
+            return await original(*args, **kwargs)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with guard:
+                _incoming.reset(token)
+                bots.on_end(bot, incoming, error)
+            # A traceback holds this frame: without this they would keep each other alive.
+            del error
+
+    return process
+
+
+def _wrap_init_context(
+    patches: Patches, guard: Guard, bots: Bots, bot: _Bot, original: Function
+) -> Function:
+    @wraps(original)
+    def init_context(*args: Any, **kwargs: Any) -> Any:
+        context = original(*args, **kwargs)
+        with guard:
+            incoming = _incoming.get()
+            # A reaction to a message has a session, too, and is no message.
+            if patches.active and incoming is not None and incoming.turn is None:
+                bots.on_session(bot, incoming, context.session)
+        return context
+
+    return init_context
+
+
+def _wrap_send(
+    patches: Patches, guard: Guard, sent: Callable[[Any], None], original: Method
+) -> Method:
+    @wraps(original)
+    async def send(emitter: Any, *args: Any, **kwargs: Any) -> Any:
+        # What the service does not take has not been sent.
+        result = await original(emitter, *args, **kwargs)
+        with guard:
+            if patches.active:
+                sent(_first(args, kwargs))
+        return result
+
+    return send
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return the first argument of a call, be it given by position or by name."""
+    return next(iter((*args, *kwargs.values())), None)
