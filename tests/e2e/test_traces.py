@@ -696,7 +696,10 @@ async def test_what_a_request_pushes_to_a_session_has_traces_linked_to_both(
     async with httpx.AsyncClient() as client:
         pushed = await client.post(f"{origin}/push?session_id={stage.visitor.session_id}")
     assert pushed.status_code == 200
-    tool, chain = await stage.root("chainlit.step tool search"), await stage.root("chainlit.step run chain")
+    tool, chain = (
+        await stage.root("chainlit.step tool search"),
+        await stage.root("chainlit.step run chain"),
+    )
     await asyncio.to_thread(receiver.wait_for, lambda: receiver.named("POST /push"), "the request")
     await stage.visitor.leave(clear=True)
     golden("traces/pushed.txt", "\n".join([await stage.show(tool), await stage.show(chain)]))

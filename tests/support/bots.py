@@ -211,7 +211,13 @@ class Services:
         if path == "users/@me":
             return _answer(BOT)
         if path == "oauth2/applications/@me":
-            app: dict[str, Any] = {"id": "1", "name": "bot", "description": "", "icon": None, "flags": 0}
+            app: dict[str, Any] = {
+                "id": "1",
+                "name": "bot",
+                "description": "",
+                "icon": None,
+                "flags": 0,
+            }
             app |= {"bot_public": True, "bot_require_code_grant": False, "owner": PERSON}
             return _answer(app | {"verify_key": "", "rpc_origins": [], "summary": ""})
         if path.endswith("/messages"):
