@@ -169,6 +169,9 @@ def _observe_child() -> None:
         with guard:
             parents.abandon()
         with guard:
+            watching.pools.renew()
+            watching.caches.renew(guard)
+        with guard:
             meters, tracers = parents.pipeline.given()
             pipeline = build_pipeline(parents.settings, meters, tracers)
             runtime = Runtime(parents.settings, pipeline, adopt=False)

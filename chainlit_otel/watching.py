@@ -16,7 +16,8 @@ def watch_pool(name: str, pool: Any) -> None:
 
     Pools that are attributes of the data layer are found without it. The pool is not kept alive,
     but for one of asyncpg, which is until it is closed. It may be called before `enable()` or
-    after it; the same name again stands for another pool.
+    after it; the same name again stands for another pool. A function is called once a reading, in a
+    thread of its own; if it takes longer than a second, the pool is left out until it has returned.
 
     Args:
         name: Name of the pool in the metrics. The first 32 names count, others are `other`.
@@ -35,7 +36,8 @@ def watch_cache(name: str, cache: Any) -> None:
 
     The cache is not kept alive, unless its class has slots and none for weak references. It may
     be called before `enable()` or after it; the same name again stands for another cache, and the
-    counts go on. So they do when a cache is cleared.
+    counts go on. So they do when a cache is cleared. It is asked once a reading, in a thread of its
+    own; while it takes longer than a second, its counts stand still.
 
     Args:
         name: Name of the cache in the metrics. The first 32 names count, others are `other`.

@@ -10,13 +10,13 @@ import functools
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from threading import Lock
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.core.tallies import Tally
 from chainlit_otel.guard import Guard
+from chainlit_otel.probes.readings import Questions, Together
 from chainlit_otel.telemetry import Telemetry
 
 _NAMES = 32
@@ -41,12 +41,18 @@ class Figures(NamedTuple):
 class _Watched:
     """A cache and what it has told so far, over all caches that had its name."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, name: str, label: str) -> None:
+        self.name = name
         self.label = label
+        self.busy = False
         self.read: Callable[[], Figures | None] = lambda: None
         self.hits, self.misses, self.evictions = Tally(), Tally(), Tally()
         self.size: int | None = None
         self.evicts = False
+
+    @property
+    def tallies(self) -> tuple[Tally, Tally, Tally]:
+        return self.hits, self.misses, self.evictions
 
     def take(self) -> None:
         figures = self.read()
@@ -65,7 +71,7 @@ class Caches:
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
         self._watched: dict[str, _Watched] = {}
-        self._lock = Lock()
+        self._questions = Questions()
 
     def watch(self, name: str, cache: Any) -> None:
         """Watch a cache; the same name again stands for another one, and its counts go on.
@@ -86,48 +92,59 @@ class Caches:
                 f"watch_cache({name!r}, {type(cache).__name__}): must have cache_info(), or hits "
                 "and misses, or be a pair of functions that return these"
             )
-        with self._lock:
-            if name not in self._watched:
-                self.names.learn([name])
-                self._watched[name] = _Watched(self.names(name))
-            watched = self._watched[name]
-            with suppress(Exception):
-                watched.take()
-            watched.read = read
-            for tally in (watched.hits, watched.misses, watched.evictions):
-                tally.restart()
+        watched = self._watched.get(name)
+        if watched is None:
+            self.names.learn([name])
+            watched = _Watched(f"watch_cache({name!r}, …)", self.names(name))
+            self._watched[name] = watched
+        else:
+            # What the one before it has counted last.
+            self._questions.ask([watched], suppress(Exception))
+        watched.read = read
+        for tally in watched.tallies:
+            tally.restart()
 
-    def lookups(self, guard: Guard) -> dict[tuple[str, ...], int]:
-        """Return the lookups so far, by cache and result."""
+    def read(self, guard: Guard) -> None:
+        """Ask all caches for their figures.
+
+        Args:
+            guard: Holds what goes wrong with one of them; it takes no other with it.
+        """
+        self._questions.ask(list(self._watched.values()), guard)
+
+    def renew(self, guard: Guard) -> None:
+        """Begin anew, in a forked child: what caches have counted before was in the parent."""
+        watched = list(self._watched.values())
+        for one in watched:
+            one.busy = False
+        self._questions.ask(watched, guard)
+        for one in watched:
+            for tally in one.tallies:
+                tally.total = 0
+
+    def lookups(self) -> dict[tuple[str, ...], int]:
+        """Return the lookups up to the last reading, by cache and result."""
         counts: dict[tuple[str, ...], int] = {}
-        for one in self._read(guard):
+        for one in list(self._watched.values()):
             for result, tally in (("hit", one.hits), ("miss", one.misses)):
                 counts[one.label, result] = counts.get((one.label, result), 0) + tally.total
         return counts
 
-    def sizes(self, guard: Guard) -> dict[tuple[str, ...], int]:
-        """Return the entries now, by cache."""
+    def sizes(self) -> dict[tuple[str, ...], int]:
+        """Return the entries at the last reading, by cache."""
         sizes: dict[tuple[str, ...], int] = {}
-        for one in self._read(guard):
+        for one in list(self._watched.values()):
             if one.size is not None:
                 sizes[(one.label,)] = sizes.get((one.label,), 0) + one.size
         return sizes
 
-    def evictions(self, guard: Guard) -> dict[tuple[str, ...], int]:
-        """Return the entries dropped so far, by cache."""
+    def evictions(self) -> dict[tuple[str, ...], int]:
+        """Return the entries dropped up to the last reading, by cache."""
         counts: dict[tuple[str, ...], int] = {}
-        for one in self._read(guard):
+        for one in list(self._watched.values()):
             if one.evicts:
                 counts[(one.label,)] = counts.get((one.label,), 0) + one.evictions.total
         return counts
-
-    def _read(self, guard: Guard) -> list[_Watched]:
-        with self._lock:
-            for one in self._watched.values():
-                # One that fails takes no other with it.
-                with guard:
-                    one.take()
-            return list(self._watched.values())
 
 
 def _reader(cache: Any) -> Callable[[], Figures | None] | None:
@@ -169,6 +186,7 @@ def _from_attributes(cache: Any) -> Figures:
 
 def observe(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
     """Have the figures of the caches read when somebody collects."""
-    telemetry.observe(catalog.CACHE_LOOKUPS, functools.partial(caches.lookups, guard))
-    telemetry.observe(catalog.CACHE_SIZE, functools.partial(caches.sizes, guard))
-    telemetry.observe(catalog.CACHE_EVICTIONS, functools.partial(caches.evictions, guard))
+    together = Together(telemetry, functools.partial(caches.read, guard))
+    together.observe(catalog.CACHE_LOOKUPS, caches.lookups)
+    together.observe(catalog.CACHE_SIZE, caches.sizes)
+    together.observe(catalog.CACHE_EVICTIONS, caches.evictions)

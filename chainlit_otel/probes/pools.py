@@ -16,6 +16,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.identities import Identities
 from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.guard import Guard
+from chainlit_otel.probes.readings import Questions, Together
 from chainlit_otel.telemetry import Telemetry
 
 _NAMES = 32
@@ -36,14 +37,38 @@ class Figures(NamedTuple):
     most: int | None
 
 
+class _Watched:
+    """A pool, or what gives one, and what it said when it was asked last."""
+
+    def __init__(self, name: str, label: str, get: Callable[[], Any]) -> None:
+        self.name = name
+        self.label = label
+        self.busy = False
+        self.core: Any = None
+        self.figures: Figures | None = None
+        self._get = get
+
+    def forget(self) -> None:
+        self.core = self.figures = None
+
+    def take(self) -> None:
+        self.forget()
+        core = _core(self._get())
+        if core is not None:
+            self.figures = _FIGURES[_library(core)](core)
+            self.core = core
+
+
 class Pools:
     """The pools that the app has named, and those of its data layers."""
 
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
-        self._named: dict[str, tuple[str, Callable[[], Any]]] = {}
+        self._named: dict[str, _Watched] = {}
         self._layers = Identities()
         self._found: dict[str, str] = {}
+        self._questions = Questions()
+        self._figures: list[tuple[str, Figures]] = []
 
     def watch(self, name: str, pool: Any) -> None:
         """Watch a pool; the same name again stands for another one.
@@ -67,48 +92,63 @@ class Pools:
                 "client of SQLAlchemy, asyncpg, redis or PyMongo, or a function that returns one"
             )
         self.names.learn([name])
-        self._named[name] = self.names(name), get
+        self._named[name] = _Watched(f"watch_pool({name!r}, …)", self.names(name), get)
 
     def found(self, layer: Any) -> None:
         """Look for pools on a data layer."""
         self._layers.add(layer)
 
-    def connections(self, guard: Guard) -> dict[tuple[str, ...], int]:
-        """Return the connections, by pool and state."""
+    def read(self, guard: Guard) -> None:
+        """Ask all pools for their figures.
+
+        Args:
+            guard: Holds what goes wrong with one of them; it takes no other with it.
+        """
+        asked = list(self._named.values())
+        for one in asked:
+            # What does not answer is not known, whatever it was before.
+            one.forget()
+        self._questions.ask(asked, guard)
+        seen: list[Any] = []
+        figures: list[tuple[str, Figures]] = []
+        # Each pool once, by the name that the app gave it, if it did.
+        for one in [*asked, *self._on_layers()]:
+            with guard:
+                if one not in asked:
+                    one.take()
+                if one.figures is not None and not any(one.core is other for other in seen):
+                    seen.append(one.core)
+                    figures.append((one.label, one.figures))
+            one.core = None
+        self._figures = figures
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child: nothing that was asked in the parent answers here."""
+        for one in self._named.values():
+            one.busy = False
+
+    def connections(self) -> dict[tuple[str, ...], int]:
+        """Return the connections at the last reading, by pool and state."""
         counts: dict[tuple[str, ...], int] = {}
-        for name, figures in self._read(guard):
+        for name, figures in self._figures:
             for state, number in (("idle", figures.idle), ("used", figures.used)):
                 counts[name, state] = counts.get((name, state), 0) + number
         return counts
 
-    def limits(self, guard: Guard) -> dict[tuple[str, ...], int]:
-        """Return how many connections there can be, by pool."""
+    def limits(self) -> dict[tuple[str, ...], int]:
+        """Return how many connections there could be at the last reading, by pool."""
         limits: dict[tuple[str, ...], int] = {}
-        for name, figures in self._read(guard):
+        for name, figures in self._figures:
             if figures.most is not None:
                 limits[(name,)] = limits.get((name,), 0) + figures.most
         return limits
 
-    def _read(self, guard: Guard) -> list[tuple[str, Figures]]:
-        """Return each pool once, by the name that the app gave it, if it did."""
-        seen: list[Any] = []
-        read: list[tuple[str, Figures]] = []
-        for name, get in [*list(self._named.values()), *self._on_layers()]:
-            # One that fails, such as a function of the app, takes no other with it.
-            with guard:
-                core = _core(get())
-                if core is not None and not any(core is other for other in seen):
-                    seen.append(core)
-                    if (figures := _FIGURES[_library(core)](core)) is not None:
-                        read.append((name, figures))
-        return read
-
-    def _on_layers(self) -> Iterator[tuple[str, Callable[[], Any]]]:
+    def _on_layers(self) -> Iterator[_Watched]:
         for layer in self._layers:
             for attribute, value in list(vars(layer).items()):
                 if _core(value) is not None:
                     name = self._name_of(f"{type(layer).__name__}.{attribute}")
-                    yield name, functools.partial(_itself, value)
+                    yield _Watched(name, name, functools.partial(_itself, value))
 
     def _name_of(self, name: str) -> str:
         if name not in self._found:
@@ -212,5 +252,6 @@ def _itself(pool: Any) -> Any:
 
 def observe(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
     """Have the figures of the pools read when somebody collects."""
-    telemetry.observe(catalog.POOL_CONNECTIONS, functools.partial(pools.connections, guard))
-    telemetry.observe(catalog.POOL_MAX, functools.partial(pools.limits, guard))
+    together = Together(telemetry, functools.partial(pools.read, guard))
+    together.observe(catalog.POOL_CONNECTIONS, pools.connections)
+    together.observe(catalog.POOL_MAX, pools.limits)

@@ -38,8 +38,13 @@ class Own:
         return 4
 
 
+def all_lookups(caches: Caches, guard: Guard) -> dict[tuple[str, ...], int]:
+    caches.read(guard)
+    return caches.lookups()
+
+
 def lookups(caches: Caches, guard: Guard, name: str) -> tuple[int, int]:
-    counts = caches.lookups(guard)
+    counts = all_lookups(caches, guard)
     return counts[name, "hit"], counts[name, "miss"]
 
 
@@ -52,8 +57,8 @@ def test_functools(caches: Caches, guard: Guard) -> None:
     for n in (1, 2, 1, 3, 1):
         square(n)
     assert lookups(caches, guard, "squares") == (2, 3)
-    assert caches.sizes(guard) == {("squares",): 2}
-    assert caches.evictions(guard) == {}
+    assert caches.sizes() == {("squares",): 2}
+    assert caches.evictions() == {}
     square.cache_clear()
     assert lookups(caches, guard, "squares") == (2, 3)
     square(1)
@@ -69,7 +74,7 @@ def test_cachetools(caches: Caches, guard: Guard) -> None:
     for n in (1, 2, 1):
         square(n)
     assert lookups(caches, guard, "squares") == (1, 2)
-    assert caches.sizes(guard) == {("squares",): 2}
+    assert caches.sizes() == {("squares",): 2}
 
 
 def test_an_object_of_the_app_and_a_pair_of_functions(caches: Caches, guard: Guard) -> None:
@@ -79,8 +84,8 @@ def test_an_object_of_the_app_and_a_pair_of_functions(caches: Caches, guard: Gua
     caches.watch("pair", (lambda: 5, lambda: 6))
     assert lookups(caches, guard, "own") == (3, 4)
     assert lookups(caches, guard, "pair") == (5, 6)
-    assert caches.sizes(guard) == {("own",): 4}
-    assert caches.evictions(guard) == {("own",): 2}
+    assert caches.sizes() == {("own",): 4}
+    assert caches.evictions() == {("own",): 2}
 
 
 def test_a_cache_with_slots(caches: Caches, guard: Guard) -> None:
@@ -90,13 +95,13 @@ def test_a_cache_with_slots(caches: Caches, guard: Guard) -> None:
     slim: Any = Slim()
     slim.hits, slim.misses = 3, 1
     caches.watch("slim", slim)
-    assert caches.lookups(guard) == {("slim", "hit"): 3, ("slim", "miss"): 1}
+    assert all_lookups(caches, guard) == {("slim", "hit"): 3, ("slim", "miss"): 1}
 
 
 def test_another_cache_of_the_same_name_goes_on_counting(caches: Caches, guard: Guard) -> None:
     first, second = Own(3, 4), Own(1, 1)
     caches.watch("own", first)
-    caches.lookups(guard)
+    all_lookups(caches, guard)
     first.hits = 5
     caches.watch("own", second)
     assert lookups(caches, guard, "own") == (6, 5)
@@ -111,7 +116,7 @@ def test_a_cache_is_not_kept_alive_and_its_counts_stay(caches: Caches, guard: Gu
     gc.collect()
     assert gone() is None
     assert lookups(caches, guard, "own") == (3, 4)
-    assert caches.sizes(guard) == {}
+    assert caches.sizes() == {}
 
 
 def test_one_that_fails_takes_no_other_with_it(
@@ -130,7 +135,7 @@ def test_one_that_fails_takes_no_other_with_it(
 def test_names_are_few_and_what_is_beyond_is_added_up(caches: Caches, guard: Guard) -> None:
     for n in range(34):
         caches.watch(f"cache{n}", (lambda: 1, lambda: 0))
-    counts = caches.lookups(guard)
+    counts = all_lookups(caches, guard)
     assert len(counts) == 2 * 33
     assert counts["other", "hit"] == 2
     assert caches.names.folded == 2
@@ -156,3 +161,14 @@ def test_a_tally_is_the_sum_of_what_was_counted_over_all_beginnings(runs: list[l
             expected += step
             assert tally.total == expected
         tally.restart()
+
+
+def test_a_forked_child_begins_anew(caches: Caches, guard: Guard) -> None:
+    own = Own(3, 4)
+    caches.watch("own", own)
+    assert lookups(caches, guard, "own") == (3, 4)
+    own.hits = 5
+    caches.renew(guard)
+    assert lookups(caches, guard, "own") == (0, 0)
+    own.hits, own.misses = 6, 6
+    assert lookups(caches, guard, "own") == (1, 2)
