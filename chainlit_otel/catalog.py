@@ -191,10 +191,12 @@ CLOSE_REASON = Attribute(
         "transport_close",
         "transport_error",
         "ping_timeout",
+        "message_too_large",
         "shutdown",
         OTHER,
     ),
 )
+INBOUND_DROP_REASON = Attribute("error.type", ("too_large", "too_many", "malformed"))
 OUTCOME = Attribute("chainlit.outcome", ("ok", "error", "cancelled"))
 CHAT_PROFILE = Attribute("chainlit.chat_profile", ())
 DIRECTION = Attribute("chainlit.message.direction", ("inbound", "outbound"))
@@ -458,7 +460,8 @@ CONNECTION_DURATION = Metric(
     "Duration of closed Socket.IO connections.",
     (CLOSE_REASON,),
     LIFETIME_BOUNDS,
-    _every(CLOSE_REASON),
+    # A message that is too large has a counter of its own.
+    tuple((reason,) for reason in CLOSE_REASON.values if reason != "message_too_large"),
 )
 CONNECTION_REJECTED = Metric(
     "chainlit.connection.rejected",
@@ -467,6 +470,14 @@ CONNECTION_REJECTED = Metric(
     "Socket.IO connections that Chainlit refused.",
     (REFUSAL,),
     label_sets=_every(REFUSAL),
+)
+INBOUND_DROPPED = Metric(
+    "chainlit.inbound.dropped",
+    "counter",
+    "{packet}",
+    "Packets of browsers that were thrown away before Chainlit saw them; what is too large is one.",
+    (INBOUND_DROP_REASON,),
+    label_sets=_every(INBOUND_DROP_REASON),
 )
 TURN_DURATION = Metric(
     "chainlit.turn.duration",
@@ -772,6 +783,7 @@ METRICS: tuple[Metric, ...] = (
     CONNECTION_ACTIVE,
     CONNECTION_DURATION,
     CONNECTION_REJECTED,
+    INBOUND_DROPPED,
     TURN_DURATION,
     TURN_ACTIVE,
     TURN_PEAK,

@@ -43,6 +43,7 @@ class ConnectionLedger:
         self._open: set[Connection] = set()
         self._polling: set[Connection] = set()
         self._rejected: Counter[tuple[str, ...]] = Counter()
+        self._thrown_away: Counter[tuple[str, ...]] = Counter()
 
     def open(self, upgraded: Callable[[], bool]) -> Connection:
         """Open a connection and return its handle.
@@ -70,6 +71,11 @@ class ConnectionLedger:
         with self._lock:
             self._rejected[(reason,)] += 1
 
+    def throw_away(self, reason: str, packets: int = 1) -> None:
+        """Packets that a browser sent were thrown away before anybody could take them in."""
+        with self._lock:
+            self._thrown_away[(reason,)] += packets
+
     def close_all(self, reason: str) -> None:
         """Close every open connection."""
         with self._lock:
@@ -88,3 +94,8 @@ class ConnectionLedger:
         """Connections refused, by reason."""
         with self._lock:
             return dict(self._rejected)
+
+    def thrown_away(self) -> dict[tuple[str, ...], int]:
+        """Packets thrown away, by reason."""
+        with self._lock:
+            return dict(self._thrown_away)

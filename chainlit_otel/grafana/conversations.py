@@ -320,12 +320,17 @@ def messages() -> Json:
 def dropped() -> Json:
     return timeseries(
         "Lost on the way",
-        "Content per minute that was sent to a socket that is gone; nobody saw it. Worry about "
-        "bursts: connections break while users wait.",
+        "Content per minute that was sent to a socket that is gone, so nobody saw it; and packets "
+        "of browsers that were thrown away, so Chainlit never saw them. Worry about bursts: "
+        "connections break while users wait, or a message was too large.",
         "suffix:/min",
         Query(
             per_minute(catalog.EMIT_DROPPED, by=label(catalog.EMIT_EVENT)),
             legend(catalog.EMIT_EVENT),
+        ),
+        Query(
+            per_minute(catalog.INBOUND_DROPPED, by=label(catalog.INBOUND_DROP_REASON)),
+            f"from a browser, {legend(catalog.INBOUND_DROP_REASON)}",
         ),
         stacked=True,
     )

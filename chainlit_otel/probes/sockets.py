@@ -22,6 +22,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.probes import inbound
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of, within
@@ -143,8 +144,13 @@ class Sockets:
         if session is not None:
             self._sessions.dropped(session)
         if connection := self.connections.pop(sid, None):
-            self.ledger.close(connection, "shutdown" if self.stopping else close_reason(reason))
+            self.ledger.close(connection, self._reason(reason))
         return session
+
+    def _reason(self, reason: object) -> str:
+        if self.stopping:
+            return "shutdown"
+        return "message_too_large" if inbound.is_too_large() else close_reason(reason)
 
     def cleaned_up(self, session: Any, failed: bool) -> None:
         """Chainlit's handler is done with the disconnect of a session."""
@@ -226,9 +232,11 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Socke
     patches.shadow(
         sio.eio, "_bad_request", functools.partial(_refusing_poll, patches, guard, sockets)
     )
+    inbound.install(patches, guard, sockets.ledger, sio)
     sockets.adopt()
     telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active)
     telemetry.observe(catalog.CONNECTION_REJECTED, sockets.ledger.rejected)
+    telemetry.observe(catalog.INBOUND_DROPPED, sockets.ledger.thrown_away)
 
 
 def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:

@@ -1,0 +1,164 @@
+"""What browsers send and Chainlit never hears of, because it is thrown away before.
+
+Engine.IO closes the connection of whoever sends a message over its limit, or over that of the web
+server, as if the tab had been closed. A poll that is over it, or has too many packets, or any that
+cannot be read, it throws away as a whole; to the latter it even answers that all is well. So each
+request of a browser is followed from its arrival, and so is each frame of its websocket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from importlib import import_module
+from typing import Any
+
+from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, SeamMissing, wraps
+
+Receive = Callable[[], Awaitable[Any]]
+
+# https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1: the web server has closed it for that.
+_MESSAGE_TOO_BIG = 1009
+_SEPARATOR = b"\x1e"
+
+
+class _Request:
+    """A request of a browser, or the websocket that it becomes; called, it receives an event.
+
+    Args:
+        receive: Receives the events of the request, by ASGI.
+        guard: Holds what goes wrong of ours.
+        ledger: Learns of what is thrown away.
+        eio: The Engine.IO server.
+
+    Attributes:
+        packets: How many packets a poll has brought, one at least.
+        too_large: Whether it was, or one of its messages.
+    """
+
+    __slots__ = ("_eio", "_guard", "_ledger", "_receive", "packets", "too_large")
+
+    def __init__(self, receive: Receive, guard: Guard, ledger: ConnectionLedger, eio: Any) -> None:
+        self._receive = receive
+        self._guard = guard
+        self._ledger = ledger
+        self._eio = eio
+        self.packets = 1
+        self.too_large = False
+
+    async def __call__(self) -> Any:
+        event = await self._receive()
+        with self._guard:
+            self._look(event)
+        return event
+
+    def _look(self, event: Any) -> None:
+        kind = event["type"]
+        if kind == "http.request":
+            self.packets += event.get("body", b"").count(_SEPARATOR)
+        elif kind == "websocket.receive":
+            data = event.get("bytes") or event.get("text") or ""
+            if len(data) > self._eio.max_http_buffer_size:
+                self.over_limit()
+        elif kind == "websocket.disconnect" and event.get("code") == _MESSAGE_TOO_BIG:
+            self.over_limit()
+
+    def over_limit(self) -> None:
+        """It was too large; saying so again changes nothing."""
+        if not self.too_large:
+            self.too_large = True
+            self._ledger.throw_away("too_large")
+
+    def refused(self, error: Exception) -> None:
+        """Engine.IO has raised instead of taking in a poll."""
+        if type(error).__name__ == "ContentTooLongError":
+            # It has not been read, so nobody knows what was in it.
+            self.over_limit()
+        elif type(error).__name__ == "UnknownPacketError":
+            self._ledger.throw_away("malformed")
+        elif isinstance(error, (ValueError, LookupError)):
+            too_many = str(error).startswith("Too many packets")
+            self._ledger.throw_away("too_many" if too_many else "malformed", self.packets)
+
+
+# Engine.IO deals with a request, and closes its connection, in the task that has brought it.
+_request: ContextVar[_Request | None] = ContextVar("chainlit_otel_request", default=None)
+
+
+def is_too_large() -> bool:
+    """Tell whether this runs because something that a browser sent was too large."""
+    request = _request.get()
+    return request is not None and request.too_large
+
+
+def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) -> None:
+    """Follow what comes to a Socket.IO server.
+
+    Args:
+        patches: Takes the changes.
+        guard: Holds what goes wrong of ours.
+        ledger: Learns of what is thrown away.
+        sio: The server.
+
+    Raises:
+        SeamMissing: This version of Engine.IO takes requests elsewhere.
+    """
+    socket = getattr(import_module("engineio.async_socket"), "AsyncSocket", None)
+    if socket is None or not hasattr(socket, "handle_post_request"):
+        raise SeamMissing("engineio.AsyncSocket.handle_post_request")
+
+    def handling(original: Any) -> Any:
+        @wraps(original)
+        async def handle_request(*args: Any, **kwargs: Any) -> Any:
+            with guard:
+                if patches.active and len(args) == 3:
+                    scope, receive, send = args
+                    request = _Request(receive, guard, ledger, sio.eio)
+                    _request.set(request)
+                    args = (scope, request, send)
+            return await original(*args, **kwargs)
+
+        return handle_request
+
+    def posting(original: Any) -> Any:
+        @wraps(original)
+        async def handle_post_request(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await original(*args, **kwargs)
+            except Exception as error:
+                with guard:
+                    # One of another server of the app has no request here.
+                    if patches.active and (request := _request.get()) is not None:
+                        request.refused(error)
+                raise
+
+        return handle_post_request
+
+    def hearing(original: Any) -> Any:
+        @wraps(original)
+        async def message(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await original(*args, **kwargs)
+            except (ValueError, LookupError) as error:
+                with guard:
+                    # Chainlit may raise these, too, when it is asked whether a socket may connect.
+                    if patches.active and _raiser(error).startswith(("socketio.", "json.")):
+                        ledger.throw_away("malformed")
+                raise
+
+        return message
+
+    patches.shadow(sio.eio, "handle_request", handling)
+    patches.override(socket, "handle_post_request", posting)
+    patches.replace(sio.eio.handlers, "message", hearing)
+
+
+def _raiser(error: BaseException) -> str:
+    """Return the name of the module that raised an exception, with a dot at its end."""
+    traceback, name = error.__traceback__, ""
+    while traceback is not None:
+        name = traceback.tb_frame.f_globals.get("__name__", "")
+        traceback = traceback.tb_next
+    return f"{name}."
