@@ -22,6 +22,10 @@ class SeamMissing(Exception):
     """This version of Chainlit does not have what a probe wraps."""
 
 
+class Unavailable(Exception):
+    """A package that a probe needs is missing or does not work; it says which, and what to do."""
+
+
 class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic before wrapt 2
     """A wrapper that knows on whose behalf it was put there."""
 

@@ -23,7 +23,7 @@ from chainlit_otel.core.sessions import Session, SessionLedger
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.forks import renew_locks
 from chainlit_otel.guard import Guard, log
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, Unavailable
 from chainlit_otel.probes import access as access_probe
 from chainlit_otel.probes import bots as bots_probe
 from chainlit_otel.probes import caches as caches_probe
@@ -53,6 +53,8 @@ _LAST_MODULE = "chainlit.socket"
 
 # Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
 OPTIONAL = ("mcp",)
+# The state of a probe that could not be installed, and nobody knows why.
+FAILED = "off: it failed"
 
 _lock = RLock()
 _active: Runtime | None = None
@@ -460,7 +462,7 @@ class Runtime:
         """Install one probe; without its seam it alone stays off."""
         patches = Patches(self)
         guard = self._guards[name]
-        state = "off: it failed"
+        state = FAILED
         with guard:
             try:
                 install(patches, guard, self._telemetry)
@@ -468,6 +470,9 @@ class Runtime:
             except SeamMissing as missing:
                 state = f"off: no {missing}"
                 log(logging.WARNING, "the %s probe is off: this Chainlit has no %s", name, missing)
+            except Unavailable as reason:
+                state = f"off: {reason}"
+                log(logging.WARNING, "the %s probe is off: %s", name, reason)
         self._probes[name] = state
         if state == "on":
             self._patches.append(patches)

@@ -240,10 +240,10 @@ class Tracing:
         if error is None:
             span.set_status(StatusCode.ERROR)
             return
-        describe_exception(span, error, _message(error) if self._exception_messages else "")
+        describe_exception(span, error, message_of(error) if self._exception_messages else "")
 
 
-def _message(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """Return the message of an exception; empty if the app's own class fails to give one."""
     with suppress(Exception):
         return printable(error)

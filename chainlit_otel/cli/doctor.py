@@ -23,6 +23,8 @@ import click
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
+from chainlit_otel.cli import instrumentors
+
 _PACKAGE = "chainlit-otel"
 _PATIENCE = 120.0  # seconds that importing Chainlit and the app may take
 # The path of this process, as that of `chainlit run` is; with `-c` the working directory is on it.
@@ -183,15 +185,18 @@ def _version_rows(found: list[Version]) -> Iterator[tuple[str, ...]]:
 def command(app: Path | None) -> None:
     """Examine this environment, or the app in APP, and say what to mend.
 
-    It shows versions, settings, probes, ports, and where metrics and traces go, with secrets
-    masked. APP is imported as `chainlit run APP` does it, but no server is started, and neither
-    Chainlit nor this command leaves files behind. Without APP, the environment alone is examined.
+    It shows versions, settings, probes, ports, where metrics and traces go, with secrets masked,
+    and which texts opentelemetry-instrument would record besides, with what stops it. APP is
+    imported as `chainlit run APP` does it, but no server is started, and neither Chainlit nor this
+    command leaves files behind. Without APP, the environment alone is examined.
 
     The exit code is 1 if something is wrong.
     """
     found = versions()
     examined = examine(app)
     sections = {"versions": list(_version_rows(found)), **examined["sections"]}
+    if recorded := list(instrumentors.rows()):
+        sections["opentelemetry-instrument would record"] = recorded
     for title, rows in sections.items():
         click.echo("\n".join([title, *_table(rows), ""]))
     problems = [*filter(None, (version.problem for version in found)), *examined["problems"]]

@@ -9,24 +9,28 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import socket
 import sys
 import traceback
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from http.client import HTTPException
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import Request, urlopen
+from urllib.parse import unquote, urljoin, urlsplit, urlunsplit
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from opentelemetry import metrics, trace
 from opentelemetry.util.re import parse_env_headers
 
 import chainlit_otel
 from chainlit_otel import runtime
+from chainlit_otel.privacy import mask_url
 from chainlit_otel.providers import is_ours, otlp_protocol, otlp_variable
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings, describe
@@ -37,6 +41,9 @@ _SIGNALS = ("METRICS", "TRACES")
 _TIMEOUT = 2.0  # seconds an endpoint has to answer
 _SECRET = "***"
 _SHORTEST_SECRET = 4  # what is shorter would be found in any text
+_SHORTEST_FOREIGN_SECRET = 8  # a variable with such a name may hold a plain word
+_SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|(?:^|_)PASS(?:_|$)|_PWD$")
+_LONGEST = 200  # characters of what a stranger says that are shown
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -152,7 +159,8 @@ def _settings(findings: Findings, settings: Settings) -> None:
         findings.add("settings", about["name"], shown, about["env"])
     for name, value in sorted(os.environ.items()):
         if name.startswith("OTEL_EXPORTER_OTLP_") and value:
-            findings.add("settings", name, _SECRET if _is_secret(name) else _without_login(value))
+            shown = _SECRET if _is_secret(name) else mask_url(value, _SECRET)
+            findings.add("settings", name, shown)
 
 
 def _show(value: object) -> str:
@@ -170,8 +178,10 @@ def _probes(findings: Findings, active: runtime.Runtime) -> None:
             continue
         if missing:
             findings.problem(f"the {name} probe is {state}: use a version of Chainlit that has it")
-        elif state != "on":
+        elif state == runtime.FAILED:
             findings.problem(f"the {name} probe is {state}: please report it, with the log")
+        elif state != "on":
+            findings.problem(f"the {name} probe is {state}")
     for name, errors in health["internal_errors"].items():
         if errors:
             findings.problem(
@@ -246,7 +256,7 @@ def _reader(reader: object) -> str:
 
 def _exporter(exporter: object) -> str:
     endpoint = getattr(exporter, "_endpoint", None)
-    to = f" to {_without_login(endpoint)}" if isinstance(endpoint, str) else ""
+    to = f" to {mask_url(endpoint, _SECRET)}" if isinstance(endpoint, str) else ""
     return _kind(exporter) + to
 
 
@@ -268,8 +278,8 @@ def _endpoint(findings: Findings, signal: str) -> None:
         findings.add("endpoints", name, "none")
         return
     url, variable = _url(signal, protocol)
-    shown = _without_login(url)
-    answer, mend = _ask_grpc(url) if protocol == "grpc" else _ask_http(url, signal)
+    shown = mask_url(url, _SECRET)
+    answer, mend = _ask_grpc(url) if protocol == "grpc" else _ask_in_time(url, signal)
     findings.add("endpoints", name, protocol, shown, answer)
     if mend:
         findings.problem(f"{answer} at {shown}, where {name} go ({variable}): {mend}")
@@ -284,6 +294,22 @@ def _url(signal: str, protocol: str) -> tuple[str, str]:
     return f"{url.rstrip('/')}/v1/{signal.lower()}", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
+class _StayHere(HTTPRedirectHandler):
+    """Follows no redirect: it would take the credentials along, to whomever it leads."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Have the redirect be the answer."""
+
+
+def _ask_in_time(url: str, signal: str) -> tuple[str, str]:
+    """Ask by HTTP, but wait no longer for somebody who answers one byte at a time."""
+    answers: list[tuple[str, str]] = []
+    asking = Thread(target=lambda: answers.append(_ask_http(url, signal)), daemon=True)
+    asking.start()
+    asking.join(2 * _TIMEOUT)
+    return answers[0] if answers else ("nobody answers", _unreachable("timed out"))
+
+
 def _ask_http(url: str, signal: str) -> tuple[str, str]:
     """Send an empty export; return what comes of it, and what to mend, if anything."""
     address, login = _split_login(url)
@@ -292,14 +318,23 @@ def _ask_http(url: str, signal: str) -> tuple[str, str]:
         headers["authorization"] = f"Basic {b64encode(login.encode()).decode()}"
     headers.update(parse_env_headers(otlp_variable(signal, "HEADERS"), liberal=True))
     try:
-        with urlopen(Request(address, b"", headers, method="POST"), timeout=_TIMEOUT) as response:
+        request = Request(address, b"", headers, method="POST")
+        with build_opener(_StayHere).open(request, timeout=_TIMEOUT) as response:
             return f"answers ({response.status})", ""
     except HTTPError as error:
+        if error.code in _REDIRECTS:
+            to = mask_url(urljoin(address, error.headers.get("Location") or ""), _SECRET)
+            return f"a redirect ({error.code}) to {_printable(to)}", _NOT_FOLLOWED
         return f"answers ({error.code})", _MENDS.get(error.code, "look at the log of the collector")
     except (OSError, HTTPException, ValueError) as error:
         return "nobody answers", _unreachable(getattr(error, "reason", error))
 
 
+_REDIRECTS = (301, 302, 303, 307, 308)
+_NOT_FOLLOWED = (
+    "what is sent there is lost, since no redirect is followed; name the address that takes it, "
+    "or mend what stands in between, such as a page to sign in"
+)
 # Some do not take an export of nothing, and that is an answer, too.
 _MENDS = {
     400: "",
@@ -340,13 +375,9 @@ def _split_login(url: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(netloc=place)), unquote(login)
 
 
-def _without_login(url: str) -> str:
-    """Return an address with its name and password masked."""
-    try:
-        address, login = _split_login(url)
-    except ValueError:
-        return _SECRET
-    return address.replace("//", f"//{_SECRET}@", 1) if login else address
+def _printable(text: str) -> str:
+    """Return what a stranger has said, as far as it can do no harm to a terminal."""
+    return "".join(filter(str.isprintable, text))[:_LONGEST]
 
 
 def _secrets() -> Iterator[str]:
@@ -357,12 +388,33 @@ def _secrets() -> Iterator[str]:
     for name, value in os.environ.items():
         if name.startswith("OTEL_EXPORTER_OTLP_") and _is_secret(name):
             yield from (pair.partition("=")[2].strip() for pair in value.split(","))
-        elif name.startswith("OTEL_EXPORTER_OTLP_") and "@" in value:
-            yield _split_login(value)[1].partition(":")[2]
+        elif name.startswith("OTEL_EXPORTER_OTLP_"):
+            yield from _secrets_of(value)
+
+
+def _secrets_of(url: str) -> Iterator[str]:
+    """Give the password of an address, or else its login, and the values of its query."""
+    with suppress(ValueError):
+        login = _split_login(url)[1]
+        yield login.partition(":")[2] or login
+        for pair in urlsplit(url).query.split("&"):
+            name, equals, value = pair.partition("=")
+            yield value if equals else name
+
+
+def _foreign_secrets() -> Iterator[str]:
+    """Give what others keep in the environment; the app may quote it when it cannot be loaded."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name):
+            yield value
+        elif "://" in value:
+            with suppress(ValueError):
+                yield _split_login(value)[1].partition(":")[2]
 
 
 def _masked(text: str) -> str:
-    found = {form for secret in _secrets() for form in (secret, unquote(secret))}
+    secrets = [*_secrets(), *(s for s in _foreign_secrets() if len(s) >= _SHORTEST_FOREIGN_SECRET)]
+    found = {form for secret in secrets for form in (secret, unquote(secret))}
     for secret in sorted(found, key=len, reverse=True):
         if len(secret) >= _SHORTEST_SECRET:
             text = text.replace(secret, _SECRET)

@@ -1,44 +1,44 @@
 """HTTP requests: `opentelemetry-instrumentation-fastapi`, told what not to look at.
 
-Left to itself it opens a span for each frame of a websocket and times Socket.IO's polls of up
-to 25 s like requests. An application is instrumented when it builds its middleware stack, with
-its first request: by then it has been decided whether Chainlit is mounted in another one, where,
-and whether somebody else has instrumented it. Each request is seen once, by the application
-that has its route; where the app has instrumented the outer one itself, its choice stands for what
-is mounted in there, too. FastAPI's own telemetry (0.142 and newer) steps back where it finds this
-one, even if that is told to look at nothing.
+Left to itself it opens a span for each frame of a websocket, times Socket.IO's polls of up to 25 s
+like requests, and tells what people write in URLs and headers. Some of its releases fail beside
+some releases of FastAPI, and its failure would be the answer to the request. So it is tried on an
+application of ours first (`http_trial`), sees a redacted copy of each request, and stands behind
+our guard: the application is called once, with what the server gave, whatever becomes of the rest.
+
+An application is instrumented when it builds its middleware stack, with its first request: by then
+it has been decided whether Chainlit is mounted in another one, where, and whether somebody else has
+instrumented it. Each request is seen once, by the application that has its route; where the app has
+instrumented the outer one itself, its choice stands for what is mounted in there, too. FastAPI's
+own telemetry (0.142 and newer) steps back where it finds this one, even if that looks at nothing.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 from weakref import WeakSet
 
-from opentelemetry.instrumentation import fastapi as instrumentation
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
+from opentelemetry import context as otel_context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, Status, StatusCode, TracerProvider
+from opentelemetry.trace import Span, TracerProvider, get_current_span
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
+from chainlit_otel.privacy import redact_scope
+from chainlit_otel.probes import http_trial
 from chainlit_otel.probes.lifecycle import mounts_of
 from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import describe_exception
+from chainlit_otel.tracing import describe_exception, message_of
 
-_STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _EVERYTHING = ".*"
-# What the semantic conventions put in place of what must not be told.
-_REDACTED = "REDACTED"
-_ADDRESSES = ("client.address", "net.peer.ip", "http.client_ip")
-_SESSION_ID = re.compile(r"(session(?:_|%5f)id=)[^&]*", re.IGNORECASE)
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
+# Free text of the client, and of no use to the instrumentation but to be told.
+_HIDDEN_HEADERS = ("host", "user-agent", "tracestate")
+_CAPTURED_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
 def install(
@@ -54,7 +54,7 @@ def install(
 
     Args:
         patches: Takes the changes.
-        guard: Holds what goes wrong in this probe.
+        guard: Holds what goes wrong in this probe and in the instrumentation.
         telemetry: Not used; the instrumentation has metrics of its own.
         meter_provider: Where the metrics go.
         tracer_provider: Where the spans go; None for the global provider.
@@ -63,51 +63,42 @@ def install(
 
     Raises:
         SeamMissing: FastAPI builds its middleware stack elsewhere.
+        Unavailable: The instrumentation does not work with this FastAPI.
     """
     chainlit = import_module("chainlit.server").app
     # Not `fastapi.FastAPI`, which others replace by a class of their own.
     fastapi = import_module("fastapi.applications").FastAPI
+    http_trial.check()
+    middleware = http_trial.build_middleware(tracer_provider, meter_provider)
+    hidden = _hidden_headers()
     built: WeakSet[Any] = WeakSet()
     ours: WeakSet[Any] = WeakSet()
 
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
-        # Instrumented, it comes here again, and then it is the original's turn.
-        if app in ours:
-            return wrapped(*args, **kwargs)
-        build, mounted, names = wrapped, [], contextlib.ExitStack()
+        stack = wrapped(*args, **kwargs)
         with guard:
             built.add(app)
             mounted = _paths_of(chainlit, app)
             if (app is chainlit or (mounted and isinstance(app, fastapi))) and not _is_seen(app):
                 ours.add(app)
-        if app in ours:
-            with guard:
-                names.enter_context(_stable_names())
-            with guard:
-                instrument(app, mounted)
-                build = app.build_middleware_stack
-        with names:
-            stack = build(*args, **kwargs)
-        with guard:
-            if app in ours and isinstance(getattr(stack, "app", None), OpenTelemetryMiddleware):
-                stack.app = _Once(stack.app)
+                return instrument(app, stack, mounted)
         return stack
 
-    def instrument(app: Any, mounted: list[str]) -> None:
+    def instrument(app: Any, stack: Any, mounted: list[str]) -> Any:
         if app is chainlit and is_seen_from_outside():
             excluded = [_EVERYTHING]
         else:
             own_path = metrics_path if app is chainlit or "" in mounted else None
             excluded = [*_chosen_by_user(), *_excluded(mounted, own_path)]
-        FastAPIInstrumentor.instrument_app(
-            app,
-            tracer_provider=tracer_provider,
-            meter_provider=meter_provider,
-            excluded_urls=",".join(excluded),
-            exclude_spans=["receive", "send"],
-            server_request_hook=functools.partial(_redact, guard, not exception_messages),
-        )
-        patches.on_undo(lambda: FastAPIInstrumentor.uninstrument_app(app))
+        instrumented = _Instrumented(stack, middleware, guard, excluded, hidden, exception_messages)
+
+        def undo() -> None:
+            instrumented.remove()
+            if app.middleware_stack is instrumented:
+                app.middleware_stack = stack
+
+        patches.on_undo(undo)
+        return instrumented
 
     def is_seen_from_outside() -> bool:
         for app in {*built, *_instrumented_by_host()}:
@@ -120,103 +111,238 @@ def install(
     patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
 
 
+class _Instrumented:
+    """The middleware stack of an application, with the instrumentation around it.
+
+    Args:
+        stack: The stack that the application has built.
+        middleware: The instrumentation, as a template: each request has a copy, since it keeps in
+            itself how long an answer is.
+        guard: Holds what goes wrong in the instrumentation.
+        excluded: What not to look at, as regular expressions.
+        hidden: Names of the headers that it must not see.
+        exception_messages: Whether the messages of exceptions are recorded.
+    """
+
+    def __init__(
+        self,
+        stack: Any,
+        middleware: Any,
+        guard: Guard,
+        excluded: list[str],
+        hidden: frozenset[bytes],
+        exception_messages: bool,
+    ) -> None:
+        # So it is called in every middleware: FastAPI looks for the instrumentation along it.
+        self.app = _copy_of(middleware, stack)
+        self.guard = guard
+        self.exception_messages = exception_messages
+        self.requests: dict[int, _Request] = {}
+        self._stack = stack
+        self._hidden = hidden
+        self._is_active = True
+        asgi = import_module("opentelemetry.instrumentation.asgi")
+        http = import_module("opentelemetry.util.http")
+        self._url_of: Callable[[Any], tuple[Any, Any, str]] = asgi.get_host_port_url_tuple
+        self._is_excluded = http.parse_excluded_urls(",".join(excluded)).url_disabled
+        self._host_route = import_module("starlette.routing").Host
+        errors = import_module("starlette.middleware.errors").ServerErrorMiddleware
+        # What answers for an exception is within the stack, and the span ends with the answer.
+        self._witness = _Witness(stack.app, self) if isinstance(stack, errors) else None
+        if self._witness is not None:
+            stack.app = self._witness
+
+    def remove(self) -> None:
+        """Leave the stack as it was built, and pass on what still comes."""
+        self._is_active = False
+        if self._witness is not None and self._stack.app is self._witness:
+            self._stack.app = self._witness.app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        request = context = None
+        with self.guard:
+            if self._looks_at(scope):
+                route = self._describe(scope)
+                told = redact_scope(scope, route[1].get("http.route"), self._hidden)
+                context = otel_context.get_current()
+                request = _Request(self, self._stack, scope, receive, send)
+        if request is None or context is None:
+            await self._stack(scope, receive, send)
+            return
+        # What the application raises does not come this way: the request keeps it.
+        with self.guard:
+            middleware = _copy_of(self.app, request)
+            middleware.default_span_details = lambda _: route
+            await middleware(told, receive, _ignore)
+        if not request.was_called:
+            otel_context.attach(context)
+            await self._stack(scope, receive, send)
+        elif request.error is not None:
+            try:
+                raise request.error
+            finally:
+                request.error = None
+
+    def _looks_at(self, scope: Any) -> bool:
+        if not self._is_active or scope["type"] not in ("http", "websocket"):
+            return False
+        # FastAPI's own telemetry has seen it in an application around, which was built before
+        # Chainlit was mounted in it.
+        if scope.get("fastapi.telemetry") is not None:
+            return False
+        return not self._is_excluded(self._url_of(scope)[2])
+
+    def _describe(self, scope: Any) -> tuple[str, dict[str, str]]:
+        """Return the name of the span of a request, and its attributes: the route, if there is one.
+
+        Of an application for a host the instrumentation gives the path, which is no route, and
+        would be a series of its own for each path that anybody asks for.
+        """
+        name, attributes = self.app.default_span_details(scope)
+        route = attributes.get("http.route")
+        if route is not None and route == scope.get("path"):
+            kind = self._host_route
+            for other in scope["app"].routes:
+                if isinstance(other, kind) and other.matches(scope)[0].name == "FULL":
+                    return name.partition(" ")[0] if scope["type"] == "http" else "websocket", {}
+        return name, attributes
+
+
+class _Request:
+    """A request that the instrumentation looks at, in the place of the application.
+
+    Attributes:
+        was_called: Whether the instrumentation has got as far as calling the application.
+        error: What the application raised, to be raised again when the instrumentation is done.
+        failure: The exception that the application has no answer for.
+    """
+
+    __slots__ = (
+        *("_instrumented", "_receive", "_scope", "_send", "_span", "_stack", "_tell"),
+        *("error", "failure", "was_called"),
+    )
+
+    def __init__(
+        self, instrumented: _Instrumented, stack: Any, scope: Any, receive: Any, send: Any
+    ) -> None:
+        self._instrumented = instrumented
+        self._stack = stack
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._span: Span | None = None
+        self._tell: Any = None
+        self.was_called = False
+        self.error: BaseException | None = None
+        self.failure: Exception | None = None
+
+    async def __call__(self, told: Any, _: Any, tell: Any) -> None:
+        self.was_called = True
+        scope, requests = self._scope, self._instrumented.requests
+        self._tell = tell
+        # Somebody may have suppressed it here: then it looks at nothing, and gives back its own.
+        if tell is not _ignore:
+            self._span = get_current_span()
+            requests[id(scope)] = self
+        try:
+            await self._stack(scope, self._receive, self._answer)
+        except BaseException as error:  # noqa: BLE001 - it is raised again
+            self.error = error
+            if self.failure is None and isinstance(error, Exception):
+                self.failure = error
+        requests.pop(id(scope), None)
+        with self._instrumented.guard:
+            self._tell_failure()
+            # The old conventions have the route from there, in one of their metrics.
+            if "route" in scope:
+                told["route"] = scope["route"]
+
+    async def _answer(self, message: Any) -> None:
+        """Send a message of the application, and tell the instrumentation of it.
+
+        The instrumentation may add headers to the start of an answer, so it hears of that first;
+        it ends the span with the last message, so of the others it hears when they are sent.
+        """
+        guard = self._instrumented.guard
+        if type(message) is dict and message.get("type") == "http.response.start":
+            with guard:
+                await self._tell(message)
+                self._tell_failure()
+            await self._send(message)
+        else:
+            await self._send(message)
+            with guard:
+                await self._tell(message)
+
+    def _tell_failure(self) -> None:
+        """Have the span say of an exception what it is, and its message if a setting says so.
+
+        The status of the answer, which the instrumentation sets, says less.
+        """
+        span, error = self._span, self.failure
+        if span is None or error is None or not span.is_recording():
+            return
+        message = message_of(error) if self._instrumented.exception_messages else ""
+        self._span = None
+        describe_exception(span, error, message)
+
+
+class _Witness:
+    """Sees the exceptions that go up to what makes the answer to them, inside a stack."""
+
+    def __init__(self, app: Any, instrumented: _Instrumented) -> None:
+        self.app = app
+        self._requests = instrumented.requests
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self.app(scope, receive, send)
+        except Exception as error:
+            if (request := self._requests.get(id(scope))) is not None:
+                request.failure = error
+            raise
+
+
+async def _ignore(_: Any) -> None:
+    """Take a message of the instrumentation's: what the application sends goes past it."""
+
+
+def _copy_of(middleware: Any, app: Any) -> Any:
+    copy = object.__new__(type(middleware))
+    vars(copy).update(vars(middleware), app=app)
+    return copy
+
+
+def _hidden_headers() -> frozenset[bytes]:
+    """Return the headers that are not told, but for those that a standard variable asks for."""
+    wanted = [p.strip() for p in os.environ.get(_CAPTURED_HEADERS, "").split(",") if p.strip()]
+    pattern = re.compile("|".join(wanted), re.IGNORECASE) if wanted else None
+    asked_for = [name for name in _HIDDEN_HEADERS if pattern and pattern.fullmatch(name)]
+    return frozenset(name.encode() for name in _HIDDEN_HEADERS if name not in asked_for)
+
+
 def _paths_of(app: Any, outer: Any) -> list[str]:
     return [path for path, inner in mounts_of(outer) if inner is app]
 
 
 def _instrumented_by_host() -> list[Any]:
     """Return the applications that the instrumentation knows of: they may not ask us any more."""
+    instrumentation = import_module("opentelemetry.instrumentation.fastapi")
     known = getattr(instrumentation, "_InstrumentedFastAPI", None)
     return list(getattr(known, "_instrumented_fastapi_apps", ()))
 
 
-class _Once:
-    """Lets a request pass by that FastAPI's own telemetry has seen in an application around.
-
-    It has where that application was built before Chainlit was mounted in it.
-    """
-
-    def __init__(self, app: Any) -> None:
-        # So it is called in every middleware: FastAPI looks for the instrumentation along it.
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        seen = scope.get("fastapi.telemetry") is not None
-        await (self.app.app if seen else self.app)(scope, receive, send)
-
-
 def _is_seen(app: Any) -> bool:
-    """Tell whether an application is instrumented, by whichever way."""
+    """Tell whether an application is instrumented by somebody else, by whichever way."""
+    middleware = import_module("opentelemetry.instrumentation.asgi").OpenTelemetryMiddleware
     return getattr(app, "_is_instrumented_by_opentelemetry", False) or any(
-        added.cls is OpenTelemetryMiddleware for added in app.user_middleware
+        added.cls is middleware for added in app.user_middleware
     )
-
-
-@contextlib.contextmanager
-def _stable_names() -> Iterator[None]:
-    """Have what is instrumented meanwhile use the names that the conventions have settled on.
-
-    All instrumentations of a process share one choice. The first of them takes it from the
-    environment, and it may stand on the names that were given up. It is not ours to change for
-    what the app instruments, before or after, so it is put back.
-    """
-    module = import_module("opentelemetry.instrumentation._semconv")
-    shared = module._OpenTelemetrySemanticConventionStability
-    shared._initialize()
-    signal = module._OpenTelemetryStabilitySignalType.HTTP
-    modes = shared._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING
-    before = modes[signal]
-    chosen = [choice.strip() for choice in os.environ.get(_STABILITY, "").split(",")]
-    modes[signal] = type(before)("http/dup" if "http/dup" in chosen else "http")
-    try:
-        yield
-    finally:
-        modes[signal] = before
 
 
 def _owner(cls: type, name: str) -> type:
     """Return the class that a method comes from: older releases of FastAPI inherit this one."""
     return next((base for base in cls.__mro__ if name in vars(base)), cls)
-
-
-def _redact(guard: Guard, hide_exceptions: bool, span: Span, _: Mapping[str, Any]) -> None:
-    """Take out what tells who a visitor is, or lets somebody else go on in their session."""
-    with guard:
-        if not span.is_recording():
-            return
-        # Which attributes there are depends on the conventions that somebody has chosen.
-        for key, value in dict(getattr(span, "attributes", None) or {}).items():
-            if key in _ADDRESSES:
-                span.set_attribute(key, _REDACTED)
-            elif isinstance(value, str) and _SESSION_ID.search(value):
-                span.set_attribute(key, _SESSION_ID.sub(rf"\g<1>{_REDACTED}", value))
-        if hide_exceptions:
-            _hide_exceptions(span)
-
-
-def _hide_exceptions(span: Span) -> None:
-    """Have a span say of an exception what it is, and not what its message is.
-
-    The instrumentation records it in two places, and neither can be told how.
-    """
-    set_status: Any = span.set_status
-    failed: list[str] = []
-
-    def record_exception(error: BaseException, *_: Any, **__: Any) -> None:
-        if not failed:
-            failed.append(type(error).__qualname__)
-            describe_exception(span, error, message="")
-
-    def set_quiet_status(status: Any, description: str | None = None) -> None:
-        code = status.status_code if isinstance(status, Status) else status
-        if code is StatusCode.ERROR and failed:
-            set_status(code, failed[0])
-        else:
-            set_status(status, description)
-
-    shadow: Any = span
-    shadow.record_exception = record_exception
-    shadow.set_status = set_quiet_status
 
 
 def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:

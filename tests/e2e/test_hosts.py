@@ -226,7 +226,7 @@ async def visit(
     async with httpx.AsyncClient() as client:
         assert (await client.get(f"{server.url}/project/translations?language=en-US")).is_success
         if kind == "mount":
-            paths.append("/hello/you")
+            paths.append("/hello/")
             origin = server.url.removesuffix("/chat")
             assert (await client.get(f"{origin}/hello/you")).is_success
         metrics = await client.get(f"{server.url}/metrics")
@@ -285,7 +285,7 @@ def check_http(server: ChainlitServer, kind: str) -> None:
     (page,) = requests(server, "/project/translations")
     assert page.attributes["http.route"].endswith("/project/translations")
     if kind == "mount":
-        (hello,) = requests(server, "/hello/you")
+        (hello,) = requests(server, "/hello/")
         assert hello.name == "GET /hello/{name}"
         assert hello.attributes["http.route"] == "/hello/{name}"
     assert requests(server, "socket.io") == []
@@ -338,7 +338,7 @@ async def test_an_app_that_the_host_instruments_itself(kind: str, order: str, wa
         scope = "fastapi" if way == "instrument_app" else "asgi"
         assert page.scope == f"opentelemetry.instrumentation.{scope}"
         if kind == "mount":
-            (hello,) = requests(server, "/hello/you")
+            (hello,) = requests(server, "/hello/")
             assert hello.scope == page.scope
         check_undisturbed(server)
 
@@ -355,7 +355,7 @@ async def test_an_app_that_logfire_instruments(kind: str, order: str) -> None:
         (page,) = requests(server, "/project/translations")
         assert page.scope == "opentelemetry.instrumentation.fastapi"
         if kind == "mount":
-            (hello,) = requests(server, "/hello/you")
+            (hello,) = requests(server, "/hello/")
             assert hello.scope == page.scope
         check_undisturbed(server)
 
@@ -375,7 +375,7 @@ async def test_all_apps_are_instrumented_by_the_host(order: str) -> None:
     theirs = [INSTRUMENT_ALL, ENABLE] if order == "first" else [ENABLE, INSTRUMENT_ALL]
     with server_of("mount", PROVIDER, *theirs, PARENT, MOUNT) as server:
         await visit(server, "mount")
-        (hello,) = requests(server, "/hello/you")
+        (hello,) = requests(server, "/hello/")
         assert hello.name == "GET /hello/{name}"
         seen = [span.kind for span in requests(server, "/project/translations")]
         assert sorted(seen) == ["INTERNAL", "SERVER"], "as without us, and no more"
@@ -417,7 +417,7 @@ async def test_an_app_that_was_built_before_chainlit_was_mounted(order: str) -> 
     parts = [PROVIDER, ENABLE] if order == "first" else [ENABLE, PROVIDER]
     with server_of("mount", *parts, MOUNTED_LATE) as server:
         await visit(server, "mount")
-        for path in ("/project/translations", "/hello/you"):
+        for path in ("/project/translations", "/hello/"):
             (request,) = requests(server, path)
             assert request.scope == "fastapi"
         check_undisturbed(server)
