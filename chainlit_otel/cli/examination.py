@@ -255,6 +255,9 @@ def _reader(reader: object) -> str:
 
 
 def _exporter(exporter: object) -> str:
+    # Ours stand around those of the SDK.
+    while (inner := getattr(exporter, "_exporter", None)) is not None:
+        exporter = inner
     endpoint = getattr(exporter, "_endpoint", None)
     to = f" to {mask_url(endpoint, _SECRET)}" if isinstance(endpoint, str) else ""
     return _kind(exporter) + to

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from socket import create_server
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 import tomli
@@ -131,7 +132,7 @@ def patient(tmp_path: Path) -> Patient:
 class Collector:
     """Answers every export with one status, and keeps the headers and paths it saw."""
 
-    def __init__(self, status: int = 200) -> None:
+    def __init__(self, status: int = 200, location: str | None = None) -> None:
         self.seen: list[tuple[str, str | None]] = []
         collector = self
 
@@ -139,6 +140,8 @@ class Collector:
             def do_POST(self) -> None:
                 collector.seen.append((self.path, self.headers.get("authorization")))
                 self.send_response(status)
+                if location is not None:
+                    self.send_header("Location", location)
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:
@@ -538,3 +541,110 @@ def test_a_token_that_the_app_sets_is_masked(patient: Patient) -> None:
 def test_what_the_app_writes_to_temporary_files_is_removed(patient: Patient) -> None:
     writes = "\nimport tempfile\nopen(tempfile.mkstemp()[1], 'w').write('x')\n"
     assert_well(patient.examine(patient.app(HEALTHY + writes)))
+
+
+# Redirects, and what others would record
+
+
+def test_a_redirect_is_named_and_not_followed(patient: Patient, collector: Collector) -> None:
+    first = Collector(302, f"http://me:passw0rd@{collector.place}/sign-in?key=tok3n-one\x1b[2J")
+    try:
+        report = patient.examine(
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{first.url}/v1/traces",
+            OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20tok3n-two",
+        )
+    finally:
+        first.close()
+    problem = assert_one_problem(report)
+    assert f"a redirect (302) to http://***@{collector.place}/sign-in?key=***" in problem
+    assert f"at {first.url}/v1/traces, where traces go" in problem
+    assert collector.seen == []
+    assert first.seen == [("/v1/traces", "Bearer tok3n-two")]
+    assert "passw0rd" not in report.text
+    assert "tok3n" not in report.text
+    assert "\x1b" not in report.text
+
+
+def test_the_query_of_an_endpoint_is_masked(patient: Patient, collector: Collector) -> None:
+    url = f"{collector.url}/v1/traces?api_key=tok3n-one"
+    report = patient.examine(
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=url,
+        OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=url.replace(collector.place, "tok3n-two@127.0.0.1:1"),
+    )
+    assert "tok3n" not in report.text
+    assert report.rows("traces")["OTLPSpanExporter"].endswith("/v1/traces?api_key=***")
+    assert report.rows("settings")["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"].endswith("?api_key=***")
+    assert collector.seen == [("/v1/traces?api_key=tok3n-one", None)]
+    assert "***@127.0.0.1:1/v1/traces?api_key=***" in assert_one_problem(report)
+
+
+def test_secrets_of_the_environment_that_an_app_quotes_are_masked(patient: Patient) -> None:
+    app = "import os\nraise ValueError(os.environ['MY_API_KEY'] + os.environ['DATABASE_URL'])"
+    report = patient.examine(
+        patient.app(app),
+        MY_API_KEY="sk-tok3n-one",
+        DATABASE_URL="postgresql://me:tok3n-two@localhost/db",
+    )
+    assert "ValueError: ***postgresql://me:***@localhost/db" in assert_one_problem(report)
+
+
+def test_an_endpoint_that_answers_byte_by_byte_is_no_endpoint(patient: Patient) -> None:
+    with create_server(("127.0.0.1", 0)) as slow:
+        over = Event()
+
+        def drip() -> None:
+            connection, _ = slow.accept()
+            with connection, contextlib.suppress(OSError):
+                while not over.wait(0.2):
+                    connection.sendall(b"H")
+
+        dripping = Thread(target=drip)
+        dripping.start()
+        try:
+            report = patient.examine(
+                OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"http://127.0.0.1:{slow.getsockname()[1]}"
+            )
+        finally:
+            over.set()
+            dripping.join()
+    assert "nobody answers" in assert_one_problem(report)
+
+
+def test_what_opentelemetry_instrument_would_record_is_told_with_what_stops_it(
+    patient: Patient,
+) -> None:
+    report = patient.examine()
+    assert_well(report)
+    section = "opentelemetry-instrument would record"
+    told = report.text.partition(section)[2].partition("\n\n")[0]
+    prompts = next(line for line in told.splitlines() if "prompts and answers" in line)
+    assert "openai" in prompts
+    assert prompts.endswith("TRACELOOP_TRACE_CONTENT=false")
+    (disabled,) = set(re.findall("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=[^ \n]+", told))
+    assert "fastapi" in disabled
+    variables = [disabled, *re.findall(r"\w+=false", told)]
+    stopped = dict(variable.split("=") for variable in variables)
+    assert section not in patient.examine(**stopped).text
+
+
+@pytest.mark.parametrize(("probe", "state"), [("off", "off: "), ("on", "on")])
+def test_an_instrumentation_that_fails_beside_this_fastapi_is_a_problem(
+    patient: Patient, probe: str, state: str
+) -> None:
+    breaks = f"""
+from opentelemetry.instrumentation import fastapi
+
+def details(scope):
+    raise AttributeError("'_IncludedRouter' object has no attribute 'path'")
+
+if {probe == "off"}:
+    fastapi._get_default_span_details = details
+"""
+    report = patient.examine(patient.app(breaks + HEALTHY))
+    assert report.rows("probes")["http"].startswith(state)
+    if probe == "off":
+        problem = assert_one_problem(report)
+        assert problem.startswith("the http probe is off: opentelemetry-instrumentation-fastapi ")
+        assert "AttributeError): pip install -U opentelemetry-instrumentation-fastapi" in problem
+    else:
+        assert_well(report)
