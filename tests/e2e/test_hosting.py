@@ -175,6 +175,10 @@ async def visit_across_a_reload(server: ChainlitServer) -> None:
     assert await first.talk("hello") == ["one"]
     await reload(server, first, server.files["app.py"].replace('"one"', '"two"'))
     assert await first.talk("hello") == ["two"], "the app was reloaded"
+    calls = server.scrape().sum(
+        "chainlit_callback_duration_seconds_count", chainlit_callback_name="on_message"
+    )
+    assert calls == 2, "the new callback counts from its first call"
     await second.connect()
     assert await second.talk("hello") == ["two"]
 
