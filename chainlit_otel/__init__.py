@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from chainlit_otel.settings import Settings
+from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
@@ -27,11 +27,19 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in ("access_denied", "disable", "enable"):
-        from chainlit_otel import runtime
-
+        try:
+            from chainlit_otel import runtime
+        except ValueError as error:
+            # The SDK reads some variables when it is imported, and raises.
+            warn(f"chainlit-otel is off, the OpenTelemetry SDK cannot be imported: {error}")
+            return _off
         return getattr(runtime, name)
     if name in ("watch_cache", "watch_pool"):
         from chainlit_otel import watching
 
         return getattr(watching, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _off(*_: Any, **__: Any) -> None:
+    """Stand for what cannot be had in this environment."""

@@ -321,6 +321,10 @@ FOLDED_ATTRIBUTE = Attribute(
     ),
 )
 DROP_REASON = Attribute("chainlit_otel.drop_reason", ("name", "buckets", "value", "unsupported"))
+EXPORT_SIGNAL = Attribute("chainlit_otel.signal", ("spans", "metrics", "logs"))
+LOSS = Attribute(
+    "error.type", ("queue_full", "rejected", "redirect", "timeout", "unreachable", OTHER)
+)
 
 # An HTTP session has no socket to lose: nothing clears it and no grace time runs out.
 _ENDS = tuple(
@@ -733,6 +737,14 @@ EXPOSITION_DROPPED = Metric(
     (DROP_REASON,),
     label_sets=_every(DROP_REASON),
 )
+EXPORT_DROPPED = Metric(
+    "chainlit_otel.export.dropped",
+    "counter",
+    "{item}",
+    "Spans, metric data points and log records that exporters of chainlit-otel could not deliver.",
+    (EXPORT_SIGNAL, LOSS),
+    label_sets=(),
+)
 
 # Spans
 
@@ -818,4 +830,5 @@ METRICS: tuple[Metric, ...] = (
     PROBE_ENABLED,
     LABEL_OVERFLOW,
     EXPOSITION_DROPPED,
+    EXPORT_DROPPED,
 )

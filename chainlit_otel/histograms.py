@@ -43,9 +43,16 @@ class Series:
 
 
 class Histograms:
-    """The series of all histograms of the catalogue. Thread-safe."""
+    """The series of all histograms of the catalogue. Thread-safe.
 
-    def __init__(self) -> None:
+    Args:
+        exemplars: Which values become exemplars, as `OTEL_METRICS_EXEMPLAR_FILTER` has it:
+            `trace_based` takes those of sampled spans, `always_on` those of all spans (an exemplar
+            without a trace leads nowhere), `always_off` none.
+    """
+
+    def __init__(self, exemplars: str = "trace_based") -> None:
+        self._exemplars = exemplars
         self._lock = Lock()
         self._series: dict[tuple[Metric, LabelSet], Series] = {}
 
@@ -62,7 +69,7 @@ class Histograms:
             at: When it was, in nanoseconds since the epoch.
         """
         bucket = bisect_left(metric.bounds, value)
-        exemplar = _exemplar(value, span, at)
+        exemplar = self._exemplar(value, span, at)
         with self._lock:
             series = self._series.get((metric, values))
             if series is None:
@@ -72,17 +79,18 @@ class Histograms:
             if exemplar is not None:
                 series.exemplars[bucket] = exemplar
 
+    def _exemplar(self, value: float, span: SpanContext | None, at: int) -> Exemplar | None:
+        if span is None or self._exemplars == "always_off":
+            return None
+        if not span.trace_flags.sampled and self._exemplars == "trace_based":
+            return None
+        return Exemplar(value, at, span.trace_id, span.span_id)
+
     def read(self) -> Iterator[tuple[Metric, LabelSet, Series]]:
         """Give every series that has a value, as it is now."""
         with self._lock:
             now = [(metric, values, _copy(s)) for (metric, values), s in self._series.items()]
         yield from now
-
-
-def _exemplar(value: float, span: SpanContext | None, at: int) -> Exemplar | None:
-    if span is None or not span.trace_flags.sampled:
-        return None
-    return Exemplar(value, at, span.trace_id, span.span_id)
 
 
 def _copy(series: Series) -> Series:

@@ -7,7 +7,6 @@ import os
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from threading import Thread
 from time import monotonic
 from typing import Any, TypeVar
@@ -16,20 +15,33 @@ from opentelemetry import metrics, trace
 from opentelemetry._logs import get_logger_provider
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    TraceBasedExemplarFilter,
+)
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader
 from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
-from chainlit_otel.forks import MetricsOfOneProcess, ReaderOfOneProcess, SpansOfOneProcess, forget
+from chainlit_otel.exporters import metric_readers, one_line, span_processors
+from chainlit_otel.forks import forget
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms
+from chainlit_otel.losses import Losses
 from chainlit_otel.server.exposition import ScrapeReader
-from chainlit_otel.settings import Settings
+from chainlit_otel.settings import Settings, warn
+from chainlit_otel.telemetry import BUCKET_ADVICE
 from chainlit_otel.version import __version__
 
 T = TypeVar("T")
@@ -108,36 +120,52 @@ def build_pipeline(
         tracer_provider: Likewise, for spans.
 
     Returns:
-        The pipeline.
-
-    Raises:
-        ValueError: A standard variable asks for an exporter that is not there.
+        The pipeline. What the standard variables ask for and cannot be had is not in it.
     """
     global _our_tracers
     _renew()
-    # What is refused is refused before any global provider is set.
-    exporter = None if tracer_provider is not None else _span_exporter()
     meters, reader = _meter_providers(settings, meter_provider)
-    if exporter is not None:
-        resource = _resource(settings)
-        provider = SdkTracerProvider(resource=resource, shutdown_on_exit=False)
-        provider.add_span_processor(BatchSpanProcessor(_renewable(exporter)))
-        trace.set_tracer_provider(provider)
-        _our_tracers = provider
+    tracers = None if tracer_provider is not None else _tracer_provider(settings)
+    if tracers is not None:
+        trace.set_tracer_provider(tracers)
+        _our_tracers = tracers
     return Pipeline(meters, reader, tracer_provider)
 
 
-def _span_exporter() -> Any:
-    """Return an exporter if nobody has set a provider and the standard variables name an endpoint.
+def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
+    """Return a provider if the standard variables name an exporter and nobody has set a provider.
 
-    Without an endpoint there is none, so that FastAPI does not open spans for nobody.
+    Without an exporter there is none, so that FastAPI does not open spans for nobody.
     """
     if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
         return None
-    protocol = otlp_protocol("TRACES")
-    if protocol is None:
+    processors = span_processors(losses)
+    if not processors:
         return None
-    return SpansOfOneProcess(functools.partial(_otlp_exporter, "TRACES", protocol))
+    provider = SdkTracerProvider(
+        resource=_resource(settings), shutdown_on_exit=False, span_limits=_span_limits()
+    )
+    for processor in processors:
+        _renewable(processor.span_exporter)
+        provider.add_span_processor(processor)
+    return provider
+
+
+def _span_limits() -> SpanLimits | None:
+    try:
+        return SpanLimits()
+    except ValueError as error:
+        warn(f"the limits of spans are ignored, the defaults hold: {one_line(error)}")
+        return SpanLimits(
+            max_attributes=128,
+            max_events=128,
+            max_links=128,
+            max_span_attributes=128,
+            max_event_attributes=128,
+            max_link_attributes=128,
+            max_attribute_length=SpanLimits.UNSET,
+            max_span_attribute_length=SpanLimits.UNSET,
+        )
 
 
 def _meter_providers(
@@ -180,20 +208,46 @@ def is_ours(provider: object) -> bool:
 def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     global _ours
     if _ours is None:
-        exporting = _otlp_readers()
+        exporting = metric_readers(losses)
+        for one in exporting:
+            _renewable(one)
+            _renewable(one.delivery)
+        exemplars = _exemplar_filter()
         # What an exporter sends has the shape that the standard variables ask for.
-        reader = _renewable(ScrapeReader(None if exporting else Histograms()))
+        reader = _renewable(ScrapeReader(None if exporting else Histograms(exemplars)))
         provider = SdkMeterProvider(
             metric_readers=[reader, *exporting],
             resource=_resource(settings),
             views=list(_views()),
             shutdown_on_exit=False,
+            exemplar_filter=_EXEMPLAR_FILTERS[exemplars](),
         )
         _ours = provider, reader
     return _ours
 
 
-_renewables: list[Any] = []
+_EXEMPLAR_FILTERS: dict[str, Any] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
+
+
+def _exemplar_filter() -> str:
+    asked = os.environ.get(OTEL_METRICS_EXEMPLAR_FILTER) or "trace_based"
+    name = asked.strip().lower()
+    if name in _EXEMPLAR_FILTERS:
+        return name
+    warn(
+        f"{OTEL_METRICS_EXEMPLAR_FILTER}={asked!r} is ignored, trace_based holds: it must be one "
+        f"of {', '.join(_EXEMPLAR_FILTERS)}"
+    )
+    return "trace_based"
+
+
+# Of all exporters made here, which live as long as the process.
+losses = Losses()
+_renewables: list[Any] = [losses]
 _home = os.getpid()
 
 
@@ -255,23 +309,27 @@ class _OfThisProcess(Resource):
 
 
 def _resource(settings: Settings) -> Resource:
-    environment = Resource.create().attributes
-    named = settings.service_name or "service.name=" in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    )
-    resource = Resource.create(
-        {
-            SERVICE_NAME: settings.service_name
-            or (str(environment[SERVICE_NAME]) if named else "chainlit"),
-            SERVICE_INSTANCE_ID: environment.get(SERVICE_INSTANCE_ID) or _instance_id(),
-        }
-    )
+    try:
+        environment = Resource.create()
+    except Exception as error:  # noqa: BLE001 - detectors are anybody's; old SDKs let theirs raise
+        warn(f"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS is ignored: {type(error).__name__}")
+        environment = OTELResourceDetector().detect()
+    name = settings.service_name or str(environment.attributes.get(SERVICE_NAME, ""))
+    instance = environment.attributes.get(SERVICE_INSTANCE_ID)
+    # The SDK calls unknown what nobody has given a name.
+    unnamed = not name or name.startswith("unknown_service")
+    ours = {
+        SERVICE_NAME: "chainlit" if unnamed else name,
+        SERVICE_INSTANCE_ID: instance or _instance_id(),
+    }
+    resource = environment.merge(Resource(ours))
     return _OfThisProcess(resource.attributes, resource.schema_url)
 
 
 def _views() -> Iterable[View]:
     for metric in catalog.METRICS:
-        if metric.kind == "histogram":
+        # A view goes before what an exporter prefers, such as exponential buckets.
+        if metric.kind == "histogram" and not BUCKET_ADVICE:
             yield View(
                 instrument_name=metric.name,
                 aggregation=ExplicitBucketHistogramAggregation(metric.bounds),
@@ -279,58 +337,6 @@ def _views() -> Iterable[View]:
     # FastAPI 0.142 and newer times every request by itself once a provider is set, Socket.IO's
     # polls of up to 25 s among them, which would drown every other latency.
     yield View(meter_name="fastapi", aggregation=DropAggregation())
-
-
-def _otlp_readers() -> list[MetricReader]:
-    protocol = otlp_protocol("METRICS")
-    if protocol is None:
-        return []
-    exporter = MetricsOfOneProcess(functools.partial(_otlp_exporter, "METRICS", protocol))
-    return [_renewable(ReaderOfOneProcess(_renewable(exporter)))]
-
-
-def otlp_protocol(signal: str) -> str | None:
-    """Return how to export a signal by OTLP; None if the standard variables name no endpoint.
-
-    Raises:
-        ValueError: The protocol that they ask for is unknown.
-    """
-    exporters = os.environ.get(f"OTEL_{signal}_EXPORTER") or "otlp"
-    if not otlp_variable(signal, "ENDPOINT") or "otlp" not in exporters.replace(" ", "").split(","):
-        return None
-    protocol = otlp_variable(signal, "PROTOCOL") or "http/protobuf"
-    if protocol not in ("http/protobuf", "grpc"):
-        raise ValueError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL (or _{signal}_PROTOCOL) is {protocol!r}: "
-            "must be http/protobuf or grpc"
-        )
-    return protocol
-
-
-def otlp_variable(signal: str, name: str) -> str:
-    """Return the standard variable of one signal, else that of all of them; empty if unset."""
-    return os.environ.get(f"OTEL_EXPORTER_OTLP_{signal}_{name}") or os.environ.get(
-        f"OTEL_EXPORTER_OTLP_{name}", ""
-    )
-
-
-def _otlp_exporter(signal: str, protocol: str) -> Any:
-    transport = "grpc" if protocol == "grpc" else "http"
-    module, name = {
-        "METRICS": ("metric_exporter", "OTLPMetricExporter"),
-        "TRACES": ("trace_exporter", "OTLPSpanExporter"),
-    }[signal]
-    # What exports later imports these in its thread, while the app may be changing `sys.path`.
-    for imported_by_exporters in ("encodings.idna", "netrc"):
-        import_module(imported_by_exporters)
-    try:
-        found = import_module(f"opentelemetry.exporter.otlp.proto.{transport}.{module}")
-    except ImportError:
-        raise ValueError(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol} needs a package: "
-            f"pip install opentelemetry-exporter-otlp-proto-{transport}"
-        ) from None
-    return getattr(found, name)()
 
 
 def _start(thread: Thread) -> None:

@@ -40,7 +40,7 @@ from chainlit_otel.probes import pools as pools_probe
 from chainlit_otel.probes import sessions as sessions_probe
 from chainlit_otel.probes import sockets as sockets_probe
 from chainlit_otel.probes import steps as steps_probe
-from chainlit_otel.providers import Pipeline, build_pipeline
+from chainlit_otel.providers import Pipeline, build_pipeline, losses
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
 from chainlit_otel.settings import Settings
@@ -525,6 +525,7 @@ class Runtime:
             catalog.LABEL_OVERFLOW,
             lambda: {(attribute.key,): values.folded for attribute, values in overflows.items()},
         )
+        self._telemetry.observe(catalog.EXPORT_DROPPED, losses.read)
         self._telemetry.observe(
             catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._probes.items()}
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -11,6 +13,28 @@ from typing import Any, TypeVar
 PREFIX = "CHAINLIT_OTEL_"
 
 T = TypeVar("T")
+
+Rule = tuple[Callable[[Any], bool], str]
+"""What holds for every value, and how to say so."""
+
+logger = logging.getLogger("chainlit_otel")
+
+# The kubelet describes every Service of a namespace to every pod in it, by variables.
+_OF_KUBERNETES = re.compile(r"_(SERVICE_HOST|SERVICE_PORT(_.+)?|PORT(_\d+_[A-Z]+(_[A-Z]+)?)?)")
+
+_problems: dict[str, None] = {}
+
+
+def warn(problem: str) -> None:
+    """Log that the environment says what cannot be, once in a process."""
+    if problem not in _problems:
+        _problems[problem] = None
+        logger.warning("%s", problem)
+
+
+def problems() -> list[str]:
+    """Return what `warn` was told so far."""
+    return list(_problems)
 
 
 def _text(value: str) -> str:
@@ -25,21 +49,50 @@ def _flag(value: str) -> bool:
         raise ValueError("must be true or false") from None
 
 
-def _setting(parse: Callable[[str], T], default: T, help: str, env: str, secret: bool = False) -> T:
+def _standard_flag(value: str) -> bool:
+    # The specification: anything but true is false, and what is neither deserves a warning.
+    words = {"true": True, "false": False}
+    try:
+        return words[value.strip().lower()]
+    except KeyError:
+        raise ValueError("must be true or false, by the specification") from None
+
+
+def _setting(
+    parse: Callable[[str], T],
+    default: T,
+    help: str,
+    env: str,
+    secret: bool = False,
+    rule: Rule | None = None,
+) -> T:
     """Declare a field that falls back to its environment variable, then to its default."""
+    rules = [_type_rule(default), *([rule] if rule else [])]
 
     def resolve() -> T:
-        value = os.environ.get(env)
+        text = os.environ.get(env)
         # An empty variable counts as unset, as the OpenTelemetry specification has it.
-        if not value:
+        if not text:
             return default
         try:
-            return parse(value)
+            value = parse(text)
+            broken = _broken(rules, value)
         except ValueError as error:
-            raise ValueError(f"{env}={value!r}: {_reason(error)}") from None
+            broken = _reason(error)
+        if broken is None:
+            return value
+        shown = "***" if secret else repr(text)
+        warn(f"{env}={shown} is ignored, {_shown(default)} holds: it {broken}")
+        return default
 
-    metadata = {"env": env, "default": default, "help": help, "secret": secret}
+    metadata = {"env": env, "default": default, "help": help, "secret": secret, "rules": rules}
     return field(default_factory=resolve, metadata=metadata, repr=not secret)
+
+
+def _shown(default: object) -> str:
+    if default is None:
+        return "no value"
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def _reason(error: ValueError) -> str:
@@ -47,13 +100,44 @@ def _reason(error: ValueError) -> str:
     return text if text.startswith("must ") else "must be a number"
 
 
+def _broken(rules: list[Rule], value: object) -> str | None:
+    return next((words for holds, words in rules if not holds(value)), None)
+
+
+def _type_rule(default: object) -> Rule:
+    if isinstance(default, bool):
+        return lambda value: isinstance(value, bool), "must be True or False"
+    if isinstance(default, int):
+        return (
+            lambda value: isinstance(value, int) and not isinstance(value, bool),
+            "must be a whole number",
+        )
+    if isinstance(default, float):
+        return (
+            lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+            "must be a number",
+        )
+    return lambda value: isinstance(value, str) or value is default, "must be a string"
+
+
+_NOT_EMPTY: Rule = (lambda value: value != "", "must not be empty")
+
+
+def _is_route(path: str | None) -> bool:
+    if path is None:
+        return True
+    return path.startswith("/") and path.strip("/") != "" and not set(path) & set(" {}?#")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be set. Each field falls back to an environment variable, then to a default.
 
+    A variable whose value cannot be, or that is no setting though it starts with `CHAINLIT_OTEL_`,
+    is ignored with one warning: nobody is stopped by what others put into the environment.
+
     Raises:
-        ValueError: A value is out of its range, or an environment variable that starts with
-            `CHAINLIT_OTEL_` is not a setting.
+        ValueError: A value that was given by keyword is out of its range.
     """
 
     service_name: str | None = _setting(
@@ -62,9 +146,13 @@ class Settings:
         "Name of the service in all that is exported; else the `service.name` of "
         "`OTEL_RESOURCE_ATTRIBUTES`, else `chainlit`.",
         env="OTEL_SERVICE_NAME",
+        rule=_NOT_EMPTY,
     )
     disabled: bool = _setting(
-        _flag, False, "Leave Chainlit untouched and export nothing.", env="OTEL_SDK_DISABLED"
+        _standard_flag,
+        False,
+        "Leave Chainlit untouched and export nothing.",
+        env="OTEL_SDK_DISABLED",
     )
     admin_server: bool = _setting(
         _flag,
@@ -77,12 +165,14 @@ class Settings:
         "127.0.0.1",
         "Address that the admin server listens on.",
         env="OTEL_EXPORTER_PROMETHEUS_HOST",
+        rule=_NOT_EMPTY,
     )
     port: int = _setting(
         int,
         9464,
         "Port of the admin server; the next free one of sixteen if it is taken, any free one if 0.",
         env="OTEL_EXPORTER_PROMETHEUS_PORT",
+        rule=(lambda port: 0 <= port <= 65535, "must be from 0 to 65535"),
     )
     allowed_hosts: str | None = _setting(
         _text,
@@ -96,6 +186,7 @@ class Settings:
         None,
         "Serve the metrics inside the app too, at this path, such as `/metrics`.",
         env=f"{PREFIX}METRICS_PATH",
+        rule=(_is_route, "must start with / and name a path, such as /metrics"),
     )
     metrics_token: str | None = _setting(
         _text,
@@ -103,6 +194,7 @@ class Settings:
         "Bearer token that a scraper of the metrics must send.",
         env=f"{PREFIX}METRICS_TOKEN",
         secret=True,
+        rule=_NOT_EMPTY,
     )
     always_serve_metrics: bool = _setting(
         _flag,
@@ -115,6 +207,7 @@ class Settings:
         3.0,
         "Seconds that the last export may take when the app stops.",
         env=f"{PREFIX}SHUTDOWN_TIMEOUT",
+        rule=(lambda seconds: 0 < seconds <= 60, "must be more than 0 and at most 60 seconds"),
     )
 
     capture_messages: bool = _setting(
@@ -141,54 +234,38 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Check every value."""
-        for row in describe():
-            self._require(row["name"], *_type_rule(getattr(self, row["name"]), row["default"]))
-        self._require("service_name", self.service_name != "", "must not be empty")
-        self._require("metrics_token", self.metrics_token != "", "must not be empty")
-        self._require("host", bool(self.host), "must not be empty")
-        self._require("port", 0 <= self.port <= 65535, "must be from 0 to 65535")
-        self._require(
-            "metrics_path",
-            self.metrics_path is None or _is_route(self.metrics_path),
-            "must start with / and name a path, such as /metrics",
-        )
-        self._require(
-            "shutdown_timeout",
-            0 < self.shutdown_timeout <= 60,
-            "must be more than 0 and at most 60 seconds",
-        )
-        _refuse_unknown_variables()
-
-    def _require(self, name: str, holds: bool, rule: str) -> None:
-        if not holds:
-            about = self.__dataclass_fields__[name].metadata
-            value = "***" if about["secret"] else repr(getattr(self, name))
-            raise ValueError(f"setting {name} ({about['env']}) is {value}: {rule}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            broken = _broken(f.metadata["rules"], value)
+            if broken is not None:
+                shown = "***" if f.metadata["secret"] else repr(value)
+                raise ValueError(f"setting {f.name} ({f.metadata['env']}) is {shown}: {broken}")
+        _warn_of_unknown_variables()
 
 
 def describe() -> list[dict[str, Any]]:
     """Return name, environment variable, default and help text of every setting."""
-    return [{"name": f.name, **f.metadata} for f in fields(Settings)]
+    told = ("env", "default", "help", "secret")
+    return [{"name": f.name, **{key: f.metadata[key] for key in told}} for f in fields(Settings)]
 
 
-def _type_rule(value: object, default: object) -> tuple[bool, str]:
-    if isinstance(default, bool):
-        return isinstance(value, bool), "must be True or False"
-    if isinstance(default, int):
-        return isinstance(value, int) and not isinstance(value, bool), "must be a whole number"
-    if isinstance(default, float):
-        return isinstance(value, (int, float)) and not isinstance(value, bool), "must be a number"
-    return isinstance(value, str) or value is default, "must be a string"
-
-
-def _is_route(path: str) -> bool:
-    return path.startswith("/") and path.strip("/") != "" and not set(path) & set(" {}?#")
-
-
-def _refuse_unknown_variables() -> None:
+def _warn_of_unknown_variables() -> None:
     known = [row["env"] for row in describe()]
-    for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known and os.environ[name]:
+    unknown = [
+        name
+        for name in sorted(os.environ)
+        if name.startswith(PREFIX) and name not in known and os.environ[name]
+    ]
+    of_kubernetes = [
+        name for name in unknown if _OF_KUBERNETES.fullmatch(name.removeprefix(PREFIX[:-1]))
+    ]
+    if of_kubernetes:
+        warn(
+            f"ignored, being no settings: {', '.join(of_kubernetes)}. Kubernetes sets these for a "
+            "Service named chainlit-otel: rename it, or give the pod `enableServiceLinks: false`"
+        )
+    for name in unknown:
+        if name not in of_kubernetes:
             near = get_close_matches(name, known, n=1)
-            mend = f"did you mean {near[0]}?" if near else f"unset it, or use one of {known}"
-            raise ValueError(f"unknown setting {name}: {mend}")
+            fix = f"did you mean {near[0]}?" if near else f"unset it, or use one of {known}"
+            warn(f"{name} is no setting and is ignored: {fix}")

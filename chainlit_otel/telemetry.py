@@ -30,7 +30,7 @@ Reading = Callable[[], Mapping[LabelSet, float]]
 """Gives the numbers of one metric now, by label values; what is not in it is zero."""
 
 # The SDK has bucket advice since 1.30; for older ones our own provider has views.
-_ADVICE = (
+BUCKET_ADVICE = (
     "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters
 )
 
@@ -177,7 +177,7 @@ class _Instruments:
 
     def histogram(self, metric: Metric) -> Any:
         if metric.name not in self._histograms:
-            advice = {"explicit_bucket_boundaries_advisory": metric.bounds} if _ADVICE else {}
+            advice = {"explicit_bucket_boundaries_advisory": metric.bounds} if BUCKET_ADVICE else {}
             self._histograms[metric.name] = self._meter.create_histogram(
                 metric.name, metric.unit, metric.description, **advice
             )

@@ -107,11 +107,16 @@ USES: dict[str, tuple[str, ...]] = {
     "tracing": ("catalog", "guard"),
     "server": ("server", "catalog", "guard", "histograms", "version"),
     "forks": (),
+    "backend": ("catalog",),
+    "losses": ("backend", "catalog"),
+    "exporters": ("backend", "forks", "losses", "settings"),
     "providers": (
         "catalog",
+        "exporters",
         "forks",
         "guard",
         "histograms",
+        "losses",
         "privacy",
         "server",
         "settings",
@@ -198,6 +203,9 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
     emitters = ours(
         "forks",
+        "backend",
+        "losses",
+        "exporters",
         "histograms",
         "telemetry",
         "tracing",

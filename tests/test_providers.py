@@ -23,7 +23,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 
-from chainlit_otel import Settings, catalog
+from chainlit_otel import Settings, catalog, providers
 from chainlit_otel.guard import Guard
 from chainlit_otel.providers import Pipeline, build_pipeline
 from chainlit_otel.telemetry import Telemetry
@@ -40,7 +40,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from chainlit_otel import Settings, catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.providers import build_pipeline
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.settings import problems
+from chainlit_otel.telemetry import Telemetry, _instruments_of as instruments_of
 
 def say(**facts):
     print(json.dumps(facts))
@@ -185,6 +186,10 @@ def test_without_one_of_the_application_ours_is_built_and_becomes_the_global_one
         ),
         ("'desk'", {"OTEL_SERVICE_NAME": "shop"}, "desk"),
         ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b"}, "chainlit"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b, service.name = sh%20op"}, "sh op"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b,peer.service.name=db"}, "chainlit"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b,note=service.name%3Dx"}, "chainlit"),
+        ("None", {"OTEL_RESOURCE_ATTRIBUTES": "a=b,service.name="}, "chainlit"),
     ],
 )
 def test_the_service_is_named_by_keyword_then_environment(
@@ -213,8 +218,7 @@ def test_our_histograms_have_our_bounds_and_those_of_fastapi_itself_are_dropped(
         (provider,) = pipeline.meter_providers
         for metric in catalog.METRICS:
             if metric.kind == "histogram":
-                # Not through us: the bounds hold without the advice, which older SDKs lack.
-                provider.get_meter(catalog.SCOPE).create_histogram(metric.name, "s").record(1)
+                instruments_of(provider).histogram(metric).record(1)
         provider.get_meter("fastapi").create_histogram("http.server.request.duration").record(1)
         provider.get_meter("theirs").create_histogram("their.duration").record(1)
         found = {m.name: list(m.data.data_points[0].explicit_bounds)
@@ -321,7 +325,7 @@ def test_metrics_go_where_the_standard_variables_say_and_are_served_too(
     assert {got for got, _ in collector.got} == {path or "/"}
 
 
-@pytest.mark.parametrize("exporters", ["otlp", "console, otlp", ""])
+@pytest.mark.parametrize("exporters", ["otlp", "none, otlp", ""])
 def test_an_exporter_that_is_asked_for_by_name_or_by_default_exports(
     exporters: str, collector: Collector
 ) -> None:
@@ -343,54 +347,93 @@ def test_without_an_endpoint_nothing_is_exported() -> None:
     assert facts == {"exporting": False, "flushed": True, "scraped": 1}
 
 
-PROTOCOL = """
-    try:
-        pipeline = build_pipeline(Settings())
-        say(exporting=exporting())
-    except ValueError as error:
-        say(error=str(error), global_is=type(metrics.get_meter_provider()).__name__,
-            tracers=global_tracers(), exporting=exporting() or exporting("Span"))
+# The environment stops nobody
+
+ODD = """
+    pipeline = build_pipeline(Settings())
+    record(pipeline)
+    trace_something(pipeline)
+    flushed = pipeline.flush(10, Guard("server"))
+    say(flushed=flushed, problems=problems(), tracers=global_tracers())
 """
 
 
-@pytest.mark.parametrize("protocol", ["http/json", "HTTP/PROTOBUF", "carrier pigeon"])
-def test_an_unknown_protocol_is_refused_in_one_line_before_anything_is_set(protocol: str) -> None:
+def test_whatever_the_environment_says_stops_nobody_and_is_told(collector: Collector) -> None:
     facts = run(
-        PROTOCOL,
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4318",
-        OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+        ODD,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/json",
+        OTEL_TRACES_EXPORTER="jaeger,OTLP",
+        OTEL_BSP_MAX_QUEUE_SIZE="3",
+        OTEL_METRIC_EXPORT_INTERVAL="0",
+        OTEL_ATTRIBUTE_COUNT_LIMIT="-3",
+        OTEL_METRICS_EXEMPLAR_FILTER="sometimes",
+        OTEL_EXPERIMENTAL_RESOURCE_DETECTORS="nonsense",
+        OTEL_RESOURCE_ATTRIBUTES="nonsense",
+        OTEL_TRACES_SAMPLER="nonsense",
+        OTEL_EXPORTER_OTLP_COMPRESSION="nonsense",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="nonsense",
+        CHAINLIT_OTEL_PORT="tcp://10.0.0.7:9464",
     )
-    assert "OTEL_EXPORTER_OTLP_PROTOCOL" in facts["error"]
-    assert repr(protocol) in facts["error"]
-    assert "must be http/protobuf or grpc" in facts["error"]
-    assert "\n" not in facts["error"]
-    assert facts["global_is"] == "_ProxyMeterProvider"
-    assert facts["tracers"] == "ProxyTracerProvider"
-    assert not facts["exporting"]
+    assert facts["flushed"]
+    assert collector.metrics() == {"chainlit.connection.duration"}
+    assert collector.spans() == [("chainlit", catalog.SCOPE, "ours")]
+    told = [problem.split(":")[0].partition(" ")[0] for problem in facts["problems"]]
+    assert sorted(told) == [
+        "OTEL_BSP_*",
+        "OTEL_EXPORTER_OTLP_PROTOCOL='http/json'",
+        "OTEL_METRICS_EXEMPLAR_FILTER='sometimes'",
+        "OTEL_METRIC_EXPORT_*",
+        "OTEL_TRACES_EXPORTER",
+        "ignored,",
+        "the",
+    ]
 
 
-@pytest.mark.parametrize("signal", ["METRICS", "TRACES"])
-def test_an_unknown_protocol_of_one_signal_sets_nothing_for_the_other_either(signal: str) -> None:
-    facts = run(
-        PROTOCOL,
-        **{
-            "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318",
-            f"OTEL_EXPORTER_OTLP_{signal}_PROTOCOL": "carrier pigeon",
+def test_the_console_prints_spans_and_metrics() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PRELUDE + textwrap.dedent(ODD)],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OTEL_TRACES_EXPORTER": "console",
+            "OTEL_METRICS_EXPORTER": "Console",
         },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
     )
-    assert f"_{signal}_PROTOCOL" in facts.pop("error")
-    assert facts == {
-        "global_is": "_ProxyMeterProvider",
-        "tracers": "ProxyTracerProvider",
-        "exporting": False,
-    }
+    *printed, facts = done.stdout.splitlines()
+    assert json.loads(facts) == {"flushed": True, "problems": [], "tracers": "TracerProvider"}
+    assert '    "name": "ours",' in printed
+    assert any('"name": "chainlit.connection.duration"' in line for line in printed)
+
+
+def test_an_sdk_that_cannot_be_imported_here_leaves_the_application_alone() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import chainlit_otel\nchainlit_otel.enable()\nprint('runs')"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert done.stdout == "runs\n"
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("chainlit-otel is off, the OpenTelemetry SDK cannot be imported: ")
+    assert "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT" in line
 
 
 def test_the_protocol_of_the_metrics_goes_before_that_of_all_signals(collector: Collector) -> None:
     facts = run(
         EXPORT,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
-        OTEL_EXPORTER_OTLP_PROTOCOL="carrier pigeon",
+        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         OTEL_EXPORTER_OTLP_METRICS_PROTOCOL="http/protobuf",
         OTEL_TRACES_EXPORTER="none",
     )
@@ -398,16 +441,53 @@ def test_the_protocol_of_the_metrics_goes_before_that_of_all_signals(collector: 
     assert collector.metrics() == {"chainlit.connection.duration"}
 
 
-def test_a_protocol_without_its_package_is_refused_with_what_to_install() -> None:
+SHAPES = """
+    pipeline = build_pipeline(Settings())
+    record(pipeline)
+    pipeline.flush(10, Guard("server"))
+    (scope,) = pipeline.reader.read().resource_metrics[0].scope_metrics
+    (metric,) = [m for m in scope.metrics if m.name == "chainlit.connection.duration"]
+    say(kind=type(metric.data).__name__, cumulative=int(metric.data.aggregation_temporality) == 2,
+        bounds=list(metric.data.data_points[0].explicit_bounds))
+"""
+
+
+def test_an_exporter_has_the_buckets_and_the_temporality_that_it_is_asked_for(
+    collector: Collector,
+) -> None:
     facts = run(
-        """
-    # What Python has of a module that cannot be imported.
-    sys.modules["opentelemetry.exporter.otlp.proto.grpc.metric_exporter"] = None"""
-        + PROTOCOL,
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317",
-        OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
+        SHAPES,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION="base2_exponential_bucket_histogram",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+        OTEL_TRACES_EXPORTER="none",
     )
-    assert "pip install opentelemetry-exporter-otlp-proto-grpc" in facts["error"]
+    # A scrape has its own: those of the catalogue, from the start of the process.
+    assert facts == {
+        "kind": "Histogram",
+        "cumulative": True,
+        "bounds": list(catalog.CONNECTION_DURATION.bounds),
+    }
+    _, request = collector.got[-1]
+    (metric,) = [
+        metric
+        for resource in request.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        if metric.name == "chainlit.connection.duration"
+    ]
+    assert metric.WhichOneof("data") == "exponential_histogram"
+    assert metric.exponential_histogram.aggregation_temporality == 1
+    assert metric.exponential_histogram.data_points[0].count == 1
+
+
+def test_spans_and_metrics_are_of_one_instance(collector: Collector) -> None:
+    run(ODD, OTEL_EXPORTER_OTLP_ENDPOINT=collector.url)
+    (spans,) = {r.resource.SerializeToString() for e in collector.traced for r in e.resource_spans}
+    (metrics,) = {
+        r.resource.SerializeToString() for _, e in collector.got for r in e.resource_metrics
+    }
+    assert spans == metrics
 
 
 # Traces
@@ -443,7 +523,7 @@ def test_an_exit_handler_exports_where_it_may_start_no_thread(collector: Collect
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", TRACES),
     ],
 )
-@pytest.mark.parametrize("exporters", ["otlp", "console, otlp", ""])
+@pytest.mark.parametrize("exporters", ["otlp", ""])
 def test_with_an_endpoint_spans_go_there_by_a_global_provider_of_ours(
     endpoint: str, path: str, exporters: str, collector: Collector
 ) -> None:
@@ -458,7 +538,6 @@ def test_with_an_endpoint_spans_go_there_by_a_global_provider_of_ours(
         {},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": ""},
         {"OTEL_TRACES_EXPORTER": "none"},
-        {"OTEL_TRACES_EXPORTER": "console"},
         {"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "{url}/v1/metrics"},
         {"OTEL_EXPORTER_OTLP_ENDPOINT": "{url}", "OTEL_TRACES_EXPORTER": "none"},
     ],
@@ -562,6 +641,33 @@ def test_a_flush_takes_no_longer_than_it_may() -> None:
     assert slow.asked_for == pytest.approx(300)
     slow.released.set()
     assert pipeline.flush(10, Guard("server"))
+
+
+def test_all_providers_together_take_no_longer_than_they_may(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, waited = 0.0, []
+
+    class Hanging(Thread):
+        """One that is waited for by a clock of ours."""
+
+        def join(self, timeout: float | None = None) -> None:
+            nonlocal now
+            assert timeout is not None
+            waited.append(timeout)
+            now += timeout
+
+        def is_alive(self) -> bool:
+            return True
+
+    monkeypatch.setattr(providers, "Thread", Hanging)
+    monkeypatch.setattr(providers, "monotonic", lambda: now)
+    slow = [Slow() for _ in range(3)]
+    assert not Pipeline(tuple(slow), None, None).flush(3, Guard("server"))
+    for provider in slow:
+        provider.released.set()
+    assert sum(waited) == 3
+    assert len(waited) >= 3
 
 
 def test_a_backend_that_takes_connections_and_says_nothing_holds_up_nobody() -> None:

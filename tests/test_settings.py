@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chainlit_otel import Settings
+from chainlit_otel import Settings, settings
 from chainlit_otel.settings import PREFIX, describe
 
 ROWS = {row["name"]: row for row in describe()}
@@ -31,6 +31,11 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "capture_user": ("true", True, True),
     "capture_exception_messages": ("true", True, True),
 }
+
+
+@pytest.fixture(autouse=True)
+def nothing_told() -> None:
+    settings._problems.clear()
 
 
 def env_of(name: str) -> str:
@@ -72,6 +77,7 @@ def test_a_bad_environment_does_not_matter_to_a_setting_given_by_keyword(
 ) -> None:
     monkeypatch.setenv(env_of(name), "{}")
     Settings(**{name: OTHERS[name][2]})
+    assert settings.problems() == []
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -93,7 +99,7 @@ def test_an_empty_variable_counts_as_unset(name: str, monkeypatch: pytest.Monkey
         ("no", False),
     ],
 )
-@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("name", [name for name in FLAGS if name != "disabled"])
 def test_a_flag_is_written_in_several_ways(
     name: str, text: str, value: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -102,9 +108,23 @@ def test_a_flag_is_written_in_several_ways(
 
 
 @pytest.mark.parametrize(
+    ("text", "value"),
+    [("true", True), ("TRUE", True), (" True ", True), ("false", False), ("FALSE", False)],
+)
+def test_the_standard_flag_is_what_the_specification_says(
+    text: str, value: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", text)
+    assert Settings().disabled is value
+    assert settings.problems() == []
+
+
+@pytest.mark.parametrize(
     ("name", "text", "rule"),
     [
-        ("disabled", "on", "must be true or false"),
+        ("disabled", "on", "must be true or false, by the specification"),
+        ("disabled", "off", "must be true or false, by the specification"),
+        ("disabled", "1", "must be true or false, by the specification"),
         ("admin_server", "2", "must be true or false"),
         ("always_serve_metrics", "maybe", "must be true or false"),
         ("capture_messages", "all", "must be true or false"),
@@ -130,14 +150,21 @@ def test_a_flag_is_written_in_several_ways(
         ("shutdown_timeout", "inf", "must be more than 0 and at most 60"),
     ],
 )
-def test_a_bad_variable_is_refused_in_one_line_that_names_it_its_value_and_the_rule(
-    name: str, text: str, rule: str, monkeypatch: pytest.MonkeyPatch
+def test_a_bad_variable_is_one_warning_and_the_default_holds(
+    name: str,
+    text: str,
+    rule: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv(env_of(name), text)
-    message = refusal()
-    assert env_of(name) in message
-    assert rule in message
-    assert text in message
+    for _ in range(2):
+        assert getattr(Settings(), name) == ROWS[name]["default"]
+    (warning,) = caplog.records
+    assert warning.levelname == "WARNING"
+    assert f"{env_of(name)}={text!r} is ignored" in warning.getMessage()
+    assert rule in warning.getMessage()
+    assert settings.problems() == [warning.getMessage()]
 
 
 @pytest.mark.parametrize(
@@ -186,37 +213,73 @@ def test_a_bad_keyword_is_refused_in_one_line_that_names_it_its_variable_and_the
         ("SHUTDOWN_TIMOUT", "SHUTDOWN_TIMEOUT"),
     ],
 )
-def test_an_unknown_variable_of_ours_is_refused_with_the_one_that_was_meant(
+def test_an_unknown_variable_of_ours_is_told_with_the_one_that_was_meant(
     variable: str, suggestion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(PREFIX + variable, "1")
-    message = refusal()
-    assert f"unknown setting {PREFIX}{variable}: did you mean {PREFIX}{suggestion}?" in message
+    monkeypatch.setenv(PREFIX + variable, "secret")
+    Settings()
+    (problem,) = settings.problems()
+    assert problem.startswith(f"{PREFIX}{variable} is no setting and is ignored: ")
+    assert problem.endswith(f"did you mean {PREFIX}{suggestion}?")
+    assert "secret" not in problem
 
 
-def test_an_unknown_variable_like_none_of_ours_is_refused_with_all_of_them(
+def test_an_unknown_variable_like_none_of_ours_is_told_with_all_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unknown = PREFIX + "X" * 60
     monkeypatch.setenv(unknown, "1")
-    message = refusal()
-    assert message.startswith(f"unknown setting {unknown}: unset it, or use one of ")
-    assert all(env_of(name) in message for name in ROWS)
+    Settings()
+    (problem,) = settings.problems()
+    assert problem.startswith(f"{unknown} is no setting and is ignored: unset it, or use one of ")
+    assert all(env_of(name) in problem for name in ROWS)
+
+
+def test_what_kubernetes_sets_for_a_service_of_our_name_is_one_warning(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_service = {
+        "SERVICE_HOST": "10.0.0.7",
+        "SERVICE_PORT": "9464",
+        "SERVICE_PORT_METRICS": "9464",
+        "PORT": "tcp://10.0.0.7:9464",
+        "PORT_9464_TCP": "tcp://10.0.0.7:9464",
+        "PORT_9464_TCP_ADDR": "10.0.0.7",
+        "PORT_9464_TCP_PORT": "9464",
+        "PORT_9464_TCP_PROTO": "tcp",
+    }
+    for name, value in of_service.items():
+        monkeypatch.setenv(PREFIX + name, value)
+    assert Settings() == Settings()
+    (warning,) = caplog.records
+    assert all(PREFIX + name in warning.getMessage() for name in of_service)
+    assert "Service named chainlit-otel" in warning.getMessage()
+    assert "enableServiceLinks: false" in warning.getMessage()
+
+
+def test_a_setting_that_a_service_could_be_named_after_is_still_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_PROMETHEUS_PORT", "tcp://10.0.0.7:9464")
+    assert Settings().port == 9464
+    (problem,) = settings.problems()
+    assert "OTEL_EXPORTER_PROMETHEUS_PORT='tcp://10.0.0.7:9464' is ignored, 9464 holds" in problem
 
 
 def test_variables_of_others_are_none_of_our_business(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CHAINLIT_HOST", "CHAINLIT_OTELX", "OTEL_TRACES_SAMPLER", "OTEL_NONSENSE"):
         monkeypatch.setenv(name, "x")
     Settings()
+    assert settings.problems() == []
 
 
 def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = Settings()
+    found = Settings()
     monkeypatch.setenv(env_of("port"), "1234")
-    assert settings.port == 9464
+    assert found.port == 9464
     with pytest.raises(dataclasses.FrozenInstanceError):
-        settings.port = 1  # type: ignore[misc]
-    assert settings == Settings(port=9464)
+        found.port = 1  # type: ignore[misc]
+    assert found == Settings(port=9464)
 
 
 def test_an_unknown_keyword_is_refused() -> None:
@@ -256,7 +319,7 @@ def test_reading_the_settings_leaves_the_environment_alone(
 
 
 def refusal(**keywords: Any) -> str:
-    with pytest.raises(ValueError, match=r"must|unknown setting") as caught:
+    with pytest.raises(ValueError, match="must") as caught:
         Settings(**keywords)
     message = str(caught.value)
     assert "\n" not in message

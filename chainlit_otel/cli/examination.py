@@ -30,8 +30,9 @@ from opentelemetry.util.re import parse_env_headers
 
 import chainlit_otel
 from chainlit_otel import runtime
+from chainlit_otel.exporters import otlp_protocol, otlp_variable
 from chainlit_otel.privacy import mask_url
-from chainlit_otel.providers import is_ours, otlp_protocol, otlp_variable
+from chainlit_otel.providers import is_ours
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings, describe
 

@@ -55,7 +55,7 @@ def build() -> Json:
             Row("Event loop", [lag(), lag_buckets(), stalls(), http_durations()]),
             Row("Memory and processor", [memory(), cpu(), retained(), open_files()]),
             Row("Fleet", [balance(), sessions_of_each(), up(), misses(), restarts()]),
-            Row("chainlit-otel itself", [internal_errors(), probes(), overflow()]),
+            Row("chainlit-otel itself", [internal_errors(), probes(), overflow(), lost()]),
         ],
     )
 
@@ -278,7 +278,7 @@ def internal_errors() -> Json:
             legend(catalog.PROBE),
         ),
         whole=True,
-        width=8,
+        width=6,
     )
 
 
@@ -293,7 +293,7 @@ def probes() -> Json:
             legend(catalog.INSTALLED_PROBE),
         ),
         states={"0": ("off", "red"), "1": ("on", "green")},
-        width=8,
+        width=6,
     )
 
 
@@ -308,5 +308,24 @@ def overflow() -> Json:
             legend(catalog.FOLDED_ATTRIBUTE),
         ),
         whole=True,
-        width=8,
+        width=6,
+    )
+
+
+def lost() -> Json:
+    return timeseries(
+        "Telemetry lost",
+        "Spans, metric data points and log records within an hour that could not be delivered, by "
+        "signal and reason. Worry if it goes on: the log says where they should have gone.",
+        "short",
+        Query(
+            increase(
+                catalog.EXPORT_DROPPED,
+                "1h",
+                by=f"{label(catalog.EXPORT_SIGNAL)}, {label(catalog.LOSS)}",
+            ),
+            f"{legend(catalog.EXPORT_SIGNAL)} {legend(catalog.LOSS)}",
+        ),
+        whole=True,
+        width=6,
     )

@@ -428,8 +428,13 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
     span = window(15 * MINUTE)
     errors = _increase(_by(catalog.PROBE), catalog.INTERNAL_ERRORS, span)
     folded = _increase(_by(catalog.FOLDED_ATTRIBUTE), catalog.LABEL_OVERFLOW, span)
+    lost = _increase(
+        _by(catalog.EXPORT_SIGNAL, catalog.LOSS), catalog.EXPORT_DROPPED, window(10 * MINUTE)
+    )
     probe = catalog.PROBE.prometheus_label
     attribute = catalog.FOLDED_ATTRIBUTE.prometheus_label
+    signal = catalog.EXPORT_SIGNAL.prometheus_label
+    reason = catalog.LOSS.prometheus_label
     return [
         Alert(
             "TelemetryDropping",
@@ -452,6 +457,18 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             "are recorded as `other`.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "labels"},
+        ),
+        Alert(
+            "TelemetryDropping",
+            f"{lost} > 0",
+            # A backend that is restarted loses an export or two, and is well again.
+            15 * MINUTE,
+            "warning",
+            f"{{{{ $labels.job }}}} cannot deliver its {{{{ $labels.{signal} }}}}.",
+            f"{_COUNT} items were lost in 10 minutes: {{{{ $labels.{reason} }}}}. The app is not "
+            "affected; the log says where they should have gone.",
+            catalog.DASHBOARD_RUNTIME,
+            {"cause": "export"},
         ),
     ]
 

@@ -478,6 +478,7 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Our own errors", "timeseries"): {},
         ("Probes", "state-timeline"): {ANY: within(1, 1)},
         ("Values folded into other", "timeseries"): {"chainlit.client.type": grown(done["odd"])},
+        ("Telemetry lost", "timeseries"): {},
     }
 
 
