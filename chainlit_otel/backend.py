@@ -136,6 +136,7 @@ class _Adapter(HTTPAdapter):
         if left <= 0:
             # What the attempts before came to is what is told.
             raise requests.ReadTimeout(_TOO_LATE)
+        response = None
         try:
             with self._deadline(left):
                 response = super().send(request, True, left, verify, cert, proxies)
@@ -145,6 +146,8 @@ class _Adapter(HTTPAdapter):
         except Exception as error:
             reason = "timeout" if isinstance(error, requests.Timeout) else "unreachable"
             self._session.failed(reason, _in_words(error))
+            if response is not None:
+                response.close()
             raise
         # What there is to read of it has been read; nobody may wait for more.
         response._content = answer

@@ -34,7 +34,7 @@ from chainlit_otel.exporters import otlp_protocol, otlp_variable
 from chainlit_otel.privacy import mask_url
 from chainlit_otel.providers import is_ours
 from chainlit_otel.server.exposition import ScrapeReader
-from chainlit_otel.settings import Settings, describe
+from chainlit_otel.settings import Settings, describe, problems
 
 Row = tuple[str, ...]
 
@@ -128,11 +128,7 @@ def _told(error: BaseException) -> str:
 
 def _examine(findings: Findings, app: str | None) -> None:
     active = runtime.active()
-    try:
-        settings = active.settings if active else Settings()
-    except ValueError as error:
-        findings.problem(str(error))
-        return
+    settings = active.settings if active else Settings()
     _settings(findings, settings)
     if active is not None:
         _probes(findings, active)
@@ -151,6 +147,8 @@ def _examine(findings: Findings, app: str | None) -> None:
         )
     for signal in _SIGNALS:
         _endpoint(findings, signal)
+    for problem in problems():
+        findings.problem(problem)
 
 
 def _settings(findings: Findings, settings: Settings) -> None:
@@ -256,9 +254,8 @@ def _reader(reader: object) -> str:
 
 
 def _exporter(exporter: object) -> str:
-    # Ours stand around those of the SDK.
-    while (inner := getattr(exporter, "_exporter", None)) is not None:
-        exporter = inner
+    # Ours hand over to one of the SDK.
+    exporter = getattr(exporter, "exporter", exporter)
     endpoint = getattr(exporter, "_endpoint", None)
     to = f" to {mask_url(endpoint, _SECRET)}" if isinstance(endpoint, str) else ""
     return _kind(exporter) + to
@@ -272,11 +269,7 @@ def _kind(thing: object) -> str:
 
 
 def _endpoint(findings: Findings, signal: str) -> None:
-    try:
-        protocol = otlp_protocol(signal)
-    except ValueError as error:
-        findings.problem(str(error))
-        return
+    protocol = otlp_protocol(signal)
     name = signal.lower()
     if protocol is None:
         findings.add("endpoints", name, "none")
