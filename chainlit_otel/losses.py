@@ -19,11 +19,10 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet
+from chainlit_otel.guard import log
 
 if TYPE_CHECKING:
     from chainlit_otel.backend import Session
-
-logger = logging.getLogger("chainlit_otel")
 
 Make = Callable[[], "tuple[Any, Session | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""
@@ -77,7 +76,8 @@ class Losses:
             self._told = now
             lost, self._untold = self._untold, Counter()
         told = ", ".join(f"{n:,} {_ITEMS[s]} ({r})" for (s, r), n in sorted(lost.items()))
-        logger.warning(
+        log(
+            logging.WARNING,
             "telemetry is lost: %s; %s. The application is not affected. "
             "chainlit_otel_export_dropped_total counts on; this is said once a minute at most",
             told,

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar
@@ -29,7 +30,9 @@ def warn(problem: str) -> None:
     """Log that the environment says what cannot be, once in a process."""
     if problem not in _problems:
         _problems[problem] = None
-        logger.warning("%s", problem)
+        # The handlers and filters of the log are the application's, and may raise.
+        with suppress(Exception):
+            logger.warning("%s", problem)
 
 
 def problems() -> list[str]:

@@ -108,7 +108,7 @@ USES: dict[str, tuple[str, ...]] = {
     "server": ("server", "catalog", "guard", "histograms", "version"),
     "forks": (),
     "backend": ("catalog",),
-    "losses": ("backend", "catalog"),
+    "losses": ("backend", "catalog", "guard"),
     "exporters": ("backend", "forks", "losses", "settings"),
     "providers": (
         "catalog",
