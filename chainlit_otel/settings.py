@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 PREFIX = "CHAINLIT_OTEL_"
 
 T = TypeVar("T")
+E = TypeVar("E", bound=Exception)
 
 Rule = tuple[Callable[[Any], bool], str]
 """What holds for every value, and how to say so."""
@@ -38,6 +39,13 @@ def warn(problem: str) -> None:
 def problems() -> list[str]:
     """Return what `warn` was told so far."""
     return list(_problems)
+
+
+def _said(error: E) -> E:
+    """Log what is refused: the traceback would say it only below everything that was called."""
+    with suppress(Exception):
+        logger.error("%s", error)
+    return error
 
 
 def _text(value: str) -> str:
@@ -141,6 +149,7 @@ class Settings:
 
     Raises:
         ValueError: A value that was given by keyword is out of its range.
+        TypeError: A keyword is no setting.
     """
 
     service_name: str | None = _setting(
@@ -235,6 +244,15 @@ class Settings:
         env=f"{PREFIX}CAPTURE_EXCEPTION_MESSAGES",
     )
 
+    def __new__(cls, *_: object, **keywords: object) -> Settings:
+        """Refuse what is no setting, with the one that may have been meant."""
+        known = [f.name for f in fields(cls)]
+        for name in keywords.keys() - known:
+            near = get_close_matches(name, known, n=1)
+            fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+            raise _said(TypeError(f"there is no setting {name}: {fix}"))
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         """Check every value."""
         for f in fields(self):
@@ -242,7 +260,9 @@ class Settings:
             broken = _broken(f.metadata["rules"], value)
             if broken is not None:
                 shown = "***" if f.metadata["secret"] else repr(value)
-                raise ValueError(f"setting {f.name} ({f.metadata['env']}) is {shown}: {broken}")
+                raise _said(
+                    ValueError(f"setting {f.name} ({f.metadata['env']}) is {shown}: {broken}")
+                )
         _warn_of_unknown_variables()
 
 

@@ -4,12 +4,15 @@ import dataclasses
 import math
 import os
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from chainlit_otel import Settings, settings
 from chainlit_otel.settings import PREFIX, describe
+from tests.support.server import python_path
 
 ROWS = {row["name"]: row for row in describe()}
 FLAGS = [name for name, row in ROWS.items() if isinstance(row["default"], bool)]
@@ -282,9 +285,46 @@ def test_settings_do_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == Settings(port=9464)
 
 
-def test_an_unknown_keyword_is_refused() -> None:
-    with pytest.raises(TypeError, match="nonsense"):
+def test_an_unknown_keyword_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(
+        TypeError, match=r"^there is no setting metric_path: did you mean metrics_p"
+    ):
+        Settings(metric_path="/metrics")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"^there is no setting nonsense: there are service_name, "):
         Settings(nonsense=1)  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize(
+    ("keyword", "line"),
+    [
+        (
+            "port=99999",
+            "setting port (OTEL_EXPORTER_PROMETHEUS_PORT) is 99999: must be from 0 to 65535",
+        ),
+        ("prot=9500", "there is no setting prot: did you mean port?"),
+    ],
+)
+def test_what_is_wrong_stands_above_the_traceback(keyword: str, line: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import chainlit_otel\nchainlit_otel.Settings({keyword})"],
+        env={**os.environ, **python_path()},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    first, second, *_, last = done.stderr.splitlines()
+    assert first == line
+    assert second.startswith("Traceback")
+    assert last.endswith(f"Error: {line}")
+
+
+def test_a_keyword_is_refused_whatever_the_log_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(settings.logger, "handle", broken)
+    assert "must be from 0 to 65535" in refusal(port=99999)
 
 
 @pytest.mark.parametrize("name", ROWS)

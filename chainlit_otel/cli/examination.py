@@ -115,7 +115,7 @@ def _loads(findings: Findings, app: str | None) -> bool:
             import_module("chainlit.config").load_module(app)
     except BaseException as error:  # noqa: BLE001 - an app may raise anything, SystemExit too
         ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OURS)
-        refused = isinstance(error, ValueError) and ours
+        refused = isinstance(error, (TypeError, ValueError)) and ours
         findings.problem(str(error) if refused else f"{app} cannot be loaded: {_told(error)}")
         return False
     return True

@@ -405,6 +405,12 @@ def test_a_bad_setting_is_one_line(
     assert named in assert_one_problem(patient.examine(*arguments, **env))
 
 
+def test_a_bad_keyword_is_one_line(patient: Patient) -> None:
+    app = patient.app("import chainlit_otel\nchainlit_otel.Settings(prot=9500)\n")
+    problem = assert_one_problem(patient.examine(app))
+    assert problem == "there is no setting prot: did you mean port?"
+
+
 def test_a_version_out_of_its_range_is_named_with_what_to_install(patient: Patient) -> None:
     patient.installed(">=3.10", ["chainlit>=99", "wrapt>=1,<99", "no-such-thing>=1"])
     report = patient.examine()
