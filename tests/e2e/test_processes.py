@@ -17,7 +17,7 @@ import pytest
 from chainlit_otel.cli.visitors import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
-from tests.support.server import ChainlitServer
+from tests.support.server import ChainlitServer, free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -326,3 +326,66 @@ def sockets_of_the_admin_server(server: ChainlitServer) -> set[str]:
             found.add(f"socket:[{fields[9]}]")
     assert len(found) == 2
     return found
+
+
+# A child of a server in use that serves Chainlit itself
+
+SERVING = """
+import chainlit_otel
+
+chainlit_otel.enable()
+
+import multiprocessing
+import os
+
+import chainlit as cl
+
+
+def serve(port):
+    import uvicorn
+    from chainlit.server import app
+
+    uvicorn.run(app, port=port, log_level="warning")
+
+
+@cl.on_message
+async def answer(message):
+    if message.content != "hello":
+        port = int(message.content)
+        multiprocessing.get_context("fork").Process(target=serve, args=(port,)).start()
+    await cl.Message(str(os.getpid())).send()
+"""
+
+
+async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
+    with ChainlitServer({"app.py": SERVING}) as server:
+        first = Visitor(server.url)
+        await first.connect()
+        port = free_port()
+        [parents_pid] = await first.talk(str(port))
+        childs_url = f"http://127.0.0.1:{port}"
+
+        def answers() -> bool:
+            with suppress(httpx.TransportError):
+                return httpx.get(childs_url).status_code == 200
+            return False
+
+        await asyncio.to_thread(wait_until, answers, 30, "the child to serve")
+        second = Visitor(childs_url)
+        await second.connect()
+        [childs_pid] = await second.talk("hello")
+        parent, child = scrapes(server)
+        for visitor in (first, second):
+            await visitor.leave(clear=True)
+        os.kill(int(childs_pid), signal.SIGTERM)
+        log = server.log
+
+    assert parents_pid != childs_pid
+    for scrape in (parent, child):
+        assert scrape.sum("chainlit_session_starts_total") == 1
+        assert scrape.sum("chainlit_session_active", chainlit_session_state="connected") == 1
+        assert scrape.value("chainlit_session_peak", chainlit_peak_window="process") == 1
+        assert scrape.sum("chainlit_connection_active") == 1
+        assert scrape.sum("chainlit_turn_duration_seconds_count") == 1
+        assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+    assert "Traceback" not in log
