@@ -12,11 +12,15 @@ from pathlib import Path
 from threading import Event, Lock, RLock, Thread
 from typing import Any
 
+import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from chainlit_otel.forks import forget, renew_locks
 from tests.support.server import python_path
+
+# CPython 3.12 and newer warn of what these tests are about.
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
 def in_child(told: Callable[[], object]) -> Any:
@@ -145,7 +149,7 @@ def test_no_lock_of_ours_is_held_in_a_child(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -49,11 +49,11 @@ def open_connections(server: AdminServer) -> int:
 
 def answer(connection: socket.socket) -> bytes:
     """All that is sent until the other side closes."""
-    received = b""
+    received = bytearray()
     with suppress(ConnectionResetError):
         while data := connection.recv(65536):
             received += data
-    return received
+    return bytes(received)
 
 
 def ask(server: AdminServer, host: str | None = "localhost", version: str = "1.1") -> bytes:
