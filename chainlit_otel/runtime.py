@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable
 from functools import cached_property, partial
-from threading import RLock
+from threading import RLock, Thread
 from typing import Any
 
 import wrapt
@@ -71,6 +71,8 @@ def enable(
 ) -> None:
     """Observe Chainlit from now on. Calling it again changes nothing.
 
+    Other settings than those in force are named in a warning then.
+
     It may stand anywhere in the app, above or below the callbacks, and before or after
     `mount_chainlit`; Chainlit itself is not imported by it.
 
@@ -85,9 +87,12 @@ def enable(
         ValueError: A setting is unknown or out of its range.
     """
     global _active, _dormant
-    settings = settings or Settings()
+    asked, settings = settings, settings or Settings()
     with _lock:
         _active = _active or _surviving()
+        if _active is not None:
+            with Guard("server"):
+                _active.warn_of_others(asked, tracer_provider, meter_provider)
         if _active is not None or _inherited is not None:
             return
         if settings.disabled:
@@ -109,6 +114,10 @@ def disable() -> None:
     Sessions that are open end as `other` in the books, since nobody will see their end, and
     what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
     taken out; it goes inert.
+
+    It may be called anywhere, in a signal handler, too. There it may have interrupted what holds
+    a lock that it needs: then it returns after twice the `shutdown_timeout`, and the rest is done
+    when that goes on.
     """
     global _active, _dormant, _inherited
     with _lock:
@@ -117,8 +126,7 @@ def disable() -> None:
             _inherited = None
         runtime, _active = _active or _surviving(), None
         if runtime is not None:
-            runtime.close()
-            _dormant = runtime
+            _dormant = runtime if runtime.close() else None
 
 
 def access_denied(scope: str, reason: str) -> None:
@@ -352,11 +360,64 @@ class Runtime:
             with self._guards["server"]:
                 self._patches.pop().undo()
 
-    def close(self) -> None:
-        """Undo every patch, close the books, export them and stop serving."""
+    def warn_of_others(
+        self,
+        settings: Settings | None,
+        tracer_provider: TracerProvider | None,
+        meter_provider: MeterProvider | None,
+    ) -> None:
+        """Say it if somebody asks for other settings or providers than those in force.
+
+        Args:
+            settings: The settings; None if nobody asks for any.
+            tracer_provider: Where spans would go; None if nobody says.
+            meter_provider: Where metrics would go; None if nobody says.
+        """
+        others = [] if settings is None else self._settings.differences(settings)
+        if tracer_provider not in (None, self._pipeline.tracer_provider):
+            others.append("tracer_provider is another one")
+        if meter_provider is not None and meter_provider is not self._pipeline.meter_providers[0]:
+            others.append("meter_provider is another one")
+        if others:
+            log(
+                logging.WARNING,
+                "enable() was called before, so these settings change nothing: %s; give them to "
+                "the first call, or call disable() before this one",
+                ", ".join(others),
+            )
+
+    def close(self) -> bool:
+        """Undo every patch, close the books, export them and stop serving.
+
+        What has called it may be a signal handler that has interrupted any of our ledgers, or the
+        SDK, while it held a lock. To take that again would be to wait for ever, and a lock that
+        lets its owner in again would show a ledger that is half updated. So all that takes locks
+        is done by a thread, and this one waits for it no longer than is reasonable.
+
+        Returns:
+            Whether all is done.
+        """
         self._running = False
         atexit.unregister(self.stop)
         self.abandon()
+        timeout = 2 * self._settings.shutdown_timeout
+        thread = Thread(target=self._shut_down, name="chainlit-otel-disable", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            # The interpreter is about to end and starts no thread any more.
+            self._shut_down()
+            return True
+        thread.join(timeout)
+        if thread.is_alive():
+            log(
+                logging.WARNING,
+                "disable() goes on in the background: what it needs was not free for %s s",
+                timeout,
+            )
+        return not thread.is_alive()
+
+    def _shut_down(self) -> None:
         self._finish(catalog.OTHER)
         with self._guards["server"]:
             self._telemetry.close()
@@ -562,7 +623,10 @@ class Runtime:
         self._callbacks.observe_all()
 
     def _stopping(self, server: Any) -> None:
-        if self._admin is None or not self._admin.is_served_by(server):
+        if self._admin is not None and self._admin.is_served_by(server):
+            return
+        # The app may run others in this process, and stop them.
+        if lifecycle.is_server_of(server, sys.modules["chainlit.server"].app):
             self._sockets.stopping = True
 
     async def _stop(self) -> None:

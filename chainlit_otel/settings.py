@@ -265,6 +265,16 @@ class Settings:
                 )
         _warn_of_unknown_variables()
 
+    def differences(self, others: Settings) -> list[str]:
+        """Return what other settings have otherwise, in words that show no secret."""
+        return [
+            f"{f.name} is another one"
+            if f.metadata["secret"]
+            else f"{f.name} is {getattr(self, f.name)!r}, not {getattr(others, f.name)!r}"
+            for f in fields(self)
+            if getattr(self, f.name) != getattr(others, f.name)
+        ]
+
 
 def describe() -> list[dict[str, Any]]:
     """Return name, environment variable, default and help text of every setting."""

@@ -138,6 +138,16 @@ class TurnLedger:
             self._peak.move(len(self._open), self._clock(), self._wall())
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
+    def message(self, direction: str) -> None:
+        """A message came from a user, or went to one."""
+        with self._lock:
+            self.messages[(direction,)] += 1
+
+    def drop(self, event: str) -> None:
+        """Content was sent to a socket that is gone."""
+        with self._lock:
+            self.dropped[(event,)] += 1
+
     def cancel_all(self) -> None:
         """Every turn under way ends as cancelled, because the process stops."""
         with self._lock:

@@ -89,11 +89,18 @@ class Callbacks:
         self._messages = messages
         self._access = access
         self._observed: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
-        self._names: WeakKeyDictionary[CodeType, str] = WeakKeyDictionary()
+        # By identity: code that is compiled again is equal to what it replaces, and outlives it.
+        self._names: dict[int, tuple[ReferenceType[CodeType], str]] = {}
 
     def name_of(self, code: CodeType) -> str | None:
         """Return the name of the callback that a code object belongs to, if it is one."""
-        return self._names.get(code)
+        known = self._names.get(id(code))
+        return None if known is None else known[1]
+
+    def _remember(self, code: CodeType, name: str) -> None:
+        key = id(code)
+        # It goes before another object can have its number.
+        self._names[key] = ref(code, lambda _: self._names.pop(key, None)), name
 
     def observe(self, wrapper: Function) -> None:
         """Observe the callback that Chainlit has wrapped, unless it is observed."""
@@ -120,7 +127,7 @@ class Callbacks:
                 callback.name = self.name(name)
                 callback.action = action and self.action.admit(printable(action))
                 if code := getattr(inspect.unwrap(function), "__code__", None):
-                    self._names[code] = name
+                    self._remember(code, name)
                 return
 
     def _observing(self, patches: Patches, function: Function, callback: _Callback) -> Function:

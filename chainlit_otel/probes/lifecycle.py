@@ -18,6 +18,8 @@ from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.telemetry import Telemetry
 
+_MIDDLEWARES = 64
+
 
 def mounts_of(router: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Give path and application of all that is mounted in a router, however deep."""
@@ -32,6 +34,19 @@ def mounts_of(router: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def serves(router: Any, app: Any) -> bool:
     """Tell whether an ASGI router is the one of `app`, or leads to it by its mounts."""
     return router is app.router or any(mounted is app for _, mounted in mounts_of(router))
+
+
+def is_server_of(server: Any, app: Any) -> bool:
+    """Tell whether a uvicorn server serves an application; if nobody can tell, it does."""
+    asgi = getattr(server.config, "loaded_app", None)
+    # What stands before an application holds it, and none stands before itself.
+    for _ in range(_MIDDLEWARES):
+        if asgi is None:
+            return True
+        if hasattr(asgi, "router"):
+            return asgi is app or serves(asgi.router, app)
+        asgi = getattr(asgi, "app", None) or getattr(asgi, "other_asgi_app", None)
+    return True
 
 
 def install(

@@ -187,7 +187,7 @@ class Messages:
             text: What the user wrote; None if it was said.
             message_id: Its id, if it has one.
         """
-        self.ledger.messages[("inbound",)] += 1
+        self.ledger.message("inbound")
         turn = current_turn.get()
         if turn is None or turn.first_output:
             # Once the app has said something, it is an answer to a question of the app.
@@ -200,7 +200,7 @@ class Messages:
         """Content other than one more token is about to be sent."""
         socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
         if socket is not None and socket not in self.connections:
-            self.ledger.dropped[(_content(event, data),)] += 1
+            self.ledger.drop(_content(event, data))
             return
         if event in ("stream_token", "stream_start"):
             self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
@@ -217,7 +217,7 @@ class Messages:
     def answered(self, message: Any, is_new: bool) -> None:
         """A message of the app is sent to a user, for the first time or with another content."""
         if is_new:
-            self.ledger.messages[("outbound",)] += 1
+            self.ledger.message("outbound")
         # An empty message is where an answer will be put.
         if text := message.get("output"):
             self.shown(message)

@@ -173,6 +173,7 @@ class Sockets:
 
     def adopt(self) -> None:
         """Take up the sockets that are open now, and only those."""
+        self.stopping = False
         for known in (self.connections, self._sids, self._spans):
             known.clear()
         sio = import_module("chainlit.server").sio
