@@ -619,6 +619,7 @@ class Runtime:
             self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
     def _starting(self) -> None:
+        self._sockets.stopping = False
         # An app may have imported what wraps callbacks before we were there.
         self._callbacks.observe_all()
 

@@ -8,6 +8,7 @@ import pytest
 
 from chainlit_otel.guard import Guard
 from tests.conftest import InternalErrors
+from tests.core.clocks import hurried_threads
 
 
 def test_an_error_of_ours_is_swallowed_and_the_application_goes_on(
@@ -85,9 +86,10 @@ def test_threads_lose_no_error(caplog: pytest.LogCaptureFixture) -> None:
                 raise ValueError("ours")
 
     threads = [Thread(target=fail) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with hurried_threads():
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert guard.errors == 4000
     assert len(caplog.records) == 1

@@ -1,4 +1,4 @@
-"""`enable()` again with other settings, `disable()` anywhere, and servers beside that of the app."""
+"""`enable()` again with other settings, `disable()` anywhere, and servers beside the app's."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from chainlit_otel import Settings
 from tests.support.server import python_path
 
 BEGIN = """
@@ -25,9 +27,8 @@ chainlit_otel.enable(Settings(**first))
 chainlit_otel.enable()
 chainlit_otel.enable(Settings(**first))
 print("--")
-chainlit_otel.enable(
-    Settings(port=0, metrics_token="SECRET-TWO", capture_user=True), tracer_provider=TracerProvider()
-)
+others = Settings(port=0, metrics_token="SECRET-TWO", capture_user=True)
+chainlit_otel.enable(others, tracer_provider=TracerProvider())
 """
 
 # A handler that runs in the middle of what holds a lock, for each lock that we have.
@@ -152,9 +153,7 @@ def test_a_server_beside_the_app_does_not_stop_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["host", "port", "metrics_token"])
 def test_every_setting_is_compared(name: str) -> None:
-    from chainlit_otel import Settings
-
-    value = {"host": "0.0.0.0", "port": 1, "metrics_token": "SECRET"}[name]
+    value: Any = {"host": "0.0.0.0", "port": 1, "metrics_token": "SECRET"}[name]
     one, other = Settings(), Settings(**{name: value})
     assert one.differences(one) == []
     (difference,) = one.differences(other)

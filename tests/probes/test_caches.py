@@ -172,3 +172,19 @@ def test_a_forked_child_begins_anew(caches: Caches, guard: Guard) -> None:
     assert lookups(caches, guard, "own") == (0, 0)
     own.hits, own.misses = 6, 6
     assert lookups(caches, guard, "own") == (1, 2)
+
+
+def test_the_evictions_of_another_cache_of_the_same_name_go_on(
+    caches: Caches, guard: Guard
+) -> None:
+    first, second = Own(), Own()
+    first.evictions, second.evictions = 3, 5
+    caches.watch("own", first)
+    caches.read(guard)
+    first.evictions = 4
+    caches.watch("own", second)
+    caches.read(guard)
+    assert caches.evictions() == {("own",): 9}
+    second.evictions = 6
+    caches.read(guard)
+    assert caches.evictions() == {("own",): 10}

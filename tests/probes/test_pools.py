@@ -7,10 +7,12 @@ import gc
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import asyncpg
 import pytest
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.errors import ServerSelectionTimeoutError
 from redis import BlockingConnectionPool as SyncBlockingPool
 from redis import asyncio as redis
 from sqlalchemy import create_engine, text
@@ -205,3 +207,47 @@ def test_names_are_few_and_what_is_beyond_is_added_up(pools: Pools, guard: Guard
 def test_what_is_no_pool_is_refused_in_one_line(pools: Pools, name: Any, pool: Any) -> None:
     with pytest.raises(TypeError, match=r"^watch_pool\(.*$"):
         pools.watch(name, pool)
+
+
+class Busy(asyncpg.Pool):  # type: ignore[misc]  # asyncpg has no types
+    """A pool some of whose connections are used, with no server behind it."""
+
+    def __init__(self) -> None:
+        """Connect to nothing."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_size(self) -> int:
+        return 7
+
+    def get_idle_size(self) -> int:
+        return 2
+
+    def get_max_size(self) -> int:
+        return 9
+
+
+def test_a_pool_of_asyncpg_tells_its_used_connections_from_the_idle(
+    pools: Pools, guard: Guard
+) -> None:
+    pool = Busy()
+    pools.watch("db", pool)
+    assert shown(pools, guard, "db") == (5, 2, 9)
+
+
+def test_a_client_of_mongodb_tells_its_used_connections_from_the_idle(
+    pools: Pools, guard: Guard
+) -> None:
+    client: MongoClient[Any] = MongoClient(
+        "mongodb://127.0.0.1:1", maxPoolSize=9, serverSelectionTimeoutMS=1
+    )
+    with pytest.raises(ServerSelectionTimeoutError):
+        client.admin.command("ping")
+    (server,) = client._topology._servers.values()
+    # Those that are in use are not in it, and no server is there to give any.
+    server.pool.active_sockets = 3
+    server.pool.conns.extend([Mock(), Mock()])
+    pools.watch("db", client)
+    assert shown(pools, guard, "db") == (3, 2, 9)
+    client.close()
