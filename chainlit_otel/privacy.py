@@ -37,6 +37,10 @@ _NAMES = _HARMLESS.keys() | {
 }
 _SHORT = re.compile(r"[A-Za-z]{1,2}")
 _MOST_PARAMETERS = 32
+_ATTRIBUTES = (
+    *("code.function.name", "http.request.method", "network.protocol.name"),
+    *("network.protocol.version", "url.query", "url.scheme"),
+)
 _SCHEMES = ("http", "https", "ws", "wss")
 _METHODS = frozenset(
     ["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"]
@@ -93,6 +97,22 @@ def redact_scope(
     if method := scope.get("method"):
         # The conventions have this name for all that they do not know.
         told["method"] = method if method in _METHODS else "_OTHER"
+    return told
+
+
+def redact_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return of the attributes that a span of FastAPI's begins with what may be told.
+
+    The path, the host and an unknown method are what a client made up; it tells the route later.
+
+    Args:
+        attributes: The attributes, by their names in the semantic conventions.
+    """
+    told = {k: v for k, v in (attributes or {}).items() if k in _ATTRIBUTES}
+    if "url.query" in told:
+        told["url.query"] = redact_query(str(told["url.query"]))
+    if told.get("url.scheme", "http") not in _SCHEMES:
+        del told["url.scheme"]
     return told
 
 

@@ -39,6 +39,7 @@ from chainlit_otel.forks import forget
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms
 from chainlit_otel.losses import Losses
+from chainlit_otel.native import PrivateTracerProvider
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings, warn
 from chainlit_otel.telemetry import BUCKET_ADVICE
@@ -142,7 +143,7 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
     processors = span_processors(losses)
     if not processors:
         return None
-    provider = SdkTracerProvider(
+    provider = PrivateTracerProvider(
         resource=_resource(settings), shutdown_on_exit=False, span_limits=_span_limits()
     )
     for processor in processors:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import re
 import sys
 import weakref
 from collections import Counter
@@ -30,8 +31,8 @@ from chainlit_otel.probes.retained import Retained
 from chainlit_otel.telemetry import Telemetry
 from chainlit_otel.tracing import printable
 
-# A thread id of Chainlit's own has 36 characters; a browser may send anything.
-_LONGEST_ID = 64
+# What Chainlit and its data layers make up is of this form; a browser may send any text for it.
+_THREAD_ID = re.compile(r"[0-9A-Fa-f-]{1,64}")
 
 # The function of Chainlit that asks for a session, and what it asks for. A browser that comes
 # with an unknown session id is no miss: that is how a new session begins.
@@ -118,7 +119,7 @@ class Sessions:
         handle = self._handles.get(session)
         attributes = {
             catalog.SESSION_ID: handle.hash if handle else hashed(session.id),
-            catalog.CONVERSATION_ID: printable(session.thread_id)[:_LONGEST_ID],
+            catalog.CONVERSATION_ID: _conversation(session.thread_id),
         }
         if handle is not None:
             attributes[catalog.CLIENT_TYPE.key] = handle.client
@@ -206,6 +207,11 @@ class Sessions:
         session = reference()
         if self.ledger.expire(handle, left) and session is not None:
             self._failed.add(session)
+
+
+def _conversation(thread_id: object) -> str:
+    text = printable(thread_id)
+    return text if _THREAD_ID.fullmatch(text) else hashed(text)
 
 
 def hashed(session_id: object) -> str:
