@@ -129,3 +129,19 @@ def test_declaring_the_same_again_uses_nothing_up() -> None:
         learned.learn(["fast"])
     learned.learn(["thorough"])
     assert [learned("fast"), learned("thorough")] == ["fast", "thorough"]
+
+
+def test_what_the_app_uses_is_a_member_while_there_is_room_and_it_is_short() -> None:
+    names = LearnedSet(2)
+    given: list[object] = ["a", "b" * 65, "", None, "c" * 64, "d", "a", "c" * 64]
+    assert [names.admit(name) for name in given] == [
+        "a",
+        "other",
+        "other",
+        "other",
+        "c" * 64,
+        "other",
+        "a",
+        "c" * 64,
+    ]
+    assert names.folded == 4

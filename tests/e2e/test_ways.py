@@ -158,12 +158,17 @@ async def watchdog_raises(message):
 
 
 async def step_timeout(message):
+    begun = asyncio.Event()
+
     async def search():
         async with cl.Step(name="search", type="retrieval"):
+            begun.set()
             await asyncio.sleep(10)
 
+    searching = asyncio.create_task(search())
+    await begun.wait()
     try:
-        await asyncio.wait_for(search(), 0.01)
+        await asyncio.wait_for(searching, 0.01)
     except asyncio.TimeoutError:
         pass
 
@@ -208,7 +213,7 @@ async def stamp(message):
 async def impatient(message):
     question = cl.AskUserMessage("your name?", timeout=30)
     try:
-        await asyncio.wait_for(question.send(), 0.1)
+        await asyncio.wait_for(question.send(), 1)
     except asyncio.TimeoutError:
         pass
 

@@ -7,6 +7,7 @@ import gc
 import weakref
 from typing import Any
 
+import pytest
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from chainlit_otel.core.connections import ConnectionLedger
@@ -30,6 +31,7 @@ class Chat:
 
     id, thread_id, socket_id = "s", "t", "a"
     chat_profile = user = None
+    current_task: asyncio.Task[None] | None = None
 
 
 def books(tracer: Tracer | None = None) -> Messages:
@@ -104,3 +106,114 @@ async def test_a_lost_step_is_no_lost_answer() -> None:
         ("update_message",): 1,
         ("step",): 6,
     }
+
+
+ANSWER = {"type": "assistant_message", "output": "hello"}
+
+
+async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> None:
+    messages = books()
+
+    async def original(*_: Any) -> None:
+        pass
+
+    messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
+    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    turn = messages.ledger.start(1, "")
+    token = current_turn.set(turn)
+    for _ in range(2):
+        await emit("stream_token", {"token": "t"}, "a")
+    before = turn.last_chunk
+    await emit("stream_token", {"token": "t"}, "a")
+    assert (turn.chunks, turn.last_chunk > before) == (3, True)
+    del messages.connections["a"]
+    await emit("stream_token", {"token": "t"}, "a")
+    current_turn.reset(token)
+    assert (turn.chunks, messages.ledger.dropped) == (3, {("stream_token",): 1})
+
+
+@pytest.mark.parametrize("event", ["ask", "call_fn"])
+@pytest.mark.parametrize("by", ["to", "room", "position"])
+async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) -> None:
+    messages = books()
+
+    async def original(*_: Any, **__: Any) -> None:
+        pass
+
+    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    data = {"msg": ANSWER, "spec": {"type": "text"}}
+    turn = messages.ledger.start(1, "")
+    token = current_turn.set(turn)
+    if by == "position":
+        await emit(event, data, None, "gone")
+    else:
+        await emit(event, data, **{by: "gone"})
+    current_turn.reset(token)
+    assert messages.ledger.dropped == {(event,): 1}
+    assert (messages.ledger.messages, turn.first_output) == ({}, 0)
+
+
+def test_what_cannot_be_seen_is_no_first_output() -> None:
+    messages = books()
+    turn = messages.ledger.start(1, "")
+    token = current_turn.set(turn)
+    turn.message_id = "m"
+    for event, data in (
+        ("new_message", {"type": "assistant_message", "output": ""}),
+        ("new_message", {"type": "tool", "output": "found"}),
+        ("update_message", {"type": "user_message", "output": "hello"}),
+        ("element", {"forId": "m"}),
+        ("call_fn", {"name": "look"}),
+    ):
+        messages.emitted(event, data, None)
+        assert turn.first_output == 0, event
+    messages.emitted("element", {"forId": "another"}, None)
+    current_turn.reset(token)
+    assert turn.first_output > 0
+    assert messages.ledger.messages == {("outbound",): 1}
+
+
+@pytest.mark.parametrize("event", ["update_message", "audio_chunk"])
+def test_what_can_be_seen_or_heard_is_a_first_output_and_no_new_message(event: str) -> None:
+    messages = books()
+    turn = messages.ledger.start(1, "")
+    token = current_turn.set(turn)
+    messages.emitted(event, ANSWER, None)
+    current_turn.reset(token)
+    assert turn.first_output > 0
+    assert messages.ledger.messages == {}
+
+
+async def test_a_cancellation_is_a_stop_only_if_the_user_or_the_end_of_the_process_is() -> None:
+    messages = books()
+    given_up, unread = asyncio.CancelledError(), GeneratorExit()
+    outcomes = [messages.outcome_of(error) for error in (None, given_up, unread, ValueError())]
+    assert outcomes == ["ok", "error", "ok", "error"]
+    messages._sockets.stopping = True
+    outcomes = [messages.outcome_of(error) for error in (None, given_up, unread, ValueError())]
+    assert outcomes == ["ok", "cancelled", "cancelled", "error"]
+
+
+async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
+    messages = books()
+    session, stopped = Chat(), asyncio.Event()
+    outcomes: list[str] = []
+
+    async def turn() -> None:
+        now = messages.begin(session)
+        await stopped.wait()
+        messages.end(now, None)
+        outcomes.append(now.outcome)
+
+    for _ in range(2):
+        stopped.clear()
+        session.current_task = asyncio.create_task(turn())
+        await asyncio.sleep(0)
+        if not outcomes:
+            messages.on_stop(session)
+        stopped.set()
+        await session.current_task
+    # It is over, and there is nothing to stop.
+    messages.on_stop(session)
+    messages.on_stop(None)
+    assert outcomes == ["cancelled", "ok"]
