@@ -117,9 +117,10 @@ class Metric:
         attributes: The attributes, in the order in which label values are given.
         bounds: Histogram bucket bounds, in `unit`.
         label_sets: The combinations of label values that exist at zero from the start, because
-            `rate()` loses the first event of a series that appears with it. All that can occur,
-            but for the histograms with many labels, which show their usual ones, and for what the
-            app names, which is not known before it is there.
+            `rate()` loses the first event of a series that appears with it. Those that every app
+            can have, and of a histogram those whose rate an alert or a panel needs from the first
+            event, since each of its sets is a dozen series. What only some apps have, such as a
+            callback or a way to sign in, is added when the app is known to have it.
     """
 
     name: str
@@ -134,6 +135,11 @@ class Metric:
     def prometheus_name(self) -> str:
         """The Prometheus name: the family of a histogram, the sample of anything else."""
         return prometheus_name(self.name, self.unit, self.kind)
+
+    @property
+    def series(self) -> int:
+        """How many series one label set costs."""
+        return len(self.bounds) + 3 if self.kind == "histogram" else 1
 
     def labels(self, values: LabelSet) -> dict[str, str]:
         """Return the attributes of one label set, by their OpenTelemetry keys.
@@ -326,23 +332,38 @@ LOSS = Attribute(
     "error.type", ("queue_full", "rejected", "redirect", "timeout", "unreachable", OTHER)
 )
 
-# An HTTP session has no socket to lose: nothing clears it and no grace time runs out.
-_ENDS = tuple(
-    (kind, client, reason)
-    for kind, client, reason in _every(SESSION_TYPE, CLIENT_TYPE, END_REASON)
-    if reason not in (("completed",) if kind == "websocket" else ("cleared", "timeout"))
-)
-# A live websocket session only; an HTTP session is never disconnected.
-_STATES = tuple(
-    labels
-    for labels in _every(SESSION_TYPE, CLIENT_TYPE, SESSION_STATE)
-    if (labels[0], labels[2]) != ("http", "disconnected")
-)
-_STARTS = tuple(
-    labels
-    for labels in _every(SESSION_TYPE, CLIENT_TYPE, SESSION_ORIGIN)
-    if (labels[0], labels[2]) != ("http", "thread_resume")
-)
+# The clients that every app has; a bot is one of an app that has it.
+_CLIENTS = (("websocket", "webapp"), ("websocket", "copilot"), ("http", "webapp"))
+BOTS = ("slack", "teams", "discord")
+
+
+def starts_of(*clients: tuple[str, str]) -> tuple[LabelSet, ...]:
+    """Return how sessions of these types and clients can start: an HTTP session is always new."""
+    return tuple(
+        (kind, client, origin)
+        for kind, client in clients
+        for origin in (SESSION_ORIGIN.values if kind == "websocket" else ("new",))
+    )
+
+
+def states_of(*clients: tuple[str, str]) -> tuple[LabelSet, ...]:
+    """Return the states that sessions can be in: an HTTP session has no socket to lose."""
+    return tuple(
+        (kind, client, state)
+        for kind, client in clients
+        for state in (SESSION_STATE.values if kind == "websocket" else ("connected",))
+    )
+
+
+def ends_of(*clients: tuple[str, str]) -> tuple[LabelSet, ...]:
+    """Return how sessions can end: nothing clears an HTTP session, and no grace time runs out."""
+    return tuple(
+        (kind, client, reason)
+        for kind, client in clients
+        for reason in END_REASON.values
+        if reason not in (("completed",) if kind == "websocket" else ("cleared", "timeout"))
+    )
+
 
 # Turns, first tokens, steps and asks, in seconds: from a canned answer to a long task.
 TURN_BOUNDS = tuple(round(0.01 * 2**n, 2) for n in range(16))
@@ -373,7 +394,7 @@ SESSION_STARTS = Metric(
     "{session}",
     "Sessions started. A reconnect is not a start.",
     (SESSION_TYPE, CLIENT_TYPE, SESSION_ORIGIN),
-    label_sets=_STARTS,
+    label_sets=starts_of(*_CLIENTS),
 )
 SESSION_ACTIVE = Metric(
     "chainlit.session.active",
@@ -381,7 +402,7 @@ SESSION_ACTIVE = Metric(
     "{session}",
     "Sessions that have started and not ended; disconnected ones wait for their user to come back.",
     (SESSION_TYPE, CLIENT_TYPE, SESSION_STATE),
-    label_sets=_STATES,
+    label_sets=states_of(*_CLIENTS),
 )
 SESSION_PEAK = Metric(
     "chainlit.session.peak",
@@ -397,7 +418,7 @@ SESSION_ENDS = Metric(
     "{session}",
     "Sessions ended.",
     (SESSION_TYPE, CLIENT_TYPE, END_REASON),
-    label_sets=_ENDS,
+    label_sets=ends_of(*_CLIENTS),
 )
 SESSION_DURATION = Metric(
     "chainlit.session.duration",
@@ -406,7 +427,7 @@ SESSION_DURATION = Metric(
     "Duration of ended sessions, from start to last disconnect.",
     (SESSION_TYPE, CLIENT_TYPE, END_REASON),
     LIFETIME_BOUNDS,
-    _ENDS,
+    tuple(("websocket", "webapp", reason) for reason in ("cleared", "timeout")),
 )
 SESSION_TIME = Metric(
     "chainlit.session.time",
@@ -422,7 +443,7 @@ SESSION_RECONNECTS = Metric(
     "{reconnect}",
     "Sockets that took up a session that was already there.",
     (CLIENT_TYPE,),
-    label_sets=_every(CLIENT_TYPE),
+    label_sets=tuple((client,) for kind, client in _CLIENTS if kind == "websocket"),
 )
 SESSION_OLDEST_AGE = Metric(
     "chainlit.session.oldest_age",
@@ -447,7 +468,7 @@ SESSION_TURNS = Metric(
     "Turns of ended websocket sessions; a session without any is a bounce.",
     (END_REASON,),
     tuple(float(n) for n in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
-    tuple((reason,) for reason in END_REASON.values if reason != "completed"),
+    (("cleared",), ("timeout",)),
 )
 CONNECTION_ACTIVE = Metric(
     "chainlit.connection.active",
@@ -464,8 +485,7 @@ CONNECTION_DURATION = Metric(
     "Duration of closed Socket.IO connections.",
     (CLOSE_REASON,),
     LIFETIME_BOUNDS,
-    # A message that is too large has a counter of its own.
-    tuple((reason,) for reason in CLOSE_REASON.values if reason != "message_too_large"),
+    (("transport_close",), ("client_disconnect",), ("ping_timeout",)),
 )
 CONNECTION_REJECTED = Metric(
     "chainlit.connection.rejected",
@@ -536,7 +556,7 @@ CALLBACK_DURATION = Metric(
     "Duration of the callbacks of the app; Chainlit swallows the errors that this counts.",
     (CALLBACK_NAME, OUTCOME),
     CALLBACK_BOUNDS,
-    tuple(product(("on_chat_start", "on_message", "on_chat_end"), OUTCOME.values)),
+    (),
 )
 STEP_DURATION = Metric(
     "chainlit.step.duration",
@@ -545,7 +565,7 @@ STEP_DURATION = Metric(
     "Duration of steps.",
     (STEP_TYPE, OUTCOME),
     TURN_BOUNDS,
-    tuple(product(("run", "tool", "llm"), OUTCOME.values)),
+    (),
 )
 ASK_DURATION = Metric(
     "chainlit.ask.duration",
@@ -554,7 +574,7 @@ ASK_DURATION = Metric(
     "How long the app waited for a user's answer; `timeout` is as long as it cared to wait.",
     (ASK_TYPE, ASK_OUTCOME),
     TURN_BOUNDS,
-    tuple(product(("text",), ASK_OUTCOME.values)),
+    (),
 )
 EMIT_DROPPED = Metric(
     "chainlit.emit.dropped",
@@ -590,7 +610,7 @@ DATA_LAYER_QUEUED = Metric(
     "{operation}",
     "Operations that Chainlit held back until the first message of the user.",
     (QUEUED_OPERATION,),
-    label_sets=_every(QUEUED_OPERATION),
+    label_sets=(),
 )
 DATA_LAYER_DISCARDED = Metric(
     "chainlit.data_layer.discarded",
@@ -598,7 +618,7 @@ DATA_LAYER_DISCARDED = Metric(
     "{operation}",
     "Operations that were held back and never ran, because no message came.",
     (QUEUED_OPERATION,),
-    label_sets=_every(QUEUED_OPERATION),
+    label_sets=(),
 )
 DATA_LAYER_QUEUE_LENGTH = Metric(
     "chainlit.data_layer.queue_length",
@@ -653,7 +673,10 @@ ACCESS_ATTEMPTS = Metric(
     "{attempt}",
     "Access checks; an error is a check that could not be made, such as a backend that failed.",
     (ACCESS_METHOD, ACCESS_RESULT),
-    label_sets=_every(ACCESS_METHOD, ACCESS_RESULT),
+    label_sets=(
+        *product(("websocket", "thread"), ACCESS_RESULT.values),
+        ("rate_limit", "denied"),
+    ),
 )
 ACCESS_DENIALS = Metric(
     "chainlit.access.denials",
@@ -678,7 +701,7 @@ FILE_SIZE = Metric(
     "Size of files: uploads of users, and elements that the app sends.",
     (FILE_DIRECTION,),
     SIZE_BOUNDS,
-    _every(FILE_DIRECTION),
+    (),
 )
 USER_ACTIVE = Metric(
     "chainlit.user.active", "gauge", "{user}", "Distinct signed-in users connected."

@@ -335,6 +335,8 @@ def _views() -> Iterable[View]:
                 instrument_name=metric.name,
                 aggregation=ExplicitBucketHistogramAggregation(metric.bounds),
             )
+    # A dozen series for each route and status, which no panel shows.
+    yield View(instrument_name="http.server.*.body.size", aggregation=DropAggregation())
     # FastAPI 0.142 and newer times every request by itself once a provider is set, Socket.IO's
     # polls of up to 25 s among them, which would drown every other latency.
     yield View(meter_name="fastapi", aggregation=DropAggregation())

@@ -561,7 +561,10 @@ class Runtime:
     @cached_property
     def _metrics(self) -> MetricsEndpoint:
         return MetricsEndpoint(
-            self._pipeline.reader, self._settings.metrics_token, self._guards["server"]
+            self._pipeline.reader,
+            self._settings.metrics_token,
+            self._guards["server"],
+            self._telemetry.label_sets,
         )
 
     def _observe_ourselves(self) -> None:
@@ -622,6 +625,7 @@ class Runtime:
         self._sockets.stopping = False
         # An app may have imported what wraps callbacks before we were there.
         self._callbacks.observe_all()
+        sessions_probe.expect_bots(self._telemetry)
 
     def _stopping(self, server: Any) -> None:
         if self._admin is not None and self._admin.is_served_by(server):

@@ -14,6 +14,7 @@ from opentelemetry._logs import Logger, SeverityNumber, get_logger
 from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
     get_current_span,
@@ -67,32 +68,44 @@ class Telemetry:
         self._histograms = histograms
         self._recording = self._instruments if histograms is None else self._instruments[:-1]
         self._guard = guard
+        self._expected: dict[Metric, tuple[LabelSet, ...]] = {}
         self._waiting: deque[_Record] = deque()
         # Without anything to observe, a reading does not come by here.
         self._most_waiting = 1
         self._recorders = lru_cache(maxsize=1024)(self._make_recorders)
 
-    def observe(self, metric: Metric, reading: Reading) -> None:
-        """Have `reading` asked for the numbers of a counter or a gauge."""
+    def observe(self, metric: Metric, reading: Reading, guard: Guard | None = None) -> None:
+        """Have `reading` asked for the numbers of a counter or a gauge.
+
+        Args:
+            metric: The counter or gauge.
+            reading: Gives its numbers.
+            guard: Holds what goes wrong in the reading; by default our own.
+        """
+        guard = guard or self._guard
         self._most_waiting = _MOST_WAITING
         # Seconds are floats and counts are whole, at zero too: one stream has one type.
-        zeros = dict.fromkeys(metric.label_sets, 0.0 if metric.unit == "s" else 0)
-        attributes = {labels: metric.labels(labels) for labels in metric.label_sets}
+        zero = 0.0 if metric.unit == "s" else 0
 
         def observations() -> list[Observation]:
             with self._guard:
                 self.settle()
-            with self._guard:
-                numbers = {**zeros, **reading()}
-                return [
-                    # What the app names is not known before.
-                    Observation(n, attributes.get(labels) or metric.labels(labels))
-                    for labels, n in numbers.items()
-                ]
+            with guard:
+                numbers = {**dict.fromkeys(self.label_sets(metric), zero), **reading()}
+                return [Observation(n, metric.labels(labels)) for labels, n in numbers.items()]
             return []
 
         for instruments in self._instruments:
             instruments.observe(metric, observations)
+
+    def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
+        """Have label sets exist at zero from now on, since this app can have what they count."""
+        known = dict.fromkeys((*self.label_sets(metric), *label_sets))
+        self._expected[metric] = tuple(known)
+
+    def label_sets(self, metric: Metric) -> tuple[LabelSet, ...]:
+        """Return the label sets that exist at zero."""
+        return self._expected.get(metric, metric.label_sets)
 
     def record(self, metric: Metric, value: float, *values: str) -> None:
         """Record one value in a histogram.
@@ -108,7 +121,9 @@ class Telemetry:
         # A record costs three times as much in the middle of a turn as among its like. So they wait
         # for the next reading.
         self._waiting.append((metric, value, values, span, time_ns()))
-        if len(self._waiting) >= self._most_waiting:
+        # But the SDK gives an exemplar the time at which it is told.
+        exemplar = self._recording and span is not None and span.trace_flags.sampled
+        if exemplar or len(self._waiting) >= self._most_waiting:
             self.settle()
 
     def settle(self) -> None:
@@ -161,9 +176,9 @@ class Telemetry:
 
 
 def _within(span: SpanContext | None) -> Context:
-    """Return a context in which a span is current, if there is one."""
-    empty = Context()
-    return empty if span is None else set_span_in_context(NonRecordingSpan(span), empty)
+    """Return a context in which a span is current, or none is, whatever is current here."""
+    # Not an empty one: the SDK takes that for none given, and asks for the current one.
+    return set_span_in_context(NonRecordingSpan(span or INVALID_SPAN_CONTEXT), Context())
 
 
 class _Instruments:

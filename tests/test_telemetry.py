@@ -6,10 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider, NoOpMeterProvider
 from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -21,10 +23,12 @@ from opentelemetry.sdk.metrics.export import (
     Sum,
 )
 from opentelemetry.sdk.metrics.export import Metric as SdkMetric
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
 
 from chainlit_otel import __version__, catalog
 from chainlit_otel.catalog import METRICS, LabelSet, Metric
 from chainlit_otel.guard import Guard
+from chainlit_otel.histograms import Histograms
 from chainlit_otel.telemetry import Telemetry, _instruments_of
 from tests.conftest import InternalErrors
 from tests.support.labels import some_labels
@@ -151,6 +155,33 @@ def test_a_reading_that_fails_is_counted_and_takes_no_other_metric_with_it(
     assert guard.errors == len(expected_internal_errors) == 2
 
 
+def test_an_error_of_a_reading_is_that_of_its_probe(
+    host: Host, expected_internal_errors: InternalErrors
+) -> None:
+    guard, theirs = Guard("server"), Guard("sockets")
+
+    def broken() -> Mapping[LabelSet, float]:
+        raise RuntimeError("ours")
+
+    telemetry_of(host.provider, guard=guard).observe(catalog.CONNECTION_ACTIVE, broken, theirs)
+    host.metrics()
+    assert (guard.errors, theirs.errors) == (0, 1)
+    assert [probe for probe, _ in expected_internal_errors] == ["sockets"]
+
+
+def test_what_is_expected_is_at_zero_from_then_on(host: Host) -> None:
+    telemetry = telemetry_of(host.provider)
+    telemetry.observe(catalog.ACCESS_ATTEMPTS, dict)
+    password = tuple(("password", result) for result in catalog.ACCESS_RESULT.values)
+    assert not set(password) & set(host.numbers(catalog.ACCESS_ATTEMPTS))
+    for _ in range(2):
+        telemetry.expect(catalog.ACCESS_ATTEMPTS, *password)
+    expected = (*catalog.ACCESS_ATTEMPTS.label_sets, *password)
+    assert host.numbers(catalog.ACCESS_ATTEMPTS) == dict.fromkeys(expected, 0)
+    assert telemetry.label_sets(catalog.ACCESS_ATTEMPTS) == expected
+    assert telemetry.label_sets(catalog.FEEDBACK) == catalog.FEEDBACK.label_sets
+
+
 @pytest.mark.parametrize("metric", HISTOGRAMS, ids=lambda metric: metric.name)
 def test_a_histogram_has_the_bounds_of_the_catalogue(host: Host, metric: Metric) -> None:
     telemetry = telemetry_of(host.provider)
@@ -199,6 +230,55 @@ def test_records_wait_for_a_reading_but_not_without_end(host: Host) -> None:
     assert len(telemetry._waiting) == 0
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [most + 1]
+
+
+def sampled_span() -> AbstractContextManager[object]:
+    context = SpanContext(7, 9, False, TraceFlags(TraceFlags.SAMPLED))
+    return trace.use_span(NonRecordingSpan(context))
+
+
+@pytest.mark.parametrize("kept_here", [True, False], ids=["kept here", "kept by the SDK"])
+def test_an_exemplar_has_the_time_of_its_value_and_not_that_of_the_reading(
+    host: Host, kept_here: bool
+) -> None:
+    histograms = Histograms() if kept_here else None
+    telemetry = Telemetry([host.provider], Guard("server"), histograms)
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    before = time.time_ns()
+    with sampled_span():
+        telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    after = time.time_ns()
+    points = host.points(catalog.CONNECTION_DURATION)
+    found: list[Any] = [exemplar for point in points for exemplar in point.exemplars]
+    for *_, series in histograms.read() if histograms else ():
+        found += series.exemplars.values()
+    (exemplar,) = found
+    assert before <= exemplar.time_unix_nano <= after
+    assert (exemplar.value, exemplar.trace_id, exemplar.span_id) == (2.0, 7, 9)
+
+
+def test_a_value_takes_no_exemplar_from_where_it_is_handed_on(host: Host) -> None:
+    telemetry = telemetry_of(host.provider)
+    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
+    with sampled_span():
+        telemetry.record(catalog.CONNECTION_DURATION, 70.0, "other")
+    (point,) = host.points(catalog.CONNECTION_DURATION)
+    assert point.count == 2
+    assert [exemplar.value for exemplar in point.exemplars] == [70.0]
+
+
+def test_what_was_read_of_a_histogram_does_not_change_any_more() -> None:
+    histograms = Histograms()
+    span = SpanContext(7, 9, False, TraceFlags(TraceFlags.SAMPLED))
+    histograms.record(catalog.CONNECTION_DURATION, 2.0, ("other",), span, 1)
+    ((_, _, first),) = histograms.read()
+    histograms.record(catalog.CONNECTION_DURATION, 2.5, ("other",), span, 2)
+    ((_, _, second),) = histograms.read()
+    assert (sum(first.counts), first.sum) == (1, 2.0)
+    assert (sum(second.counts), second.sum) == (2, 4.5)
+    assert [e.time_unix_nano for e in first.exemplars.values()] == [1]
+    assert [e.time_unix_nano for e in second.exemplars.values()] == [2]
 
 
 def test_every_provider_gets_everything() -> None:

@@ -1,4 +1,4 @@
-"""Writes the tables of the README that come from the code, or checks that they are fresh.
+"""Writes the tables of the documents that come from the code, or checks that they are fresh.
 
 Usage: python -m tools.docs [--check]
 """
@@ -14,7 +14,7 @@ from chainlit_otel import catalog, settings
 from chainlit_otel.cli import metrics
 from tests.support.browser_table import browser_table
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def labels_table() -> str:
@@ -38,17 +38,20 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "metrics": metrics.markdown,
-    "labels": labels_table,
-    "settings": settings_table,
-    "browser": browser_table,
+DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "metrics": metrics.markdown,
+        "labels": labels_table,
+        "settings": settings_table,
+        "browser": browser_table,
+    },
+    "docs/metrics.md": {"series": metrics.series},
 }
 
 
-def render(text: str) -> str:
-    """Return the document with every marked table written anew."""
-    for name, table in TABLES.items():
+def render(document: str, text: str) -> str:
+    """Return the text of a document with every marked table written anew."""
+    for name, table in DOCUMENTS[document].items():
         block = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
         text, found = re.subn(
             rf"<!-- {name} -->.*?<!-- /{name} -->",
@@ -57,18 +60,20 @@ def render(text: str) -> str:
             flags=re.DOTALL,
         )
         if not found:
-            raise SystemExit(f"README.md has no table marked <!-- {name} -->")
+            raise SystemExit(f"{document} has no table marked <!-- {name} -->")
     return text
 
 
 def main() -> None:
-    """Write the README, or exit with 1 if it is stale."""
-    text = README.read_text(encoding="utf-8")
-    fresh = render(text)
-    if "--check" not in sys.argv[1:]:
-        README.write_text(fresh, encoding="utf-8")
-    elif fresh != text:
-        raise SystemExit("README.md has stale tables: run `make docs`")
+    """Write the documents, or exit with 1 if one is stale."""
+    for document in DOCUMENTS:
+        file = ROOT / document
+        text = file.read_text(encoding="utf-8")
+        fresh = render(document, text)
+        if "--check" not in sys.argv[1:]:
+            file.write_text(fresh, encoding="utf-8")
+        elif fresh != text:
+            raise SystemExit(f"{document} has stale tables: run `make docs`")
 
 
 if __name__ == "__main__":

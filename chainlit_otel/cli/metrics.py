@@ -17,7 +17,8 @@ class Row(TypedDict):
     """One metric.
 
     `name` is the Prometheus name, `opentelemetry_name` the other one; `labels` maps each Prometheus
-    label to its values; `bounds` are the buckets of a histogram, in `unit`.
+    label to its values; `bounds` are the buckets of a histogram, in `unit`. `idle_series` are the
+    series of an app that nobody has used yet, and `series` those of each combination of labels.
     """
 
     name: str
@@ -27,6 +28,8 @@ class Row(TypedDict):
     description: str
     labels: dict[str, list[str]]
     bounds: list[float]
+    idle_series: int
+    series: int
 
 
 def rows() -> list[Row]:
@@ -40,6 +43,8 @@ def rows() -> list[Row]:
             description=metric.description,
             labels={a.prometheus_label: list(a.values or ()) for a in metric.attributes},
             bounds=list(metric.bounds),
+            idle_series=len(metric.label_sets) * metric.series,
+            series=metric.series,
         )
         for metric in catalog.METRICS
     ]
@@ -73,6 +78,16 @@ def markdown() -> str:
     return "\n".join(lines)
 
 
+def series() -> str:
+    """What each metric costs, as a Markdown table: the dearest first."""
+    lines = ["| metric | idle | each combination of | costs |", "|---|--:|---|--:|"]
+    for row in sorted(rows(), key=lambda row: (-row["idle_series"], -row["series"])):
+        labels = ", ".join(f"`{label}`" for label in row["labels"])
+        lines.append(f"| `{row['name']}` | {row['idle_series']} | {labels} | {row['series']} |")
+    lines.append(f"| all of these | {sum(row['idle_series'] for row in rows())} | | |")
+    return "\n".join(lines)
+
+
 def as_json() -> str:
     """The catalogue with everything in it, as a JSON array."""
     return json.dumps(rows(), indent=2, ensure_ascii=False)
@@ -91,9 +106,16 @@ _FORMATS: dict[str, Callable[[], str]] = {"table": table, "markdown": markdown, 
     help="table: to read here. markdown: to paste into a document. json: for programs, with the "
     "values of every label and the buckets of every histogram.",
 )
-def command(style: str) -> None:
+@click.option(
+    "--series",
+    "costs",
+    is_flag=True,
+    help="Tell instead how many series each metric costs: in an app that nobody has used yet, and "
+    "for each combination of labels that occurs.",
+)
+def command(style: str, costs: bool) -> None:
     """List every metric: name, meaning, labels.
 
     The names are those under which Prometheus sees them.
     """
-    click.echo(_FORMATS[style]())
+    click.echo(series() if costs else _FORMATS[style]())

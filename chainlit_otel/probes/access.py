@@ -60,7 +60,12 @@ _METHODS = {
     "oauth_azure_hf_callback": "oauth",
     "jwt_auth": None,
 }
-_CALLBACKS = ("password_auth_callback", "header_auth_callback", "oauth_callback")
+# The ways to sign in, by the callback that makes them possible.
+SIGN_INS = {
+    "password_auth_callback": "password",
+    "header_auth_callback": "header",
+    "oauth_callback": "oauth",
+}
 _REFUSALS = ("authentication failed", "authorization failed")
 # https://www.rfc-editor.org/rfc/rfc6749#section-4.1.2.1
 _PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
@@ -131,7 +136,7 @@ class Access:
 
     def called_back(self, name: str, error: BaseException | None) -> None:
         """A callback of the app has returned, or raised what Chainlit is about to swallow."""
-        if name in _CALLBACKS:
+        if name in SIGN_INS:
             _callback_failed.set(error is not None)
 
     # Sign-in
@@ -282,8 +287,8 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, access: Access
     layers.watch(
         patches, guard, lambda layer: layers.shadow(patches, layer, "get_thread", looking_up)
     )
-    telemetry.observe(catalog.ACCESS_ATTEMPTS, access.attempts)
-    telemetry.observe(catalog.ACCESS_DENIALS, access.denials)
+    telemetry.observe(catalog.ACCESS_ATTEMPTS, access.attempts, guard)
+    telemetry.observe(catalog.ACCESS_DENIALS, access.denials, guard)
 
 
 def _signing_in(guard: Guard, access: Access) -> Any:

@@ -18,6 +18,7 @@ import inspect
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
+from itertools import product
 from types import CellType, CodeType
 from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -27,7 +28,7 @@ from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.probes.access import Access
+from chainlit_otel.probes.access import SIGN_INS, Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
 from chainlit_otel.telemetry import Telemetry
@@ -115,8 +116,18 @@ class Callbacks:
 
     def observe_all(self) -> None:
         """Observe the callbacks that are registered now."""
-        for _, _, wrapper in _registered():
+        for name, _, wrapper in _registered():
             self.observe(wrapper)
+            self._expect(name)
+
+    def _expect(self, name: str) -> None:
+        """Have what the app can do at zero before it first does it."""
+        if name in catalog.CALLBACK_NAME.values:
+            outcomes = product((name,), ("ok", "error"))
+            self._telemetry.expect(catalog.CALLBACK_DURATION, *outcomes)
+        if method := SIGN_INS.get(name):
+            checks = product((method, "jwt"), catalog.ACCESS_RESULT.values)
+            self._telemetry.expect(catalog.ACCESS_ATTEMPTS, *checks)
 
     def _find(self, callback: _Callback, function: Function) -> None:
         """Look up what a callback is for."""
@@ -125,6 +136,7 @@ class Callbacks:
             # Somebody may have put another function around the wrapper since.
             if inspect.unwrap(registered, stop=lambda f: f is wrapper) is wrapper:
                 callback.name = self.name(name)
+                self._expect(name)
                 callback.action = action and self.action.admit(printable(action))
                 if code := getattr(inspect.unwrap(function), "__code__", None):
                     self._remember(code, name)

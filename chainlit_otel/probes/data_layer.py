@@ -158,6 +158,8 @@ class DataLayers:
         self.names.learn([name])
         name = self.names(name)
         self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
+        for metric in (catalog.DATA_LAYER_QUEUED, catalog.DATA_LAYER_DISCARDED):
+            self._telemetry.expect(metric, *product(catalog.QUEUED_OPERATION.values))
         for operation in _OPERATIONS:
             observing = functools.partial(self._observing, patches, operation, name)
             layers.shadow(patches, layer, operation, observing)
@@ -405,10 +407,10 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: D
     layers.watch(patches, guard, functools.partial(data_layers.observe, patches))
     patches.wrap(websocket, "flush_method_queue", _flushing(patches, guard, data_layers))
     patches.wrap(websocket, "delete", _deleting(guard, data_layers))
-    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts)
-    telemetry.observe(catalog.DATA_LAYER_QUEUED, data_layers.queued)
-    telemetry.observe(catalog.DATA_LAYER_DISCARDED, data_layers.discarded)
-    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length)
+    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts, guard)
+    telemetry.observe(catalog.DATA_LAYER_QUEUED, data_layers.queued, guard)
+    telemetry.observe(catalog.DATA_LAYER_DISCARDED, data_layers.discarded, guard)
+    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length, guard)
 
 
 def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:

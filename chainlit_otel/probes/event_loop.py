@@ -276,7 +276,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, pulse: Pulse) 
     if not hasattr(module, "BaseSession"):
         raise SeamMissing("chainlit.session.BaseSession")
     patches.wrap(module.BaseSession, "__init__", _meeting(guard, pulse))
-    telemetry.observe(catalog.EVENT_LOOP_BLOCKED, pulse.heartbeat.blocked)
+    telemetry.observe(catalog.EVENT_LOOP_BLOCKED, pulse.heartbeat.blocked, guard)
     pulse.patches = patches
     if module.ws_sessions_id:
         pulse.start()

@@ -54,7 +54,7 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, feedback: Feed
         return functools.partial(_storing, patches, guard, feedback, describe)
 
     layers.watch(patches, guard, found)
-    telemetry.observe(catalog.FEEDBACK, feedback.given)
+    telemetry.observe(catalog.FEEDBACK, feedback.given, guard)
 
 
 def _value(_: Any, feedback: Any) -> str:

@@ -63,4 +63,4 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, connections: C
 
     patches.wrap(session, "__init__", opening)
     patches.wrap(session, "close", closing)
-    telemetry.observe(catalog.MCP_CONNECTIONS, connections.active)
+    telemetry.observe(catalog.MCP_CONNECTIONS, connections.active, guard)

@@ -283,16 +283,16 @@ def install(
     )
     patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages), fast=True)
     patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry, messages))
-    _observe(messages, telemetry)
+    _observe(messages, telemetry, guard)
 
 
-def _observe(messages: Messages, telemetry: Telemetry) -> None:
+def _observe(messages: Messages, telemetry: Telemetry, guard: Guard) -> None:
     ledger = messages.ledger
-    telemetry.observe(catalog.TURN_ACTIVE, ledger.active)
-    telemetry.observe(catalog.TURN_PEAK, ledger.peaks)
-    telemetry.observe(catalog.OUTPUT_CHUNKS, ledger.chunks)
-    telemetry.observe(catalog.MESSAGES, lambda: dict(ledger.messages))
-    telemetry.observe(catalog.EMIT_DROPPED, lambda: dict(ledger.dropped))
+    telemetry.observe(catalog.TURN_ACTIVE, ledger.active, guard)
+    telemetry.observe(catalog.TURN_PEAK, ledger.peaks, guard)
+    telemetry.observe(catalog.OUTPUT_CHUNKS, ledger.chunks, guard)
+    telemetry.observe(catalog.MESSAGES, lambda: dict(ledger.messages), guard)
+    telemetry.observe(catalog.EMIT_DROPPED, lambda: dict(ledger.dropped), guard)
 
 
 Handler = Callable[..., Awaitable[Any]]

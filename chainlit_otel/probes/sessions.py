@@ -284,21 +284,29 @@ def install(
     patches.wrap(http, "delete", _deleting(guard, sessions))
     if adopt:
         sessions.adopt()
-    _observe(sessions, telemetry)
+    _observe(sessions, telemetry, guard)
 
 
-def _observe(sessions: Sessions, telemetry: Telemetry) -> None:
+def expect_bots(telemetry: Telemetry) -> None:
+    """Have the sessions of each bot that the app has at zero before its first one."""
+    bots = [("http", bot) for bot in catalog.BOTS if f"chainlit.{bot}.app" in sys.modules]
+    telemetry.expect(catalog.SESSION_STARTS, *catalog.starts_of(*bots))
+    telemetry.expect(catalog.SESSION_ACTIVE, *catalog.states_of(*bots))
+    telemetry.expect(catalog.SESSION_ENDS, *catalog.ends_of(*bots))
+
+
+def _observe(sessions: Sessions, telemetry: Telemetry, guard: Guard) -> None:
     ledger = sessions.ledger
-    telemetry.observe(catalog.SESSION_STARTS, ledger.starts)
-    telemetry.observe(catalog.SESSION_ACTIVE, ledger.active)
-    telemetry.observe(catalog.SESSION_PEAK, ledger.peaks)
-    telemetry.observe(catalog.SESSION_ENDS, ledger.ends)
-    telemetry.observe(catalog.SESSION_TIME, ledger.time)
-    telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects)
-    telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age)
-    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses))
-    telemetry.observe(catalog.USER_ACTIVE, lambda: {(): sessions.users.active()})
-    telemetry.observe(catalog.RETAINED, sessions.retained)
+    telemetry.observe(catalog.SESSION_STARTS, ledger.starts, guard)
+    telemetry.observe(catalog.SESSION_ACTIVE, ledger.active, guard)
+    telemetry.observe(catalog.SESSION_PEAK, ledger.peaks, guard)
+    telemetry.observe(catalog.SESSION_ENDS, ledger.ends, guard)
+    telemetry.observe(catalog.SESSION_TIME, ledger.time, guard)
+    telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects, guard)
+    telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age, guard)
+    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses), guard)
+    telemetry.observe(catalog.USER_ACTIVE, lambda: {(): sessions.users.active()}, guard)
+    telemetry.observe(catalog.RETAINED, sessions.retained, guard)
 
 
 def _starting(guard: Guard, sessions: Sessions, type: SessionType) -> Any:

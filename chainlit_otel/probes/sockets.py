@@ -235,9 +235,9 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Socke
     )
     inbound.install(patches, guard, sockets.ledger, sio)
     sockets.adopt()
-    telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active)
-    telemetry.observe(catalog.CONNECTION_REJECTED, sockets.ledger.rejected)
-    telemetry.observe(catalog.INBOUND_DROPPED, sockets.ledger.thrown_away)
+    telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active, guard)
+    telemetry.observe(catalog.CONNECTION_REJECTED, sockets.ledger.rejected, guard)
+    telemetry.observe(catalog.INBOUND_DROPPED, sockets.ledger.thrown_away, guard)
 
 
 def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:

@@ -18,6 +18,7 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
 from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
 from chainlit_otel.server.rendering import Page, wanted
@@ -42,9 +43,16 @@ class MetricsEndpoint:
         reader: The metrics; None if they go elsewhere, which is then said in a comment.
         token: Bearer token that must be sent, if any.
         guard: Holds what goes wrong with one metric.
+        label_sets: Tells which label sets of a histogram exist before their first value.
     """
 
-    def __init__(self, reader: ScrapeReader | None, token: str | None, guard: Guard) -> None:
+    def __init__(
+        self,
+        reader: ScrapeReader | None,
+        token: str | None,
+        guard: Guard,
+        label_sets: Callable[[Metric], Iterable[LabelSet]],
+    ) -> None:
         registry = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -54,7 +62,7 @@ class MetricsEndpoint:
         self._elsewhere = reader is None
         collector: Collector = registry
         if reader is not None:
-            collector = OpenTelemetryCollector(reader, guard, registry)
+            collector = OpenTelemetryCollector(reader, guard, registry, label_sets)
         self._pages = SharedPages(collector)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -14,7 +14,7 @@ import logging
 import math
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -140,12 +140,21 @@ class OpenTelemetryCollector(Collector):
         reader: The reader.
         guard: Holds what goes wrong with one metric; the others are served all the same.
         process: Collects the metrics of the process.
+        label_sets: Tells which label sets of a histogram have to exist before their first value.
+            The SDK shows a series from its first record on, and `rate()` would lose that one.
     """
 
-    def __init__(self, reader: ScrapeReader, guard: Guard, process: Collector) -> None:
+    def __init__(
+        self,
+        reader: ScrapeReader,
+        guard: Guard,
+        process: Collector,
+        label_sets: Callable[[catalog.Metric], Iterable[catalog.LabelSet]],
+    ) -> None:
         self._reader = reader
         self._guard = guard
         self._process = process
+        self._label_sets = label_sets
 
     def collect(self) -> Iterable[Family]:
         """Return every metric family, with a series for each label set of the catalogue."""
@@ -174,7 +183,8 @@ class OpenTelemetryCollector(Collector):
         for kept in self._reader.histograms.read() if self._reader.histograms else ():
             with self._guard:
                 families.add_kept(*kept)
-        families.add_zeros()
+        for histogram in _EDGES:
+            families.add_zeros(histogram, self._label_sets(histogram))
         for metric, labels in families.with_scope_labels(others):
             with self._guard:
                 families.add_metric(metric, labels)
@@ -352,15 +362,12 @@ class _Families:
         buckets = _Buckets(totals, series.sum, exemplars)
         self._add_buckets(family, _labels(metric.labels(values)), metric.name, buckets)
 
-    def add_zeros(self) -> None:
-        """Add what of the catalogue's histograms has to be there before its first value.
-
-        The SDK shows a series from its first record on, and `rate()` would lose that one.
-        """
-        for metric, edges in _EDGES.items():
-            histograms = self._families[metric.prometheus_name].histograms
-            for labels in _ZEROS[metric]:
-                histograms.setdefault(labels, _Buckets(dict.fromkeys(edges, 0), 0.0, {}))
+    def add_zeros(self, metric: catalog.Metric, label_sets: Iterable[catalog.LabelSet]) -> None:
+        """Add the series of a histogram that have no value yet."""
+        histograms = self._families[metric.prometheus_name].histograms
+        empty = _Buckets(dict.fromkeys(_EDGES[metric], 0), 0.0, {})
+        for values in label_sets:
+            histograms.setdefault(_labels(metric.labels(values)), empty)
 
     def rendered(self) -> list[Family]:
         """Return what has a series."""
@@ -439,7 +446,4 @@ _EDGES = {
     metric: [*map(_edge, metric.bounds), "+Inf"]
     for metric in catalog.METRICS
     if metric.kind == "histogram"
-}
-_ZEROS = {
-    metric: [_labels(metric.labels(values)) for values in metric.label_sets] for metric in _EDGES
 }

@@ -63,12 +63,14 @@ class Shown:
         exemplars: how many there are, by title.
         empty: the queries that returned nothing.
         instances: the replicas.
+        series: how many each replica shows in the end.
         seconds: for how long was looked.
         end: when.
     """
 
     done: Ledger
     instances: tuple[str, str]
+    series: list[int]
     seconds: float
     end: float
     chosen: dict[str, dict[str, list[str]]] = field(default_factory=dict)
@@ -121,7 +123,8 @@ async def _shown(script: Script, prometheus: Prometheus) -> Shown:
     await asyncio.sleep(WINDOW + 1)
     script.settle()
     end = math.floor(time.time())
-    shown = Shown(script.done, script.instances, end - start, end)
+    series = [len((await asyncio.to_thread(server.scrape)).series) for server in script.replicas]
+    shown = Shown(script.done, script.instances, series, end - start, end)
     with Grafana(prometheus.url, start, end, scrape=SCRAPE) as grafana:
         await asyncio.to_thread(shown.look, grafana)
     print(f"{end - start} s: {dict(script.done)}")
@@ -516,6 +519,10 @@ def test_a_panel_shows_what_happened(shown: Shown, name: str, panel: dict[str, A
 
 def test_every_query_returns_something(shown: Shown) -> None:
     assert shown.empty == []
+
+
+def test_a_replica_with_everything_in_use_has_few_series(shown: Shown) -> None:
+    assert max(shown.series) <= 1500, shown.series
 
 
 def test_buckets_are_cumulative_and_those_of_the_catalogue(shown: Shown) -> None:

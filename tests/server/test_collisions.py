@@ -339,7 +339,8 @@ def test_a_collector_that_fails_takes_nothing_else_with_it(
     served: Served, expected_internal_errors: InternalErrors
 ) -> None:
     observe_everything(served)
-    collector = OpenTelemetryCollector(served.reader, served.guard, Broken())
+    label_sets = served.telemetry.label_sets
+    collector = OpenTelemetryCollector(served.reader, served.guard, Broken(), label_sets)
     text = render(collector, Wanted()).body.decode()
     assert "chainlit_session_starts_total" in text
     assert [str(error) for _, error in expected_internal_errors] == ["no /proc"]

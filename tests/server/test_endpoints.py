@@ -14,7 +14,7 @@ from tests.server.test_sharing import Counting
 
 
 def endpoint_of(collector: Counting) -> MetricsEndpoint:
-    endpoint = MetricsEndpoint(None, None, Guard("server"))
+    endpoint = MetricsEndpoint(None, None, Guard("server"), lambda _: ())
     endpoint._elsewhere = False
     endpoint._pages = SharedPages(collector)
     return endpoint

@@ -67,7 +67,7 @@ class Served:
         # As in an app, there is more than histograms.
         self.telemetry.observe(catalog.SESSION_STARTS, dict)
         self.collector = OpenTelemetryCollector(
-            self.reader, self.guard, process or CollectorRegistry()
+            self.reader, self.guard, process or CollectorRegistry(), self.telemetry.label_sets
         )
 
     def text(self) -> str:
@@ -372,7 +372,8 @@ def test_our_metrics_do_not_depend_on_who_else_reads(served: Served) -> None:
     provider = MeterProvider([other, ours], Resource({**RESOURCE}), shutdown_on_exit=False)
     Telemetry([provider], served.guard).record(catalog.CONNECTION_DURATION, 2.0, "other")
     other.get_metrics_data()
-    collector = OpenTelemetryCollector(ours, served.guard, CollectorRegistry())
+    label_sets = served.telemetry.label_sets
+    collector = OpenTelemetryCollector(ours, served.guard, CollectorRegistry(), label_sets)
     text = render(collector, Wanted()).body.decode()
     assert (
         'chainlit_connection_duration_seconds_count{chainlit_connection_close_reason="other"} 1.0'

@@ -163,7 +163,8 @@ def test_a_name_brings_its_whole_family_and_nothing_else(
 
 
 def endpoint(reader: ScrapeReader | None = None, token: str | None = None) -> httpx.AsyncClient:
-    app = admin_app(MetricsEndpoint(reader, token, Guard("server")), lambda: {"status": "ok"})
+    metrics = MetricsEndpoint(reader, token, Guard("server"), lambda metric: metric.label_sets)
+    app = admin_app(metrics, lambda: {"status": "ok"})
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1")
 
 

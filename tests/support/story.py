@@ -309,6 +309,7 @@ class Script:
         prometheus: Prometheus,
     ) -> None:
         self.done = Ledger()
+        self.replicas = first, second
         self._first, self._second = first, second
         self._database, self._prometheus = database, prometheus
         self.instances = address(first), address(second)
