@@ -180,17 +180,23 @@ async def door(server: ChainlitServer) -> AsyncIterator[Door]:
 
 
 def attempts(scrape: Scrape) -> dict[str, int]:
-    return {
-        f"{method} {result}": int(
-            scrape.value(
-                "chainlit_access_attempts_total",
-                chainlit_access_method=method,
-                chainlit_access_result=result,
-            )
+    """All attempts so far; what this app cannot do is not there, and none."""
+    found = dict.fromkeys(
+        (
+            f"{method} {result}"
+            for method in catalog.ACCESS_METHOD.values
+            for result in catalog.ACCESS_RESULT.values
+        ),
+        0,
+    )
+    family = scrape.families["chainlit_access_attempts"]
+    for sample in family.samples:
+        method, result = (
+            sample.labels[attribute.prometheus_label]
+            for attribute in catalog.ACCESS_ATTEMPTS.attributes
         )
-        for method in catalog.ACCESS_METHOD.values
-        for result in catalog.ACCESS_RESULT.values
-    }
+        found[f"{method} {result}"] = int(sample.value)
+    return found
 
 
 # Sign-in

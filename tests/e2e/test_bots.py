@@ -108,7 +108,7 @@ def figures(scrape: Scrape, way: str) -> Counter[str]:
         {
             **{name: int(count) for name, count in found.items()},
             "first": int(scrape.value(first)),
-            "tool": int(scrape.value(steps, **tool)),
+            "tool": int(scrape.sum(steps, **tool)),
             "sessions": int(scrape.sum("chainlit_session_starts_total", **starts)),
         }
     )

@@ -11,9 +11,17 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from chainlit_otel import catalog
+
 T = TypeVar("T")
 
 POLL = 0.05
+
+_OURS = {
+    metric.prometheus_name + part
+    for metric in catalog.METRICS
+    for part in (("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",))
+}
 
 
 class Scrape:
@@ -57,13 +65,14 @@ class Scrape:
         """The sum over the samples of this name whose labels include these.
 
         Raises:
-            KeyError: there is no sample of this name at all.
+            KeyError: there is no sample of this name at all, and no metric of ours has it, which
+                may be one that is there from its first event on.
         """
-        if name not in self._samples:
+        if name not in self._samples and name not in _OURS:
             raise KeyError(f"{name}; there are: {sorted(self._samples)}")
         return sum(
             float(sample.value)
-            for sample in self._samples[name]
+            for sample in self._samples.get(name, ())
             if labels.items() <= sample.labels.items()
         )
 
