@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from contextlib import suppress
 from threading import Lock
 from types import TracebackType
 
 logger = logging.getLogger("chainlit_otel")
+
+_MANY = 512
 
 
 def log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
@@ -33,12 +36,28 @@ class Guard:
         probe: Name of the probe that the code belongs to.
     """
 
-    __slots__ = ("_lock", "errors", "probe")
+    __slots__ = ("_added", "_errors", "_lock", "_logged", "probe")
 
     def __init__(self, probe: str) -> None:
         self.probe = probe
-        self.errors = 0
+        self._errors = 0
+        # Code of ours may fail in a finalizer or a signal handler that has interrupted this, so it
+        # waits for no lock here: it leaves a note.
+        self._added: deque[None] = deque()
         self._lock = Lock()
+        self._logged = Lock()  # taken once, by the first error
+
+    @property
+    def errors(self) -> int:
+        """How many errors of ours there were."""
+        with self._lock:
+            self._add_up()
+            return self._errors
+
+    def _add_up(self) -> None:
+        while self._added:
+            self._added.pop()
+            self._errors += 1
 
     def __enter__(self) -> None:
         """Enter the guarded code."""
@@ -52,9 +71,13 @@ class Guard:
         """Count an error of ours and swallow it."""
         if error is None or not isinstance(error, Exception):
             return False
-        with self._lock:
-            self.errors += 1
-            first = self.errors == 1
+        self._added.append(None)
+        if len(self._added) >= _MANY and self._lock.acquire(blocking=False):
+            try:
+                self._add_up()
+            finally:
+                self._lock.release()
+        first = self._logged.acquire(blocking=False)
         if first:
             log(
                 logging.WARNING,

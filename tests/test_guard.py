@@ -93,3 +93,17 @@ def test_threads_lose_no_error(caplog: pytest.LogCaptureFixture) -> None:
             thread.join()
     assert guard.errors == 4000
     assert len(caplog.records) == 1
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_an_error_in_what_has_interrupted_a_guard_waits_for_nobody(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    guard = Guard("sessions")
+    # As a signal handler finds it that has interrupted a reading.
+    with guard._lock:
+        for _ in range(1000):
+            with guard:
+                raise ValueError("ours")
+    assert guard.errors == 1000
+    assert len(caplog.records) == 1

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from threading import RLock
+
+from chainlit_otel.core.counts import Counts
 
 
 class ClosedSet:
@@ -19,21 +20,19 @@ class ClosedSet:
         if other not in self._values:
             raise ValueError(f"{other!r} is not one of the values")
         self._other = other
-        self._lock = RLock()
-        self._folded = 0
+        self._folded: Counts[None] = Counts()
 
     def __call__(self, value: object) -> str:
         """Return `value` if it is a member, and `other`, counted, if it is not."""
         if isinstance(value, str) and value in self._values:
             return value
-        with self._lock:
-            self._folded += 1
+        self._folded.add(None)
         return self._other
 
     @property
     def folded(self) -> int:
         """How many values were folded into `other`."""
-        return self._folded
+        return self._folded.read().get(None, 0)
 
 
 class LearnedSet:

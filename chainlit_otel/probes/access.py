@@ -30,7 +30,6 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections import Counter
 from contextvars import ContextVar, Token
 from importlib import import_module
 from threading import RLock
@@ -40,6 +39,7 @@ from weakref import WeakSet
 from opentelemetry.trace import get_current_span
 
 from chainlit_otel import catalog
+from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
@@ -100,26 +100,24 @@ class Access:
     def __init__(self) -> None:
         self.method = ClosedSet(catalog.ACCESS_METHOD.values)
         self.reason = LearnedSet(_MOST_REASONS)
-        self._attempts: Counter[tuple[str, ...]] = Counter()
-        self._denials: Counter[tuple[str, ...]] = Counter()
         # A finalizer or a signal handler of the app may deny something at any moment.
+        self._attempts: Counts[tuple[str, ...]] = Counts()
+        self._denials: Counts[tuple[str, ...]] = Counts()
+        # It is let in again then: a reason that is not learned the first time is learned the next.
         self._lock = RLock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
 
     def attempts(self) -> dict[tuple[str, ...], int]:
         """Attempts, by method and result."""
-        with self._lock:
-            return dict(self._attempts)
+        return self._attempts.read()
 
     def denials(self) -> dict[tuple[str, ...], int]:
         """What the app denied, by method and reason."""
-        with self._lock:
-            return dict(self._denials)
+        return self._denials.read()
 
     def attempt(self, method: str, result: Result) -> None:
         """Somebody asked to be let in."""
-        with self._lock:
-            self._attempts[method, result] += 1
+        self._attempts.add((method, result))
 
     def denied_by_app(self, scope: object, reason: object) -> None:
         """The app denied something, and says so."""
@@ -128,7 +126,7 @@ class Access:
         self.attempt(method, "denied")
         with self._lock:
             named = self.reason.admit(text)
-            self._denials[method, named] += 1
+        self._denials.add((method, named))
         get_current_span().add_event(
             catalog.EVENT_ACCESS_DENIED,
             {catalog.ACCESS_METHOD.key: method, catalog.DENIAL_REASON.key: named},

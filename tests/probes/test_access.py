@@ -7,7 +7,10 @@ from chainlit_otel.probes.access import Access
 
 def test_the_app_may_deny_in_the_middle_of_a_reading() -> None:
     access = Access()
-    with access._lock, access.reason._closed._lock:
+    attempts, denials = access._attempts._lock, access._denials._lock
+    with access._lock, attempts, denials, access.reason._closed._folded._lock:
         # As a finalizer does, or the handler of a signal.
         access.denied_by_app("thread", "")
     assert access.attempts() == {("thread", "denied"): 1}
+    assert access.denials() == {("thread", "other"): 1}
+    assert access.reason.folded == 1

@@ -1,0 +1,43 @@
+"""What is added anywhere is there, whoever was interrupted."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from chainlit_otel.core.counts import _MANY, Counts
+from chainlit_otel.core.labels import ClosedSet
+from tests.core.clocks import hurried_threads
+
+
+def test_what_is_added_while_somebody_reads_waits_for_nobody_and_is_not_lost() -> None:
+    counts: Counts[str] = Counts()
+    # As a signal handler finds it that has interrupted a reading.
+    with counts._lock:
+        for _ in range(_MANY + 10):
+            counts.add("a")
+        counts.add("b")
+    assert counts.read() == {"a": _MANY + 10, "b": 1}
+    assert counts.read() == {"a": _MANY + 10, "b": 1}
+
+
+def test_what_nobody_reads_does_not_grow() -> None:
+    counts: Counts[str] = Counts()
+    for _ in range(10 * _MANY):
+        counts.add("a")
+    assert len(counts._added) < _MANY
+    assert counts.read() == {"a": 10 * _MANY}
+
+
+def test_threads_lose_nothing() -> None:
+    counts: Counts[int] = Counts()
+    values = ClosedSet(["other"])
+
+    def add(n: int) -> None:
+        for _ in range(3000):
+            counts.add(n % 2)
+            values(n)
+
+    with hurried_threads(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert counts.read() == {0: 6000, 1: 6000}
+    assert values.folded == 12000
