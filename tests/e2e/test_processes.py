@@ -70,7 +70,8 @@ def gunicorn(*args: str, env: dict[str, str]) -> ChainlitServer:
     command = ["gunicorn", "main:app", "-k", "uvicorn_worker.UvicornWorker"]
     command += ["-b", "127.0.0.1:{port}", "-w", str(WORKERS), "--no-control-socket", *args]
     files = {"main.py": MAIN, "app.py": APP}
-    return ChainlitServer(files, command=command, path="/chat", env=env)
+    # Each worker imports Chainlit by itself, all at once.
+    return ChainlitServer(files, command=command, path="/chat", env=env, startup_timeout=120)
 
 
 def scrapes(server: ChainlitServer) -> list[Scrape]:
@@ -124,6 +125,7 @@ def served_by_all(scraped: list[Scrape], name: str) -> list[float]:
     return sorted(scrape.sum(name) for scrape in scraped)
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 async def test_the_sum_over_the_workers_of_gunicorn_is_the_truth(preload: bool) -> None:
     with Receiver() as backend:
