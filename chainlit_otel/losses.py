@@ -308,10 +308,14 @@ class BatchProcessor(BatchSpanProcessor):
     Args:
         delivery: Where the spans go.
         kwargs: The limits; by default those of the standard variables.
+
+    Attributes:
+        delivery: Where the spans go.
     """
 
     def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
         super().__init__(delivery, **kwargs)
+        self.delivery = delivery
         _hold_back(BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal")
         # Since 1.34 the queue is a part of another object.
         batches: Any = getattr(self, "_batch_processor", None)

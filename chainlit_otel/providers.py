@@ -38,7 +38,7 @@ from chainlit_otel.exporters import metric_readers, one_line, span_processors
 from chainlit_otel.forks import forget
 from chainlit_otel.guard import Guard
 from chainlit_otel.histograms import Histograms
-from chainlit_otel.losses import Losses
+from chainlit_otel.losses import Losses, destination
 from chainlit_otel.native import PrivateTracerProvider
 from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.settings import Settings, warn
@@ -76,6 +76,16 @@ class Pipeline:
     def tracer(self) -> Tracer:
         """Return the tracer of this package."""
         return trace.get_tracer(catalog.SCOPE, __version__, self.tracer_provider)
+
+    def destinations(self) -> dict[str, list[str]]:
+        """Return where metrics and spans are sent, in words that may be shown to anybody."""
+        sent: dict[str, list[str]] = {"metrics": [], "spans": []}
+        for provider in self.meter_providers:
+            sent["metrics"] += _destinations(provider, "metrics", "MeterProvider")
+        tracers = self.tracer_provider or trace.get_tracer_provider()
+        if not isinstance(tracers, trace.ProxyTracerProvider):
+            sent["spans"] += _destinations(tracers, "spans", "TracerProvider")
+        return sent
 
     def flush(self, timeout: float, guard: Guard) -> bool:
         """Export everything recorded so far.
@@ -147,7 +157,8 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
         resource=_resource(settings), shutdown_on_exit=False, span_limits=_span_limits()
     )
     for processor in processors:
-        _renewable(processor.span_exporter)
+        _sent["spans"].append(destination(processor.delivery.exporter))
+        _renewable(processor.delivery)
         provider.add_span_processor(processor)
     return provider
 
@@ -197,6 +208,11 @@ def _host_provider() -> MeterProvider | None:
 # A global provider is set once in a process, so ours outlives `disable()` and is used again.
 _ours: tuple[SdkMeterProvider, ScrapeReader] | None = None
 _our_tracers: SdkTracerProvider | None = None
+_sent: dict[str, list[str]] = {"metrics": [], "spans": []}
+
+
+def _destinations(provider: object, signal: str, kind: str) -> list[str]:
+    return _sent[signal] if is_ours(provider) else [f"the {kind} of the app"]
 
 
 def is_ours(provider: object) -> bool:
@@ -211,6 +227,7 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     if _ours is None:
         exporting = metric_readers(losses)
         for one in exporting:
+            _sent["metrics"].append(destination(one.delivery.exporter))
             _renewable(one)
             _renewable(one.delivery)
         exemplars = _exemplar_filter()

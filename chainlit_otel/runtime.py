@@ -17,6 +17,7 @@ from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
 from chainlit_otel import catalog, patching, watching
+from chainlit_otel.announcement import announce, sent, served
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import Session, SessionLedger
@@ -246,6 +247,7 @@ class Runtime:
         self._patches: list[Patches] = []
         self._probes: dict[str, str] = {}
         self._admin: AdminServer | None = None
+        self._in_app: str | None = None
         self._running = False
         self._exported = False
         self._on_serving: Callable[[], None] | None = None
@@ -466,14 +468,6 @@ class Runtime:
                 settings.port,
                 error,
             )
-            return
-        moved = settings.port not in (0, self._admin.port)
-        log(
-            logging.WARNING if moved else logging.INFO,
-            "metrics at %s/metrics%s",
-            self._admin.url,
-            f", because port {settings.port} is taken" if moved else "",
-        )
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""
@@ -550,6 +544,7 @@ class Runtime:
         # Ahead of Chainlit's catch-all route, which answers anything with the web page.
         patches.insert(server.app.router.routes, Route(prefix + path, self._metrics))
         self._patches.append(patches)
+        self._in_app = prefix + path
         if self._settings.metrics_token is None:
             log(
                 logging.WARNING,
@@ -621,11 +616,27 @@ class Runtime:
         with self._guards["sockets"]:
             self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
-    def _starting(self) -> None:
+    def _starting(self, router: Any) -> None:
         self._sockets.stopping = False
         # An app may have imported what wraps callbacks before we were there.
         self._callbacks.observe_all()
         sessions_probe.expect_bots(self._telemetry)
+        with self._guards["server"]:
+            self._announce(router)
+
+    def _announce(self, router: Any) -> None:
+        admin, in_app = self._admin, self._in_app
+        if in_app is not None:
+            in_app = lifecycle.path_of_chainlit(router) + in_app
+        announce(
+            *served(
+                admin.host if admin else None,
+                admin.port if admin else 0,
+                self._settings.port,
+                in_app,
+            )
+        )
+        announce(logging.INFO, sent(self._pipeline.destinations()))
 
     def _stopping(self, server: Any) -> None:
         if self._admin is not None and self._admin.is_served_by(server):

@@ -99,6 +99,7 @@ USES: dict[str, tuple[str, ...]] = {
     "catalog": (),
     "version": (),
     "guard": (),
+    "announcement": ("guard",),
     "patching": (),
     "privacy": (),
     "native": ("privacy",),

@@ -134,6 +134,12 @@ def _examine(findings: Findings, app: str | None) -> None:
         _probes(findings, active)
         _admin_server(findings, active)
         _providers(findings, active)
+        served = active.admin_url or active.settings.metrics_path
+        if not served and not any(active.pipeline.destinations().values()):
+            findings.problem(
+                "nothing is served or sent anywhere: set CHAINLIT_OTEL_ADMIN_SERVER=true, or "
+                "OTEL_EXPORTER_OTLP_ENDPOINT"
+            )
         for part, reason in active.off().items():
             findings.add("off", part, reason)
     elif settings.disabled:

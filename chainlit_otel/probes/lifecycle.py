@@ -31,6 +31,12 @@ def mounts_of(router: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from mounts_of(mounted, path)
 
 
+def path_of_chainlit(router: Any) -> str:
+    """Return the path at which a router, or what is mounted in it, has Chainlit's app."""
+    app = import_module("chainlit.server").app
+    return next((path for path, mounted in mounts_of(router) if mounted is app), "")
+
+
 def serves(router: Any, app: Any) -> bool:
     """Tell whether an ASGI router is the one of `app`, or leads to it by its mounts."""
     return router is app.router or any(mounted is app for _, mounted in mounts_of(router))
@@ -53,7 +59,7 @@ def install(
     patches: Patches,
     guard: Guard,
     telemetry: Telemetry,
-    starting: Callable[[], None],
+    starting: Callable[[Any], None],
     started: Callable[[], None],
     stopping: Callable[[Any], None],
     stop: Callable[[], Awaitable[None]],
@@ -64,7 +70,7 @@ def install(
         patches: Takes the changes.
         guard: Holds what goes wrong in this probe.
         telemetry: Not used; this probe has no metric of its own.
-        starting: Told when a server is about to start serving, on its event loop.
+        starting: Told when a server is about to start serving, on its event loop, with the router.
         started: Told when it serves, on its event loop.
         stopping: Told when a uvicorn server begins to stop, with the server.
         stop: Awaited once the server has stopped serving, before the application cleans up.
@@ -80,7 +86,7 @@ def install(
 
 def _living(
     guard: Guard,
-    starting: Callable[[], None],
+    starting: Callable[[Any], None],
     started: Callable[[], None],
     stop: Callable[[], Awaitable[None]],
 ) -> Any:
@@ -98,7 +104,7 @@ def _living(
             message = await receive()
             with guard:
                 if message["type"] == "lifespan.startup":
-                    starting()
+                    starting(router)
                 elif message["type"] == "lifespan.shutdown":
                     await stop()
             return message

@@ -134,6 +134,15 @@ def test_metrics_inside_the_app(hosted: ChainlitServer) -> None:
     assert hosted.log.count("are for whoever reaches the app; CHAINLIT_OTEL_METRICS_TOKEN=") == 1
 
 
+def test_the_start_says_once_where_the_metrics_are_and_where_telemetry_goes(
+    hosted: ChainlitServer,
+) -> None:
+    path = hosted.url.removeprefix(f"http://127.0.0.1:{hosted.port}")
+    assert hosted.log.count(f"metrics at {hosted.metrics_url} and {path}/metrics of the app") == 1
+    assert hosted.log.count("metrics at http") == 1
+    assert hosted.log.count("nothing is sent anywhere (OTEL_EXPORTER_OTLP_ENDPOINT") == 1
+
+
 def test_openmetrics_for_those_who_ask(hosted: ChainlitServer) -> None:
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     for url in (hosted.metrics_url, f"{hosted.url}/metrics"):
@@ -272,33 +281,43 @@ def test_any_port() -> None:
         assert "chainlit_session_starts_total" in httpx.get(url).text
 
 
-@pytest.mark.parametrize(
-    ("variable", "value", "line"),
-    [
-        (
-            "CHAINLIT_OTEL_METRIC_PATH",
-            "/metrics",
-            "unknown setting CHAINLIT_OTEL_METRIC_PATH: did you mean CHAINLIT_OTEL_METRICS_PATH?",
-        ),
-        (
-            "OTEL_EXPORTER_PROMETHEUS_PORT",
-            "70000",
-            "setting port (OTEL_EXPORTER_PROMETHEUS_PORT) is 70000: must be from 0 to 65535",
-        ),
-        (
-            "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT",
-            "soon",
-            "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT='soon': must be a number",
-        ),
-    ],
-)
-def test_bad_settings_stop_the_app(variable: str, value: str, line: str) -> None:
+def test_a_keyword_that_cannot_be_stops_the_app_in_one_line() -> None:
+    app = ENABLE.replace("enable()", "enable(chainlit_otel.Settings(port=70000))") + CALLBACKS
     with pytest.raises(RuntimeError) as ended:
-        ChainlitServer(PLAIN, env={variable: value}).start()
+        ChainlitServer({"app.py": app}).start()
     log = str(ended.value)
-    assert log.splitlines()[-1] == f"ValueError: {line}"
+    assert log.splitlines()[-1] == (
+        "ValueError: setting port (OTEL_EXPORTER_PROMETHEUS_PORT) is 70000: must be from 0 to 65535"
+    )
     assert log.count("Traceback") == 1, "one error, not a chain of them"
-    assert "chainlit_otel.enable()" in log
+
+
+async def test_no_variable_stops_the_app_and_each_is_told_once() -> None:
+    env = {
+        "CHAINLIT_OTEL_METRIC_PATH": "/metrics",
+        "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT": "soon",
+        # What Kubernetes sets for a Service of our name.
+        "CHAINLIT_OTEL_PORT": "tcp://10.0.0.7:9464",
+        "CHAINLIT_OTEL_SERVICE_HOST": "10.0.0.7",
+        "OTEL_SDK_DISABLED": "off",
+        "OTEL_TRACES_EXPORTER": "jaeger",
+        "OTEL_BSP_MAX_QUEUE_SIZE": "-1",
+    }
+    lines = [
+        "CHAINLIT_OTEL_METRIC_PATH is no setting and is ignored: did you mean",
+        "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT='soon' is ignored, 3.0 holds: it must be a number",
+        "ignored, being no settings: CHAINLIT_OTEL_PORT, CHAINLIT_OTEL_SERVICE_HOST. Kubernetes",
+        "OTEL_SDK_DISABLED='off' is ignored, false holds: it must be true or false",
+        "OTEL_TRACES_EXPORTER: there is no exporter 'jaeger', it is left out",
+    ]
+    with ChainlitServer(PLAIN, env=env) as server:
+        visitor = Visitor(server.url)
+        await visitor.connect()
+        assert await visitor.talk("hello") == ["You said: hello"]
+        await visitor.leave(clear=True)
+        assert server.scrape().sum("chainlit_session_starts_total") == 1
+        assert [server.log.count(line) for line in lines] == [1] * len(lines)
+        assert "Traceback" not in server.log
 
 
 SEAMS = """

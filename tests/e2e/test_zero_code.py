@@ -63,6 +63,9 @@ async def test_metrics_and_traces_are_there(path: str) -> None:
             session = visitor.session_id
             await visitor.leave(clear=True)
             scrape = server.scrape()
+            assert server.log.count(f"metrics at {server.metrics_url}") == 1
+            assert server.log.count("sent: metrics to ") == 1
+            assert "spans to the TracerProvider of the app" in server.log
             assert scrape.sum("chainlit_session_starts_total") == 1
             assert scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok") == 1
             assert scrape.sum("chainlit_otel_internal_errors_total") == 0
