@@ -6,7 +6,7 @@ READY := .venv/.ready
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test bench bench-rules lint format docs picture clean system-packages
+.PHONY: help setup demo stack test install-check bench bench-rules lint format docs picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(TEST_ARGS)
+
+install-check: $(READY) ## install the wheel without constraints, by old pip, new pip and uv, timed, and run it
+	$(BIN)/python -m tools.install_check
 
 bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
 	$(BIN)/python -m bench $(BENCH_ARGS)
