@@ -24,7 +24,8 @@ def _required_by(name: str) -> dict[str, Requirement]:
 
 
 def _below(name: str) -> set[str]:
-    found, left = set(), [name]
+    found: set[str] = set()
+    left = [name]
     while left:
         new = set(_required_by(left.pop())) - found
         found |= new
