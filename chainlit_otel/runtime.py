@@ -160,7 +160,7 @@ def _forked() -> None:
     _lock = RLock()
     runtime, _active, _dormant = _active, None, None
     if runtime is not None:
-        renew_locks([runtime, watching.pools, watching.caches])
+        renew_locks([runtime, watching.pools, watching.caches, losses])
         _inherited = runtime
         runtime.fall_silent(_observe_child)
 
