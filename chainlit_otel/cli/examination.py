@@ -63,8 +63,9 @@ class Findings:
         self.problems: list[str] = []
 
     def add(self, section: str, *row: str) -> None:
-        """Add a row to the report."""
-        self.sections.setdefault(section, []).append(row)
+        """Add a row to the report; a value that is a secret elsewhere is none to be shown here."""
+        name, *cells = row
+        self.sections.setdefault(section, []).append((name, *map(_masked, cells)))
 
     def problem(self, text: str) -> None:
         """Add a problem; the same one is told once."""
