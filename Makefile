@@ -3,10 +3,15 @@ PYTHON ?= python3
 
 BIN := .venv/bin
 READY := .venv/.ready
+OLDEST := .venv-oldest
+# What must hold with any release of Chainlit and of what it stands on.
+CORE_TESTS := tests/core $(addprefix tests/e2e/test_, $(addsuffix .py, \
+  access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
+  stickiness trace_context turns ways))
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test install-check bench bench-rules lint format docs picture clean system-packages
+.PHONY: help setup demo stack test test-oldest install-check bench bench-rules lint format docs picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +27,9 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 	$(BIN)/python -m pytest -n 3 --dist loadfile $(TEST_ARGS)
+
+test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
+	$(OLDEST)/bin/python -m pytest -W default -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
 
 install-check: $(READY) ## install the wheel without constraints, by old pip, new pip and uv, timed, and run it
 	$(BIN)/python -m tools.install_check
@@ -55,7 +63,7 @@ picture: $(READY) system-packages ## draw the dashboard in the README again, fro
 	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
-	rm -rf .venv .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf .venv $(OLDEST) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-packages:
@@ -73,4 +81,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt -e . --group dev
+	touch $@
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
+	$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt --build-constraint constraints.txt -e . --group oldest-test
 	touch $@
