@@ -332,8 +332,13 @@ LOSS = Attribute(
     "error.type", ("queue_full", "rejected", "redirect", "timeout", "unreachable", OTHER)
 )
 
-# The clients that every app has; a bot is one of an app that has it.
-_CLIENTS = (("websocket", "webapp"), ("websocket", "copilot"), ("http", "webapp"))
+# The clients that every app can have; a bot is one of an app that has it.
+_CLIENTS = (
+    ("websocket", "webapp"),
+    ("websocket", "copilot"),
+    ("websocket", OTHER),
+    ("http", "webapp"),
+)
 BOTS = ("slack", "teams", "discord")
 
 
@@ -565,7 +570,7 @@ STEP_DURATION = Metric(
     "Duration of steps.",
     (STEP_TYPE, OUTCOME),
     TURN_BOUNDS,
-    (),
+    (("tool", "error"),),
 )
 ASK_DURATION = Metric(
     "chainlit.ask.duration",
@@ -701,7 +706,7 @@ FILE_SIZE = Metric(
     "Size of files: uploads of users, and elements that the app sends.",
     (FILE_DIRECTION,),
     SIZE_BOUNDS,
-    (),
+    _every(FILE_DIRECTION),
 )
 USER_ACTIVE = Metric(
     "chainlit.user.active", "gauge", "{user}", "Distinct signed-in users connected."

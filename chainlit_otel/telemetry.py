@@ -100,8 +100,9 @@ class Telemetry:
 
     def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
         """Have label sets exist at zero from now on, since this app can have what they count."""
-        known = dict.fromkeys((*self.label_sets(metric), *label_sets))
-        self._expected[metric] = tuple(known)
+        known = self.label_sets(metric)
+        if more := [labels for labels in label_sets if labels not in known]:
+            self._expected[metric] = (*known, *more)
 
     def label_sets(self, metric: Metric) -> tuple[LabelSet, ...]:
         """Return the label sets that exist at zero."""

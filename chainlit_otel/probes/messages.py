@@ -17,6 +17,7 @@ from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
+from itertools import product
 from types import TracebackType
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -454,6 +455,8 @@ def _asking(
         started, kind, frame = time.monotonic_ns(), catalog.OTHER, UNHEARD
         with guard:
             kind = ask_type(event, data)
+            # A person takes their time, so this is seen before the answer is.
+            telemetry.expect(catalog.ASK_DURATION, *product((kind,), catalog.ASK_OUTCOME.values))
             frame = messages.open_ask(kind)
         outcome = "cancelled"
         try:

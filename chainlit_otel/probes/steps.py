@@ -142,7 +142,10 @@ class Steps:
         end: int | None = None,
     ) -> None:
         seen.open = False
-        self._telemetry.record(catalog.STEP_DURATION, seconds, self.type(step.type), outcome)
+        kind = self.type(step.type)
+        # The first step of a type that fails is told as soon as there was one that did not.
+        self._telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+        self._telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
         span = seen.frame.span
         if span.is_recording():
             # What a step holds is the app's, and may fail to become a text.

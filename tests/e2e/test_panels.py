@@ -317,8 +317,12 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
             "on_chat_start": QUICK,
             "on_chat_resume": QUICK,
             "password_auth_callback": QUICK,
+            "on_mcp_connect": QUICK,
         },
-        ("Errors in callbacks", "timeseries"): {"on_message": total(outcomes["error"])},
+        ("Errors in callbacks", "timeseries"): {
+            "on_message": total(outcomes["error"]),
+            "password_auth_callback": total(done["unknown"]),
+        },
         ("Steps, p90", "timeseries"): {
             "run": QUICK + most(BLOCKED * 0.6, 5.12),
             "tool": QUICK + most(LOOK_UP, 5.12),
