@@ -15,9 +15,10 @@ own telemetry (0.142 and newer) steps back where it finds this one, even if that
 
 from __future__ import annotations
 
+import functools
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from importlib import import_module
 from typing import Any
 from weakref import WeakSet
@@ -98,6 +99,9 @@ def install(
                 app.middleware_stack = stack
 
         patches.on_undo(undo)
+        native = getattr(app, "_native_telemetry", None)
+        if hasattr(native, "enabled"):
+            patches.shadow(native, "enabled", functools.partial(_step_back, patches))
         return instrumented
 
     def is_seen_from_outside() -> bool:
@@ -158,14 +162,23 @@ class _Instrumented:
         if self._witness is not None and self._stack.app is self._witness:
             self._stack.app = self._witness.app
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        # No coroutine for what it does not look at, such as a websocket, which would keep it for as
+        # long as its tab is open.
+        looks_at = False
+        with self.guard:
+            looks_at = self._looks_at(scope)
+        call = self._call if looks_at else self._stack
+        answer: Awaitable[None] = call(scope, receive, send)
+        return answer
+
+    async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         request = context = None
         with self.guard:
-            if self._looks_at(scope):
-                route = self._describe(scope)
-                told = redact_scope(scope, route[1].get("http.route"), self._hidden)
-                context = otel_context.get_current()
-                request = _Request(self, self._stack, scope, receive, send)
+            route = self._describe(scope)
+            told = redact_scope(scope, route[1].get("http.route"), self._hidden)
+            context = otel_context.get_current()
+            request = _Request(self, self._stack, scope, receive, send)
         if request is None or context is None:
             await self._stack(scope, receive, send)
             return
@@ -294,17 +307,35 @@ class _Witness:
         self.app = app
         self._requests = instrumented.requests
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        try:
-            await self.app(scope, receive, send)
-        except Exception as error:
-            if (request := self._requests.get(id(scope))) is not None:
-                request.failure = error
-            raise
+    def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        request = self._requests.get(id(scope))
+        call: Awaitable[None] = self.app(scope, receive, send)
+        return call if request is None else _witnessed(call, request)
+
+
+async def _witnessed(call: Awaitable[None], request: _Request) -> None:
+    try:
+        await call
+    except Exception as error:
+        request.failure = error
+        raise
 
 
 async def _ignore(_: Any) -> None:
     """Take a message of the instrumentation's: what the application sends goes past it."""
+
+
+def _step_back(patches: Patches, enabled: Callable[[], bool]) -> Callable[[], bool]:
+    """Have FastAPI's own telemetry not even look: it finds the instrumentation, and does nothing.
+
+    That takes a kilobyte of each open websocket.
+    """
+
+    @functools.wraps(enabled)
+    def is_enabled() -> bool:
+        return not patches.active and enabled()
+
+    return is_enabled
 
 
 def _copy_of(middleware: Any, app: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -110,17 +110,18 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
         raise SeamMissing("engineio.AsyncSocket.handle_post_request")
 
     def handling(original: Any) -> Any:
+        # A coroutine of its own would be kept for as long as the websocket is open.
         @wraps(original)
-        async def handle_request(*args: Any, **kwargs: Any) -> Any:
+        def handle_request(*args: Any, **kwargs: Any) -> Any:
             with guard:
                 if patches.active and len(args) == 3:
                     scope, receive, send = args
                     request = _Request(receive, guard, ledger, sio.eio)
                     _request.set(request)
                     args = (scope, request, send)
-            return await original(*args, **kwargs)
+            return original(*args, **kwargs)
 
-        return handle_request
+        return mark_coroutine_function(handle_request)
 
     def posting(original: Any) -> Any:
         @wraps(original)
