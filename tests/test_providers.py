@@ -405,7 +405,11 @@ def test_the_console_prints_spans_and_metrics() -> None:
         check=True,
     )
     *printed, facts = done.stdout.splitlines()
-    assert json.loads(facts) == {"flushed": True, "problems": [], "tracers": "TracerProvider"}
+    assert json.loads(facts) == {
+        "flushed": True,
+        "problems": [],
+        "tracers": "PrivateTracerProvider",
+    }
     assert '    "name": "ours",' in printed
     assert any('"name": "chainlit.connection.duration"' in line for line in printed)
 
@@ -528,7 +532,12 @@ def test_with_an_endpoint_spans_go_there_by_a_global_provider_of_ours(
     endpoint: str, path: str, exporters: str, collector: Collector
 ) -> None:
     facts = run(TRACE, **{endpoint: collector.url + path, "OTEL_TRACES_EXPORTER": exporters})
-    assert facts == {"ours": False, "tracers": "TracerProvider", "exporting": True, "flushed": True}
+    assert facts == {
+        "ours": False,
+        "tracers": "PrivateTracerProvider",
+        "exporting": True,
+        "flushed": True,
+    }
     assert collector.spans() == [("shop", catalog.SCOPE, "ours")]
 
 

@@ -492,9 +492,12 @@ trace.set_tracer_provider(TracerProvider())
 
 def test_no_port_at_all_is_a_problem(patient: Patient) -> None:
     # An address that is not of this machine (RFC 5737).
-    problem = assert_one_problem(patient.examine(OTEL_EXPORTER_PROMETHEUS_HOST="192.0.2.1"))
-    assert problem.startswith("no admin server on 192.0.2.1:")
-    assert "OTEL_EXPORTER_PROMETHEUS_HOST" in problem
+    report = patient.examine(OTEL_EXPORTER_PROMETHEUS_HOST="192.0.2.1")
+    assert report.exit_code == 1
+    refused, silent = report.problems
+    assert refused.startswith("no admin server on 192.0.2.1:")
+    assert "OTEL_EXPORTER_PROMETHEUS_HOST" in refused
+    assert silent.startswith("nothing is served or sent anywhere: set ")
 
 
 def test_an_app_that_is_not_there_is_a_wrong_argument(patient: Patient) -> None:

@@ -284,7 +284,7 @@ async def test_the_app_does_the_same_with_us_broken(part: str, without_us: Seen)
             failed = [probe for probe, number in errors.items() if number]
             assert {probe for probe, why in state["off"].items() if "failed" in why} == set(failed)
             assert server.log.count("RuntimeError: broken on purpose") == len(failed)
-        if part in ("ledgers", "ledgers, later", "telemetry, later"):
+        if part in ("ledgers", "ledgers, later"):
             scraped = await asyncio.to_thread(server.scrape)
             counted = {
                 probe: scraped.value(

@@ -276,7 +276,14 @@ async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
     def grown(name: str, **labels: str) -> float:
         return after.sum(name, **labels) - before.sum(name, **labels)
 
-    assert after.series == before.series
+    assert before.series <= after.series
+    # A client that is known appears with the first end of a session of its own, and no other does.
+    duration = catalog.SESSION_DURATION.prometheus_name
+    appeared = [(name, dict(labels)) for name, labels in after.series - before.series]
+    assert {name.rpartition("_")[0] for name, _ in appeared} <= {duration}
+    clients = {labels["chainlit_client_type"] for _, labels in appeared}
+    assert clients <= {*catalog.CLIENT_TYPE.values}
+    assert len(appeared) == len(clients) * (len(catalog.SESSION_DURATION.bounds) + 3)
     assert grown("chainlit_session_starts_total") == started + 2
     assert grown("chainlit_session_starts_total", chainlit_session_origin="thread_resume") == (
         ledger.resumed

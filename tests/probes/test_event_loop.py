@@ -44,7 +44,7 @@ def pulse() -> Iterator[Pulse]:
     pulse.patches = Patches(None)
     yield pulse
     pulse.stop()
-    assert watchers() == []
+    wait_until(lambda: watchers() == [], 10, "the end of the watcher")
     assert guard.errors == 0
 
 
