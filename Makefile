@@ -6,8 +6,7 @@ READY := .venv/.ready
 OLDEST := .venv-oldest
 # What must hold with any release of Chainlit and of what it stands on.
 CORE_TESTS := tests/core $(addprefix tests/e2e/test_, $(addsuffix .py, \
-  access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
-  stickiness trace_context turns ways))
+  data_layer feedback_and_files hosting http_sessions peak trace_context turns))
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
