@@ -69,7 +69,7 @@ class SharedPages:
     def _make_all(self, batch: dict[Wanted, Future[Page]]) -> None:
         try:
             # One reading for all of them.
-            collected = _Patient(self._collector.collect())
+            collected = _Collected(self._collector.collect())
             pages = {wanted: render(collected, wanted) for wanted in batch}
         except BaseException as error:  # noqa: BLE001 - what is collected may even exit
             for future in batch.values():
@@ -81,20 +81,12 @@ class SharedPages:
                 future.set_result(pages[wanted])
 
 
-class _Patient(Collector):
-    """Families that were collected; between two of them, other threads may run.
-
-    A thread that computes keeps the others waiting for 5 ms each time, a turn's among them.
-    """
+class _Collected(Collector):
+    """Families that were collected already."""
 
     def __init__(self, families: Iterable[Family]) -> None:
-        self._families: list[Family] = []
-        for family in families:
-            self._families.append(family)
-            time.sleep(0)
+        self._families = list(families)
 
     def collect(self) -> Iterable[Family]:
         """Return the families."""
-        for family in self._families:
-            time.sleep(0)
-            yield family
+        return self._families
