@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
+# What looks at the clock, or has a Prometheus look twice a second, runs beside nothing else.
+TIMED_TESTS := tests/e2e/test_panels.py tests/e2e/test_event_loop.py
 # What must hold with any release of Chainlit and of what it stands on.
 CORE_TESTS := tests/core $(addprefix tests/e2e/test_, $(addsuffix .py, \
   data_layer feedback_and_files hosting http_sessions peak trace_context turns))
@@ -25,7 +27,8 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(TEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(or $(TEST_ARGS),$(addprefix --ignore=,$(TIMED_TESTS)))
+	$(if $(TEST_ARGS),,$(BIN)/python -m pytest $(TIMED_TESTS))
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
 	$(OLDEST)/bin/python -m pytest -W default -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
