@@ -80,13 +80,14 @@ class Scrape:
         return [sample.labels for sample in self._samples.get(name, [])] or sorted(self._samples)
 
 
-def wait_until(condition: Callable[[], T], timeout: float, message: str) -> T:
+def wait_until(condition: Callable[[], T], timeout: float, message: str, poll: float = POLL) -> T:
     """Ask `condition` again and again until it returns something true; return that.
 
     Args:
         condition: asked without arguments. A KeyError (a sample that is not there yet) is a no.
         timeout: seconds until giving up.
         message: says what was awaited.
+        poll: seconds between two questions.
 
     Raises:
         TimeoutError: it was not true in time; the last answer is in the message.
@@ -98,7 +99,7 @@ def wait_until(condition: Callable[[], T], timeout: float, message: str) -> T:
             return answer
         if time.monotonic() > deadline:
             raise TimeoutError(f"waited {timeout:g} s for {message}; last: {said!r}")
-        time.sleep(POLL)
+        time.sleep(poll)
 
 
 async def wait_until_async(

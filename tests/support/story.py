@@ -29,6 +29,7 @@ SEED = 20261125
 SCHEMA = (Path(__file__).parents[2] / "examples" / "postgres" / "schema.sql").read_text()
 GRACE = 4
 SCRAPE = 1  # what Grafana is told; Prometheus looks twice as often
+POLL = SCRAPE / 4  # or Prometheus would wait for the pages of the script
 WINDOW = 4 * SCRAPE
 REGULARS, GUESTS, RUSH, CLEARED = 6, 3, 8, 5
 QUERIES = 2  # those who hold a connection of the pool at the end
@@ -632,6 +633,7 @@ class Script:
             lambda: self._first.scrape().sum(name, **labels) >= value,
             20,
             f"{name} to be {value}",
+            POLL,
         )
 
     async def _seen(self, name: str, label: str, server: ChainlitServer | None = None) -> None:
