@@ -18,29 +18,9 @@ from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
 from tests.support.sign_in import sign_in
-from tests.support.story import TOOLS
+from tests.support.story import MAIN, TOOLS
 
 pytestmark = pytest.mark.e2e
-
-MAIN = """
-from chainlit.context import init_http_context
-from chainlit.utils import mount_chainlit
-from fastapi import FastAPI
-
-app = FastAPI()
-
-
-@app.get("/bot")
-async def bot():
-    import chainlit as cl
-
-    init_http_context(client_type="slack")
-    await cl.Message("Said.").send()
-    return {}
-
-
-mount_chainlit(app=app, target="app.py", path="/chat")
-"""
 
 # Everything of the application that hears of spans and log lines fails wherever BROKEN says.
 HOST = """
