@@ -261,6 +261,8 @@ EMIT_EVENT = Attribute(
         "audio",
     ),
 )
+# What is one message each. A token, an element, a part of a voice is part of an answer.
+MESSAGE_EVENTS = ("new_message", "update_message", "ask")
 REFUSAL = Attribute(
     "error.type", ("authentication_failed", "authorization_failed", "missing_user_env", OTHER)
 )

@@ -29,7 +29,7 @@ from chainlit_otel.promql import Where
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
 _OUTBOUND: Where = {catalog.DIRECTION: "outbound"}
-_LOST: Where = {catalog.EMIT_EVENT: ("new_message", "update_message")}
+_LOST: Where = {catalog.EMIT_EVENT: catalog.MESSAGE_EVENTS}
 _QUANTILES = (0.5, 0.9, 0.99)
 # All quantiles of a histogram have the same exemplars: asked for with each, they are drawn thrice.
 _WITH_EXEMPLARS = 0.99

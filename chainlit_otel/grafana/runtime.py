@@ -315,8 +315,9 @@ def overflow() -> Json:
 def lost() -> Json:
     return timeseries(
         "Telemetry lost",
-        "Spans, metric data points and log records within an hour that could not be delivered, by "
-        "signal and reason. Worry if it goes on: the log says where they should have gone.",
+        "Within an hour: spans, metric data points and log records that could not be delivered, by "
+        "signal and reason, and metrics of the app that `/metrics` cannot show. Worry if it goes "
+        "on: the log says where they should have gone, and which metrics.",
         "short",
         Query(
             increase(
@@ -325,6 +326,10 @@ def lost() -> Json:
                 by=f"{label(catalog.EXPORT_SIGNAL)}, {label(catalog.LOSS)}",
             ),
             f"{legend(catalog.EXPORT_SIGNAL)} {legend(catalog.LOSS)}",
+        ),
+        Query(
+            increase(catalog.EXPOSITION_DROPPED, "1h", by=label(catalog.DROP_REASON)),
+            f"on /metrics: {legend(catalog.DROP_REASON)}",
         ),
         whole=True,
         width=6,

@@ -331,7 +331,7 @@ def _answers_lost(limits: Thresholds, window: Windows) -> Alert:
         r.BY_JOB,
         catalog.EMIT_DROPPED,
         span,
-        {catalog.EMIT_EVENT: ("new_message", "update_message")},
+        {catalog.EMIT_EVENT: catalog.MESSAGE_EVENTS},
     )
     sent = _increase(r.BY_JOB, catalog.MESSAGES, span, {catalog.DIRECTION: "outbound"})
     return Alert(
