@@ -18,6 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 import chainlit_otel
 from chainlit_otel.cli.visitors import Visitor
 from chainlit_otel.runtime import OPTIONAL
+from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -236,6 +237,26 @@ with open("copies.txt", "a") as file:
 # Settings
 
 PLAIN = {"app.py": ENABLE + CALLBACKS}
+
+
+@pytest.mark.parametrize(
+    "variable", ["OTEL_PYTHON_EXCLUDED_URLS", "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"]
+)
+async def test_urls_that_the_environment_excludes_are_not_measured(variable: str) -> None:
+    env = {variable: "/project/translations,/favicon"}
+    with Receiver() as backend:
+        with ChainlitServer({"app.py": ENABLE + CALLBACKS}, env=env | backend.env) as server:
+            for path in ("/project/translations", "/favicon", "/logo"):
+                httpx.get(f"{server.url}{path}").raise_for_status()
+            scrape = server.scrape()
+        routes = {span.attributes.get("http.route") for span in backend.spans}
+
+    measured = "http_server_request_duration_seconds_count"
+    assert scrape.sum(measured, http_route="/logo") == 1
+    assert scrape.sum(measured, http_route="/project/translations") == 0
+    assert scrape.sum(measured, http_route="/favicon") == 0
+    assert "/logo" in routes
+    assert not {"/project/translations", "/favicon"} & routes
 
 
 def test_token() -> None:
