@@ -24,8 +24,15 @@ from typing import Any
 from weakref import WeakSet
 
 from opentelemetry import context as otel_context
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
-from opentelemetry.trace import Span, TracerProvider, get_current_span
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    Span,
+    Tracer,
+    TracerProvider,
+    get_current_span,
+)
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
@@ -139,6 +146,7 @@ class _Instrumented:
     ) -> None:
         # So it is called in every middleware: FastAPI looks for the instrumentation along it.
         self.app = _copy_of(middleware, stack)
+        self.app.tracer = _GuardedTracer(middleware.tracer, guard)
         self.guard = guard
         self.exception_messages = exception_messages
         self.requests: dict[int, _Request] = {}
@@ -219,6 +227,27 @@ class _Instrumented:
                 if isinstance(other, kind) and other.matches(scope)[0].name == "FULL":
                     return name.partition(" ")[0] if scope["type"] == "http" else "websocket", {}
         return name, attributes
+
+
+class _GuardedTracer(Tracer):
+    """The tracer of the instrumentation, which measures a request even if its span cannot start.
+
+    What a span processor raises at the end of a span needs no such care: the span ends last.
+    """
+
+    def __init__(self, tracer: Tracer, guard: Guard) -> None:
+        self._tracer = tracer
+        self._guard = guard
+
+    def start_span(
+        self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
+    ) -> Span:
+        with self._guard:
+            return self._tracer.start_span(name, context, *args, **kwargs)
+        return NonRecordingSpan(get_current_span(context).get_span_context())
+
+    def start_as_current_span(self, *args: Any, **kwargs: Any) -> Any:
+        return self._tracer.start_as_current_span(*args, **kwargs)
 
 
 class _Request:

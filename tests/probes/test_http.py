@@ -490,6 +490,21 @@ def test_a_sampler_that_raises_is_not_the_answer() -> None:
     assert (answer[0]["status"], raised, len(world.calls)) == (200, None, 1)
 
 
+@pytest.mark.parametrize("breaks", [broken_start, broken_end, None])
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_a_request_is_measured_even_if_its_span_fails(
+    breaks: Break | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(sampler=ALWAYS_ON if breaks else Broken())
+    if breaks is not None:
+        breaks(world, monkeypatch)
+    world.ask("/user/a")
+    assert world.guard.errors > 0
+    (measured,) = world.points("http.server.request.duration")
+    assert measured["http.route"] == "/user/{name}"
+    assert measured["http.response.status_code"] == 200
+
+
 @pytest.mark.usefixtures("expected_internal_errors")
 def test_a_request_that_cannot_be_told_leaves_the_next_one_alone() -> None:
     world = World()
