@@ -247,8 +247,8 @@ async def test_urls_that_the_environment_excludes_are_not_measured(variable: str
     with Receiver() as backend:
         with ChainlitServer({"app.py": ENABLE + CALLBACKS}, env=env | backend.env) as server:
             for path in ("/project/translations", "/favicon", "/logo"):
-                httpx.get(f"{server.url}{path}").raise_for_status()
-            scrape = server.scrape()
+                (await asyncio.to_thread(httpx.get, f"{server.url}{path}")).raise_for_status()
+            scrape = await asyncio.to_thread(server.scrape)
         routes = {span.attributes.get("http.route") for span in backend.spans}
 
     measured = "http_server_request_duration_seconds_count"
