@@ -5,13 +5,17 @@ Usage: python -m tools.docs [--check]
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from chainlit_otel import catalog, settings
+import yaml
+
+from chainlit_otel import catalog, rules, settings
 from chainlit_otel.cli import metrics
+from chainlit_otel.grafana import files
 from tests.support.browser_table import browser_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,14 +42,78 @@ def settings_table() -> str:
     return "\n".join(rows)
 
 
+# Prometheus alone knows these, of what it scrapes.
+_SCRAPED = re.compile(r"\b(up|process_\w+)\b")
+# What becomes of the alerts that ask for one of them, where there is none.
+_WITHOUT_SCRAPE = {
+    ("SessionSpike", "new_visitors"): "fires over a restart, too",
+    ("SessionSpike", "reconnect_storm"): "fires over a restart, too",
+    ("SessionSpike", "rollout"): "never fires",
+    ("StickinessLost", ""): "fires over a restart, too",
+    ("InstanceDown", ""): "never fires",
+}
+
+
+def alerts_table() -> str:
+    """Return the alerts as a Markdown table, with what holds where nothing is scraped."""
+    groups = yaml.safe_load(rules.render())["groups"]
+    recorded = {
+        rule["record"]: rule["expr"]
+        for group in groups
+        for rule in group["rules"]
+        if "record" in rule
+    }
+    rows = ["| alert | severity | after | says | by OTLP |", "|---|---|---|---|---|"]
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        labels = rule["labels"]
+        variant = "".join(value for key, value in labels.items() if key != "severity")
+        name = rule["alert"].removeprefix("Chainlit")
+        key = (name, variant)
+        if asks_for_scraped(rule["expr"], recorded) != (key in _WITHOUT_SCRAPE):
+            raise SystemExit(f"{key}: say in tools/docs.py what becomes of it by OTLP")
+        suffix = f" ({variant})" if variant else ""
+        summary = re.sub(r"\{\{ \$labels\.(\w+) \}\}", r"*\1*", rule["annotations"]["summary"])
+        link = f"[{name}](runbook.md#{rule['alert'].lower()}){suffix}"
+        row = (
+            link,
+            labels["severity"],
+            rule.get("for", "at once"),
+            summary,
+            _WITHOUT_SCRAPE.get(key, "holds"),
+        )
+        rows.append("| " + " | ".join(row) + " |")
+    return "\n".join(rows)
+
+
+def asks_for_scraped(expr: str, recorded: dict[str, str]) -> bool:
+    """Tell whether an expression, or a recorded series in it, asks for what is scraped."""
+    return bool(_SCRAPED.search(expr)) or any(
+        name in expr and asks_for_scraped(formula, recorded) for name, formula in recorded.items()
+    )
+
+
+def scrape_panels() -> str:
+    """Return the panels that are empty where nothing is scraped, as a Markdown list."""
+    rows = []
+    for text in files().values():
+        dashboard = json.loads(text)
+        for panel in dashboard["panels"]:
+            queries = [target["expr"] for target in panel.get("targets", [])]
+            if any(map(_SCRAPED.search, queries)):
+                rows.append(f"- {panel['title']}")
+    return "\n".join(dict.fromkeys(rows))
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
+    "docs/alerts.md": {"alerts": alerts_table},
+    "docs/deployment.md": {"scrape-panels": scrape_panels},
+    "docs/metrics.md": {
         "metrics": metrics.markdown,
         "labels": labels_table,
-        "settings": settings_table,
-        "browser": browser_table,
+        "series": metrics.series,
     },
-    "docs/metrics.md": {"series": metrics.series},
+    "docs/sessions.md": {"browser": browser_table},
+    "docs/settings.md": {"settings": settings_table},
 }
 
 

@@ -1,4 +1,4 @@
-"""Chainlit's own page in a real browser: each row of the table of the README, to the unit."""
+"""Chainlit's own page in a real browser: each row of the table in docs/sessions.md, to the unit."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What a user does in a browser and what the books say of it, as data.
+"""What a user does in a browser and what the ledger says of it, as data.
 
-These figures are what the browser tests assert, to the unit, and what the table of the README
-is rendered from.
+These figures are what the browser tests assert, to the unit, and what the table in
+docs/sessions.md is rendered from.
 """
 
 from __future__ import annotations
@@ -179,7 +179,7 @@ SCENARIOS = (
 
 def browser_table() -> str:
     """Return the scenarios as a Markdown table."""
-    rows = ["| What the user does | What the books say |", "|---|---|"]
+    rows = ["| What the user does | What the ledger says |", "|---|---|"]
     rows += [f"| {scenario.user} | {_books(scenario)} |" for scenario in SCENARIOS]
     return "\n".join(rows)
 
