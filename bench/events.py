@@ -20,15 +20,15 @@ from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
-from chainlit_otel.histograms import Histograms
 from chainlit_otel.patching import Patches
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
-from chainlit_otel.server.exposition import ScrapeReader
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Tracing
 
 REPEATS = 9
 _EXPORTED = 200  # four of each turn in a slice of the other table

@@ -25,7 +25,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.server import ChainlitServer
 
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from typing import NamedTuple
 import httpx
 
 from bench.sink import Sink
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.scrape import Scrape
 from tests.support.server import ChainlitServer
 

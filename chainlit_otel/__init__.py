@@ -11,8 +11,8 @@ from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
+    from chainlit_otel.resources.registry import watch_cache, watch_pool
     from chainlit_otel.runtime import access_denied, disable, enable
-    from chainlit_otel.watching import watch_cache, watch_pool
 
 __all__ = [
     "Settings",
@@ -35,9 +35,9 @@ def __getattr__(name: str) -> Any:
             return _off
         return getattr(runtime, name)
     if name in ("watch_cache", "watch_pool"):
-        from chainlit_otel import watching
+        from chainlit_otel.resources import registry
 
-        return getattr(watching, name)
+        return getattr(registry, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -16,37 +16,38 @@ import wrapt
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
 
-from chainlit_otel import catalog, patching, watching
+from chainlit_otel import catalog, patching
 from chainlit_otel.announcement import announce, sent, served
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import Session, SessionLedger
 from chainlit_otel.core.turns import Turn, TurnLedger
-from chainlit_otel.forks import renew_locks
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing, Unavailable
+from chainlit_otel.pipeline.forks import renew_locks
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.providers import Pipeline, build_pipeline, losses
+from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import access as access_probe
 from chainlit_otel.probes import bots as bots_probe
-from chainlit_otel.probes import caches as caches_probe
 from chainlit_otel.probes import callbacks as callbacks_probe
-from chainlit_otel.probes import data_layer as data_layer_probe
 from chainlit_otel.probes import event_loop as event_loop_probe
-from chainlit_otel.probes import feedback as feedback_probe
 from chainlit_otel.probes import files as files_probe
 from chainlit_otel.probes import http as http_probe
 from chainlit_otel.probes import lifecycle, processes
 from chainlit_otel.probes import mcp as mcp_probe
 from chainlit_otel.probes import messages as messages_probe
-from chainlit_otel.probes import pools as pools_probe
 from chainlit_otel.probes import sessions as sessions_probe
 from chainlit_otel.probes import sockets as sockets_probe
 from chainlit_otel.probes import steps as steps_probe
-from chainlit_otel.providers import Pipeline, build_pipeline, losses
+from chainlit_otel.probes.data_layer import feedback as feedback_probe
+from chainlit_otel.probes.data_layer import operations as data_layer_probe
+from chainlit_otel.resources import caches as caches_probe
+from chainlit_otel.resources import pools as pools_probe
+from chainlit_otel.resources import registry
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
 from chainlit_otel.settings import Settings
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import Tracing
 from chainlit_otel.version import __version__
 
 # The last module that Chainlit's server imports: once it is there, every seam is.
@@ -160,7 +161,7 @@ def _forked() -> None:
     _lock = RLock()
     runtime, _active, _dormant = _active, None, None
     if runtime is not None:
-        renew_locks([runtime, watching.pools, watching.caches, losses])
+        renew_locks([runtime, registry.pools, registry.caches, losses])
         _inherited = runtime
         runtime.fall_silent(_observe_child)
 
@@ -180,8 +181,8 @@ def _observe_child() -> None:
         with guard:
             parents.abandon()
         with guard:
-            watching.pools.renew()
-            watching.caches.renew(guard)
+            registry.pools.renew()
+            registry.caches.renew(guard)
         with guard:
             meters, tracers = parents.pipeline.given()
             pipeline = build_pipeline(parents.settings, meters, tracers)
@@ -241,7 +242,7 @@ class Runtime:
         )
         self._mcp = mcp_probe.Connections()
         self._data_layers = data_layer_probe.DataLayers(
-            guards["data_layer"], telemetry, tracing, sockets, watching.pools.found
+            guards["data_layer"], telemetry, tracing, sockets, registry.pools.found
         )
         self._feedback = feedback_probe.Feedback()
         self._patches: list[Patches] = []
@@ -284,8 +285,8 @@ class Runtime:
         with self._guards["server"]:
             self._observe_ourselves()
         for name, observe in (
-            ("pools", partial(pools_probe.observe, pools=watching.pools)),
-            ("caches", partial(caches_probe.observe, caches=watching.caches)),
+            ("pools", partial(pools_probe.observe, pools=registry.pools)),
+            ("caches", partial(caches_probe.observe, caches=registry.caches)),
         ):
             with self._guards[name]:
                 observe(self._telemetry, self._guards[name])
@@ -573,8 +574,8 @@ class Runtime:
             catalog.ACTION_NAME: self._callbacks.action,
             catalog.STEP_TYPE: self._steps.type,
             catalog.STEP_NAME: self._steps.name,
-            catalog.CACHE_NAME: watching.caches.names,
-            catalog.POOL_NAME: watching.pools.names,
+            catalog.CACHE_NAME: registry.caches.names,
+            catalog.POOL_NAME: registry.pools.names,
             catalog.OPERATION: self._data_layers.operation,
             catalog.DATA_LAYER_NAME: self._data_layers.names,
             catalog.ACCESS_METHOD: self._access.method,

@@ -102,41 +102,14 @@ USES: dict[str, tuple[str, ...]] = {
     "announcement": ("guard",),
     "patching": (),
     "privacy": (),
-    "native": ("privacy",),
     "core": ("core",),
-    "histograms": ("catalog",),
-    "telemetry": ("catalog", "guard", "histograms", "version"),
-    "tracing": ("catalog", "guard"),
-    "server": ("server", "catalog", "guard", "histograms", "version"),
-    "forks": (),
-    "backend": ("catalog",),
-    "losses": ("backend", "catalog", "guard"),
-    "exporters": ("backend", "forks", "losses", "settings"),
-    "providers": (
-        "catalog",
-        "exporters",
-        "forks",
-        "guard",
-        "histograms",
-        "losses",
-        "native",
-        "privacy",
-        "server",
-        "settings",
-        "telemetry",
-        "version",
-    ),
+    "pipeline": ("catalog", "guard", "pipeline", "privacy", "settings", "version"),
     "probes": (
-        "catalog",
-        "core",
-        "guard",
-        "patching",
-        "privacy",
-        "probes",
-        "telemetry",
-        "tracing",
-        "version",
+        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "version"),
     ),
+    "resources": ("catalog", "core", "guard", "pipeline", "resources"),
+    "server": ("catalog", "guard", "pipeline", "server", "version"),
+    "testing": ("testing",),
     "promql": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording"),
     "rules": ("catalog", "promql", "rules", "version"),
@@ -168,7 +141,9 @@ def test_the_domain_and_the_data_need_the_standard_library_only(part: str) -> No
 
 def test_chainlit_is_named_by_the_probes_and_the_commands_that_run_it_alone() -> None:
     named = [i for i in IMPORTS if i.of("chainlit")]
-    assert [str(i) for i in named if not within(i.by, *ours("probes", "cli"))] == []
+    assert [
+        str(i) for i in named if not within(i.by, *ours("probes", "diagnostics", "cli.demo_app"))
+    ] == []
 
 
 def test_chainlit_is_never_imported_at_the_top_of_a_module_but_of_an_app() -> None:
@@ -178,48 +153,26 @@ def test_chainlit_is_never_imported_at_the_top_of_a_module_but_of_an_app() -> No
 
 
 def test_a_command_imports_chainlit_in_a_process_of_its_own_alone() -> None:
-    processes = ours("cli.demo_app", "cli.examination")
-    named = [i for i in IMPORTS if i.of("chainlit") and within(i.by, *ours("cli"))]
-    assert {i.by for i in named} == set(processes)
-    assert [str(i) for i in IMPORTS if i.of(*processes)] == []
+    assert [str(i) for i in IMPORTS if i.of(*ours("cli.demo_app", "diagnostics"))] == []
 
 
 def test_nobody_but_the_runtime_imports_the_probes() -> None:
     wrong = [
         str(i)
         for i in IMPORTS
-        if i.of(*ours("probes")) and not within(i.by, *ours("probes", "runtime", "watching"))
+        if i.of(*ours("probes")) and not within(i.by, *ours("probes", "runtime"))
     ]
     assert wrong == []
 
 
 def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
-    doors = {"chainlit_otel", *ours("instrumentor")}
-    wrong = [
-        str(i)
-        for i in IMPORTS
-        if i.of(*ours("runtime")) and i.by not in doors and not within(i.by, *ours("cli"))
-    ]
+    doors = {"chainlit_otel", *ours("diagnostics", "instrumentor")}
+    wrong = [str(i) for i in IMPORTS if i.of(*ours("runtime")) and i.by not in doors]
     assert wrong == []
 
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
-    emitters = ours(
-        "forks",
-        "backend",
-        "losses",
-        "exporters",
-        "histograms",
-        "native",
-        "telemetry",
-        "tracing",
-        "providers",
-        "runtime",
-        "server",
-        "probes",
-        "instrumentor",
-        "cli",
-    )
+    emitters = ours("pipeline", "runtime", "server", "probes", "instrumentor", "diagnostics", "cli")
     wrong = [str(i) for i in IMPORTS if i.of("opentelemetry") and not within(i.by, *emitters)]
     assert wrong == []
 

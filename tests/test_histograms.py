@@ -4,7 +4,7 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from chainlit_otel import catalog
-from chainlit_otel.histograms import Histograms
+from chainlit_otel.pipeline.histograms import Histograms
 
 
 def span(flags: int) -> SpanContext:

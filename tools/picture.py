@@ -16,8 +16,8 @@ from typing import Any
 
 from chainlit_otel.catalog import DASHBOARD_SESSIONS
 from chainlit_otel.cli import demo_server
-from chainlit_otel.cli.crowd import Crowd, Plan
 from chainlit_otel.rules import render
+from chainlit_otel.testing.load import Crowd, Plan
 from tests.support.browser import chromium
 from tests.support.grafana import DASHBOARDS, Grafana
 from tests.support.prometheus import Prometheus

@@ -15,9 +15,9 @@ from typing import Any
 
 import click
 
-from chainlit_otel.cli.crowd import Crowd, Plan, Tally
 from chainlit_otel.cli.demo_server import DemoServer, ServerEnded
 from chainlit_otel.cli.headline import Headline, show
+from chainlit_otel.testing.load import Crowd, Plan, Tally
 
 _LENGTH = 15.0  # mean seconds of a visit
 _CLOSES = 0.3  # most say goodbye: the session of a closed tab ends only later

@@ -17,7 +17,7 @@ from pathlib import Path
 import aiohttp
 
 from chainlit_otel.cli.headline import Reading, read
-from chainlit_otel.cli.visitors import Unreachable, check
+from chainlit_otel.testing.client import Unreachable, check
 
 GRACE = 10  # `session_timeout`: short, so that sessions of closed tabs end while one watches
 

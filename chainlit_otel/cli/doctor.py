@@ -31,7 +31,7 @@ _PATIENCE = 120.0  # seconds that importing Chainlit and the app may take
 _CODE = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from chainlit_otel.cli.examination import main
+from chainlit_otel.diagnostics import main
 main(*sys.argv[2:])
 """
 

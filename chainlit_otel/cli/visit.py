@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 import click
 
-from chainlit_otel.cli.crowd import Crowd, Plan, Tally
 from chainlit_otel.cli.headline import show
-from chainlit_otel.cli.visitors import Refused, Unreachable, check, check_sign_in
+from chainlit_otel.testing.client import Refused, Unreachable, check, check_sign_in
+from chainlit_otel.testing.load import Crowd, Plan, Tally
 
 _TRANSPORTS: dict[str, list[str] | None] = {
     "browser": None,

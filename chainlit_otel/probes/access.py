@@ -43,10 +43,10 @@ from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.probes import layers
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import printable
+from chainlit_otel.probes.data_layer import discovery
 from chainlit_otel.probes.sessions import asking
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import printable
 
 Result = Literal["granted", "denied", "error"]
 
@@ -282,8 +282,8 @@ def install(patches: Patches, guard: Guard, telemetry: Telemetry, access: Access
         functools.partial(_connecting, patches, guard, access),
     )
     looking_up = functools.partial(_looking_up, patches, guard, access)
-    layers.watch(
-        patches, guard, lambda layer: layers.shadow(patches, layer, "get_thread", looking_up)
+    discovery.watch(
+        patches, guard, lambda layer: discovery.shadow(patches, layer, "get_thread", looking_up)
     )
     telemetry.observe(catalog.ACCESS_ATTEMPTS, access.attempts, guard)
     telemetry.observe(catalog.ACCESS_DENIALS, access.denials, guard)

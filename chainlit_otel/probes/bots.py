@@ -20,8 +20,8 @@ import wrapt
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.telemetry import Telemetry
 
 Function = Callable[..., Any]
 Method = Callable[..., Awaitable[Any]]

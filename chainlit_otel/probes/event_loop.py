@@ -29,7 +29,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Source, Stall
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.pipeline.instruments import Telemetry
 
 CallbackOf = Callable[[CodeType], "str | None"]
 """Names the callback that a code object is the function of, if it is one."""

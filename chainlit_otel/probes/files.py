@@ -13,8 +13,8 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.sessions import asking
-from chainlit_otel.telemetry import Telemetry
 
 # The parts of Chainlit that take files from users.
 _FROM_USERS = ("chainlit.server", "chainlit.slack", "chainlit.teams", "chainlit.discord")

@@ -36,11 +36,11 @@ from opentelemetry.trace import (
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import describe_exception, message_of
 from chainlit_otel.privacy import redact_scope
 from chainlit_otel.probes import http_trial
 from chainlit_otel.probes.lifecycle import mounts_of
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import describe_exception, message_of
 
 _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")

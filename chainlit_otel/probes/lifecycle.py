@@ -16,7 +16,7 @@ from typing import Any
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.pipeline.instruments import Telemetry
 
 _MIDDLEWARES = 64
 

@@ -13,7 +13,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.pipeline.instruments import Telemetry
 
 
 class Connections:

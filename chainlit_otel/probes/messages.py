@@ -29,10 +29,10 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import UNHEARD, Frame, Tracing, current_span_context, printable
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, printable
 
 _PROFILES = 32
 # What is shown to a user or played, by its event. A step goes by the events of messages.

@@ -27,9 +27,9 @@ from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import printable
 from chainlit_otel.probes.retained import Retained
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import printable
 
 # What Chainlit and its data layers make up is of this form; a browser may send any text for it.
 _THREAD_ID = re.compile(r"[0-9A-Fa-f-]{1,64}")

@@ -22,10 +22,17 @@ from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import (
+    UNHEARD,
+    Frame,
+    Tracing,
+    current_span_context,
+    outcome_of,
+    within,
+)
 from chainlit_otel.probes import inbound
 from chainlit_otel.probes.sessions import Sessions, current_session
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import UNHEARD, Frame, Tracing, current_span_context, outcome_of, within
 
 Handler = Callable[..., Awaitable[Any]]
 

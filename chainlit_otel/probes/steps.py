@@ -24,10 +24,10 @@ from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import UNHEARD, Frame, Tracing, printable
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.sockets import Sockets
-from chainlit_otel.telemetry import Telemetry
-from chainlit_otel.tracing import UNHEARD, Frame, Tracing, printable
 
 # An app has tens of steps; one that puts what it looks for into their names has any number.
 _NAMES = 64

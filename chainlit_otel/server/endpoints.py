@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
-from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
+from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.server.exposition import OpenTelemetryCollector
 from chainlit_otel.server.rendering import Page, wanted
 from chainlit_otel.server.sharing import SharedPages
 

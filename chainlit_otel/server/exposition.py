@@ -10,23 +10,18 @@ in Prometheus is merged, and what cannot be shown is left out, counted, and said
 from __future__ import annotations
 
 import json
-import logging
 import math
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from threading import Lock
 from typing import Any, NamedTuple
 
 from opentelemetry.sdk.metrics.export import (
     Gauge,
     Histogram,
     HistogramDataPoint,
-    MetricReader,
-    MetricsData,
     NumberDataPoint,
     Sum,
 )
@@ -38,10 +33,9 @@ from prometheus_client.utils import floatToGoString
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.histograms import Histograms, Series
+from chainlit_otel.pipeline.histograms import Series
+from chainlit_otel.pipeline.reader import Dropped, ScrapeReader
 from chainlit_otel.server.rendering import names_of
-
-logger = logging.getLogger("chainlit_otel")
 
 Labels = tuple[tuple[str, str], ...]
 Scope = tuple[str, str]
@@ -51,86 +45,6 @@ _SCOPE_LABELS = ("otel_scope_name", "otel_scope_version")
 
 # Prometheus itself gives these to the samples of histograms and summaries.
 _RESERVED_LABELS = ("le", "quantile")
-
-# An app may make up names without end.
-_MOST_DROPPED = 1000
-
-
-class Dropped:
-    """What of the application's metrics could not be shown: counted, and said once a reason.
-
-    Thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._names: dict[str, set[str]] = {r: set() for r in catalog.DROP_REASON.values}
-
-    def add(self, reason: str, name: str, why: str) -> None:
-        """Note that a metric, or a series of it, is not shown."""
-        with self._lock:
-            names = self._names[reason]
-            first = not names
-            if len(names) < _MOST_DROPPED:
-                names.add(name)
-        if first:
-            # The handlers and filters of the log are the application's, and may raise.
-            with suppress(Exception):
-                logger.warning(
-                    "/metrics leaves out %.200r: %s; others for the same reason are only counted "
-                    "(%s)",
-                    name,
-                    why,
-                    catalog.EXPOSITION_DROPPED.prometheus_name,
-                )
-
-    def counts(self) -> dict[catalog.LabelSet, int]:
-        """Return how many metrics are not shown, or not in full, by reason."""
-        with self._lock:
-            return {(reason,): len(names) for reason, names in self._names.items()}
-
-
-class ScrapeReader(MetricReader):
-    """Hands over what a MeterProvider has, when a scraper asks for it.
-
-    Args:
-        histograms: What keeps the histograms of the catalogue, if the provider does not.
-
-    Attributes:
-        dropped: What was read and could not be shown.
-    """
-
-    def __init__(self, histograms: Histograms | None = None) -> None:
-        super().__init__()
-        self.histograms = histograms
-        self.dropped = Dropped()
-        self._lock = Lock()
-        self._data: MetricsData | None = None
-
-    def renew(self) -> None:
-        """Begin anew, in a forked child that has inherited this."""
-        self._lock = Lock()
-        if self.histograms is not None:
-            self.histograms = Histograms()
-
-    def read(self) -> MetricsData | None:
-        """Collect now and return the metrics; None if there are none."""
-        with self._lock:
-            self._data = None
-            self.collect()
-            return self._data
-
-    def _receive_metrics(
-        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
-    ) -> None:
-        self._data = metrics_data
-
-    def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Do nothing: a scraper comes for the metrics by itself."""
-        return True
-
-    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Do nothing: there is nothing to close."""
 
 
 class OpenTelemetryCollector(Collector):

@@ -16,7 +16,7 @@ import jwt
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Refused, Unreachable, Visitor
+from chainlit_otel.testing.client import Refused, Unreachable, Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver, Span
 from tests.support.provider import OAuthProvider

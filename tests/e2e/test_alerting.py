@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
 from chainlit_otel.rules import Windows, render
+from chainlit_otel.testing.client import Visitor
 from tests.support.prometheus import Alertmanager, Prometheus, Webhook
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until

@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Unreachable, Visitor
+from chainlit_otel.testing.client import Refused, Unreachable, Visitor
 from tests.support.otlp import Receiver
 from tests.support.provider import OAuthProvider
 from tests.support.server import ChainlitServer

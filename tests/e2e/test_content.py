@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.otlp import Receiver
 from tests.support.server import ChainlitServer
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
 from chainlit_otel.probes.event_loop import SAMPLED
+from chainlit_otel.testing.client import Visitor
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.greeting import greeted
 from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer, free_port, python_path

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -212,9 +212,10 @@ async def test_users_are_distinct_and_connected(client: Client) -> None:
 BREAK = """
 import chainlit_otel
 from chainlit_otel.core.users import Users
-from chainlit_otel.probes import feedback, files
+from chainlit_otel.probes import files
+from chainlit_otel.probes.data_layer import feedback
 from chainlit_otel.probes.retained import Retained
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.pipeline.instruments import Telemetry
 
 
 def broken(*args, **kwargs):

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -108,7 +108,7 @@ def break_all(*names, constructors=False):
                     setattr(module, key, broken)
 
 
-TELEMETRY = ("chainlit_otel.telemetry",)
+TELEMETRY = ("chainlit_otel.pipeline.instruments",)
 LEDGERS = ("chainlit_otel.core.sessions", "chainlit_otel.core.connections")
 """
 

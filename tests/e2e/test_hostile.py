@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 

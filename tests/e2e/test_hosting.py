@@ -16,8 +16,8 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import chainlit_otel
-from chainlit_otel.cli.visitors import Visitor
 from chainlit_otel.runtime import OPTIONAL
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer

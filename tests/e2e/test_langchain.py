@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.cli.page import Event
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing.page import Event
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
@@ -29,7 +29,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
-from chainlit_otel.tracing import Frame
+from chainlit_otel.pipeline.spans import Frame
 
 
 @tool

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.model import Model
 from tests.support.otlp import Receiver, Span, hashed
 from tests.support.scrape import wait_until

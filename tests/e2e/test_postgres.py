@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, free_port

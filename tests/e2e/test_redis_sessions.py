@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.redis import Redis
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer

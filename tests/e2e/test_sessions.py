@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Happening, Receiver, hashed
 from tests.support.server import ChainlitServer
 

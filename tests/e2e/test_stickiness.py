@@ -16,7 +16,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support import LAYER
 from tests.support.proxy import RoundRobin
 from tests.support.scrape import Scrape

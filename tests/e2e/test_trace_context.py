@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver, Span
 from tests.support.server import ChainlitServer
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.conftest import CompareGolden
 from tests.support.otlp import Receiver, Span, hashed, tree
 from tests.support.server import ChainlitServer

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from chainlit_otel.cli.page import Event
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing.page import Event
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
 

@@ -17,8 +17,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chainlit_otel.cli import main
-from chainlit_otel.cli.crowd import Crowd, Plan
-from chainlit_otel.cli.visitors import ConnectionLost, NoAnswer, Visitor
+from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Visitor
+from chainlit_otel.testing.load import Crowd, Plan
 from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer, free_port, python_path
 from tests.support.sign_in import sign_in

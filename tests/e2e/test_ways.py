@@ -11,7 +11,7 @@ from functools import partial
 import httpx
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer

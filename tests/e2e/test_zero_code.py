@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer

@@ -21,10 +21,10 @@ from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat
 from chainlit_otel.guard import Guard
-from chainlit_otel.histograms import Histograms
 from chainlit_otel.patching import Patches
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.event_loop import Pulse
-from chainlit_otel.telemetry import Telemetry
 from tests.core.clocks import Clock
 from tests.support.scrape import wait_until
 
@@ -145,7 +145,7 @@ import asyncio, json, threading, time
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes.event_loop import Pulse
-from chainlit_otel.telemetry import Telemetry
+from chainlit_otel.pipeline.instruments import Telemetry
 
 import chainlit.config
 

@@ -15,10 +15,10 @@ from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
+from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes.messages import Messages, _emitting, _InTurn, current_turn
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
-from chainlit_otel.tracing import Tracing
 from tests.conftest import InternalErrors
 
 

@@ -11,9 +11,9 @@ from chainlit_otel import catalog
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import sockets as probe
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.tracing import Tracing
 
 
 def ignore(*_: Any) -> None:

@@ -36,7 +36,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from prometheus_client.registry import Collector
 
 from chainlit_otel import catalog
-from chainlit_otel.server.exposition import Dropped, OpenTelemetryCollector
+from chainlit_otel.pipeline.reader import Dropped
+from chainlit_otel.server.exposition import OpenTelemetryCollector
 from chainlit_otel.server.rendering import Wanted, names_of, render
 from tests.conftest import InternalErrors
 from tests.server.test_exposition import (

@@ -23,10 +23,11 @@ from prometheus_client.utils import floatToGoString
 from chainlit_otel import catalog
 from chainlit_otel.catalog import METRICS, LabelSet, Metric
 from chainlit_otel.guard import Guard
-from chainlit_otel.histograms import Histograms
-from chainlit_otel.server.exposition import OpenTelemetryCollector, ScrapeReader
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.server.exposition import OpenTelemetryCollector
 from chainlit_otel.server.rendering import Wanted, render
-from chainlit_otel.telemetry import Telemetry
 from tests.conftest import CompareGolden
 from tests.support.labels import some_labels
 

@@ -17,8 +17,8 @@ from prometheus_client.registry import Collector
 from starlette.requests import Request
 
 from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
-from chainlit_otel.server.exposition import ScrapeReader
 from chainlit_otel.server.rendering import OPENMETRICS, TEXT, Wanted, render, wanted
 
 PROMETHEUS_2 = (

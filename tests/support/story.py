@@ -17,7 +17,7 @@ from typing import Any
 
 import httpx
 
-from chainlit_otel.cli.visitors import Refused, Visitor
+from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
 from tests.support.prometheus import Prometheus

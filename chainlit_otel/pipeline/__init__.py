@@ -1,0 +1,1 @@
+"""From the catalogue to OpenTelemetry: providers, instruments, spans. Knows no Chainlit."""

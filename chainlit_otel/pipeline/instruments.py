@@ -1,0 +1,234 @@
+"""From the catalogue to OpenTelemetry instruments. Knows nothing of Chainlit."""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from time import time_ns
+from typing import Any
+from weakref import ReferenceType, ref
+
+from opentelemetry._logs import Logger, SeverityNumber, get_logger
+from opentelemetry.context import Context, get_current
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    NonRecordingSpan,
+    SpanContext,
+    get_current_span,
+    set_span_in_context,
+)
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import LabelSet, Metric
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.version import __version__
+
+Reading = Callable[[], Mapping[LabelSet, float]]
+"""Gives the numbers of one metric now, by label values; what is not in it is zero."""
+
+# The SDK has bucket advice since 1.30; for older ones our own provider has views.
+BUCKET_ADVICE = (
+    "explicit_bucket_boundaries_advisory" in inspect.signature(Meter.create_histogram).parameters
+)
+
+
+# Before 1.37 an event was an API of its own.
+_EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
+
+
+# A reading takes what waits; without any, this many records are taken at once.
+_MOST_WAITING = 512
+
+_Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
+
+
+class Telemetry:
+    """Records the metrics of the catalogue, with every provider given, and logs its events.
+
+    Counters and gauges are read from plain numbers when somebody collects; only histograms
+    record on the way. Events go to the logger provider of the application, if it has one.
+
+    Args:
+        providers: Where the instruments are made.
+        guard: Holds what goes wrong in a reading.
+        histograms: Keep the histograms in place of the last provider, if they are kept here.
+    """
+
+    def __init__(
+        self,
+        providers: Iterable[MeterProvider],
+        guard: Guard,
+        histograms: Histograms | None = None,
+    ) -> None:
+        self._instruments = [_instruments_of(provider) for provider in providers]
+        self._histograms = histograms
+        self._recording = self._instruments if histograms is None else self._instruments[:-1]
+        self._guard = guard
+        self._expected: dict[Metric, tuple[LabelSet, ...]] = {}
+        self._waiting: deque[_Record] = deque()
+        # Without anything to observe, a reading does not come by here.
+        self._most_waiting = 1
+        self._recorders = lru_cache(maxsize=1024)(self._make_recorders)
+
+    def observe(self, metric: Metric, reading: Reading, guard: Guard | None = None) -> None:
+        """Have `reading` asked for the numbers of a counter or a gauge.
+
+        Args:
+            metric: The counter or gauge.
+            reading: Gives its numbers.
+            guard: Holds what goes wrong in the reading; by default our own.
+        """
+        guard = guard or self._guard
+        self._most_waiting = _MOST_WAITING
+        # Seconds are floats and counts are whole, at zero too: one stream has one type.
+        zero = 0.0 if metric.unit == "s" else 0
+
+        def observations() -> list[Observation]:
+            with self._guard:
+                self.settle()
+            with guard:
+                numbers = {**dict.fromkeys(self.label_sets(metric), zero), **reading()}
+                return [Observation(n, metric.labels(labels)) for labels, n in numbers.items()]
+            return []
+
+        for instruments in self._instruments:
+            instruments.observe(metric, observations)
+
+    def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
+        """Have label sets exist at zero from now on, since this app can have what they count."""
+        known = self.label_sets(metric)
+        if more := [labels for labels in label_sets if labels not in known]:
+            self._expected[metric] = (*known, *more)
+
+    def label_sets(self, metric: Metric) -> tuple[LabelSet, ...]:
+        """Return the label sets that exist at zero."""
+        return self._expected.get(metric, metric.label_sets)
+
+    def record(self, metric: Metric, value: float, *values: str) -> None:
+        """Record one value in a histogram.
+
+        Args:
+            metric: The histogram.
+            value: The value, in the metric's unit.
+            values: The label values, in the order of the metric's attributes.
+        """
+        context = get_current()
+        # Of the span no more than its name tag, or whatever is in the context would be kept, too.
+        span = get_current_span(context).get_span_context() if context else None
+        # A record costs three times as much in the middle of a turn as among its like. So they wait
+        # for the next reading.
+        self._waiting.append((metric, value, values, span, time_ns()))
+        # But the SDK gives an exemplar the time at which it is told.
+        exemplar = self._recording and span is not None and span.trace_flags.sampled
+        if exemplar or len(self._waiting) >= self._most_waiting:
+            self.settle()
+
+    def settle(self) -> None:
+        """Hand what was recorded to the histograms."""
+        while self._waiting:
+            try:
+                metric, value, values, span, at = self._waiting.popleft()
+            except IndexError:
+                # Another reader took the last one.
+                return
+            with self._guard:
+                if self._histograms is not None:
+                    self._histograms.record(metric, value, values, span, at)
+                context = _within(span) if self._recording else None
+                for record, attributes in self._recorders(metric, values):
+                    record(value, attributes, context)
+
+    def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
+        attributes = metric.labels(values)
+        return [(i.histogram(metric).record, attributes) for i in self._recording]
+
+    def session_started(self, session_id: str) -> None:
+        """Log the start of a session, given what stands for its id."""
+        self._log(catalog.EVENT_SESSION_START, {catalog.SESSION_ID: session_id})
+
+    def session_ended(self, session_id: str, reason: str) -> None:
+        """Log the end of a session."""
+        attributes = {catalog.SESSION_ID: session_id, catalog.END_REASON.key: reason}
+        self._log(catalog.EVENT_SESSION_END, attributes)
+
+    def _log(self, event: str, attributes: Mapping[str, str]) -> None:
+        if _EVENTS:
+            logger = get_logger(catalog.SCOPE, __version__)
+            logger.emit(
+                timestamp=time_ns(),
+                severity_number=SeverityNumber.INFO,
+                event_name=event,
+                attributes=attributes,
+            )
+
+    def close(self) -> None:
+        """Stop observing. An instrument cannot be taken back, so it falls silent."""
+        self.settle()
+        self.silence()
+
+    def silence(self) -> None:
+        """Observe nothing from now on, and leave what was recorded where it is."""
+        for instruments in self._instruments:
+            instruments.silence()
+
+
+def _within(span: SpanContext | None) -> Context:
+    """Return a context in which a span is current, or none is, whatever is current here."""
+    # Not an empty one: the SDK takes that for none given, and asks for the current one.
+    return set_span_in_context(NonRecordingSpan(span or INVALID_SPAN_CONTEXT), Context())
+
+
+class _Instruments:
+    """The instruments made with one provider, kept so that none is ever made twice."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._histograms: dict[str, Any] = {}
+        self._observed: dict[str, Callable[[], list[Observation]]] = {}
+        self._made: set[str] = set()
+
+    def histogram(self, metric: Metric) -> Any:
+        if metric.name not in self._histograms:
+            advice = {"explicit_bucket_boundaries_advisory": metric.bounds} if BUCKET_ADVICE else {}
+            self._histograms[metric.name] = self._meter.create_histogram(
+                metric.name, metric.unit, metric.description, **advice
+            )
+        return self._histograms[metric.name]
+
+    def observe(self, metric: Metric, observations: Callable[[], list[Observation]]) -> None:
+        self._observed[metric.name] = observations
+        if metric.name in self._made:
+            return
+        self._made.add(metric.name)
+
+        def callback(_: CallbackOptions) -> list[Observation]:
+            observed = self._observed.get(metric.name)
+            return observed() if observed else []
+
+        create = {
+            "counter": self._meter.create_observable_counter,
+            "updowncounter": self._meter.create_observable_up_down_counter,
+            "gauge": self._meter.create_observable_gauge,
+        }[metric.kind]
+        create(metric.name, [callback], metric.unit, metric.description)
+
+    def silence(self) -> None:
+        self._observed.clear()
+
+
+_known: list[tuple[ReferenceType[MeterProvider], _Instruments]] = []
+
+
+def _instruments_of(provider: MeterProvider) -> _Instruments:
+    # By identity, since a provider need not be hashable: that of logfire is not.
+    _known[:] = [known for known in _known if known[0]() is not None]
+    for reference, instruments in _known:
+        if reference() is provider:
+            return instruments
+    instruments = _Instruments(provider.get_meter(catalog.SCOPE, __version__))
+    _known.append((ref(provider), instruments))
+    return instruments

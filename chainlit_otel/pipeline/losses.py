@@ -1,0 +1,386 @@
+"""What the exporters of ours lose: counted by signal and reason, and said once a minute at most."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from functools import partial
+from threading import Lock, local
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import LabelSet
+from chainlit_otel.guard import log
+
+if TYPE_CHECKING:
+    from chainlit_otel.pipeline.backend import Session
+
+Make = Callable[[], "tuple[Any, Session | None]"]
+"""Makes an exporter, and the session that it sends by, if it is one of ours."""
+
+_SILENCE = 60.0  # seconds from line to line
+_ITEMS = {"spans": "spans", "metrics": "metric data points", "logs": "log records"}
+
+
+class Losses:
+    """Counts what was lost. Thread-safe.
+
+    Args:
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._lock = Lock()
+        self._counts: Counter[LabelSet] = Counter()
+        self._untold: Counter[LabelSet] = Counter()
+        self._told: float | None = None
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child that has inherited this."""
+        self._lock = Lock()
+        self._counts = Counter(dict.fromkeys(self._counts, 0))
+        self._untold.clear()
+        self._told = None
+
+    def watch(self, signal: str) -> None:
+        """Show a signal's losses from now on, at zero until there are any."""
+        with self._lock:
+            for reason in catalog.LOSS.values:
+                self._counts[signal, reason] += 0
+
+    def add(self, signal: str, reason: str, items: int, detail: str) -> None:
+        """Count what was lost, and say so unless something was said within the last minute.
+
+        Args:
+            signal: `spans`, `metrics` or `logs`.
+            reason: Why, as the catalogue has it.
+            items: How many.
+            detail: What to say of it.
+        """
+        with self._lock:
+            self._counts[signal, reason] += items
+            self._untold[signal, reason] += items
+            now = self._clock()
+            if self._told is not None and now - self._told < _SILENCE:
+                return
+            self._told = now
+            lost, self._untold = self._untold, Counter()
+        told = ", ".join(f"{n:,} {_ITEMS[s]} ({r})" for (s, r), n in sorted(lost.items()))
+        log(
+            logging.WARNING,
+            "telemetry is lost: %s; %s. The application is not affected. "
+            "chainlit_otel_export_dropped_total counts on; this is said once a minute at most",
+            told,
+            detail,
+        )
+
+    def read(self) -> dict[LabelSet, float]:
+        """Return what was lost so far, by signal and reason."""
+        with self._lock:
+            return dict(self._counts)
+
+
+class _Held(local):
+    """What an exporter logs in this thread, while we do the talking."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.last: logging.LogRecord | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self.depth:
+            self.last = record
+        return not self.depth
+
+
+_held = _Held()
+
+
+@contextmanager
+def _holding() -> Iterator[_Held]:
+    _held.depth += 1
+    _held.last = None
+    try:
+        yield _held
+    finally:
+        _held.depth -= 1
+
+
+def _hold_back(*names: str) -> None:
+    """Have what these loggers say held back, but only where an exporter of ours makes them say it.
+
+    They belong to everybody, so their levels and handlers are none of our business.
+    """
+    for name in names:
+        logging.getLogger(name).addFilter(_held.filter)
+
+
+class _Delivery:
+    """Hands over to an exporter and counts what it loses.
+
+    A forked child sends nothing by what it has inherited: not until it is renewed.
+
+    Args:
+        signal: `spans`, `metrics` or `logs`.
+        make: Makes the exporter.
+        losses: Counts.
+    """
+
+    def __init__(self, signal: str, make: Make, losses: Losses) -> None:
+        self._signal = signal
+        self._make = make
+        self._losses = losses
+        self.renew()
+        losses.watch(signal)
+        modules = {kind.__module__ for kind in type(self.exporter).__mro__}
+        _hold_back("urllib3.connectionpool", *(name for name in modules if ".exporter." in name))
+
+    def renew(self) -> None:
+        """Belong to this process, with connections of its own."""
+        self.exporter, self._session = self._make()
+        self._pid = os.getpid()
+
+    @property
+    def is_at_home(self) -> bool:
+        """Whether this process is the one that it belongs to."""
+        return self._pid == os.getpid()
+
+    def __call__(self, items: int, export: Callable[[], Any], success: object) -> Any:
+        """Export and return what the exporter returns, None if it raises."""
+        if not self.is_at_home:
+            return success
+        result, words = None, "fails"
+        if self._session is not None:
+            self._session.begin()
+        with _holding() as held:
+            try:
+                result = export()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is a loss and no more
+                words = f"fails ({type(error).__name__})"
+            logged = held.last
+        if result is not success:
+            self.lost(items, *self._why(logged, words))
+        elif self._session is not None and (refused := self._session.refused()):
+            self.lost(min(refused, items), "rejected", "takes a part of it only")
+        return result
+
+    def lost(self, items: int, reason: str, words: str) -> None:
+        """Count a loss."""
+        self._losses.add(self._signal, reason, items, f"{destination(self.exporter)} {words}")
+
+    def _why(self, logged: logging.LogRecord | None, words: str) -> tuple[str, str]:
+        if self._session is not None and self._session.reason is not None:
+            return self._session.reason, self._session.detail
+        # By gRPC, what went wrong is known to the log alone.
+        for told in (logged.args or ()) if logged is not None else ():
+            if type(told).__name__ == "StatusCode":
+                code = str(told).removeprefix("StatusCode.")
+                return _OF_GRPC.get(code, "rejected"), f"answers {code}"
+        return catalog.OTHER, words
+
+
+_OF_GRPC = {"UNAVAILABLE": "unreachable", "DEADLINE_EXCEEDED": "timeout"}
+
+
+def destination(exporter: object) -> str:
+    """Return where an exporter sends to, in words that may be shown to anybody."""
+    endpoint = getattr(exporter, "_endpoint", None)
+    if not isinstance(endpoint, str):
+        return type(exporter).__name__
+    parts = urlsplit(endpoint)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+class QueueBalance:
+    """Finds out how many items a queue has dropped, which it does without notice.
+
+    What was put in is compared with what was taken out and what is still in it, at moments at which
+    nothing is in between: a batch has just been handed over, or is being exported. Thread-safe.
+
+    Args:
+        dropped: Told how many more were dropped.
+    """
+
+    def __init__(self, dropped: Callable[[int], None]) -> None:
+        self.queue: Sized = ()
+        self._on_drop = dropped
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin anew, also in a forked child that has inherited this."""
+        self._lock = Lock()
+        self._put = len(self.queue)
+        self._taken = self._dropped = 0
+        self._exporting = False
+
+    def put(self, full: bool) -> None:
+        """Count an item that is in the queue now.
+
+        Args:
+            full: Whether the queue was full, so that another item had to go.
+        """
+        with self._lock:
+            self._put += 1
+            more = self._missing() if full and self._exporting else 0
+        self._tell(more)
+
+    @contextmanager
+    def taken(self, items: int) -> Iterator[None]:
+        """Count a batch that came out of the queue, and is exported in the meantime."""
+        with self._lock:
+            self._taken += items
+            self._exporting = True
+            more = self._missing()
+        self._tell(more)
+        try:
+            yield
+        finally:
+            with self._lock:
+                more = self._missing()
+                self._exporting = False
+            self._tell(more)
+
+    def _missing(self) -> int:
+        # What other threads are about to put in is not counted yet, so it is never too many.
+        more = max(0, self._put - self._taken - len(self.queue) - self._dropped)
+        self._dropped += more
+        return more
+
+    def _tell(self, more: int) -> None:
+        if more:
+            self._on_drop(more)
+
+
+class SpanDelivery(SpanExporter):
+    """Exports spans by another exporter and counts what that loses.
+
+    Args:
+        make: Makes the other exporter.
+        losses: Counts.
+    """
+
+    def __init__(self, make: Make, losses: Losses) -> None:
+        self._deliver = _Delivery("spans", make, losses)
+        self.balance = QueueBalance(
+            partial(self._deliver.lost, reason="queue_full", words="is too slow, the queue is full")
+        )
+
+    @property
+    def exporter(self) -> Any:
+        """The other exporter."""
+        return self._deliver.exporter
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child that has inherited this."""
+        self._deliver.renew()
+        self.balance.renew()
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Export, and count if it fails."""
+        export = partial(self.exporter.export, spans)
+        with self.balance.taken(len(spans)):
+            result = self._deliver(len(spans), export, SpanExportResult.SUCCESS)
+        return result or SpanExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:
+        """Have the other exporter flush."""
+        return not self._deliver.is_at_home or bool(self.exporter.force_flush(timeout_millis))
+
+    def shutdown(self) -> None:
+        """Have the other exporter shut down."""
+        if self._deliver.is_at_home:
+            self.exporter.shutdown()
+
+
+class BatchProcessor(BatchSpanProcessor):
+    """The SDK's processor; what its queue drops is counted.
+
+    Args:
+        delivery: Where the spans go.
+        kwargs: The limits; by default those of the standard variables.
+
+    Attributes:
+        delivery: Where the spans go.
+    """
+
+    def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
+        super().__init__(delivery, **kwargs)
+        self.delivery = delivery
+        _hold_back(BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal")
+        # Since 1.34 the queue is a part of another object.
+        batches: Any = getattr(self, "_batch_processor", None)
+        owner: Any = self if batches is None else batches
+        self._queue: deque[Any] = owner.queue if batches is None else owner._queue
+        self._balance = delivery.balance
+        self._balance.queue = self._queue
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span, if it is sampled."""
+        if not span.context.trace_flags.sampled:
+            return
+        full = len(self._queue) == self._queue.maxlen
+        if full:
+            with _holding():
+                super().on_end(span)
+        else:
+            super().on_end(span)
+        self._balance.put(full)
+
+
+class MetricDelivery(MetricExporter):
+    """Exports metrics by another exporter and counts the data points that it loses.
+
+    Args:
+        make: Makes the other exporter.
+        losses: Counts.
+    """
+
+    def __init__(self, make: Make, losses: Losses) -> None:
+        self._deliver = _Delivery("metrics", make, losses)
+        # A reader asks its exporter for these two, which the standard variables decide on.
+        super().__init__(self.exporter._preferred_temporality, self.exporter._preferred_aggregation)
+
+    @property
+    def exporter(self) -> Any:
+        """The other exporter."""
+        return self._deliver.exporter
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child that has inherited this."""
+        self._deliver.renew()
+
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """Export, and count if it fails."""
+        export = partial(self.exporter.export, metrics_data, timeout_millis, **kwargs)
+        result = self._deliver(_points(metrics_data), export, MetricExportResult.SUCCESS)
+        return result or MetricExportResult.FAILURE
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Have the other exporter flush."""
+        return not self._deliver.is_at_home or bool(self.exporter.force_flush(timeout_millis))
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Have the other exporter shut down."""
+        if self._deliver.is_at_home:
+            self.exporter.shutdown(timeout_millis, **kwargs)
+
+
+def _points(data: MetricsData) -> int:
+    return sum(
+        len(metric.data.data_points)
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+    )

@@ -1,0 +1,375 @@
+"""Which providers take metrics and spans: the application's own, or ones of ours."""
+
+from __future__ import annotations
+
+import functools
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from threading import Thread
+from time import monotonic
+from typing import Any, TypeVar
+
+from opentelemetry import metrics, trace
+from opentelemetry._logs import get_logger_provider
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
+from opentelemetry.sdk.metrics import (
+    AlwaysOffExemplarFilter,
+    AlwaysOnExemplarFilter,
+    TraceBasedExemplarFilter,
+)
+from opentelemetry.sdk.metrics import MeterProvider as SdkMeterProvider
+from opentelemetry.sdk.metrics.view import DropAggregation, ExplicitBucketHistogramAggregation, View
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    OTELResourceDetector,
+    Resource,
+)
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
+from opentelemetry.trace import Tracer, TracerProvider
+
+from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.exporters import metric_readers, one_line, span_processors
+from chainlit_otel.pipeline.forks import forget
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
+from chainlit_otel.pipeline.losses import Losses, destination
+from chainlit_otel.pipeline.native import PrivateTracerProvider
+from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.settings import Settings, warn
+from chainlit_otel.version import __version__
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Where metrics and spans go.
+
+    Attributes:
+        meter_providers: The providers to record metrics with.
+        reader: What `/metrics` reads; None when all goes to the application's own readers.
+        tracer_provider: The provider to open spans with; None for the global one, which may
+            be set later.
+    """
+
+    meter_providers: tuple[MeterProvider, ...]
+    reader: ScrapeReader | None
+    tracer_provider: TracerProvider | None
+
+    @property
+    def histograms(self) -> Histograms | None:
+        """What keeps the histograms in place of our provider; None if that keeps them itself."""
+        return self.reader.histograms if self.reader is not None else None
+
+    def given(self) -> tuple[MeterProvider | None, TracerProvider | None]:
+        """Return the providers of the application, as `build_pipeline` takes them."""
+        meters = self.meter_providers[0]
+        return None if is_ours(meters) else meters, self.tracer_provider
+
+    def tracer(self) -> Tracer:
+        """Return the tracer of this package."""
+        return trace.get_tracer(catalog.SCOPE, __version__, self.tracer_provider)
+
+    def destinations(self) -> dict[str, list[str]]:
+        """Return where metrics and spans are sent, in words that may be shown to anybody."""
+        sent: dict[str, list[str]] = {"metrics": [], "spans": []}
+        for provider in self.meter_providers:
+            sent["metrics"] += _destinations(provider, "metrics", "MeterProvider")
+        tracers = self.tracer_provider or trace.get_tracer_provider()
+        if not isinstance(tracers, trace.ProxyTracerProvider):
+            sent["spans"] += _destinations(tracers, "spans", "TracerProvider")
+        return sent
+
+    def flush(self, timeout: float, guard: Guard) -> bool:
+        """Export everything recorded so far.
+
+        Args:
+            timeout: Seconds that this may take, whatever the exporters do.
+            guard: Holds what goes wrong in an exporter.
+
+        Returns:
+            Whether the exporters were done in time.
+        """
+        deadline = monotonic() + timeout
+        providers = [
+            *self.meter_providers,
+            self.tracer_provider or trace.get_tracer_provider(),
+            get_logger_provider(),
+        ]
+        # A thread for each, that nobody waits for in vain: an exporter whose backend is down
+        # goes on trying, past the timeout that it was given.
+        threads = [
+            Thread(target=_flush, args=(provider, timeout, guard), daemon=True)
+            for provider in providers
+            if hasattr(provider, "force_flush")
+        ]
+        for thread in threads:
+            _start(thread)
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join(max(0.0, deadline - monotonic()))
+        return not any(thread.is_alive() for thread in threads)
+
+
+def build_pipeline(
+    settings: Settings,
+    meter_provider: MeterProvider | None = None,
+    tracer_provider: TracerProvider | None = None,
+) -> Pipeline:
+    """Reuse the application's providers, or build ours and make them the global ones.
+
+    Args:
+        settings: The settings.
+        meter_provider: The one passed to `enable()`; else the global one, if somebody set it.
+        tracer_provider: Likewise, for spans.
+
+    Returns:
+        The pipeline. What the standard variables ask for and cannot be had is not in it.
+    """
+    global _our_tracers
+    _renew()
+    meters, reader = _meter_providers(settings, meter_provider)
+    tracers = None if tracer_provider is not None else _tracer_provider(settings)
+    if tracers is not None:
+        trace.set_tracer_provider(tracers)
+        _our_tracers = tracers
+    return Pipeline(meters, reader, tracer_provider)
+
+
+def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
+    """Return a provider if the standard variables name an exporter and nobody has set a provider.
+
+    Without an exporter there is none, so that FastAPI does not open spans for nobody.
+    """
+    if not isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        return None
+    processors = span_processors(losses)
+    if not processors:
+        return None
+    provider = PrivateTracerProvider(
+        resource=_resource(settings), shutdown_on_exit=False, span_limits=_span_limits()
+    )
+    for processor in processors:
+        _sent["spans"].append(destination(processor.delivery.exporter))
+        _renewable(processor.delivery)
+        provider.add_span_processor(processor)
+    return provider
+
+
+def _span_limits() -> SpanLimits | None:
+    try:
+        return SpanLimits()
+    except ValueError as error:
+        warn(f"the limits of spans are ignored, the defaults hold: {one_line(error)}")
+        return SpanLimits(
+            max_attributes=128,
+            max_events=128,
+            max_links=128,
+            max_span_attributes=128,
+            max_event_attributes=128,
+            max_link_attributes=128,
+            max_attribute_length=SpanLimits.UNSET,
+            max_span_attribute_length=SpanLimits.UNSET,
+        )
+
+
+def _meter_providers(
+    settings: Settings, given: MeterProvider | None
+) -> tuple[tuple[MeterProvider, ...], ScrapeReader | None]:
+    host = given or _host_provider()
+    if host is not None and not settings.always_serve_metrics:
+        return (host,), None
+    provider, reader = _our_provider(settings)
+    if host is not None:
+        return (host, provider), reader
+    if _unset(metrics.get_meter_provider()):
+        metrics.set_meter_provider(provider)
+    return (provider,), reader
+
+
+def _unset(provider: MeterProvider) -> bool:
+    # The API does not export the type of its default provider.
+    return type(provider).__name__ == "_ProxyMeterProvider"
+
+
+def _host_provider() -> MeterProvider | None:
+    provider = metrics.get_meter_provider()
+    ours = _ours is not None and provider is _ours[0]
+    return None if ours or _unset(provider) else provider
+
+
+# A global provider is set once in a process, so ours outlives `disable()` and is used again.
+_ours: tuple[SdkMeterProvider, ScrapeReader] | None = None
+_our_tracers: SdkTracerProvider | None = None
+_sent: dict[str, list[str]] = {"metrics": [], "spans": []}
+
+
+def _destinations(provider: object, signal: str, kind: str) -> list[str]:
+    return _sent[signal] if is_ours(provider) else [f"the {kind} of the app"]
+
+
+def is_ours(provider: object) -> bool:
+    """Tell whether a provider was built here, and not by the application."""
+    return provider is not None and any(
+        provider is built for built in (_our_tracers, _ours and _ours[0])
+    )
+
+
+def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
+    global _ours
+    if _ours is None:
+        exporting = metric_readers(losses)
+        for one in exporting:
+            _sent["metrics"].append(destination(one.delivery.exporter))
+            _renewable(one)
+            _renewable(one.delivery)
+        exemplars = _exemplar_filter()
+        # What an exporter sends has the shape that the standard variables ask for.
+        reader = _renewable(ScrapeReader(None if exporting else Histograms(exemplars)))
+        provider = SdkMeterProvider(
+            metric_readers=[reader, *exporting],
+            resource=_resource(settings),
+            views=list(_views()),
+            shutdown_on_exit=False,
+            exemplar_filter=_EXEMPLAR_FILTERS[exemplars](),
+        )
+        _ours = provider, reader
+    return _ours
+
+
+_EXEMPLAR_FILTERS: dict[str, Any] = {
+    "trace_based": TraceBasedExemplarFilter,
+    "always_on": AlwaysOnExemplarFilter,
+    "always_off": AlwaysOffExemplarFilter,
+}
+
+
+def _exemplar_filter() -> str:
+    asked = os.environ.get(OTEL_METRICS_EXEMPLAR_FILTER) or "trace_based"
+    name = asked.strip().lower()
+    if name in _EXEMPLAR_FILTERS:
+        return name
+    warn(
+        f"{OTEL_METRICS_EXEMPLAR_FILTER}={asked!r} is ignored, trace_based holds: it must be one "
+        f"of {', '.join(_EXEMPLAR_FILTERS)}"
+    )
+    return "trace_based"
+
+
+# Of all exporters made here, which live as long as the process.
+losses = Losses()
+_renewables: list[Any] = [losses]
+_home = os.getpid()
+
+
+def _renewable(thing: T) -> T:
+    """Have something renewed in a forked child that begins to observe."""
+    _renewables.append(thing)
+    return thing
+
+
+def _renew() -> None:
+    """In a forked child, have our providers begin anew: they and what was made by them stay."""
+    global _home
+    if _home == os.getpid():
+        return
+    _home = os.getpid()
+    for thing in _renewables:
+        thing.renew()
+    if _ours is not None:
+        forget(_ours[0])
+        _rename(_ours[0]._sdk_config.resource)
+    if _our_tracers is not None:
+        _rename(_our_tracers.resource)
+
+
+def _rename(resource: Resource) -> None:
+    """Give the resource of a forked child an instance id of its own.
+
+    Newer SDKs do so; they put another resource in its place.
+    """
+    if isinstance(resource, _OfThisProcess):
+        vars(resource).pop("_hash", None)
+        own = {**resource.attributes, SERVICE_INSTANCE_ID: _instance_id()}
+        resource._attributes = BoundedAttributes(attributes=own)
+
+
+@functools.lru_cache(maxsize=1)
+def _id_of_process(pid: int) -> str:
+    return str(uuid.uuid4())
+
+
+def _instance_id() -> str:
+    return _id_of_process(os.getpid())
+
+
+class _OfThisProcess(Resource):
+    """A resource of ours, which is hashed once: the encoder of OTLP asks for that with each span.
+
+    The SDK writes all of it as JSON to do so, a fifth of what it takes to export a span.
+    """
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return super().__hash__()
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    __eq__ = Resource.__eq__
+
+
+def _resource(settings: Settings) -> Resource:
+    try:
+        environment = Resource.create()
+    except Exception as error:  # noqa: BLE001 - detectors are anybody's; old SDKs let theirs raise
+        warn(f"OTEL_EXPERIMENTAL_RESOURCE_DETECTORS is ignored: {type(error).__name__}")
+        environment = OTELResourceDetector().detect()
+    name = settings.service_name or str(environment.attributes.get(SERVICE_NAME, ""))
+    instance = environment.attributes.get(SERVICE_INSTANCE_ID)
+    # The SDK calls unknown what nobody has given a name.
+    unnamed = not name or name.startswith("unknown_service")
+    ours = {
+        SERVICE_NAME: "chainlit" if unnamed else name,
+        SERVICE_INSTANCE_ID: instance or _instance_id(),
+    }
+    resource = environment.merge(Resource(ours))
+    return _OfThisProcess(resource.attributes, resource.schema_url)
+
+
+def _views() -> Iterable[View]:
+    for metric in catalog.METRICS:
+        # A view goes before what an exporter prefers, such as exponential buckets.
+        if metric.kind == "histogram" and not BUCKET_ADVICE:
+            yield View(
+                instrument_name=metric.name,
+                aggregation=ExplicitBucketHistogramAggregation(metric.bounds),
+            )
+    # A dozen series for each route and status, which no panel shows.
+    yield View(instrument_name="http.server.*.body.size", aggregation=DropAggregation())
+    # FastAPI 0.142 and newer times every request by itself once a provider is set, Socket.IO's
+    # polls of up to 25 s among them, which would drown every other latency.
+    yield View(meter_name="fastapi", aggregation=DropAggregation())
+
+
+def _start(thread: Thread) -> None:
+    """Start a thread, or do here what it should, if the process exits and may start none any more.
+
+    CPython 3.12 is so strict. The exporter's own timeout is then all there is.
+    """
+    try:
+        thread.start()
+    except RuntimeError:
+        thread.run()
+
+
+def _flush(provider: Any, timeout: float, guard: Guard) -> None:
+    with guard:
+        provider.force_flush(timeout_millis=int(timeout * 1000))

@@ -1,0 +1,1 @@
+"""The data layer: how it is found, its operations, and the feedback that it stores."""

@@ -1,0 +1,84 @@
+"""Feedback: the `upsert_feedback` and `delete_feedback` of the data layer.
+
+The page's thumbs and those of Slack, Teams and Discord meet there, and `on_feedback` comes after
+it, for the page alone. What the layer could not store, and says so by an exception, is no
+feedback: it shows among the layer's operations. `SQLAlchemyDataLayer` swallows the errors of its
+database and returns a fresh id, so what it failed to store counts here.
+
+A user who changes their mind, or adds a comment, has given feedback again. It is not linked to
+its turn: it may come days later, from another process, and knows the id of a step only.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.probes.data_layer import discovery
+
+
+class Feedback:
+    """What users thought of it."""
+
+    def __init__(self) -> None:
+        self._given: Counter[tuple[str, ...]] = Counter()
+
+    def gave(self, value: str | None) -> None:
+        """The data layer has stored or deleted feedback; None is neither."""
+        if value is not None:
+            self._given[(value,)] += 1
+
+    def given(self) -> dict[tuple[str, ...], int]:
+        """How much feedback there was, by value."""
+        return dict(self._given)
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, feedback: Feedback) -> None:
+    """Watch the data layer.
+
+    Raises:
+        SeamMissing: This version of Chainlit gets its data layer elsewhere.
+    """
+
+    def found(layer: Any) -> None:
+        discovery.shadow(patches, layer, "upsert_feedback", watching(_value))
+        discovery.shadow(patches, layer, "delete_feedback", watching(_deletion))
+
+    def watching(describe: Callable[..., str | None]) -> Any:
+        return functools.partial(_storing, patches, guard, feedback, describe)
+
+    discovery.watch(patches, guard, found)
+    telemetry.observe(catalog.FEEDBACK, feedback.given, guard)
+
+
+def _value(_: Any, feedback: Any) -> str:
+    return "positive" if feedback.value else "negative"
+
+
+def _deletion(deleted: Any, feedback_id: Any) -> str | None:
+    # Layers that say nothing return None.
+    return None if deleted is False else "deleted"
+
+
+def _storing(
+    patches: Patches,
+    guard: Guard,
+    feedback: Feedback,
+    describe: Callable[..., str | None],
+    original: Any,
+) -> Any:
+    @wraps(original)
+    async def store(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        with guard:
+            if patches.active:
+                feedback.gave(describe(result, *args, **kwargs))
+        return result
+
+    return store

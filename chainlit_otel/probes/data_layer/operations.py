@@ -1,0 +1,431 @@
+"""Data layer: whatever `chainlit.data.get_data_layer` returns, each operation of it.
+
+The instance itself is observed, so the calls that it makes to itself are seen, too: an operation
+within another one is a span below it and counts no more.
+
+Chainlit holds some operations back until the user writes for the first time, and then runs the
+bare functions, past any attribute; so the functions in its queues are replaced before it does.
+`SQLAlchemyDataLayer.execute_sql` swallows every exception and returns None instead, which
+nothing else does. The storage clients of Chainlit swallow them, too, and return what says so; a
+layer need not look at it, and the file is lost.
+
+An operation may be called and never run: Chainlit stores by tasks that it does not wait for, and
+those of an event loop that ends, as in a thread of the app, are gone without a trace. Each is an
+error.
+
+`close` and `build_debug_url` are no operations: they do not ask the database.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from importlib import import_module
+from itertools import product
+from types import FunctionType
+from typing import Any
+
+from chainlit_otel import catalog
+from chainlit_otel.core.identities import Identities
+from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.operations import Held, OperationLedger
+from chainlit_otel.core.sessions import NS
+from chainlit_otel.guard import Guard, log
+from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import Frame, Tracing, outcome_of
+from chainlit_otel.probes.data_layer.discovery import Method, observable, shadow, watch
+from chainlit_otel.probes.sessions import current_session
+from chainlit_otel.probes.sockets import Sockets
+
+_LAYERS = 8
+_DEEPEST = 32
+_STORAGES = ("storage_client", "storage_provider")  # as the layers of Chainlit name them
+_CLIENTS = ("chainlit.data.storage_clients.s3",)
+_DECORATORS = "chainlit.data.utils"
+_OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
+_SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
+
+
+class Operation:
+    """One operation under way.
+
+    Attributes:
+        failed: Whether the layer has swallowed an error in it.
+        ended: Whether it is over.
+    """
+
+    __slots__ = ("ended", "failed", "frame", "inner", "layer", "name", "started")
+
+    def __init__(self, name: str, layer: str, inner: bool, frame: Frame) -> None:
+        self.name = name
+        self.layer = layer
+        self.inner = inner
+        self.frame = frame
+        self.started = time.monotonic_ns()
+        self.failed = False
+        self.ended = False
+
+
+# A task that an operation leaves behind has its own copy of this: once the operation is over,
+# what that task calls counts for itself.
+_current: ContextVar[Operation | None] = ContextVar("chainlit_otel_operation", default=None)
+
+
+def _under_way() -> Operation | None:
+    """Return the operation that this is a part of, if there is one."""
+    operation = _current.get()
+    return None if operation is None or operation.ended else operation
+
+
+class DataLayers:
+    """The data layers of the app and what is asked of them.
+
+    Args:
+        guard: Holds what goes wrong of ours.
+        telemetry: Takes the durations.
+        tracing: Opens the spans.
+        sockets: Opens spans of sessions.
+        found: Told of each data layer, once.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        telemetry: Telemetry,
+        tracing: Tracing,
+        sockets: Sockets,
+        found: Callable[[Any], None],
+    ) -> None:
+        self.ledger = OperationLedger()
+        self.operation = ClosedSet(catalog.OPERATION.values)
+        self._queued = ClosedSet(catalog.QUEUED_OPERATION.values)
+        self.names = LearnedSet(_LAYERS)
+        self._guard = guard
+        self._telemetry = telemetry
+        self._tracing = tracing
+        self._sockets = sockets
+        self._found = found
+        self._zeros: dict[tuple[str, ...], int] = {}
+        self._warned: set[tuple[str, ...]] = set()
+        self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+        self._storages = Identities()
+
+    def counts(self) -> Mapping[tuple[str, ...], int]:
+        """Return the operations so far, at zero for what a known layer has not yet been asked."""
+        self._warn()
+        return {**self._zeros, **self.ledger.operations}
+
+    def _warn(self) -> None:
+        """Say it once of each operation that it was lost: no exception and no span does."""
+        for name, layer in self.ledger.lost.keys() - self._warned:
+            self._warned.add((name, layer))
+            log(
+                logging.WARNING,
+                "%s of %s was called and never ran to its end: nobody awaited it, or its event "
+                "loop ended first, as that of `asyncio.run` in a thread does",
+                name,
+                layer,
+            )
+
+    def queued(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations were held back, by name."""
+        return self._folded(self.ledger.queued)
+
+    def discarded(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations were held back and will never run, by name."""
+        return self._folded(self.ledger.discarded)
+
+    def _folded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
+        folded: Counter[tuple[str, ...]] = Counter()
+        for (name,), number in dict(counts).items():
+            folded[(self._queued(name),)] += number
+        return folded
+
+    def queue_length(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many operations are held back now."""
+        return {(): self.ledger.waiting}
+
+    def observe(self, patches: Patches, layer: Any) -> None:
+        """Observe a data layer."""
+        name = type(layer).__name__
+        self.names.learn([name])
+        name = self.names(name)
+        self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
+        for metric in (catalog.DATA_LAYER_QUEUED, catalog.DATA_LAYER_DISCARDED):
+            self._telemetry.expect(metric, *product(catalog.QUEUED_OPERATION.values))
+        for operation in _OPERATIONS:
+            observing = functools.partial(self._observing, patches, operation, name)
+            shadow(patches, layer, operation, observing)
+        if _swallows(layer):
+            shadow(patches, layer, "execute_sql", functools.partial(_executing, patches))
+        self._found(layer)
+        for attribute in _STORAGES:
+            storage = getattr(layer, attribute, None)
+            if storage is not None and observable(storage) and self._storages.add(storage):
+                for method, is_lost in _losses(storage).items():
+                    storing = functools.partial(_storing, patches, self._guard, is_lost)
+                    shadow(patches, storage, method, storing)
+
+    def begin(self, name: str, layer: str) -> Operation:
+        """An operation begins."""
+        inner = _under_way() is not None
+        span = f"{catalog.SPAN_DATA_LAYER} {name}"
+        attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
+        operation = Operation(name, layer, inner, self._sockets.open(span, attributes))
+        _current.set(operation)
+        return operation
+
+    def end(
+        self,
+        operation: Operation,
+        outer: Operation | None,
+        error: BaseException | None,
+        is_counted: bool = False,
+    ) -> None:
+        """An operation is over, by `error` if that is not None; it may be counted as lost."""
+        _current.set(outer)
+        operation.ended = True
+        outcome = "error" if error is None and operation.failed else outcome_of(error)
+        if operation.inner and outer is not None:
+            outer.failed = outer.failed or operation.failed
+        elif not is_counted:
+            seconds = (time.monotonic_ns() - operation.started) / NS
+            labels = (operation.name, operation.layer, outcome)
+            self.ledger.ended(*labels)
+            self._telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
+        span = operation.frame.span
+        if error is not None:
+            span.set_attribute(catalog.ERROR_TYPE, type(error).__qualname__)
+        elif operation.failed:
+            span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
+        self._tracing.close(operation.frame, outcome, error)
+
+    def held_back(self, session: Any, name: str) -> None:
+        """Chainlit may have put operations in the queue of a session."""
+        queue = session.thread_queues.get(name)
+        if not queue:
+            return
+        held = self._held.get(session)
+        if held is None:
+            held = self._held[session] = Held()
+            finalizer = weakref.finalize(session, self.ledger.collected, held)
+            finalizer.atexit = False
+        # Several may be under way at once, so what is new is told by what is known.
+        for _ in range(len(queue) - held.waiting[name]):
+            self.ledger.hold_back(held, name)
+
+    def replaying(self, patches: Patches, session: Any) -> None:
+        """Chainlit is about to run what it has held back for a session."""
+        for name, queue in session.thread_queues.items():
+            for n, (function, layer, args, kwargs) in enumerate(queue):
+                queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
+
+    def replayed(self, session: Any) -> None:
+        """Chainlit has run what it had held back; what it has left over will never run."""
+        if held := self._held.pop(session, None):
+            self.ledger.discard(held)
+
+    def deleted(self, session: Any) -> None:
+        """A session is deleted, and runs no more of what was held back for it.
+
+        Unless its user has written: Chainlit stores the thread before it runs them, and by then
+        the user may be gone. A message that has only just come is still a task. If those never
+        get that far, the operations are discarded with the session object.
+        """
+        if session not in self._held or session.has_first_interaction:
+            return
+        task = session.current_task
+        if task is None or task.done():
+            self.replayed(session)
+        else:
+            task.add_done_callback(functools.partial(self._deleted_then, weakref.ref(session)))
+
+    def _deleted_then(self, reference: Callable[[], Any], _: object) -> None:
+        with self._guard:
+            if (session := reference()) is not None:
+                self.deleted(session)
+
+    def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
+        guard, queues = self._guard, _holds_back(original)
+
+        @wraps(original)
+        async def run(call: int | None, args: Any, kwargs: Any) -> Any:
+            with guard:
+                if call is not None:
+                    self.ledger.begun(call, asyncio.get_running_loop())
+            if not patches.active or call is None:
+                return await original(*args, **kwargs)
+            session = None
+            with guard:
+                session = _silent_session()
+            try:
+                if queues and session is not None:
+                    return await original(*args, **kwargs)
+                return await self._run(name, layer, original, args, kwargs, call)
+            finally:
+                with guard:
+                    self.ledger.over(call)
+                    if session is not None:
+                        self.held_back(session, name)
+
+        @wraps(original)
+        def operation(*args: Any, **kwargs: Any) -> Any:
+            call = self.ledger.number() if patches.active else None
+            coroutine = run(call, args, kwargs)
+            with guard:
+                if call is not None:
+                    self.ledger.called(call, coroutine, name, layer, _under_way())
+            return coroutine
+
+        return mark_coroutine_function(operation)
+
+    def _replay(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
+        held = self._held.get(session)
+
+        @wraps(function)
+        async def replay(layer: Any, *args: Any, **kwargs: Any) -> Any:
+            if not patches.active:
+                return await function(layer, *args, **kwargs)
+            kind = ""
+            with self._guard:
+                if held is not None:
+                    self.ledger.replay(held, name)
+                kind = self.names(type(layer).__name__)
+            return await self._run(name, kind, function, (layer, *args), kwargs)
+
+        return replay
+
+    async def _run(
+        self,
+        name: str,
+        layer: str,
+        method: Method,
+        args: Any,
+        kwargs: Any,
+        call: int | None = None,
+    ) -> Any:
+        operation: Operation | None = None
+        outer = _current.get()
+        with self._guard:
+            operation = self.begin(self.operation(name), layer)
+        error: BaseException | None = None
+        try:
+            return await method(*args, **kwargs)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            with self._guard:
+                is_counted = call is not None and not self.ledger.over(call)
+                if operation is not None:
+                    self.end(operation, outer, error, is_counted)
+            # A traceback holds this frame: without this they would keep each other alive.
+            del error
+
+
+def _executing(patches: Patches, original: Method) -> Method:
+    @wraps(original)
+    async def execute_sql(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        operation = _current.get()
+        if patches.active and result is None and operation is not None:
+            operation.failed = True
+        return result
+
+    return execute_sql
+
+
+def _storing(
+    patches: Patches, guard: Guard, is_lost: Callable[..., bool], original: Method
+) -> Method:
+    @wraps(original)
+    async def store(*args: Any, **kwargs: Any) -> Any:
+        result = await original(*args, **kwargs)
+        with guard:
+            operation = _current.get()
+            if patches.active and operation is not None and is_lost(result, *args, **kwargs):
+                operation.failed = True
+        return result
+
+    return store
+
+
+def _losses(storage: Any) -> dict[str, Callable[..., bool]]:
+    """Return what tells, by the method of a storage client, that it has swallowed an error."""
+    losses: dict[str, Callable[..., bool]] = {
+        "upload_file": lambda result, *_, **__: not result,
+        "delete_file": lambda result, *_, **__: result is False,
+    }
+    # A client of the app may well serve a file by its key.
+    if any(kind.__module__.startswith(_CLIENTS) for kind in type(storage).__mro__[:-1]):
+        losses["get_read_url"] = lambda result, object_key, *_, **__: result == object_key
+    return losses
+
+
+def _swallows(layer: Any) -> bool:
+    return any(kind.__module__ == "chainlit.data.sql_alchemy" for kind in type(layer).__mro__)
+
+
+def _holds_back(method: Any) -> bool:
+    """Tell whether a method has the decorator of Chainlit that holds calls back."""
+    # Some objects have every attribute that they are asked for.
+    for _ in range(_DEEPEST):
+        function = getattr(method, "__func__", method)
+        if type(function) is FunctionType and function.__globals__.get("__name__") == _DECORATORS:
+            return True
+        method = getattr(method, "__wrapped__", None)
+        if method is None:
+            return False
+    return False
+
+
+def _silent_session() -> Any:
+    """Return the session, if its user has not written yet."""
+    session = current_session()
+    waiting = hasattr(session, "thread_queues") and not session.has_first_interaction
+    return session if waiting else None
+
+
+def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: DataLayers) -> None:
+    """Observe the data layer as soon as there is one.
+
+    Raises:
+        SeamMissing: This version of Chainlit gets its data layer elsewhere, or holds nothing back.
+    """
+    websocket = import_module("chainlit.session").WebsocketSession
+    watch(patches, guard, functools.partial(data_layers.observe, patches))
+    patches.wrap(websocket, "flush_method_queue", _flushing(patches, guard, data_layers))
+    patches.wrap(websocket, "delete", _deleting(guard, data_layers))
+    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts, guard)
+    telemetry.observe(catalog.DATA_LAYER_QUEUED, data_layers.queued, guard)
+    telemetry.observe(catalog.DATA_LAYER_DISCARDED, data_layers.discarded, guard)
+    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length, guard)
+
+
+def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            data_layers.replaying(patches, session)
+        try:
+            return await wrapped(*args, **kwargs)
+        finally:
+            with guard:
+                data_layers.replayed(session)
+
+    return wrapper
+
+
+def _deleting(guard: Guard, data_layers: DataLayers) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            data_layers.deleted(session)
+        return await wrapped(*args, **kwargs)
+
+    return wrapper

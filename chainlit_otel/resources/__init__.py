@@ -1,0 +1,1 @@
+"""What the app names to have it observed: pools of connections, and caches."""

@@ -1,0 +1,192 @@
+"""Caches that tell their hits and misses, read when somebody collects.
+
+Evictions are told where the cache counts them itself. Misses less entries is not their number: a
+cache that was cleared, or asked twice for what it does not have yet, has other figures.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.tallies import Tally
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.resources.readings import Questions, Together
+
+_NAMES = 32
+
+
+class Figures(NamedTuple):
+    """What a cache says of itself.
+
+    Attributes:
+        hits: Lookups that it could answer.
+        misses: Lookups that it could not.
+        size: Entries; None if it does not tell.
+        evictions: Entries dropped to make room or for their age; None if it does not tell.
+    """
+
+    hits: int
+    misses: int
+    size: int | None = None
+    evictions: int | None = None
+
+
+class _Watched:
+    """A cache and what it has told so far, over all caches that had its name."""
+
+    def __init__(self, name: str, label: str) -> None:
+        self.name = name
+        self.label = label
+        self.busy = False
+        self.read: Callable[[], Figures | None] = lambda: None
+        self.hits, self.misses, self.evictions = Tally(), Tally(), Tally()
+        self.size: int | None = None
+        self.evicts = False
+
+    @property
+    def tallies(self) -> tuple[Tally, Tally, Tally]:
+        return self.hits, self.misses, self.evictions
+
+    def take(self) -> None:
+        figures = self.read()
+        self.size = None if figures is None else figures.size
+        if figures is not None:
+            self.hits.take(figures.hits)
+            self.misses.take(figures.misses)
+            if figures.evictions is not None:
+                self.evicts = True
+                self.evictions.take(figures.evictions)
+
+
+class Caches:
+    """The caches that the app has named."""
+
+    def __init__(self) -> None:
+        self.names = LearnedSet(_NAMES)
+        self._watched: dict[str, _Watched] = {}
+        self._questions = Questions()
+
+    def watch(self, name: str, cache: Any) -> None:
+        """Watch a cache; the same name again stands for another one, and its counts go on.
+
+        Args:
+            name: Its name in the metrics.
+            cache: What has `cache_info()`, or `hits` and `misses`; or a pair of functions that
+                return the hits and the misses so far.
+
+        Raises:
+            TypeError: It is nothing of that kind.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"watch_cache({name!r}, …): the name must be a string")
+        read = _reader(cache)
+        if read is None:
+            raise TypeError(
+                f"watch_cache({name!r}, {type(cache).__name__}): must have cache_info(), or hits "
+                "and misses, or be a pair of functions that return these"
+            )
+        watched = self._watched.get(name)
+        if watched is None:
+            self.names.learn([name])
+            watched = _Watched(f"watch_cache({name!r}, …)", self.names(name))
+            self._watched[name] = watched
+        else:
+            # What the one before it has counted last.
+            self._questions.ask([watched], suppress(Exception))
+        watched.read = read
+        for tally in watched.tallies:
+            tally.restart()
+
+    def read(self, guard: Guard) -> None:
+        """Ask all caches for their figures.
+
+        Args:
+            guard: Holds what goes wrong with one of them; it takes no other with it.
+        """
+        self._questions.ask(list(self._watched.values()), guard)
+
+    def renew(self, guard: Guard) -> None:
+        """Begin anew, in a forked child: what caches have counted before was in the parent."""
+        watched = list(self._watched.values())
+        for one in watched:
+            one.busy = False
+        self._questions.ask(watched, guard)
+        for one in watched:
+            for tally in one.tallies:
+                tally.total = 0
+
+    def lookups(self) -> dict[tuple[str, ...], int]:
+        """Return the lookups up to the last reading, by cache and result."""
+        counts: dict[tuple[str, ...], int] = {}
+        for one in list(self._watched.values()):
+            for result, tally in (("hit", one.hits), ("miss", one.misses)):
+                counts[one.label, result] = counts.get((one.label, result), 0) + tally.total
+        return counts
+
+    def sizes(self) -> dict[tuple[str, ...], int]:
+        """Return the entries at the last reading, by cache."""
+        sizes: dict[tuple[str, ...], int] = {}
+        for one in list(self._watched.values()):
+            if one.size is not None:
+                sizes[(one.label,)] = sizes.get((one.label,), 0) + one.size
+        return sizes
+
+    def evictions(self) -> dict[tuple[str, ...], int]:
+        """Return the entries dropped up to the last reading, by cache."""
+        counts: dict[tuple[str, ...], int] = {}
+        for one in list(self._watched.values()):
+            if one.evicts:
+                counts[(one.label,)] = counts.get((one.label,), 0) + one.evictions.total
+        return counts
+
+
+def _reader(cache: Any) -> Callable[[], Figures | None] | None:
+    if isinstance(cache, tuple) and len(cache) == 2 and all(map(callable, cache)):
+        hits, misses = cache
+        return lambda: Figures(hits(), misses())
+    if callable(getattr(cache, "cache_info", None)):
+        return _weakly(cache, _from_info)
+    if hasattr(cache, "hits") and hasattr(cache, "misses"):
+        return _weakly(cache, _from_attributes)
+    return None
+
+
+def _weakly(cache: Any, describe: Callable[[Any], Figures]) -> Callable[[], Figures | None]:
+    get: Callable[[], Any]
+    try:
+        get = weakref.ref(cache)
+    except TypeError:
+        # Its class has slots, and none for this.
+        def get() -> Any:
+            return cache
+
+    def read() -> Figures | None:
+        alive = get()
+        return None if alive is None else describe(alive)
+
+    return read
+
+
+def _from_info(cache: Any) -> Figures:
+    info = cache.cache_info()
+    return Figures(info.hits, info.misses, getattr(info, "currsize", None))
+
+
+def _from_attributes(cache: Any) -> Figures:
+    size = len(cache) if hasattr(cache, "__len__") else None
+    return Figures(cache.hits, cache.misses, size, getattr(cache, "evictions", None))
+
+
+def observe(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
+    """Have the figures of the caches read when somebody collects."""
+    together = Together(telemetry, functools.partial(caches.read, guard))
+    together.observe(catalog.CACHE_LOOKUPS, caches.lookups)
+    together.observe(catalog.CACHE_SIZE, caches.sizes)
+    together.observe(catalog.CACHE_EVICTIONS, caches.evictions)

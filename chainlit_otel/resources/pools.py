@@ -1,0 +1,257 @@
+"""Connection pools, read from what their libraries keep. None of those is imported here.
+
+A pool is found by itself if it is an attribute of the data layer, and is looked for again at each
+reading: asyncpg's pool of `ChainlitDataLayer` is made at the first query and replaced when the
+connection breaks. Pools and layers are held weakly, and nothing is asked of the database.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from chainlit_otel import catalog
+from chainlit_otel.core.identities import Identities
+from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.resources.readings import Questions, Together
+
+_NAMES = 32
+_UNLIMITED = 2**31  # what redis-py has for "as many as you like"
+
+
+class Figures(NamedTuple):
+    """The connections of a pool.
+
+    Attributes:
+        used: Those that somebody has.
+        idle: Those that nobody has.
+        most: How many there can be; None if there is no limit.
+    """
+
+    used: int
+    idle: int
+    most: int | None
+
+
+class _Watched:
+    """A pool, or what gives one, and what it said when it was asked last."""
+
+    def __init__(self, name: str, label: str, get: Callable[[], Any]) -> None:
+        self.name = name
+        self.label = label
+        self.busy = False
+        self.core: Any = None
+        self.figures: Figures | None = None
+        self._get = get
+
+    def forget(self) -> None:
+        self.core = self.figures = None
+
+    def take(self) -> None:
+        self.forget()
+        core = _core(self._get())
+        if core is not None:
+            self.figures = _FIGURES[_library(core)](core)
+            self.core = core
+
+
+class Pools:
+    """The pools that the app has named, and those of its data layers."""
+
+    def __init__(self) -> None:
+        self.names = LearnedSet(_NAMES)
+        self._named: dict[str, _Watched] = {}
+        self._layers = Identities()
+        self._found: dict[str, str] = {}
+        self._questions = Questions()
+        self._figures: list[tuple[str, Figures]] = []
+
+    def watch(self, name: str, pool: Any) -> None:
+        """Watch a pool; the same name again stands for another one.
+
+        Args:
+            name: Its name in the metrics.
+            pool: The pool, or what has one, or a function that returns either.
+
+        Raises:
+            TypeError: It is nothing of that kind.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"watch_pool({name!r}, …): the name must be a string")
+        if _core(pool) is not None:
+            get = _reference(pool)
+        elif callable(pool):
+            get = pool
+        else:
+            raise TypeError(
+                f"watch_pool({name!r}, {type(pool).__name__}): must be a pool, an engine or a "
+                "client of SQLAlchemy, asyncpg, redis or PyMongo, or a function that returns one"
+            )
+        self.names.learn([name])
+        self._named[name] = _Watched(f"watch_pool({name!r}, …)", self.names(name), get)
+
+    def found(self, layer: Any) -> None:
+        """Look for pools on a data layer."""
+        self._layers.add(layer)
+
+    def read(self, guard: Guard) -> None:
+        """Ask all pools for their figures.
+
+        Args:
+            guard: Holds what goes wrong with one of them; it takes no other with it.
+        """
+        asked = list(self._named.values())
+        for one in asked:
+            # What does not answer is not known, whatever it was before.
+            one.forget()
+        self._questions.ask(asked, guard)
+        seen: list[Any] = []
+        figures: list[tuple[str, Figures]] = []
+        # Each pool once, by the name that the app gave it, if it did.
+        for one in [*asked, *self._on_layers()]:
+            with guard:
+                if one not in asked:
+                    one.take()
+                if one.figures is not None and not any(one.core is other for other in seen):
+                    seen.append(one.core)
+                    figures.append((one.label, one.figures))
+            one.core = None
+        self._figures = figures
+
+    def renew(self) -> None:
+        """Begin anew, in a forked child: nothing that was asked in the parent answers here."""
+        for one in self._named.values():
+            one.busy = False
+
+    def connections(self) -> dict[tuple[str, ...], int]:
+        """Return the connections at the last reading, by pool and state."""
+        counts: dict[tuple[str, ...], int] = {}
+        for name, figures in self._figures:
+            for state, number in (("idle", figures.idle), ("used", figures.used)):
+                counts[name, state] = counts.get((name, state), 0) + number
+        return counts
+
+    def limits(self) -> dict[tuple[str, ...], int]:
+        """Return how many connections there could be at the last reading, by pool."""
+        limits: dict[tuple[str, ...], int] = {}
+        for name, figures in self._figures:
+            if figures.most is not None:
+                limits[(name,)] = limits.get((name,), 0) + figures.most
+        return limits
+
+    def _on_layers(self) -> Iterator[_Watched]:
+        for layer in self._layers:
+            for attribute, value in list(vars(layer).items()):
+                if _core(value) is not None:
+                    name = self._name_of(f"{type(layer).__name__}.{attribute}")
+                    yield _Watched(name, name, functools.partial(_itself, value))
+
+    def _name_of(self, name: str) -> str:
+        if name not in self._found:
+            self.names.learn([name])
+            self._found[name] = self.names(name)
+        return self._found[name]
+
+
+class _UntilClosed:
+    """A reference to a pool that has no room for a weak one, as those of asyncpg."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def __call__(self) -> Any:
+        if self._pool is not None and self._pool.is_closing():
+            self._pool = None
+        return self._pool
+
+
+def _reference(pool: Any) -> Callable[[], Any]:
+    try:
+        return weakref.ref(pool)
+    except TypeError:
+        return _UntilClosed(pool)
+
+
+def _library(thing: Any) -> str:
+    """Return the library whose class an object is of, or whose class it inherits from."""
+    for kind in type(thing).__mro__:
+        library = kind.__module__.partition(".")[0]
+        if library in _FIGURES:
+            return library
+    return ""
+
+
+def _core(thing: Any) -> Any:
+    """Return the pool itself of what has one; None if it has none."""
+    library = _library(thing)
+    if library == "sqlalchemy":
+        thing = getattr(thing, "sync_engine", thing)
+        thing = getattr(thing, "pool", thing)
+        return thing if hasattr(thing, "checkedout") else None
+    if library == "asyncpg":
+        return thing if hasattr(thing, "get_idle_size") else None
+    if library == "redis":
+        thing = getattr(thing, "connection_pool", thing)
+        return thing if hasattr(thing, "max_connections") else None
+    if library == "pymongo":
+        return thing if "_topology" in vars(thing) else None
+    return None
+
+
+def _sqlalchemy(pool: Any) -> Figures:
+    overflow = pool._max_overflow
+    most = pool.size() + overflow if overflow >= 0 else None
+    return Figures(pool.checkedout(), pool.checkedin(), most)
+
+
+def _asyncpg(pool: Any) -> Figures | None:
+    if pool.is_closing():
+        return None
+    idle = pool.get_idle_size()
+    return Figures(pool.get_size() - idle, idle, pool.get_max_size())
+
+
+def _redis(pool: Any) -> Figures:
+    most = pool.max_connections if pool.max_connections < _UNLIMITED else None
+    if hasattr(pool, "_in_use_connections"):
+        return Figures(len(pool._in_use_connections), len(pool._available_connections), most)
+    # The blocking pool that is not asynchronous has empty places in a queue.
+    idle = sum(connection is not None for connection in list(pool.pool.queue))
+    return Figures(len(pool._connections) - idle, idle, most)
+
+
+def _pymongo(client: Any) -> Figures | None:
+    topology = client._topology
+    if topology is None:
+        return None
+    # One pool for each server of a cluster.
+    pools = [server.pool for server in list(topology._servers.values())]
+    limits = [pool.opts.max_pool_size for pool in pools]
+    return Figures(
+        sum(pool.active_sockets for pool in pools),
+        sum(len(pool.conns) for pool in pools),
+        sum(limits) if limits and all(limits) else None,
+    )
+
+
+_FIGURES: dict[str, Callable[[Any], Figures | None]] = {
+    "sqlalchemy": _sqlalchemy,
+    "asyncpg": _asyncpg,
+    "redis": _redis,
+    "pymongo": _pymongo,
+}
+
+
+def _itself(pool: Any) -> Any:
+    return pool
+
+
+def observe(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
+    """Have the figures of the pools read when somebody collects."""
+    together = Together(telemetry, functools.partial(pools.read, guard))
+    together.observe(catalog.POOL_CONNECTIONS, pools.connections)
+    together.observe(catalog.POOL_MAX, pools.limits)

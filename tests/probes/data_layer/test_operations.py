@@ -1,0 +1,117 @@
+"""What becomes of operations that were held back for a session, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections import deque
+from typing import Any
+
+from opentelemetry.trace import NoOpTracer
+
+from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.spans import Tracing
+from chainlit_otel.probes.data_layer.operations import DataLayers
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import Sockets
+
+
+class Session:
+    """What the probe knows a session by."""
+
+    def __init__(self) -> None:
+        self.has_first_interaction = False
+        self.current_task: asyncio.Task[None] | None = None
+        self.thread_queues: dict[str, deque[int]] = {}
+
+
+def ignore(*_: Any) -> None:
+    pass
+
+
+def books() -> DataLayers:
+    tracing = Tracing(NoOpTracer(), False, Guard("tracing"))
+    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
+    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
+    guard = Guard("data_layer")
+    return DataLayers(guard, Telemetry([], guard), tracing, sockets, ignore)
+
+
+def holding(layers: DataLayers) -> Session:
+    session = Session()
+    session.thread_queues["create_step"] = deque([1, 2, 3])
+    layers.held_back(session, "create_step")
+    return session
+
+
+def fate(layers: DataLayers) -> tuple[int, int]:
+    """How many operations wait, and how many are discarded."""
+    return layers.ledger.waiting, layers.ledger.discarded.total()
+
+
+def test_each_is_counted_once_however_many_are_under_way() -> None:
+    layers = books()
+    session = holding(layers)
+    session.thread_queues["create_step"].append(4)
+    layers.held_back(session, "create_step")
+    layers.held_back(session, "create_step")
+    layers.held_back(session, "update_step")
+    assert layers.queued() == {("create_step",): 4}
+
+
+def test_who_has_written_nothing_leaves_nothing() -> None:
+    layers = books()
+    session = holding(layers)
+    layers.deleted(session)
+    assert fate(layers) == (0, 3)
+    layers.deleted(session)
+    layers.replayed(session)
+    assert fate(layers) == (0, 3)
+
+
+def test_what_is_about_to_run_is_not_discarded_until_that_is_over() -> None:
+    layers = books()
+    session = holding(layers)
+    session.has_first_interaction = True
+    layers.deleted(session)
+    assert fate(layers) == (3, 0)
+    # Chainlit ran none of them, because its task was cancelled.
+    layers.replayed(session)
+    assert fate(layers) == (0, 3)
+
+
+def test_what_was_to_run_and_never_did_goes_with_the_session() -> None:
+    layers = books()
+    session = holding(layers)
+    session.has_first_interaction = True
+    layers.deleted(session)
+    del session
+    gc.collect()
+    assert fate(layers) == (0, 3)
+
+
+async def test_a_task_of_the_session_may_yet_have_them_run() -> None:
+    layers = books()
+    session, other = holding(layers), holding(layers)
+    going_on = asyncio.Event()
+
+    async def write(session: Session) -> None:
+        await going_on.wait()
+        session.has_first_interaction = True
+
+    async def greet() -> None:
+        await going_on.wait()
+
+    session.current_task = asyncio.create_task(write(session))
+    other.current_task = asyncio.create_task(greet())
+    for one in (session, other):
+        layers.deleted(one)
+    assert fate(layers) == (6, 0)
+    going_on.set()
+    await asyncio.gather(session.current_task, other.current_task)
+    assert fate(layers) == (3, 3)
+    layers.replayed(session)
+    assert fate(layers) == (0, 6)

@@ -1,0 +1,74 @@
+"""Addresses, and what happens where there is no app."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from chainlit_otel.testing.client import Address, ConnectionLost, Unreachable, Visitor, check
+from tests.support.server import free_port
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "path"),
+    [
+        ("http://localhost:8000", "http://localhost:8000", ""),
+        ("http://localhost:8000/", "http://localhost:8000", ""),
+        ("https://example.org/chat/", "https://example.org", "/chat"),
+        ("http://[::1]:8000/a/b?x=1#y", "http://[::1]:8000", "/a/b"),
+    ],
+)
+def test_an_address_is_taken_apart_like_the_page_does_it(url: str, origin: str, path: str) -> None:
+    assert Address.parse(url) == (origin, path)
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://example.org", "http://", "", "/chat"])
+def test_what_is_not_the_address_of_a_page_is_named(url: str) -> None:
+    with pytest.raises(ValueError, match="is not an address"):
+        Visitor(url)
+
+
+async def test_nothing_listening_is_said_in_one_line() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    with pytest.raises(Unreachable, match=f"^nothing answers at {url}: Connection refused$"):
+        await check(url)
+    visitor = Visitor(url)
+    with pytest.raises(Unreachable, match=r"Connection refused$"):
+        await visitor.connect()
+    assert not visitor.connected
+    await visitor.leave()
+
+
+async def test_a_server_that_says_nothing_is_given_up() -> None:
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(stay_silent, "127.0.0.1") as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(Unreachable, match=r"does not answer within 0\.2 s"):
+            await check(f"http://127.0.0.1:{port}", timeout=0.2)
+        visitor = Visitor(f"http://127.0.0.1:{port}", timeout=0.2)
+        with pytest.raises(Unreachable, match=r"does not greet within 0\.2 s"):
+            await visitor.connect()
+        assert len(asyncio.all_tasks()) <= 3  # this one and the server's
+
+
+async def test_who_is_not_connected_cannot_talk_but_may_leave() -> None:
+    visitor = Visitor("http://127.0.0.1:1")
+    with pytest.raises(ConnectionLost):
+        await visitor.talk("Hello?")
+    with pytest.raises(ConnectionLost):
+        await visitor.new_chat()
+    await visitor.drop()
+    await visitor.leave(clear=True)
+
+
+def test_ids_are_the_same_only_for_those_who_ask_for_it() -> None:
+    def ids(rng: random.Random | None) -> list[str]:
+        return [Visitor("http://localhost", rng=rng).session_id for _ in range(2)]
+
+    assert ids(random.Random(1)) == ids(random.Random(1))
+    assert len(set(ids(None) + ids(None))) == 4

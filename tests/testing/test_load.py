@@ -1,0 +1,148 @@
+"""The plan is a pure function of its numbers; the books add up."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Refused, Unreachable
+from chainlit_otel.testing.load import Itinerary, Plan, Tally
+
+probabilities = st.floats(0, 1)
+plans = st.builds(
+    Plan,
+    visitors=st.integers(1, 30),
+    rate=st.floats(0.01, 1000),
+    length=st.floats(0.01, 10_000),
+    seed=st.integers(),
+    drops=probabilities,
+    new_chats=probabilities,
+    closes=probabilities,
+)
+
+
+def everybody(plan: Plan) -> list[Itinerary]:
+    return list(plan.itineraries())
+
+
+@given(plans)
+def test_the_same_numbers_make_the_same_visit(plan: Plan) -> None:
+    assert everybody(plan) == everybody(replace(plan))
+
+
+@given(plans, st.integers(1, 30))
+def test_the_first_visitors_do_not_depend_on_how_many_follow(plan: Plan, more: int) -> None:
+    assert plan.visitors is not None
+    larger = everybody(replace(plan, visitors=plan.visitors + more))
+    assert larger[: plan.visitors] == everybody(plan)
+
+
+@given(plans)
+def test_a_plan_without_end_begins_like_one_with_an_end(plan: Plan) -> None:
+    endless = replace(plan, visitors=None).itineraries()
+    assert list(itertools.islice(endless, plan.visitors)) == everybody(plan)
+
+
+@given(plans, probabilities, st.floats(0.01, 1000))
+def test_other_odds_change_only_what_they_are_about(plan: Plan, odds: float, rate: float) -> None:
+    def rest(itinerary: Itinerary) -> object:
+        talks = [act for act in itinerary.acts if act.kind == "talk"]
+        return itinerary.length, talks
+
+    other = replace(plan, drops=odds, new_chats=1 - odds, closes=odds, rate=rate)
+    assert [rest(i) for i in everybody(other)] == [rest(i) for i in everybody(plan)]
+
+
+@given(plans)
+def test_visits_are_possible(plan: Plan) -> None:
+    visits = everybody(plan)
+    assert len(visits) == plan.visitors
+    arrivals = [visit.arrival for visit in visits]
+    assert arrivals == sorted(arrivals)
+    for visit in visits:
+        times = [act.at for act in visit.acts]
+        assert times == sorted(times)
+        assert all(0 <= at <= visit.length for at in times)
+        kinds = [act.kind for act in visit.acts]
+        assert "talk" in kinds
+        assert kinds.count("drop") <= 1
+        assert kinds.count("new_chat") <= 1
+        assert all(bool(act.text) == (act.kind == "talk") for act in visit.acts)
+
+
+@pytest.mark.parametrize("certain", [True, False])
+def test_what_is_certain_happens_to_everybody(certain: bool) -> None:
+    odds = float(certain)
+    for visit in everybody(Plan(50, 10, 10, drops=odds, new_chats=odds, closes=odds)):
+        kinds = [act.kind for act in visit.acts]
+        assert ("drop" in kinds) == ("new_chat" in kinds) == visit.closes == certain
+
+
+def test_the_averages_are_those_asked_for() -> None:
+    visits = everybody(Plan(20_000, rate=4, length=30, seed=1, drops=0.25, closes=0.5))
+    assert visits[-1].arrival == pytest.approx(20_000 / 4, rel=0.03)
+    assert sum(visit.length for visit in visits) / 20_000 == pytest.approx(30, rel=0.03)
+    drops = sum(any(act.kind == "drop" for act in visit.acts) for visit in visits)
+    assert drops / 20_000 == pytest.approx(0.25, rel=0.05)
+    assert sum(visit.closes for visit in visits) / 20_000 == pytest.approx(0.5, rel=0.05)
+
+
+def test_a_seed_means_the_same_everywhere() -> None:
+    """Whoever reports "it happens with seed 7" is understood on another machine and Python."""
+    first, second = everybody(Plan(2, rate=1, length=10, seed=7))
+    assert (round(first.arrival, 6), round(second.arrival, 6)) == (0.391315, 0.554833)
+    assert (round(first.length, 6), round(second.length, 6)) == (12.239507, 0.566541)
+    assert [act.text for act in first.acts] == [
+        "How does that work?",
+        "Thank you, that helps.",
+        "Thank you, that helps.",
+    ]
+    assert (first.closes, second.closes) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"visitors": 0}, "visitors"),
+        ({"rate": 0.0}, "rate"),
+        ({"rate": float("inf")}, "rate"),
+        ({"length": -1.0}, "length"),
+        ({"length": float("nan")}, "length"),
+        ({"drops": 1.1}, "drops"),
+        ({"new_chats": -0.1}, "new_chats"),
+        ({"closes": float("nan")}, "closes"),
+    ],
+)
+def test_impossible_numbers_are_named(change: dict[str, float], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        replace(Plan(1, 1, 1), **change)  # type: ignore[arg-type]
+
+
+def test_the_peak_is_the_most_that_stood_at_one_time() -> None:
+    tally = Tally()
+    for step in (1, 1, -1, 1, 1, -1, -1):
+        if step > 0:
+            tally.enter()
+        else:
+            tally.connected -= 1
+    assert (tally.peak, tally.connected) == (3, 1)
+
+
+def test_the_mean_needs_an_ended_session() -> None:
+    assert Tally(sessions=3).mean_length is None
+    assert Tally(sessions=3, ended=2, seconds=30).mean_length == 15
+
+
+def test_failures_are_told_apart_and_one_of_each_kind_is_kept() -> None:
+    tally = Tally()
+    assert tally.satisfied
+    failures = [Refused("a"), Refused("b"), Unreachable("c"), NoAnswer("d"), ConnectionLost("e")]
+    for error in failures:
+        tally.complain(error)
+        assert not tally.satisfied
+    assert (tally.refused, tally.unreachable, tally.unanswered, tally.errors) == (2, 1, 1, 1)
+    assert list(tally.complaints.values()) == ["a", "c", "d", "e"]
