@@ -13,6 +13,7 @@ need() { # need COMMAND PACKAGE
 need amtool prometheus-alertmanager
 need chromium chromium
 need kubectl kubernetes-client
+need nginx nginx-light
 need npm npm
 need prometheus prometheus
 need prometheus-alertmanager prometheus-alertmanager

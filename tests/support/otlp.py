@@ -60,11 +60,13 @@ class Receiver(LocalServer):
 
     Attributes:
         endpoint: what `OTEL_EXPORTER_OTLP_ENDPOINT` has to say.
+        headers: those of the last request to each path; their names in lower case.
     """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._exports: list[tuple[str, Any, str]] = []
+        self.headers: dict[str, dict[str, str]] = {}
         receiver = self
 
         class Answering(Handler):
@@ -72,6 +74,7 @@ class Receiver(LocalServer):
                 body = self.body()
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
+                receiver.headers[self.path] = {k.lower(): v for k, v in self.headers.items()}
                 receiver._take(self.path, body)
                 self.answer(kind="application/x-protobuf")
 
