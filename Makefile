@@ -12,7 +12,7 @@ CORE_TESTS := tests/core $(addprefix tests/e2e/test_, $(addsuffix .py, \
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test test-oldest install-check bench bench-rules lint format docs picture clean system-packages
+.PHONY: help setup demo stack test test-oldest install-check bench bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,11 +61,14 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
 
+docs-site: $(READY) ## build the site of the pages in docs/ into site/; a broken link fails
+	$(BIN)/zensical build --strict --clean
+
 picture: $(READY) system-packages ## draw the dashboard in the README again, from six minutes of the demo
 	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
-	rm -rf .venv $(OLDEST) .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov
+	rm -rf .venv $(OLDEST) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-packages:

@@ -26,7 +26,7 @@ from compose_spec import PyCompose
 from opentelemetry.sdk import environment_variables
 
 from chainlit_otel import settings
-from chainlit_otel.cli.visitors import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, free_port, python_path
