@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from threading import Thread
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from threading import Event, Thread, get_ident
 
 import pytest
 
@@ -107,3 +110,55 @@ def test_an_error_in_what_has_interrupted_a_guard_waits_for_nobody(
                 raise ValueError("ours")
     assert guard.errors == 1000
     assert len(caplog.records) == 1
+
+
+class Paused(deque[None]):
+    """Notes of errors; the first thread that takes one away is held up, and others may come in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.takers: set[int] = set()
+        self.taking, self.goes_on = Event(), Event()
+
+    def pop(self) -> None:  # type: ignore[override]
+        self.takers.add(get_ident())
+        if not self.taking.is_set():
+            self.taking.set()
+            self.goes_on.wait(30)
+        super().pop()
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_errors_are_added_up_by_one_at_a_time() -> None:
+    guard, notes = Guard("sessions"), Paused()
+    guard._added = notes
+
+    def fail(times: int) -> None:
+        for _ in range(times):
+            with guard:
+                raise ValueError("ours")
+
+    fail(1)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: guard.errors)
+        try:
+            assert notes.taking.wait(30)
+            # So many that they are added up at once, but for somebody who does so already.
+            fail(1000)
+            second = pool.submit(lambda: guard.errors)
+            with pytest.raises(FutureTimeoutError):
+                second.result(0.2)
+            assert len(notes.takers) == 1
+        finally:
+            notes.goes_on.set()
+        assert (first.result(30), second.result(30)) == (1001, 1001)
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_errors_that_nobody_reads_do_not_grow() -> None:
+    guard = Guard("sessions")
+    for _ in range(5000):
+        with guard:
+            raise ValueError("ours")
+    assert len(guard._added) < 512
+    assert guard.errors == 5000

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import gc
+from typing import Any, Literal
 
 import pytest
 
@@ -39,3 +40,16 @@ def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
     sessions.deleted(session)
     assert ended == [reason]
     assert ledger.ends() == {("websocket", "webapp", reason): 1}
+
+
+@pytest.mark.parametrize(("type", "reason"), [("websocket", "other"), ("http", "completed")])
+def test_of_a_session_that_is_gone_without_a_word_nobody_knows_why(
+    type: Literal["websocket", "http"], reason: str
+) -> None:
+    ledger = SessionLedger(lambda session, reason, seconds: None)
+    sessions = Sessions(ledger, lambda hash: None, capture_user=False)
+    session = Session()
+    sessions.started(session, type)
+    del session
+    gc.collect()
+    assert ledger.ends() == {(type, "webapp", reason): 1}

@@ -14,6 +14,7 @@ import pytest
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ServerSelectionTimeoutError
 from redis import BlockingConnectionPool as SyncBlockingPool
+from redis import ConnectionPool as SyncPool
 from redis import asyncio as redis
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -251,3 +252,21 @@ def test_a_client_of_mongodb_tells_its_used_connections_from_the_idle(
     pools.watch("db", client)
     assert shown(pools, guard, "db") == (3, 2, 9)
     client.close()
+
+
+def test_pools_of_redis_tell_their_used_connections_from_the_idle(
+    pools: Pools, guard: Guard
+) -> None:
+    # Connections connect when they are first used, so there is no server behind them.
+    pool = SyncPool(max_connections=9)
+    given = [pool.make_connection() for _ in range(5)]
+    pool._in_use_connections.update(given[:3])
+    pool._available_connections.extend(given[3:])
+    pools.watch("sync", pool)
+    assert shown(pools, guard, "sync") == (3, 2, 9)
+    blocking = SyncBlockingPool(max_connections=4)  # type: ignore[no-untyped-call]
+    idle, *_ = [blocking.make_connection() for _ in range(3)]  # type: ignore[no-untyped-call]
+    blocking.pool.get_nowait()
+    blocking.pool.put_nowait(idle)
+    pools.watch("blocking", blocking)
+    assert shown(pools, guard, "blocking") == (2, 1, 4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
@@ -47,3 +48,23 @@ async def test_metrics_that_cannot_be_read(expected_internal_errors: InternalErr
     assert failed.text.startswith("The metrics could not be read")
     assert (well.status_code, "readings 2.0" in well.text) == (200, True)
     assert [probe for probe, _ in expected_internal_errors] == ["server"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        ("Bearer s3cret", 200),
+        ("Bearer s3cre", 401),
+        ("Bearer s3cret2", 401),
+        ("Bearer ", 401),
+        ("Bearer", 401),
+        ("s3cret", 401),
+        (None, 401),
+    ],
+)
+async def test_a_token_is_the_whole_token(sent: str | None, status: int) -> None:
+    endpoint = MetricsEndpoint(None, "s3cret", Guard("server"), lambda _: ())
+    headers = {} if sent is None else {"Authorization": sent}
+    transport = httpx.ASGITransport(endpoint)
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/metrics", headers=headers)).status_code == status

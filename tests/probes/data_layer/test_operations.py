@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import deque
+from contextvars import copy_context
 from typing import Any
 
 from opentelemetry.trace import NoOpTracer
@@ -115,3 +116,30 @@ async def test_a_task_of_the_session_may_yet_have_them_run() -> None:
     assert fate(layers) == (3, 3)
     layers.replayed(session)
     assert fate(layers) == (0, 6)
+
+
+def test_an_operation_fails_by_a_part_of_it_that_fails() -> None:
+    layers = books()
+    outer = layers.begin("create_step", "Layer")
+    inner = layers.begin("update_thread", "Layer")
+    inner.failed = True
+    layers.end(inner, outer, None)
+    layers.end(outer, None, None)
+    assert layers.ledger.operations == {("create_step", "Layer", "error"): 1}
+
+
+def test_what_an_operation_leaves_behind_stands_for_itself() -> None:
+    layers = books()
+    outer = layers.begin("create_step", "Layer")
+    task = copy_context()
+    layers.end(outer, None, None)
+
+    def go_on() -> None:
+        later = layers.begin("update_thread", "Layer")
+        layers.end(later, outer, ValueError())
+
+    task.run(go_on)
+    assert layers.ledger.operations == {
+        ("create_step", "Layer", "ok"): 1,
+        ("update_thread", "Layer", "error"): 1,
+    }
