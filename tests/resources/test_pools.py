@@ -240,18 +240,19 @@ def test_a_pool_of_asyncpg_tells_its_used_connections_from_the_idle(
 def test_a_client_of_mongodb_tells_its_used_connections_from_the_idle(
     pools: Pools, guard: Guard
 ) -> None:
-    client: MongoClient[Any] = MongoClient(
-        "mongodb://127.0.0.1:1", maxPoolSize=9, serverSelectionTimeoutMS=1
-    )
-    with pytest.raises(ServerSelectionTimeoutError):
-        client.admin.command("ping")
-    (server,) = client._topology._servers.values()
-    # Those that are in use are not in it, and no server is there to give any.
-    server.pool.active_sockets = 3
-    server.pool.conns.extend([Mock(), Mock()])
-    pools.watch("db", client)
-    assert shown(pools, guard, "db") == (3, 2, 9)
-    client.close()
+    client: MongoClient[Any]
+    with MongoClient("mongodb://127.0.0.1:1", maxPoolSize=9, serverSelectionTimeoutMS=1) as client:
+        with pytest.raises(ServerSelectionTimeoutError):
+            client.admin.command("ping")
+        (server,) = client._topology._servers.values()
+        # It empties the pool of a server that it cannot reach, again and again.
+        server._monitor.close()
+        server._monitor._executor.join()
+        # Those that are in use are not in it, and no server is there to give any.
+        server.pool.active_sockets = 3
+        server.pool.conns.extend([Mock(), Mock()])
+        pools.watch("db", client)
+        assert shown(pools, guard, "db") == (3, 2, 9)
 
 
 def test_pools_of_redis_tell_their_used_connections_from_the_idle(
