@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
 from types import TracebackType
@@ -13,17 +15,39 @@ logger = logging.getLogger("chainlit_otel")
 _MANY = 512
 
 
-def log(level: int, message: str, *args: object, error: BaseException | None = None) -> None:
+class PlainError(Exception):
+    """An error of ours whose message the log shows: it quotes nobody but the app's author."""
+
+
+def log(level: int, message: str, *args: object) -> None:
     """Log a line, whatever the handlers and filters of the log do: they are the application's.
 
     Args:
         level: Level of the line, as `logging` has it.
         message: Its text, with a placeholder for each argument.
         args: The arguments.
-        error: The exception whose traceback is added.
     """
     with suppress(Exception):
-        logger.log(level, message, *args, exc_info=error)
+        logger.log(level, message, *args)
+
+
+def frames_of(error: BaseException) -> str:
+    """Return where an exception came by, without the source: a line of it may hold a key."""
+    frames = traceback.walk_tb(error.__traceback__)
+    summary = traceback.StackSummary.extract(frames, lookup_lines=False)
+    return "".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in summary)
+
+
+def _told(error: BaseException | None) -> Iterator[str]:
+    """Give what an exception is and where it came from, its causes after it.
+
+    Its message may quote what a user wrote, and the log is read by others than the app's spans.
+    """
+    while error is not None:
+        kind = type(error).__qualname__
+        yield f"{kind}: {error}\n" if isinstance(error, PlainError) else f"{kind}\n"
+        yield frames_of(error)
+        error = error.__cause__
 
 
 class Guard:
@@ -82,8 +106,8 @@ class Guard:
             log(
                 logging.WARNING,
                 "the %s probe failed; the application is not affected, further errors are "
-                "only counted (chainlit_otel_internal_errors_total)",
+                "only counted (chainlit_otel_internal_errors_total): %s",
                 self.probe,
-                error=error,
+                "".join(_told(error)).rstrip(),
             )
         return True

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -9,7 +10,7 @@ from threading import Event, Thread, get_ident
 
 import pytest
 
-from chainlit_otel.guard import Guard
+from chainlit_otel.guard import Guard, PlainError
 from tests.conftest import InternalErrors
 from tests.core.clocks import hurried_threads
 
@@ -63,8 +64,37 @@ def test_each_error_is_counted_and_the_first_of_each_guard_is_logged(
     for record, probe in zip(caplog.records, ("sessions", "sockets"), strict=True):
         assert f"the {probe} probe failed" in record.getMessage()
         assert "chainlit_otel_internal_errors_total" in record.getMessage()
-        assert record.exc_info is not None
-        assert str(record.exc_info[1]) == f"{probe} 0"
+        assert record.exc_info is None
+        told = record.getMessage().partition("_total): ")[2].splitlines()
+        assert told[0] == "ValueError"
+        assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in test_.*', told[1])
+        assert len(told) == 2
+        assert f"{probe} 0" not in caplog.text
+
+
+@pytest.mark.usefixtures("expected_internal_errors")
+def test_of_an_error_its_kind_and_causes_are_logged_and_no_text_of_theirs_but_our_own(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Odd(ValueError):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    with Guard("sessions"):
+        try:
+            raise Odd("what a user wrote")
+        except Odd as odd:
+            try:
+                raise KeyError("what another user wrote") from odd
+            except KeyError as error:
+                raise PlainError("watch_pool('db', …) raised KeyError") from error
+    (record,) = caplog.records
+    lines = record.getMessage().splitlines()
+    assert lines[0].endswith("_total): PlainError: watch_pool('db', …) raised KeyError")
+    kinds = [line for line in lines[1:] if not line.startswith("  File ")]
+    assert kinds == ["KeyError", Odd.__qualname__]
+    assert len(lines) == 6
+    assert "user wrote" not in caplog.text
 
 
 @pytest.mark.usefixtures("expected_internal_errors")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 import traceback
 from asyncio import CancelledError
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
 from opentelemetry import context as otel_context
@@ -29,7 +29,7 @@ from opentelemetry.trace import (
 )
 
 from chainlit_otel import catalog
-from chainlit_otel.guard import Guard
+from chainlit_otel.guard import Guard, frames_of
 
 _FRAME = otel_context.create_key("chainlit_otel-frame")
 
@@ -253,7 +253,7 @@ def message_of(error: BaseException) -> str:
 def describe_exception(span: Span, error: BaseException, message: str) -> None:
     """Mark a span as failed by an exception, with no message of it but the one given."""
     kind = type(error).__qualname__
-    frames = "".join(_frames(error, with_source=bool(message)))
+    frames = "".join(traceback.format_tb(error.__traceback__)) if message else frames_of(error)
     span.set_status(Status(StatusCode.ERROR, f"{kind}: {message}" if message else kind))
     span.set_attribute(catalog.ERROR_TYPE, kind)
     recorded = {
@@ -264,16 +264,6 @@ def describe_exception(span: Span, error: BaseException, message: str) -> None:
         recorded["exception.message"] = message
         recorded["exception.stacktrace"] += f": {message}"
     span.add_event("exception", recorded, timestamp=time.time_ns())
-
-
-def _frames(error: BaseException, with_source: bool) -> Iterator[str]:
-    """Give where an exception came by; a line of the source may hold a key, or quote a user."""
-    if with_source:
-        yield from traceback.format_tb(error.__traceback__)
-        return
-    frames = traceback.walk_tb(error.__traceback__)
-    for frame in traceback.StackSummary.extract(frames, lookup_lines=False):
-        yield f'  File "{frame.filename}", line {frame.lineno}, in {frame.name}\n'
 
 
 def printable(value: object) -> str:

@@ -14,7 +14,6 @@ import hashlib
 import re
 import sys
 import weakref
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from importlib import import_module
@@ -22,6 +21,7 @@ from types import FrameType
 from typing import Any
 
 from chainlit_otel import catalog
+from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
@@ -77,7 +77,7 @@ class Sessions:
         self._on_start = on_start
         self._capture_user = capture_user
         self.client_type = ClosedSet(catalog.CLIENT_TYPE.values)
-        self.misses: Counter[tuple[str, ...]] = Counter()
+        self.misses: Counts[tuple[str, ...]] = Counts()
         self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failed: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -184,7 +184,7 @@ class Sessions:
     def missed(self, site: str | None) -> None:
         """A session was asked for that is not here."""
         if site is not None:
-            self.misses[(site,)] += 1
+            self.misses.add((site,))
 
     def _signed_in(self, session: Any) -> None:
         if session.user is not None:
@@ -304,7 +304,7 @@ def _observe(sessions: Sessions, telemetry: Telemetry, guard: Guard) -> None:
     telemetry.observe(catalog.SESSION_TIME, ledger.time, guard)
     telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects, guard)
     telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age, guard)
-    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, lambda: dict(sessions.misses), guard)
+    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, sessions.misses.read, guard)
     telemetry.observe(catalog.USER_ACTIVE, lambda: {(): sessions.users.active()}, guard)
     telemetry.observe(catalog.RETAINED, sessions.retained, guard)
 

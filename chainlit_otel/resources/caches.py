@@ -186,7 +186,7 @@ def _from_attributes(cache: Any) -> Figures:
 
 def observe(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
     """Have the figures of the caches read when somebody collects."""
-    together = Together(telemetry, functools.partial(caches.read, guard))
+    together = Together(telemetry, guard, functools.partial(caches.read, guard))
     together.observe(catalog.CACHE_LOOKUPS, caches.lookups)
     together.observe(catalog.CACHE_SIZE, caches.sizes)
     together.observe(catalog.CACHE_EVICTIONS, caches.evictions)

@@ -252,6 +252,6 @@ def _itself(pool: Any) -> Any:
 
 def observe(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
     """Have the figures of the pools read when somebody collects."""
-    together = Together(telemetry, functools.partial(pools.read, guard))
+    together = Together(telemetry, guard, functools.partial(pools.read, guard))
     together.observe(catalog.POOL_CONNECTIONS, pools.connections)
     together.observe(catalog.POOL_MAX, pools.limits)

@@ -12,6 +12,7 @@ from threading import Event, Lock, Thread
 from typing import Protocol
 
 from chainlit_otel import catalog
+from chainlit_otel.guard import Guard, PlainError
 from chainlit_otel.pipeline.instruments import Reading, Telemetry
 
 TIMEOUT = 1.0
@@ -62,7 +63,7 @@ class Questions:
                 late.set()
                 slow = ", ".join(one.name for one in due if one.busy)
                 with guard:
-                    raise TimeoutError(f"{slow} did not answer within {TIMEOUT:g} s")
+                    raise PlainError(f"{slow} did not answer within {TIMEOUT:g} s")
 
 
 def _ask_all(
@@ -75,10 +76,8 @@ def _ask_all(
         with guard:
             try:
                 one.take()
-            except Exception:
-                raise
             except BaseException as error:
-                raise RuntimeError(f"{one.name} raised {type(error).__name__}") from error
+                raise PlainError(f"{one.name} raised {type(error).__name__}") from error
             finally:
                 one.busy = False
     done.set()
@@ -89,11 +88,13 @@ class Together:
 
     Args:
         telemetry: Shows them.
+        guard: Holds what goes wrong in a reading.
         take: Takes a reading.
     """
 
-    def __init__(self, telemetry: Telemetry, take: Callable[[], None]) -> None:
+    def __init__(self, telemetry: Telemetry, guard: Guard, take: Callable[[], None]) -> None:
         self._telemetry = telemetry
+        self._guard = guard
         self._take = take
         self._lock = Lock()
         self._shown: set[catalog.Metric] | None = None
@@ -114,4 +115,4 @@ class Together:
                 self._shown.add(metric)
                 return reading()
 
-        self._telemetry.observe(metric, numbers)
+        self._telemetry.observe(metric, numbers, self._guard)

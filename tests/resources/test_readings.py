@@ -26,8 +26,8 @@ SHORT = 0.2
 class Scraper:
     """Reads pools and caches as a provider of metrics does."""
 
-    def __init__(self) -> None:
-        self.pools, self.caches = Pools(), Caches()
+    def __init__(self, pools: Pools | None = None, caches: Caches | None = None) -> None:
+        self.pools, self.caches = pools or Pools(), caches or Caches()
         self.guards = {name: Guard(name) for name in ("server", "pools", "caches")}
         self._reader = InMemoryMetricReader()
         telemetry = Telemetry([MeterProvider([self._reader])], self.guards["server"])
@@ -158,3 +158,33 @@ def test_the_connections_of_a_pool_that_does_not_answer_are_not_known(
         pools.read(guard)
     assert pools.limits() == {("db",): 5}
     assert len(expected_internal_errors) == 1
+
+
+def test_what_goes_wrong_in_a_reading_is_of_the_probe_that_is_read(
+    monkeypatch: pytest.MonkeyPatch, expected_internal_errors: InternalErrors
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("ours")
+
+    scraper = Scraper()
+    monkeypatch.setattr(scraper.pools, "connections", fail)
+    monkeypatch.setattr(scraper.caches, "read", fail)
+    scraper = Scraper(scraper.pools, scraper.caches)
+    scraper.scrape()
+    assert {probe for probe, _ in expected_internal_errors} == {"pools", "caches"}
+    assert scraper.guards["server"].errors == 0
+
+
+def test_the_log_names_what_raised_and_not_what_it_said(
+    caplog: pytest.LogCaptureFixture, expected_internal_errors: InternalErrors
+) -> None:
+    def broken() -> int:
+        raise ValueError("what a user wrote")
+
+    scraper = Scraper()
+    scraper.caches.watch("own", (broken, broken))
+    scraper.scrape()
+    assert len(expected_internal_errors) == 1
+    assert "watch_cache('own', …) raised ValueError" in caplog.text
+    assert ", in broken" in caplog.text
+    assert "what a user wrote" not in caplog.text

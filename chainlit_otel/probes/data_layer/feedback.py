@@ -12,11 +12,11 @@ its turn: it may come days later, from another process, and knows the id of a st
 from __future__ import annotations
 
 import functools
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 from chainlit_otel import catalog
+from chainlit_otel.core.counts import Counts
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.pipeline.instruments import Telemetry
@@ -27,16 +27,16 @@ class Feedback:
     """What users thought of it."""
 
     def __init__(self) -> None:
-        self._given: Counter[tuple[str, ...]] = Counter()
+        self._given: Counts[tuple[str, ...]] = Counts()
 
     def gave(self, value: str | None) -> None:
         """The data layer has stored or deleted feedback; None is neither."""
         if value is not None:
-            self._given[(value,)] += 1
+            self._given.add((value,))
 
     def given(self) -> dict[tuple[str, ...], int]:
         """How much feedback there was, by value."""
-        return dict(self._given)
+        return self._given.read()
 
 
 def install(patches: Patches, guard: Guard, telemetry: Telemetry, feedback: Feedback) -> None:
