@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 from collections.abc import Awaitable, Callable
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 from opentelemetry.trace import SpanContext
@@ -61,6 +63,7 @@ class Sockets:
         self._spans: dict[str, SpanContext] = {}
         self.connections: dict[str, Connection] = {}
         self._sids: dict[str, str] = {}
+        self._reasons: dict[str, object] = {}
 
     def links(self, session: Any) -> list[SpanContext]:
         """Return the span that connected the current socket of a session, if there is one."""
@@ -150,8 +153,9 @@ class Sockets:
         session = _session_of(sid)
         if session is not None:
             self._sessions.dropped(session)
+        told = self._reasons.pop(sid, None)
         if connection := self.connections.pop(sid, None):
-            self.ledger.close(connection, self._reason(reason))
+            self.ledger.close(connection, self._reason(reason or told))
         return session
 
     def _reason(self, reason: object) -> str:
@@ -165,12 +169,18 @@ class Sockets:
         if failed:
             self._sessions.abandoned(session, _grace())
 
-    def lost(self, engine_sid: str, reason: object = None) -> None:
+    def losing(self, engine_sid: str, reason: object) -> None:
+        """An Engine.IO socket closes; older releases of python-socketio do not pass on why."""
+        sid = self._sids.get(engine_sid, "")
+        if sid in self.connections:
+            self._reasons[sid] = reason
+
+    def lost(self, engine_sid: str) -> None:
         """The Engine.IO socket is closed; Chainlit may not have been told."""
         sid = self._sids.pop(engine_sid, "")
         self._spans.pop(sid, None)
         if sid in self.connections:
-            session = self.closed(sid, reason)
+            session = self.closed(sid, None)
             if session is not None:
                 self.cleaned_up(session, failed=True)
 
@@ -181,7 +191,7 @@ class Sockets:
     def adopt(self) -> None:
         """Take up the sockets that are open now, and only those."""
         self.stopping = False
-        for known in (self.connections, self._sids, self._spans):
+        for known in (self.connections, self._sids, self._spans, self._reasons):
             known.clear()
         sio = import_module("chainlit.server").sio
         for sid, session in list(import_module("chainlit.session").ws_sessions_sid.items()):
@@ -207,7 +217,7 @@ def refusal(error: BaseException | None) -> str:
 
 
 def close_reason(reason: object) -> str:
-    """Return the close reason for what python-socketio gives; older releases give None."""
+    """Return the close reason for what is known of it, which may be None."""
     named = str(reason).replace(" ", "_")
     return named if named in catalog.CLOSE_REASON.values else catalog.OTHER
 
@@ -291,7 +301,7 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
             return await original(sid, *reason)
         session = None
         with guard:
-            session = sockets.closed(sid, *(reason or (None,)))
+            session = sockets.closed(sid, reason[0] if reason else _goodbye(sys._getframe()))
         # python-socketio offers a reason first and calls again without, on the TypeError of a
         # handler that takes none. The original gets both calls, so that a TypeError from
         # inside it is met as it would be without us.
@@ -317,15 +327,33 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
     return disconnect
 
 
+def _goodbye(frame: FrameType | None) -> str | None:
+    """Return why a socket is closed for which python-socketio gives no reason, as older ones do.
+
+    What Engine.IO has not closed is closed by the browser, by a packet, or by the app.
+    """
+    while frame is not None and frame.f_code.co_name != "_handle_eio_message":
+        frame = frame.f_back
+    return None if frame is None else "client disconnect"
+
+
 def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+    arity = len(inspect.signature(original).parameters)
+
     @wraps(original)
     async def disconnect(engine_sid: str, *reason: Any) -> Any:
+        with guard:
+            if patches.active and reason:
+                sockets.losing(engine_sid, reason[0])
+        # python-engineio, too, calls again without a reason, and has closed nothing until then.
+        if len(reason) >= arity:
+            return await original(engine_sid, *reason)
         try:
             return await original(engine_sid, *reason)
         finally:
             with guard:
                 if patches.active:
-                    sockets.lost(engine_sid, *reason)
+                    sockets.lost(engine_sid)
 
     return disconnect
 

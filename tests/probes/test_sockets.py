@@ -8,9 +8,10 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from chainlit_otel import catalog
-from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.connections import ConnectionLedger, OnClose
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.guard import Guard
+from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import sockets as probe
 from chainlit_otel.probes.sessions import Sessions
@@ -18,6 +19,13 @@ from chainlit_otel.probes.sessions import Sessions
 
 def ignore(*_: Any) -> None:
     pass
+
+
+def all_sockets(on_close: OnClose = ignore) -> probe.Sockets:
+    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("ours")
+    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
+    tracing = Tracing(tracer, False, Guard("tracing"))
+    return probe.Sockets(ConnectionLedger(on_close), sessions, tracing)
 
 
 class Chat:
@@ -43,11 +51,7 @@ def test_a_close_reason_is_told_by_all_of_its_words(given: object, reason: str) 
 def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    tracing = Tracing(
-        TracerProvider(shutdown_on_exit=False).get_tracer("ours"), False, Guard("tracing")
-    )
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    sockets = probe.Sockets(ConnectionLedger(ignore), sessions, tracing)
+    sockets = all_sockets()
     chat = Chat()
     monkeypatch.setattr(probe, "_session_of", lambda _: chat)
 
@@ -57,3 +61,60 @@ def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
     sockets.connections["a"] = sockets.ledger.open(lambda: True)
     sockets.connected("a", sockets.connecting(), None)
     assert len(sockets.links(chat)) == 1
+
+
+class OlderServer:
+    """As much of python-socketio 5.11 as a close goes through: it passes on no reason."""
+
+    def __init__(self, sockets: probe.Sockets) -> None:
+        self.calls: list[str] = []
+        patches, guard = Patches(self), Guard("sockets")
+        self._on_close = probe._losing(patches, guard, sockets, self._handle_eio_disconnect)
+        self._disconnect = probe._disconnecting(patches, guard, sockets, self._chainlits)
+
+    async def close(self, engine_sid: str, reason: str) -> None:
+        """As python-engineio does it."""
+        try:
+            await self._on_close(engine_sid, reason)
+        except TypeError:
+            await self._on_close(engine_sid)
+
+    async def _handle_eio_disconnect(self, engine_sid: str) -> None:
+        if engine_sid != "never told" and f"sid of {engine_sid}" not in self.calls:
+            await self.disconnect(engine_sid)
+
+    async def _handle_eio_message(self, engine_sid: str) -> None:
+        await self.disconnect(engine_sid)
+
+    async def goodbye(self, engine_sid: str) -> None:
+        await self._handle_eio_message(engine_sid)
+        await self.close(engine_sid, "transport close")
+
+    async def disconnect(self, engine_sid: str) -> None:
+        await self._disconnect(f"sid of {engine_sid}")
+
+    async def _chainlits(self, sid: str) -> None:
+        self.calls.append(sid)
+
+
+async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe, "_session_of", lambda _: None)
+    closes: list[str] = []
+    sockets = all_sockets(lambda reason, _: closes.append(reason))
+    server = OlderServer(sockets)
+    for engine_sid in ("a", "b", "c", "d", "never told"):
+        sockets.connections[f"sid of {engine_sid}"] = sockets.ledger.open(lambda: True)
+        sockets._sids[engine_sid] = f"sid of {engine_sid}"
+
+    await server.close("a", "ping timeout")
+    await server.goodbye("b")
+    await server.disconnect("c")  # the app does
+    await server.close("c", "transport close")
+    await server.close("d", "transport error")
+    await server.close("never told", "transport close")
+
+    assert closes == [
+        *("ping_timeout", "client_disconnect", "other", "transport_error", "transport_close")
+    ]
+    assert server.calls == ["sid of a", "sid of b", "sid of c", "sid of d"]
+    assert not any((sockets.connections, sockets._sids, sockets._reasons))
