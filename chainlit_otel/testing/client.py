@@ -357,8 +357,6 @@ class Visitor:
             reason = f"{self.address} does not greet within {self.timeout:g} s"
             raise Unreachable(reason) from None
         except SocketIOError as error:
-            if self._refusal:
-                raise Refused(self._refusal) from None
             raise Unreachable(f"{self.address}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{self.address}: {_reason(error)}") from None
@@ -379,6 +377,7 @@ class Visitor:
         )
         sio.on("*", self._on_event)
         sio.on("ask", self._on_ask)
+        sio.on("connect", self._wake)
         sio.on("connect_error", self._on_refusal)
         sio.on("disconnect", self._on_disconnect)
         seen = len(self.events)
@@ -388,8 +387,9 @@ class Visitor:
             auth=self._identity(),
             transports=self.transports,
             socketio_path=f"{self.address.path}/ws/socket.io",
-            wait_timeout=self.timeout,
+            wait=False,
         )
+        await self._be_let_in(sio)
         await sio.emit("connection_successful")
         await sio.emit("fetch_favorites")
         # The last of the three events by which the app answers `connection_successful`.
@@ -397,6 +397,18 @@ class Visitor:
             lambda: any(event.name == "clear_call_fn" for event in self.events[seen:]),
             "the greeting of the app",
         )
+
+    async def _be_let_in(self, sio: Any) -> None:
+        """Wait for the app's answer; older releases of python-socketio wait for a yes only."""
+        try:
+            await self.until(lambda: bool(sio.namespaces), "the app let it in")
+        except ConnectionLost as error:
+            if not self._refusal:
+                raise Unreachable(f"{self.address}: {error}") from None
+            # The page closes the connection, too.
+            with contextlib.suppress(aiohttp.ClientError, OSError):
+                await self._say_goodbye(sio.eio)
+            raise Refused(self._refusal) from None
 
     async def _get_sticky_cookie(self, http: aiohttp.ClientSession) -> None:
         route = f"{self.address}/set-session-cookie"
@@ -532,6 +544,8 @@ class Visitor:
         # Engine.IO reports failures of the transport here, too, but as something else.
         if isinstance(data, dict) and "message" in data:
             self._refusal = str(data["message"])
+        # The client only afterwards counts itself as not connected.
+        asyncio.get_running_loop().call_soon(self._wake)
 
     def _on_disconnect(self, reason: str = "") -> None:
         self._page.receive("disconnect", reason)

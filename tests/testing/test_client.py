@@ -1,4 +1,4 @@
-"""Addresses, and what happens where there is no app."""
+"""Addresses, and what happens where there is no app, or none that lets anybody in."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ import asyncio
 import random
 
 import pytest
+import socketio
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
-from chainlit_otel.testing.client import Address, ConnectionLost, Unreachable, Visitor, check
+from chainlit_otel.testing.client import (
+    Address,
+    ConnectionLost,
+    Refused,
+    Unreachable,
+    Visitor,
+    check,
+)
+from tests.support.scrape import wait_until_async
 from tests.support.server import free_port
 
 
@@ -72,3 +83,32 @@ def test_ids_are_the_same_only_for_those_who_ask_for_it() -> None:
 
     assert ids(random.Random(1)) == ids(random.Random(1))
     assert len(set(ids(None) + ids(None))) == 4
+
+
+@pytest.mark.parametrize("transports", [None, ["websocket"], ["polling"]])
+async def test_who_is_refused_hears_why_at_once(transports: list[str] | None) -> None:
+    sio = socketio.AsyncServer(async_mode="aiohttp")
+    gone: list[str] = []
+
+    async def connect(*_: object) -> None:
+        raise socketio.exceptions.ConnectionRefusedError("not today")
+
+    async def lost(engine_sid: str, *_: object) -> None:
+        gone.append(engine_sid)
+
+    sio.on("connect", connect)
+    sio.eio.on("disconnect", lost)
+    app = web.Application()
+    sio.attach(app, "/ws/socket.io")
+    async with TestServer(app) as server:
+        # Longer than what any test may take.
+        visitor = Visitor(str(server.make_url("/")), transports=transports, timeout=600)
+        with pytest.raises(Refused, match="not today"):
+            await visitor.connect()
+        assert not visitor.connected
+
+        async def is_gone() -> bool:
+            return len(gone) == 1
+
+        # The server need not wait for another poll.
+        await wait_until_async(is_gone, 10, "the end of the connection")
