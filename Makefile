@@ -7,8 +7,9 @@ OLDEST := .venv-oldest
 # What looks at the clock, or has a Prometheus look twice a second, runs beside nothing else.
 TIMED_TESTS := tests/e2e/test_panels.py tests/e2e/test_event_loop.py
 # What must hold with any release of Chainlit and of what it stands on.
-CORE_TESTS := tests/core $(addprefix tests/e2e/test_, $(addsuffix .py, \
-  data_layer feedback_and_files hosting http_sessions peak trace_context turns))
+CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test_, $(addsuffix .py, \
+  access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
+  stickiness trace_context turns ways))
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help

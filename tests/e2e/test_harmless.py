@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing.client import Visitor
+from tests.support.refusal import be_refused
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -203,9 +204,7 @@ class Guest:
         await self._greeted()
 
     async def _be_refused(self) -> None:
-        with pytest.raises(Refused) as refused:
-            await self._new({"OTHER": "value"}).connect()
-        self.transcript.append(str(refused.value))
+        self.transcript.append(await be_refused(self._new({"OTHER": "value"}), patience=1))
 
     async def _ask_for_files(self) -> None:
         async with httpx.AsyncClient() as http:

@@ -286,4 +286,6 @@ async def test_a_dead_backend_does_not_hold_up_the_end(host: str, backend: str) 
             await visitor.drop()
 
             assert took < STOPS_WITHIN, server.tail()
-            assert "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT" in server.log
+            # Older exporters give up at once where nobody listens.
+            gave_up = backend == "down" and "telemetry is lost: " in server.log
+            assert gave_up or "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT" in server.log

@@ -269,6 +269,8 @@ def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     }
     env = {**receiver.env, "TZ": "Asia/Kolkata"}
     with ChainlitServer({"app.py": APP}, config=config, env=env) as server:
+        # As every page does; Chainlit before 2.7.2 asks the app for its profiles here alone.
+        httpx.get(f"{server.url}/project/settings").raise_for_status()
         yield server
 
 
