@@ -110,6 +110,17 @@ def exporter_names(signal: str) -> list[str]:
     return [name for name in dict.fromkeys(names) if name and name != "none"]
 
 
+def warn_of_logs() -> None:
+    """Say it if exporters of logs are asked for, which only a provider of somebody else's has."""
+    variable = "OTEL_LOGS_EXPORTER"
+    asked = os.environ.get(variable, "")
+    if asked and exporter_names("LOGS"):
+        warn(
+            f"{variable}={asked} sends nothing: logs are exported by a LoggerProvider of the app, or "
+            "by that of opentelemetry-instrument"
+        )
+
+
 def _protocol(signal: str, name: str) -> str | None:
     """Return the protocol that a name of OTLP means; None if it means nothing here."""
     if not otlp_variable(signal, "ENDPOINT"):

@@ -35,7 +35,7 @@ from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.exporters import metric_readers, one_line, span_processors
+from chainlit_otel.pipeline.exporters import metric_readers, one_line, span_processors, warn_of_logs
 from chainlit_otel.pipeline.forks import forget
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
@@ -140,6 +140,8 @@ def build_pipeline(
     if tracers is not None:
         trace.set_tracer_provider(tracers)
         _our_tracers = tracers
+    if type(get_logger_provider()).__name__ == "ProxyLoggerProvider":
+        warn_of_logs()
     return Pipeline(meters, reader, tracer_provider)
 
 

@@ -391,6 +391,36 @@ def test_whatever_the_environment_says_stops_nobody_and_is_told(collector: Colle
     ]
 
 
+@pytest.mark.parametrize(
+    ("exporter", "before", "told"),
+    [
+        ("otlp", "", True),
+        ("jaeger", "", True),
+        ("none", "", False),
+        ("", "", False),
+        (
+            "otlp",
+            "from opentelemetry import _logs; from opentelemetry.sdk._logs import LoggerProvider; "
+            "_logs.set_logger_provider(LoggerProvider(shutdown_on_exit=False))",
+            False,
+        ),
+    ],
+    ids=["known", "unknown", "none", "empty", "a provider of the app"],
+)
+def test_an_exporter_of_logs_that_nobody_has_is_told(
+    exporter: str, before: str, told: bool
+) -> None:
+    facts = run(
+        f"{before}\nbuild_pipeline(Settings())\nsay(problems=problems())",
+        OTEL_LOGS_EXPORTER=exporter,
+    )
+    expected = (
+        f"OTEL_LOGS_EXPORTER={exporter} sends nothing: logs are exported by a LoggerProvider of "
+        "the app, or by that of opentelemetry-instrument"
+    )
+    assert facts["problems"] == ([expected] if told else [])
+
+
 def test_the_console_prints_spans_and_metrics() -> None:
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + textwrap.dedent(ODD)],
