@@ -116,8 +116,8 @@ def warn_of_logs() -> None:
     asked = os.environ.get(variable, "")
     if asked and exporter_names("LOGS"):
         warn(
-            f"{variable}={asked} sends nothing: logs are exported by a LoggerProvider of the app, or "
-            "by that of opentelemetry-instrument"
+            f"{variable}={asked} sends nothing: logs are exported by a LoggerProvider of the app, "
+            "or by that of opentelemetry-instrument"
         )
 
 

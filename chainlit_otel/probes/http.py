@@ -46,6 +46,8 @@ _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
 # Free text of the client, and of no use to the instrumentation but to be told.
 _HIDDEN_HEADERS = ("host", "user-agent", "tracestate")
+# They build their stack once, and are instrumented again after `disable()`, or in a forked child.
+_left: WeakSet[Any] = WeakSet()
 _CAPTURED_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
@@ -83,7 +85,9 @@ def install(
     ours: WeakSet[Any] = WeakSet()
 
     def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
-        stack = wrapped(*args, **kwargs)
+        return around(app, wrapped(*args, **kwargs))
+
+    def around(app: Any, stack: Any) -> Any:
         with guard:
             built.add(app)
             mounted = _paths_of(chainlit, app)
@@ -104,6 +108,7 @@ def install(
             instrumented.remove()
             if app.middleware_stack is instrumented:
                 app.middleware_stack = stack
+                _left.add(app)
 
         patches.on_undo(undo)
         native = getattr(app, "_native_telemetry", None)
@@ -120,6 +125,9 @@ def install(
         return False
 
     patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
+    while _left:
+        app = _left.pop()
+        app.middleware_stack = around(app, app.middleware_stack)
 
 
 class _Instrumented:

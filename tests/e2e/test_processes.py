@@ -376,6 +376,9 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         second = Visitor(childs_url)
         await second.connect()
         [childs_pid] = await second.talk("hello")
+        # Its application has built its middleware in the parent.
+        for path in ("/logo", "/favicon"):
+            httpx.get(f"{childs_url}{path}").raise_for_status()
         parent, child = scrapes(server)
         for visitor in (first, second):
             await visitor.leave(clear=True)
@@ -383,6 +386,9 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         log = server.log
 
     assert parents_pid != childs_pid
+    requests = "http_server_request_duration_seconds_count"
+    assert [child.sum(requests, http_route=path) for path in ("/logo", "/favicon")] == [1, 1]
+    assert parent.sum(requests, http_route="/logo") == 0
     for scrape in (parent, child):
         assert scrape.sum("chainlit_session_starts_total") == 1
         assert scrape.sum("chainlit_session_active", chainlit_session_state="connected") == 1
