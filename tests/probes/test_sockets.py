@@ -98,11 +98,15 @@ class OlderServer:
 
 
 async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_session_of", lambda _: None)
+    chats = {engine_sid: Chat() for engine_sid in ("a", "b", "c", "d", "never told")}
+    abandoned: list[object] = []
+    monkeypatch.setattr(Sessions, "abandoned", lambda _, chat, grace: abandoned.append(chat))
+    monkeypatch.setattr(probe, "_session_of", lambda sid: chats[sid.removeprefix("sid of ")])
+    monkeypatch.setattr(probe, "_grace", lambda: 1.0)
     closes: list[str] = []
     sockets = all_sockets(lambda reason, _: closes.append(reason))
     server = OlderServer(sockets)
-    for engine_sid in ("a", "b", "c", "d", "never told"):
+    for engine_sid in chats:
         sockets.connections[f"sid of {engine_sid}"] = sockets.ledger.open(lambda: True)
         sockets._sids[engine_sid] = f"sid of {engine_sid}"
 
@@ -117,4 +121,5 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
         *("ping_timeout", "client_disconnect", "other", "transport_error", "transport_close")
     ]
     assert server.calls == ["sid of a", "sid of b", "sid of c", "sid of d"]
+    assert abandoned == [chats["never told"]]
     assert not any((sockets.connections, sockets._sids, sockets._reasons))
