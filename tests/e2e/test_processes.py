@@ -378,7 +378,8 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         [childs_pid] = await second.talk("hello")
         # Its application has built its middleware in the parent.
         for path in ("/logo", "/favicon"):
-            httpx.get(f"{childs_url}{path}").raise_for_status()
+            answer = await asyncio.to_thread(httpx.get, f"{childs_url}{path}")
+            answer.raise_for_status()
         parent, child = scrapes(server)
         for visitor in (first, second):
             await visitor.leave(clear=True)
