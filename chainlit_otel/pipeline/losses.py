@@ -122,7 +122,10 @@ def _hold_back(*names: str) -> None:
     They belong to everybody, so their levels and handlers are none of our business.
     """
     for name in names:
-        logging.getLogger(name).addFilter(_held.filter)
+        filters = logging.getLogger(name).filters
+        # Ahead of the SDK's, which drops what was said lately: that, too, is why an export failed.
+        if _held.filter not in filters:
+            filters.insert(0, _held.filter)
 
 
 class _Delivery:

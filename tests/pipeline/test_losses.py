@@ -4,10 +4,13 @@ import logging
 import os
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Event, Thread
 from typing import Any
 
+import grpc  # type: ignore[import-untyped]
 import pytest
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
@@ -366,3 +369,40 @@ def test_by_grpc_the_status_tells_the_reason(
     assert told["timeout"] + told["unreachable"] == sum(told.values()) == 1
     (record,) = caplog.records
     assert "answers " in record.getMessage()
+
+
+class Later(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
+    """A backend that has one come back in an hour, by the standard's `RetryInfo`."""
+
+    def service(self, call: Any) -> Any:
+        def answer(request: bytes, context: Any) -> bytes:
+            info = RetryInfo()
+            info.retry_delay.seconds = 3600
+            told = info.SerializeToString()
+            context.set_trailing_metadata([("google.rpc.retryinfo-bin", told)])
+            context.abort(grpc.StatusCode.UNAVAILABLE, "later")
+            raise AssertionError
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.timeout(60)
+def test_by_grpc_a_backend_does_not_decide_how_long_an_export_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses = Losses()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    backend = grpc.server(ThreadPoolExecutor(1), handlers=[Later()])
+    port = backend.add_insecure_port("127.0.0.1:0")
+    backend.start()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{port}")
+    (processor,) = span_processors(losses)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(processor)
+    for _ in range(2):
+        provider.get_tracer("test").start_span("a").end()
+        provider.force_flush()
+    assert lost(losses) == {**NOTHING, "unreachable": 2}
+    provider.shutdown()
+    backend.stop(None).wait()
