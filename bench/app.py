@@ -24,6 +24,7 @@ VARIANT = os.environ["BENCH_VARIANT"]
 if VARIANT in ("metrics", "traces"):
     import chainlit_otel
     from chainlit_otel import runtime
+    from chainlit_otel.probes.messages import Messages
 
     chainlit_otel.enable()
 elif VARIANT in ("spans", "fastapi"):
@@ -61,7 +62,7 @@ def flush(*_: Any) -> None:
     if VARIANT in ("metrics", "traces"):
         observing = runtime._active
         assert observing is not None
-        if observing._messages.ledger.active()[()]:
+        if observing._context.get(Messages).ledger.active()[()]:
             # The visitor has the answer a moment before the turn is over.
             asyncio.get_running_loop().call_soon(flush)
             return

@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from chainlit_otel import catalog
-from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import TurnLedger
 from chainlit_otel.guard import Guard
@@ -27,8 +26,8 @@ from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets import Sockets
+from tests.support.probes import probe_context
 
 REPEATS = 9
 _EXPORTED = 200  # four of each turn in a slice of the other table
@@ -78,7 +77,7 @@ def _events() -> Iterator[tuple[str, Event]]:
     ):
         yield name, functools.partial(telemetry.record, catalog.TURN_DURATION, 0.5, "ok", "")
     yield from _session_events()
-    yield from _message_events(guard)
+    yield from _message_events()
     yield from _span_events()
 
 
@@ -102,17 +101,13 @@ def _session_events() -> Iterator[tuple[str, Event]]:
     yield "session: drop and restore", drop_and_restore
 
 
-def _message_events(guard: Guard) -> Iterator[tuple[str, Event]]:
+def _message_events() -> Iterator[tuple[str, Event]]:
     patches, server, bare = Patches(None), _Server(), _Server()
-    tracing = Tracing(TracerProvider(shutdown_on_exit=False).get_tracer("bench"), False, guard)
-    sessions = Sessions(SessionLedger(lambda *_: None), lambda _: None, False)
-    sockets = Sockets(ConnectionLedger(lambda *_: None), sessions, tracing)
+    context = probe_context(TracerProvider(shutdown_on_exit=False).get_tracer("bench"))
+    sockets, messages = context.get(Sockets), context.get(Messages)
     sockets.connections["sid"] = sockets.ledger.open(lambda: True)
     turns = TurnLedger(lambda *_: None)
-    messages = Messages(turns, sessions, sockets, tracing, False)
-    patches.shadow(
-        server, "emit", functools.partial(messages_probe._emitting, patches, guard, messages)
-    )
+    patches.shadow(server, "emit", functools.partial(messages_probe._wrap_emit, patches, messages))
 
     def start_and_end() -> None:
         turns.end(turns.start(0, ""))

@@ -157,23 +157,6 @@ def _every(*attributes: Attribute) -> tuple[LabelSet, ...]:
     return tuple(product(*(attribute.values for attribute in attributes)))
 
 
-PROBES = (
-    "sessions",
-    "sockets",
-    "messages",
-    "bots",
-    "callbacks",
-    "steps",
-    "mcp",
-    "data_layer",
-    "access",
-    "feedback",
-    "files",
-    "http",
-    "event_loop",
-    "lifecycle",
-)
-
 SESSION_TYPE = Attribute("chainlit.session.type", ("websocket", "http"))
 CLIENT_TYPE = Attribute(
     "chainlit.client.type", ("webapp", "copilot", "teams", "slack", "discord", OTHER)
@@ -309,8 +292,28 @@ FILE_DIRECTION = Attribute("chainlit.file.direction", ("upload", "element"))
 RETAINED_KIND = Attribute(
     "chainlit.retained.kind", ("chat_contexts", "user_sessions", "sessions", "files")
 )
-PROBE = Attribute("chainlit_otel.probe", (*PROBES, "pools", "caches", "tracing", "server"))
-INSTALLED_PROBE = Attribute("chainlit_otel.probe", PROBES)
+INSTALLED_PROBE = Attribute(
+    "chainlit_otel.probe",
+    (
+        "sessions",
+        "sockets",
+        "messages",
+        "bots",
+        "callbacks",
+        "steps",
+        "mcp",
+        "data_layer",
+        "access",
+        "feedback",
+        "files",
+        "http",
+        "event_loop",
+        "lifecycle",
+    ),
+)
+PROBE = Attribute(
+    INSTALLED_PROBE.key, (*INSTALLED_PROBE.values, "pools", "caches", "tracing", "server")
+)
 FOLDED_ATTRIBUTE = Attribute(
     "chainlit_otel.attribute",
     (

@@ -180,7 +180,7 @@ def _probes(findings: Findings, active: runtime.Runtime) -> None:
     for name, state in health["probes"].items():
         findings.add("probes", name, state)
         missing = state.startswith("off: no ")
-        if missing and name in runtime.OPTIONAL:
+        if missing and name in runtime.OPTIONAL_PROBES:
             continue
         if missing:
             findings.problem(f"the {name} probe is {state}: use a version of Chainlit that has it")

@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial
 from threading import RLock, Thread
 from typing import Any
@@ -18,33 +19,18 @@ from opentelemetry.trace import TracerProvider
 
 from chainlit_otel import catalog, patching
 from chainlit_otel.announcement import announce, sent, served
-from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
-from chainlit_otel.core.sessions import Session, SessionLedger
-from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing, Unavailable
 from chainlit_otel.pipeline.forks import renew_locks
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline, build_pipeline, losses
 from chainlit_otel.pipeline.spans import Tracing
-from chainlit_otel.probes import access as access_probe
-from chainlit_otel.probes import bots as bots_probe
-from chainlit_otel.probes import callbacks as callbacks_probe
-from chainlit_otel.probes import event_loop as event_loop_probe
-from chainlit_otel.probes import files as files_probe
-from chainlit_otel.probes import http as http_probe
-from chainlit_otel.probes import lifecycle, processes
-from chainlit_otel.probes import mcp as mcp_probe
-from chainlit_otel.probes import messages as messages_probe
-from chainlit_otel.probes import sessions as sessions_probe
-from chainlit_otel.probes import sockets as sockets_probe
-from chainlit_otel.probes import steps as steps_probe
-from chainlit_otel.probes.data_layer import feedback as feedback_probe
-from chainlit_otel.probes.data_layer import operations as data_layer_probe
-from chainlit_otel.resources import caches as caches_probe
-from chainlit_otel.resources import pools as pools_probe
-from chainlit_otel.resources import registry
+from chainlit_otel.probes import PROBES, lifecycle, processes
+from chainlit_otel.probes.access import Access
+from chainlit_otel.probes.data_layer.discovery import Discovery
+from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.resources import caches, pools, registry
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
 from chainlit_otel.settings import Settings
@@ -53,8 +39,7 @@ from chainlit_otel.version import __version__
 # The last module that Chainlit's server imports: once it is there, every seam is.
 _LAST_MODULE = "chainlit.socket"
 
-# Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
-OPTIONAL = ("mcp",)
+OPTIONAL_PROBES = tuple(probe.name for probe in PROBES if probe.is_optional)
 # The state of a probe that could not be installed, and nobody knows why.
 FAILED = "off: it failed"
 
@@ -211,7 +196,6 @@ class Runtime:
 
     def __init__(self, settings: Settings, pipeline: Pipeline, adopt: bool = True) -> None:
         self._settings = settings
-        self._adopt = adopt
         self._pipeline = pipeline
         self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
         self._telemetry = telemetry = Telemetry(
@@ -220,33 +204,12 @@ class Runtime:
         self._tracing = tracing = Tracing(
             pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
         )
-        self._sessions = sessions = sessions_probe.Sessions(
-            SessionLedger(self._session_ended), telemetry.session_started, settings.capture_user
+        self._context = context = ProbeContext(
+            settings, pipeline, guards, telemetry, tracing, self, adopt
         )
-        self._sockets = sockets = sockets_probe.Sockets(
-            ConnectionLedger(self._connection_closed), sessions, tracing
-        )
-        self._messages = messages = messages_probe.Messages(
-            TurnLedger(self._turn_ended), sessions, sockets, tracing, settings.capture_messages
-        )
-        self._bots = bots_probe.Bots(messages)
-        self._access = access = access_probe.Access()
-        self._callbacks = callbacks_probe.Callbacks(
-            guards["callbacks"], telemetry, tracing, sockets, messages, access
-        )
-        self._pulse = event_loop_probe.Pulse(
-            guards["event_loop"], telemetry, self._callbacks.name_of, messages.stalled
-        )
-        self._steps = steps_probe.Steps(
-            telemetry, tracing, sockets, messages, settings.capture_steps
-        )
-        self._mcp = mcp_probe.Connections()
-        self._data_layers = data_layer_probe.DataLayers(
-            guards["data_layer"], telemetry, tracing, sockets, registry.pools.found
-        )
-        self._feedback = feedback_probe.Feedback()
+        self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
         self._patches: list[Patches] = []
-        self._probes: dict[str, str] = {}
+        self._states: dict[str, str] = {}
         self._admin: AdminServer | None = None
         self._in_app: str | None = None
         self._running = False
@@ -271,7 +234,7 @@ class Runtime:
     def access_denied(self, scope: str, reason: str) -> None:
         """Count something that the app denied."""
         with self._guards["access"]:
-            self._access.denied_by_app(scope, reason)
+            self._context.get(Access).denied_by_app(scope, reason)
 
     def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether an instance with these would do the very same."""
@@ -279,14 +242,14 @@ class Runtime:
 
     def start(self) -> None:
         """Serve the metrics, and observe Chainlit as soon as it is imported."""
-        self._probes = dict.fromkeys(catalog.PROBES, "waiting for Chainlit")
+        self._states = dict.fromkeys(catalog.INSTALLED_PROBE.values, "waiting for Chainlit")
         self._running, self._exported = True, False
         atexit.register(self.stop)
         with self._guards["server"]:
             self._observe_ourselves()
         for name, observe in (
-            ("pools", partial(pools_probe.observe, pools=registry.pools)),
-            ("caches", partial(caches_probe.observe, caches=registry.caches)),
+            ("pools", partial(pools.observe, pools=registry.pools)),
+            ("caches", partial(caches.observe, caches=registry.caches)),
         ):
             with self._guards[name]:
                 observe(self._telemetry, self._guards[name])
@@ -296,11 +259,11 @@ class Runtime:
 
     def health(self) -> dict[str, Any]:
         """Return the state of our own parts, for `/healthz`."""
-        degraded = any(s != "on" for name, s in self._probes.items() if name not in OPTIONAL)
+        degraded = any(s != "on" for name, s in self._states.items() if name not in OPTIONAL_PROBES)
         return {
             "status": "degraded" if degraded else "ok",
             "version": __version__,
-            "probes": dict(self._probes),
+            "probes": dict(self._states),
             "off": self.off(),
             "internal_errors": {name: g.errors for name, g in self._guards.items()},
         }
@@ -313,7 +276,7 @@ class Runtime:
             for name, guard in self._guards.items()
             if guard.errors
         }
-        off |= {n: s.removeprefix("off: ") for n, s in self._probes.items() if s != "on"}
+        off |= {n: s.removeprefix("off: ") for n, s in self._states.items() if s != "on"}
         if not settings.admin_server:
             off["admin server"] = "CHAINLIT_OTEL_ADMIN_SERVER is false"
         elif self._admin is None:
@@ -437,15 +400,9 @@ class Runtime:
 
     def _finish(self, reason: str) -> None:
         guard, timeout = self._guards["server"], self._settings.shutdown_timeout
-        # Each of them whatever the others do.
-        for part in (
-            self._pulse.stop,
-            self._messages.end_all,
-            partial(self._sessions.ledger.end_all, reason),
-            partial(self._sockets.ledger.close_all, reason),
-        ):
-            with guard:
-                part()
+        for probe in reversed(self._probes):
+            with probe.guard:
+                probe.end(reason)
         if not self._pipeline.flush(timeout, guard):
             log(
                 logging.WARNING,
@@ -476,52 +433,20 @@ class Runtime:
             self._await_serving(self._on_serving)
         if not self._running or self._patches:
             return
-        self._probe(
-            "sessions", partial(sessions_probe.install, sessions=self._sessions, adopt=self._adopt)
-        )
-        self._probe("sockets", partial(sockets_probe.install, sockets=self._sockets))
-        self._probe("messages", partial(messages_probe.install, messages=self._messages))
-        self._probe("bots", partial(bots_probe.install, bots=self._bots))
-        self._probe("callbacks", partial(callbacks_probe.install, callbacks=self._callbacks))
-        self._probe("steps", partial(steps_probe.install, steps=self._steps))
-        self._probe("mcp", partial(mcp_probe.install, connections=self._mcp))
-        self._probe("data_layer", partial(data_layer_probe.install, data_layers=self._data_layers))
-        self._probe("access", partial(access_probe.install, access=self._access))
-        self._probe("feedback", partial(feedback_probe.install, feedback=self._feedback))
-        self._probe("files", files_probe.install)
-        self._probe(
-            "http",
-            partial(
-                http_probe.install,
-                meter_provider=self._pipeline.meter_providers[0],
-                tracer_provider=self._pipeline.tracer_provider,
-                metrics_path=self._settings.metrics_path,
-                exception_messages=self._settings.capture_exception_messages,
-            ),
-        )
-        self._probe("event_loop", partial(event_loop_probe.install, pulse=self._pulse))
-        self._probe(
-            "lifecycle",
-            partial(
-                lifecycle.install,
-                starting=self._starting,
-                started=self._pulse.start,
-                stopping=self._stopping,
-                stop=self._stop,
-            ),
-        )
+        for probe in self._probes:
+            self._install(probe)
+        self._find_pools()
         with self._guards["server"]:
             if self._settings.metrics_path:
                 self._serve_in_app(self._settings.metrics_path)
 
-    def _probe(self, name: str, install: Callable[..., None]) -> None:
+    def _install(self, probe: Probe) -> None:
         """Install one probe; without its seam it alone stays off."""
-        patches = Patches(self)
-        guard = self._guards[name]
+        name, patches = probe.name, Patches(self)
         state = FAILED
-        with guard:
+        with probe.guard:
             try:
-                install(patches, guard, self._telemetry)
+                probe.install(patches)
                 state = "on"
             except SeamMissing as missing:
                 state = f"off: no {missing}"
@@ -529,12 +454,20 @@ class Runtime:
             except Unavailable as reason:
                 state = f"off: {reason}"
                 log(logging.WARNING, "the %s probe is off: %s", name, reason)
-        self._probes[name] = state
+        self._states[name] = state
         if state == "on":
             self._patches.append(patches)
         else:
-            with guard:
+            with probe.guard:
                 patches.undo()
+
+    def _find_pools(self) -> None:
+        """Have the pools of the data layer observed, as soon as there is one."""
+        patches = Patches(self)
+        guard = self._guards["pools"]
+        with guard, suppress(SeamMissing):
+            self._context.get(Discovery).listen(patches, guard, registry.pools.found)
+        self._patches.append(patches)
 
     def _serve_in_app(self, path: str) -> None:
         from starlette.routing import Route
@@ -568,62 +501,51 @@ class Runtime:
             catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
         )
         overflows: dict[catalog.Attribute, ClosedSet | LearnedSet] = {
-            catalog.CLIENT_TYPE: self._sessions.client_type,
-            catalog.CHAT_PROFILE: self._messages.profiles,
-            catalog.CALLBACK_NAME: self._callbacks.name,
-            catalog.ACTION_NAME: self._callbacks.action,
-            catalog.STEP_TYPE: self._steps.type,
-            catalog.STEP_NAME: self._steps.name,
             catalog.CACHE_NAME: registry.caches.names,
             catalog.POOL_NAME: registry.pools.names,
-            catalog.OPERATION: self._data_layers.operation,
-            catalog.DATA_LAYER_NAME: self._data_layers.names,
-            catalog.ACCESS_METHOD: self._access.method,
-            catalog.DENIAL_REASON: self._access.reason,
         }
+        for probe in self._probes:
+            with probe.guard:
+                overflows |= probe.overflows()
         self._telemetry.observe(
             catalog.LABEL_OVERFLOW,
             lambda: {(attribute.key,): values.folded for attribute, values in overflows.items()},
         )
         self._telemetry.observe(catalog.EXPORT_DROPPED, losses.read)
         self._telemetry.observe(
-            catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._probes.items()}
+            catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._states.items()}
         )
         if self._pipeline.reader is not None:
             self._telemetry.observe(
                 catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
             )
 
-    def _session_ended(self, session: Session, reason: str, seconds: float) -> None:
-        with self._guards["sessions"]:
-            telemetry = self._telemetry
-            telemetry.record(
-                catalog.SESSION_DURATION, seconds, session.type, session.client, reason
-            )
-            if session.type == "websocket":
-                telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
-            telemetry.session_ended(session.hash, reason)
-
-    def _turn_ended(self, turn: Turn, seconds: float) -> None:
-        with self._guards["messages"]:
-            telemetry, profile = self._telemetry, turn.profile
-            telemetry.record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
-            if (first := turn.time_to_first_token) is not None:
-                telemetry.record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
-            if (gap := turn.time_per_output_chunk) is not None:
-                telemetry.record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
-
-    def _connection_closed(self, reason: str, seconds: float) -> None:
-        with self._guards["sockets"]:
-            self._telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
-
-    def _starting(self, router: Any) -> None:
-        self._sockets.stopping = False
-        # An app may have imported what wraps callbacks before we were there.
-        self._callbacks.observe_all()
-        sessions_probe.expect_bots(self._telemetry)
+    def on_startup(self, router: Any) -> None:
+        """The server is about to serve an application; called on its event loop."""
+        for probe in self._probes:
+            with probe.guard:
+                probe.on_startup()
         with self._guards["server"]:
             self._announce(router)
+
+    def on_serving(self) -> None:
+        """The server serves; called on its event loop."""
+        for probe in self._probes:
+            with probe.guard:
+                probe.on_serving()
+
+    def on_server_shutdown(self, server: Any) -> None:
+        """A uvicorn server begins to stop; the app may run others in this process."""
+        if self._admin is not None and self._admin.is_served_by(server):
+            return
+        if lifecycle.is_server_of(server, sys.modules["chainlit.server"].app):
+            for probe in self._probes:
+                with probe.guard:
+                    probe.on_server_shutdown()
+
+    async def on_shutdown(self) -> None:
+        """The server has stopped serving, and the application is about to clean up."""
+        await asyncio.to_thread(self.stop)
 
     def _announce(self, router: Any) -> None:
         admin, in_app = self._admin, self._in_app
@@ -638,13 +560,3 @@ class Runtime:
             )
         )
         announce(logging.INFO, sent(self._pipeline.destinations()))
-
-    def _stopping(self, server: Any) -> None:
-        if self._admin is not None and self._admin.is_served_by(server):
-            return
-        # The app may run others in this process, and stop them.
-        if lifecycle.is_server_of(server, sys.modules["chainlit.server"].app):
-            self._sockets.stopping = True
-
-    async def _stop(self) -> None:
-        await asyncio.to_thread(self.stop)

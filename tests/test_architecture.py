@@ -105,7 +105,8 @@ USES: dict[str, tuple[str, ...]] = {
     "core": ("core",),
     "pipeline": ("catalog", "guard", "pipeline", "privacy", "settings", "version"),
     "probes": (
-        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "version"),
+        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "settings"),
+        "version",
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "pipeline", "server", "version"),

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Mapping
 from contextvars import ContextVar, Token
 from importlib import import_module
 from threading import RLock
@@ -41,11 +42,10 @@ from opentelemetry.trace import get_current_span
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.spans import printable
-from chainlit_otel.probes.data_layer import discovery
+from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
+from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import asking
 
 Result = Literal["granted", "denied", "error"]
@@ -91,21 +91,48 @@ _callback_failed: ContextVar[bool] = ContextVar("chainlit_otel_callback_failed",
 _check: ContextVar[_Check | None] = ContextVar("chainlit_otel_access_check", default=None)
 
 
-class Access:
+class Access(Probe):
     """The attempts, by method and result, and what the app denied, by reason. Thread-safe.
 
     The app may deny something in any of its threads.
     """
 
-    def __init__(self) -> None:
-        self.method = ClosedSet(catalog.ACCESS_METHOD.values)
-        self.reason = LearnedSet(_MOST_REASONS)
+    name = "access"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.methods = ClosedSet(catalog.ACCESS_METHOD.values)
+        self.reasons = LearnedSet(_MOST_REASONS)
+        self._data_layer = context.get(Discovery)
         # A finalizer or a signal handler of the app may deny something at any moment.
         self._attempts: Counts[tuple[str, ...]] = Counts()
         self._denials: Counts[tuple[str, ...]] = Counts()
         # It is let in again then: a reason that is not learned the first time is learned the next.
         self._lock = RLock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the checks."""
+        server, socket = import_module("chainlit.server"), import_module("chainlit.socket")
+        patches.wrap(server, "_authenticate_user", _wrap_authenticate_user(self))
+        patches.wrap(server, "_get_oauth_redirect_error", _wrap_get_oauth_redirect_error(self))
+        for module in (server, import_module("chainlit.auth")):
+            patches.wrap(module, "decode_jwt", _wrap_decode_jwt(self))
+        patches.wrap(server, "is_thread_author", _wrap_is_thread_author(self))
+        patches.wrap(socket, "_authenticate_connection", _wrap_authenticate_connection(self))
+        patches.wrap(socket, "resume_thread", _wrap_resume_thread(self))
+        handlers = server.sio.handlers.get("/")
+        patches.replace(handlers, "connect", functools.partial(_wrap_connect, patches, self))
+        wrap_get_thread = functools.partial(_wrap_get_thread, patches, self)
+        self._data_layer.listen(
+            patches, self.guard, lambda layer: shadow(patches, layer, "get_thread", wrap_get_thread)
+        )
+        self.telemetry.observe(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
+        self.telemetry.observe(catalog.ACCESS_DENIALS, self.denials, self.guard)
+
+    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+        """Return what bounds the methods and the reasons that the app gives."""
+        return {catalog.ACCESS_METHOD: self.methods, catalog.DENIAL_REASON: self.reasons}
 
     def attempts(self) -> dict[tuple[str, ...], int]:
         """Attempts, by method and result."""
@@ -121,11 +148,11 @@ class Access:
 
     def denied_by_app(self, scope: object, reason: object) -> None:
         """The app denied something, and says so."""
-        method = self.method(scope)
+        method = self.methods(scope)
         text = printable(reason) if isinstance(reason, str) else ""
         self.attempt(method, "denied")
         with self._lock:
-            named = self.reason.admit(text)
+            named = self.reasons.admit(text)
         self._denials.add((method, named))
         get_current_span().add_event(
             catalog.EVENT_ACCESS_DENIED,
@@ -262,54 +289,27 @@ def _is_bad_token(error: BaseException) -> bool:
     return isinstance(error, invalid)
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, access: Access) -> None:
-    """Wrap the checks.
-
-    Raises:
-        SeamMissing: This version of Chainlit makes one of them elsewhere.
-    """
-    server, socket = import_module("chainlit.server"), import_module("chainlit.socket")
-    patches.wrap(server, "_authenticate_user", _signing_in(guard, access))
-    patches.wrap(server, "_get_oauth_redirect_error", _sending_back(guard, access))
-    for module in (server, import_module("chainlit.auth")):
-        patches.wrap(module, "decode_jwt", _decoding(guard, access))
-    patches.wrap(server, "is_thread_author", _asking_for_thread(guard, access))
-    patches.wrap(socket, "_authenticate_connection", _authenticating(guard, access))
-    patches.wrap(socket, "resume_thread", _resuming(guard, access))
-    patches.replace(
-        server.sio.handlers.get("/"),
-        "connect",
-        functools.partial(_connecting, patches, guard, access),
-    )
-    looking_up = functools.partial(_looking_up, patches, guard, access)
-    discovery.watch(
-        patches, guard, lambda layer: discovery.shadow(patches, layer, "get_thread", looking_up)
-    )
-    telemetry.observe(catalog.ACCESS_ATTEMPTS, access.attempts, guard)
-    telemetry.observe(catalog.ACCESS_DENIALS, access.denials, guard)
-
-
-def _signing_in(guard: Guard, access: Access) -> Any:
+def _wrap_authenticate_user(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         endpoint = ""
-        with guard:
+        with access.guard:
             _, endpoint = asking(sys._getframe())
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
-            with guard:
+            with access.guard:
                 access.signed_in(endpoint, error)
             raise
-        with guard:
+        with access.guard:
             access.signed_in(endpoint, None)
         return response
 
     return wrapper
 
 
-def _sending_back(guard: Guard, access: Access) -> Any:
+def _wrap_get_oauth_redirect_error(access: Access) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        with guard:
+        with access.guard:
             # It is called from within the `except` of what went wrong, if anything did.
             access.sent_back(args[0], sys.exc_info()[1])
         return wrapped(*args, **kwargs)
@@ -317,60 +317,60 @@ def _sending_back(guard: Guard, access: Access) -> Any:
     return wrapper
 
 
-def _decoding(guard: Guard, access: Access) -> Any:
+def _wrap_decode_jwt(access: Access) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         presented = any((*args, *kwargs.values()))
         try:
             user = wrapped(*args, **kwargs)
         except Exception as error:
-            with guard:
+            with access.guard:
                 if presented:
                     access.presented(error)
             raise
-        with guard:
+        with access.guard:
             access.presented(None)
         return user
 
     return wrapper
 
 
-def _asking_for_thread(guard: Guard, access: Access) -> Any:
+def _wrap_is_thread_author(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         try:
             result = await wrapped(*args, **kwargs)
         except Exception as error:
-            with guard:
+            with access.guard:
                 access.asked_for_thread(error)
             raise
-        with guard:
+        with access.guard:
             access.asked_for_thread(None)
         return result
 
     return wrapper
 
 
-def _authenticating(guard: Guard, access: Access) -> Any:
+def _wrap_authenticate_connection(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         try:
             return await wrapped(*args, **kwargs)
         except Exception as error:
-            with guard:
+            with access.guard:
                 access.unauthenticated(error)
             raise
 
     return wrapper
 
 
-def _resuming(guard: Guard, access: Access) -> Any:
+def _wrap_resume_thread(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         check: _Check | None = None
-        with guard:
+        with access.guard:
             check = access.resuming()
         thread = None
         try:
             thread = await wrapped(*args, **kwargs)
         finally:
-            with guard:
+            with access.guard:
                 if check is not None:
                     access.resumed(args[0], check, refused=not thread)
         return thread
@@ -378,11 +378,11 @@ def _resuming(guard: Guard, access: Access) -> Any:
     return wrapper
 
 
-def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
+def _wrap_connect(patches: Patches, access: Access, original: Any) -> Any:
     @wraps(original)
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         check: _Check | None = None
-        with guard:
+        with access.guard:
             # Without auth this is python-socketio trying an older signature.
             if patches.active and auth:
                 check = access.connecting()
@@ -393,7 +393,7 @@ def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -
             error = raised
             raise
         finally:
-            with guard:
+            with access.guard:
                 if check is not None:
                     access.connected(sid, check, error)
             # A traceback holds this frame: without this they would keep each other alive.
@@ -402,7 +402,7 @@ def _connecting(patches: Patches, guard: Guard, access: Access, original: Any) -
     return connect
 
 
-def _looking_up(patches: Patches, guard: Guard, access: Access, original: Any) -> Any:
+def _wrap_get_thread(patches: Patches, access: Access, original: Any) -> Any:
     @wraps(original)
     async def get_thread(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
@@ -410,10 +410,10 @@ def _looking_up(patches: Patches, guard: Guard, access: Access, original: Any) -
         try:
             thread = await original(*args, **kwargs)
         except Exception as error:
-            with guard:
+            with access.guard:
                 access.looked_up_thread(None, error)
             raise
-        with guard:
+        with access.guard:
             access.looked_up_thread(thread, None)
         return thread
 

@@ -20,8 +20,8 @@ import wrapt
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 Function = Callable[..., Any]
 Method = Callable[..., Awaitable[Any]]
@@ -84,15 +84,20 @@ class _Incoming:
 _incoming: ContextVar[_Incoming | None] = ContextVar("chainlit_otel_incoming", default=None)
 
 
-class Bots:
-    """The messages that bots take in and send.
+class Bots(Probe):
+    """The messages that bots take in and send."""
 
-    Args:
-        messages: The turns under way.
-    """
+    name = "bots"
 
-    def __init__(self, messages: Messages) -> None:
-        self._messages = messages
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self._messages = context.get(Messages)
+
+    def install(self, patches: Patches) -> None:
+        """Wrap each of the apps as soon as it is imported."""
+        for bot in _BOTS:
+            wrap = functools.partial(_wrap_bot, patches, self, bot)
+            wrapt.register_post_import_hook(wrap, bot.module)
 
     def on_session(self, bot: _Bot, incoming: _Incoming, session: Any) -> None:
         """A message is about to be answered, in a session made for it; None if it has failed."""
@@ -105,7 +110,7 @@ class Bots:
         if incoming.turn is None and error is not None:
             self.on_session(bot, incoming, None)
         if incoming.turn is not None:
-            self._messages.end(incoming.turn, error)
+            self._messages.end_turn(incoming.turn, error)
 
     def on_step(self, step: Any) -> None:
         """A step was sent; of all of them a bot shows the app's messages that are not empty."""
@@ -121,46 +126,29 @@ class Bots:
             self._messages.shown(element)
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, bots: Bots) -> None:
-    """Wrap each of the apps as soon as it is imported.
-
-    Args:
-        patches: Takes the changes.
-        guard: Holds what goes wrong in this probe.
-        telemetry: Not used; what bots do counts as turns and messages.
-        bots: Told of what they do.
-    """
-    for bot in _BOTS:
-        wrapt.register_post_import_hook(
-            functools.partial(_wrap_bot, patches, guard, bots, bot), bot.module
-        )
-
-
-def _wrap_bot(patches: Patches, guard: Guard, bots: Bots, bot: _Bot, module: Any) -> None:
+def _wrap_bot(patches: Patches, bots: Bots, bot: _Bot, module: Any) -> None:
     """Wrap one of the apps. It runs inside the application's import, so it must not raise."""
     if not patches.active:
         return
-    with guard:
+    with bots.guard:
         for name in (bot.process, bot.init_context, bot.emitter):
             if not hasattr(module, name):
                 log(logging.WARNING, "turns of %s do not count: no %s", bot.module, name)
                 return
         emitter = getattr(module, bot.emitter)
-        patches.override(
-            module, bot.process, functools.partial(_wrap_process, patches, guard, bots, bot)
-        )
+        patches.override(module, bot.process, functools.partial(_wrap_process, patches, bots, bot))
         patches.override(
             module,
             bot.init_context,
-            functools.partial(_wrap_init_context, patches, guard, bots, bot),
+            functools.partial(_wrap_init_context, patches, bots, bot),
         )
         for name, sent in (("send_step", bots.on_step), ("send_element", bots.on_element)):
-            patches.override(emitter, name, functools.partial(_wrap_send, patches, guard, sent))
+            patches.override(
+                emitter, name, functools.partial(_wrap_send, patches, bots.guard, sent)
+            )
 
 
-def _wrap_process(
-    patches: Patches, guard: Guard, bots: Bots, bot: _Bot, original: Method
-) -> Method:
+def _wrap_process(patches: Patches, bots: Bots, bot: _Bot, original: Method) -> Method:
     @wraps(original)
     async def process(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
@@ -174,7 +162,7 @@ def _wrap_process(
             error = raised
             raise
         finally:
-            with guard:
+            with bots.guard:
                 _incoming.reset(token)
                 bots.on_end(bot, incoming, error)
             # A traceback holds this frame: without this they would keep each other alive.
@@ -183,13 +171,11 @@ def _wrap_process(
     return process
 
 
-def _wrap_init_context(
-    patches: Patches, guard: Guard, bots: Bots, bot: _Bot, original: Function
-) -> Function:
+def _wrap_init_context(patches: Patches, bots: Bots, bot: _Bot, original: Function) -> Function:
     @wraps(original)
     def init_context(*args: Any, **kwargs: Any) -> Any:
         context = original(*args, **kwargs)
-        with guard:
+        with bots.guard:
             incoming = _incoming.get()
             # A reaction to a message has a session, too, and is no message.
             if patches.active and incoming is not None and incoming.turn is None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from itertools import product
 from types import CellType, CodeType
@@ -26,13 +26,12 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, Tracing, printable
+from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
 from chainlit_otel.probes.access import SIGN_INS, Access
 from chainlit_otel.probes.messages import Messages
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.spans import SessionSpans
 
 Function = Callable[..., Any]
 
@@ -59,39 +58,49 @@ class _Callback:
         self.action = ""
 
 
-class Callbacks:
+class Callbacks(Probe):
     """The callbacks that are observed, and those under way.
 
-    Args:
-        guard: Holds what goes wrong of ours.
-        telemetry: Takes the durations.
-        tracing: Opens the spans.
-        sockets: Opens spans of sessions.
-        messages: Learns of turns that failed.
-        access: Learns of checks that failed.
+    Attributes:
+        names: The names of callbacks.
+        actions: The names of actions.
+        patches: What has put the wrappers in place; None before that.
     """
 
-    def __init__(
-        self,
-        guard: Guard,
-        telemetry: Telemetry,
-        tracing: Tracing,
-        sockets: Sockets,
-        messages: Messages,
-        access: Access,
-    ) -> None:
-        self.name = ClosedSet(catalog.CALLBACK_NAME.values)
-        self.action = LearnedSet(_ACTIONS)
+    name = "callbacks"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.names = ClosedSet(catalog.CALLBACK_NAME.values)
+        self.actions = LearnedSet(_ACTIONS)
         self.patches: Patches | None = None
-        self._guard = guard
-        self._telemetry = telemetry
-        self._tracing = tracing
-        self._sockets = sockets
-        self._messages = messages
-        self._access = access
+        self._tracing = context.tracing
+        self._spans = context.get(SessionSpans)
+        self._messages = context.get(Messages)
+        self._access = context.get(Access)
         self._observed: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
         # By identity: code that is compiled again is equal to what it replaces, and outlives it.
         self._names: dict[int, tuple[ReferenceType[CodeType], str]] = {}
+
+    def install(self, patches: Patches) -> None:
+        """Observe the callbacks, those of now and those to come."""
+        decorators, utils = import_module("chainlit.callbacks"), import_module("chainlit.utils")
+        wrap_user_function = getattr(utils, "wrap_user_function", None)
+        if wrap_user_function is None or _cell(wrap_user_function(lambda: None)) is None:
+            raise SeamMissing("chainlit.utils.wrap_user_function")
+        self.patches = patches
+        wrap = functools.partial(_wrap_wrap_user_function, self)
+        for module in (decorators, utils):
+            patches.override(module, "wrap_user_function", wrap)
+        self.observe_all()
+
+    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+        """Return what bounds the names of callbacks and of actions."""
+        return {catalog.CALLBACK_NAME: self.names, catalog.ACTION_NAME: self.actions}
+
+    def on_startup(self) -> None:
+        """Observe the callbacks of an app that had `wrap_user_function` imported before."""
+        self.observe_all()
 
     def name_of(self, code: CodeType) -> str | None:
         """Return the name of the callback that a code object belongs to, if it is one."""
@@ -124,10 +133,10 @@ class Callbacks:
         """Have what the app can do at zero before it first does it."""
         if name in catalog.CALLBACK_NAME.values:
             outcomes = product((name,), ("ok", "error"))
-            self._telemetry.expect(catalog.CALLBACK_DURATION, *outcomes)
+            self.telemetry.expect(catalog.CALLBACK_DURATION, *outcomes)
         if method := SIGN_INS.get(name):
             checks = product((method, "jwt"), catalog.ACCESS_RESULT.values)
-            self._telemetry.expect(catalog.ACCESS_ATTEMPTS, *checks)
+            self.telemetry.expect(catalog.ACCESS_ATTEMPTS, *checks)
 
     def _find(self, callback: _Callback, function: Function) -> None:
         """Look up what a callback is for."""
@@ -135,16 +144,16 @@ class Callbacks:
         for name, action, registered in _registered():
             # Somebody may have put another function around the wrapper since.
             if inspect.unwrap(registered, stop=lambda f: f is wrapper) is wrapper:
-                callback.name = self.name(name)
+                callback.name = self.names(name)
                 self._expect(name)
-                callback.action = action and self.action.admit(printable(action))
+                callback.action = action and self.actions.admit(printable(action))
                 if code := getattr(inspect.unwrap(function), "__code__", None):
                     self._remember(code, name)
                 return
 
     def _observing(self, patches: Patches, function: Function, callback: _Callback) -> Function:
         """Return a function of the same kind and signature, since Chainlit asks for both."""
-        guard = self._guard
+        guard = self.guard
 
         if inspect.iscoroutinefunction(function):
 
@@ -198,7 +207,7 @@ class Callbacks:
         attributes = {catalog.CALLBACK_NAME.key: name}
         if callback.action:
             attributes[catalog.ACTION_NAME.key] = callback.action
-        frame = self._sockets.open(f"{catalog.SPAN_CALLBACK} {name}", attributes)
+        frame = self._spans.open(f"{catalog.SPAN_CALLBACK} {name}", attributes)
         return _Call(name, started, frame)
 
     def _end(self, call: _Call | None, error: BaseException | None, result: Any = None) -> None:
@@ -206,7 +215,7 @@ class Callbacks:
             return
         seconds = (time.monotonic_ns() - call.started) / NS
         outcome = self._messages.outcome_of(error)
-        self._telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
+        self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.called_back(call.name, error)
         if call.name in _ANSWERS and error is not None:
             self._messages.failed(error)
@@ -247,31 +256,11 @@ def _cell(wrapper: Function) -> CellType | None:
     return cell
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, callbacks: Callbacks) -> None:
-    """Observe the callbacks, those of now and those to come.
-
-    Raises:
-        SeamMissing: This version of Chainlit keeps its callbacks elsewhere.
-    """
-    decorators, utils = import_module("chainlit.callbacks"), import_module("chainlit.utils")
-    wrap_user_function = getattr(utils, "wrap_user_function", None)
-    if wrap_user_function is None or _cell(wrap_user_function(lambda: None)) is None:
-        raise SeamMissing("chainlit.utils.wrap_user_function")
-    callbacks.patches = patches
-    for module in (decorators, utils):
-        patches.override(
-            module,
-            "wrap_user_function",
-            functools.partial(_wrap_wrap_user_function, guard, callbacks),
-        )
-    callbacks.observe_all()
-
-
-def _wrap_wrap_user_function(guard: Guard, callbacks: Callbacks, original: Function) -> Function:
+def _wrap_wrap_user_function(callbacks: Callbacks, original: Function) -> Function:
     @wraps(original)
     def wrap_user_function(*args: Any, **kwargs: Any) -> Any:
         wrapper = original(*args, **kwargs)
-        with guard:
+        with callbacks.guard:
             callbacks.observe(wrapper)
         return wrapper
 

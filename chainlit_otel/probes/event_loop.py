@@ -30,6 +30,9 @@ from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Source, St
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.probes.callbacks import Callbacks
+from chainlit_otel.probes.messages import Messages
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 CallbackOf = Callable[[CodeType], "str | None"]
 """Names the callback that a code object is the function of, if it is one."""
@@ -266,26 +269,50 @@ def _tell(stall: Stall) -> None:
     )
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, pulse: Pulse) -> None:
-    """Begin to look for the loop.
+class EventLoop(Probe):
+    """Watches the loop that serves Chainlit.
 
-    Raises:
-        SeamMissing: This version of Chainlit has no such class.
+    Attributes:
+        monitor: What watches it.
     """
-    module = import_module("chainlit.session")
-    if not hasattr(module, "BaseSession"):
-        raise SeamMissing("chainlit.session.BaseSession")
-    patches.wrap(module.BaseSession, "__init__", _meeting(guard, pulse))
-    telemetry.observe(catalog.EVENT_LOOP_BLOCKED, pulse.heartbeat.blocked, guard)
-    pulse.patches = patches
-    if module.ws_sessions_id:
-        pulse.start()
+
+    name = "event_loop"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.monitor = Pulse(
+            self.guard,
+            self.telemetry,
+            context.get(Callbacks).name_of,
+            context.get(Messages).stalled,
+        )
+
+    def install(self, patches: Patches) -> None:
+        """Begin to look for the loop."""
+        module = import_module("chainlit.session")
+        if not hasattr(module, "BaseSession"):
+            raise SeamMissing("chainlit.session.BaseSession")
+        patches.wrap(module.BaseSession, "__init__", _wrap_session_init(self))
+        self.telemetry.observe(
+            catalog.EVENT_LOOP_BLOCKED, self.monitor.heartbeat.blocked, self.guard
+        )
+        self.monitor.patches = patches
+        if module.ws_sessions_id:
+            self.monitor.start()
+
+    def on_serving(self) -> None:
+        """Watch the loop that the server has started on."""
+        self.monitor.start()
+
+    def end(self, reason: str) -> None:
+        """Watch no longer."""
+        self.monitor.stop()
 
 
-def _meeting(guard: Guard, pulse: Pulse) -> Any:
+def _wrap_session_init(probe: EventLoop) -> Any:
     def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
-        with guard:
-            pulse.start()
+        with probe.guard:
+            probe.monitor.start()
         wrapped(*args, **kwargs)
 
     return wrapper

@@ -11,36 +11,39 @@ from importlib import import_module
 from typing import Any
 
 from chainlit_otel import catalog
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.probes.probe import Probe
 from chainlit_otel.probes.sessions import asking
 
 # The parts of Chainlit that take files from users.
 _FROM_USERS = ("chainlit.server", "chainlit.slack", "chainlit.teams", "chainlit.discord")
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry) -> None:
-    """Wrap the storing of files.
+class Files(Probe):
+    """The sizes of files."""
 
-    Raises:
-        SeamMissing: This version of Chainlit stores files elsewhere.
-    """
-    session_class = getattr(import_module("chainlit.session"), "BaseSession", None)
-    if session_class is None:
-        raise SeamMissing("chainlit.session.BaseSession")
+    name = "files"
 
-    async def persist(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    def install(self, patches: Patches) -> None:
+        """Wrap the storing of files."""
+        session_class = getattr(import_module("chainlit.session"), "BaseSession", None)
+        if session_class is None:
+            raise SeamMissing("chainlit.session.BaseSession")
+        patches.wrap(session_class, "persist_file", _wrap_persist_file(self))
+
+
+def _wrap_persist_file(files: Files) -> Any:
+    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         direction = "element"
-        with guard:
+        with files.guard:
             direction = _direction()
         reference = await wrapped(*args, **kwargs)
-        with guard:
+        with files.guard:
             size = session.files[reference["id"]]["size"]
-            telemetry.record(catalog.FILE_SIZE, size, direction)
+            files.telemetry.record(catalog.FILE_SIZE, size, direction)
         return reference
 
-    patches.wrap(session_class, "persist_file", persist)
+    return wrapper
 
 
 def _direction() -> str:

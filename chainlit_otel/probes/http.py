@@ -25,22 +25,20 @@ from weakref import WeakSet
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
-from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
     Tracer,
-    TracerProvider,
     get_current_span,
 )
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.spans import describe_exception, message_of
 from chainlit_otel.privacy import redact_scope
 from chainlit_otel.probes import http_trial
 from chainlit_otel.probes.lifecycle import mounts_of
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
@@ -51,58 +49,77 @@ _left: WeakSet[Any] = WeakSet()
 _CAPTURED_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
-def install(
-    patches: Patches,
-    guard: Guard,
-    telemetry: Telemetry,
-    meter_provider: MeterProvider,
-    tracer_provider: TracerProvider | None,
-    metrics_path: str | None,
-    exception_messages: bool,
-) -> None:
-    """Instrument the application of Chainlit, and those that mount it, when they start.
+class Http(Probe):
+    """The HTTP requests to Chainlit's application, and to those that mount it."""
 
-    Args:
-        patches: Takes the changes.
-        guard: Holds what goes wrong in this probe and in the instrumentation.
-        telemetry: Not used; the instrumentation has metrics of its own.
-        meter_provider: Where the metrics go.
-        tracer_provider: Where the spans go; None for the global provider.
-        metrics_path: Path at which the app serves our metrics, if it does.
-        exception_messages: Whether the messages of exceptions are recorded.
+    name = "http"
 
-    Raises:
-        SeamMissing: FastAPI builds its middleware stack elsewhere.
-        Unavailable: The instrumentation does not work with this FastAPI.
-    """
-    chainlit = import_module("chainlit.server").app
-    # Not `fastapi.FastAPI`, which others replace by a class of their own.
-    fastapi = import_module("fastapi.applications").FastAPI
-    http_trial.check()
-    middleware = http_trial.build_middleware(tracer_provider, meter_provider)
-    hidden = _hidden_headers()
-    built: WeakSet[Any] = WeakSet()
-    ours: WeakSet[Any] = WeakSet()
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self._pipeline = context.pipeline
+        self._metrics_path = context.settings.metrics_path
+        self._exception_messages = context.settings.capture_exception_messages
+        self._hidden = _hidden_headers()
+        self._built: WeakSet[Any] = WeakSet()
+        self._ours: WeakSet[Any] = WeakSet()
 
-    def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
-        return around(app, wrapped(*args, **kwargs))
+    def install(self, patches: Patches) -> None:
+        """Instrument the applications when they start.
 
-    def around(app: Any, stack: Any) -> Any:
-        with guard:
-            built.add(app)
+        Args:
+            patches: Takes the changes.
+
+        Raises:
+            SeamMissing: FastAPI builds its middleware stack elsewhere.
+            Unavailable: The instrumentation does not work with this FastAPI.
+        """
+        chainlit = import_module("chainlit.server").app
+        # Not `fastapi.FastAPI`, which others replace by a class of their own.
+        fastapi = import_module("fastapi.applications").FastAPI
+        http_trial.check()
+        middleware = http_trial.build_middleware(
+            self._pipeline.tracer_provider, self._pipeline.meter_providers[0]
+        )
+
+        def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
+            return around(app, wrapped(*args, **kwargs))
+
+        def around(app: Any, stack: Any) -> Any:
+            with self.guard:
+                self._built.add(app)
+                mounted = _paths_of(chainlit, app)
+                is_ours = app is chainlit or (mounted and isinstance(app, fastapi))
+                if is_ours and not _is_instrumented(app):
+                    self._ours.add(app)
+                    excluded = self._excluded(chainlit, app, mounted)
+                    return self._instrument(patches, middleware, app, stack, excluded)
+            return stack
+
+        patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
+        while _left:
+            app = _left.pop()
+            app.middleware_stack = around(app, app.middleware_stack)
+
+    def _excluded(self, chainlit: Any, app: Any, mounted: list[str]) -> list[str]:
+        if app is chainlit and self._is_seen_from_outside(chainlit):
+            return [_EVERYTHING]
+        own_path = self._metrics_path if app is chainlit or "" in mounted else None
+        return [*_chosen_by_user(), *_excluded(mounted, own_path)]
+
+    def _is_seen_from_outside(self, chainlit: Any) -> bool:
+        for app in {*self._built, *_instrumented_by_host()}:
             mounted = _paths_of(chainlit, app)
-            if (app is chainlit or (mounted and isinstance(app, fastapi))) and not _is_seen(app):
-                ours.add(app)
-                return instrument(app, stack, mounted)
-        return stack
+            # Mounted at the root, its requests cannot be told from those of the outer app.
+            if "" in mounted if app in self._ours else mounted and _is_instrumented(app):
+                return True
+        return False
 
-    def instrument(app: Any, stack: Any, mounted: list[str]) -> Any:
-        if app is chainlit and is_seen_from_outside():
-            excluded = [_EVERYTHING]
-        else:
-            own_path = metrics_path if app is chainlit or "" in mounted else None
-            excluded = [*_chosen_by_user(), *_excluded(mounted, own_path)]
-        instrumented = _Instrumented(stack, middleware, guard, excluded, hidden, exception_messages)
+    def _instrument(
+        self, patches: Patches, middleware: Any, app: Any, stack: Any, excluded: list[str]
+    ) -> Any:
+        instrumented = _Instrumented(
+            stack, middleware, self.guard, excluded, self._hidden, self._exception_messages
+        )
 
         def undo() -> None:
             instrumented.remove()
@@ -115,19 +132,6 @@ def install(
         if hasattr(native, "enabled"):
             patches.shadow(native, "enabled", functools.partial(_step_back, patches))
         return instrumented
-
-    def is_seen_from_outside() -> bool:
-        for app in {*built, *_instrumented_by_host()}:
-            mounted = _paths_of(chainlit, app)
-            # Mounted at the root, its requests cannot be told from those of the outer app.
-            if "" in mounted if app in ours else mounted and _is_seen(app):
-                return True
-        return False
-
-    patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
-    while _left:
-        app = _left.pop()
-        app.middleware_stack = around(app, app.middleware_stack)
 
 
 class _Instrumented:
@@ -400,7 +404,7 @@ def _instrumented_by_host() -> list[Any]:
     return list(getattr(known, "_instrumented_fastapi_apps", ()))
 
 
-def _is_seen(app: Any) -> bool:
+def _is_instrumented(app: Any) -> bool:
     """Tell whether an application is instrumented by somebody else, by whichever way."""
     middleware = import_module("opentelemetry.instrumentation.asgi").OpenTelemetryMiddleware
     return getattr(app, "_is_instrumented_by_opentelemetry", False) or any(

@@ -10,13 +10,12 @@ sockets before that; its `shutdown` is wrapped to tell these closes from lost co
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 _MIDDLEWARES = 64
 
@@ -55,41 +54,26 @@ def is_server_of(server: Any, app: Any) -> bool:
     return True
 
 
-def install(
-    patches: Patches,
-    guard: Guard,
-    telemetry: Telemetry,
-    starting: Callable[[Any], None],
-    started: Callable[[], None],
-    stopping: Callable[[Any], None],
-    stop: Callable[[], Awaitable[None]],
-) -> None:
-    """Wrap the lifespan.
+class Lifecycle(Probe):
+    """Tells of the start and the end of the server."""
 
-    Args:
-        patches: Takes the changes.
-        guard: Holds what goes wrong in this probe.
-        telemetry: Not used; this probe has no metric of its own.
-        starting: Told when a server is about to start serving, on its event loop, with the router.
-        started: Told when it serves, on its event loop.
-        stopping: Told when a uvicorn server begins to stop, with the server.
-        stop: Awaited once the server has stopped serving, before the application cleans up.
+    name = "lifecycle"
 
-    Raises:
-        SeamMissing: Starlette's router has no lifespan.
-    """
-    router = import_module("starlette.routing").Router
-    patches.wrap(router, "lifespan", _living(guard, starting, started, stop))
-    if uvicorn := sys.modules.get("uvicorn.server"):
-        patches.wrap(uvicorn.Server, "shutdown", _announcing(guard, stopping))
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.lifespan = context.lifespan
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the lifespan."""
+        router = import_module("starlette.routing").Router
+        patches.wrap(router, "lifespan", _wrap_lifespan(self))
+        if uvicorn := sys.modules.get("uvicorn.server"):
+            patches.wrap(uvicorn.Server, "shutdown", _wrap_server_shutdown(self))
 
 
-def _living(
-    guard: Guard,
-    starting: Callable[[Any], None],
-    started: Callable[[], None],
-    stop: Callable[[], Awaitable[None]],
-) -> Any:
+def _wrap_lifespan(probe: Lifecycle) -> Any:
+    guard, lifespan = probe.guard, probe.lifespan
+
     def is_ours(router: Any) -> bool:
         with guard:
             return serves(router, import_module("chainlit.server").app)
@@ -104,26 +88,26 @@ def _living(
             message = await receive()
             with guard:
                 if message["type"] == "lifespan.startup":
-                    starting(router)
+                    lifespan.on_startup(router)
                 elif message["type"] == "lifespan.shutdown":
-                    await stop()
+                    await lifespan.on_shutdown()
             return message
 
         async def answer(message: Any) -> None:
             await send(message)
             with guard:
                 if message["type"] == "lifespan.startup.complete":
-                    started()
+                    lifespan.on_serving()
 
         return await wrapped(scope, overhear, answer)
 
     return wrapper
 
 
-def _announcing(guard: Guard, stopping: Callable[[Any], None]) -> Any:
+def _wrap_server_shutdown(probe: Lifecycle) -> Any:
     def wrapper(wrapped: Any, server: Any, args: Any, kwargs: Any) -> Any:
-        with guard:
-            stopping(server)
+        with probe.guard:
+            probe.lifespan.on_server_shutdown(server)
         return wrapped(*args, **kwargs)
 
     return wrapper

@@ -11,16 +11,29 @@ from importlib import import_module
 from typing import Any
 
 from chainlit_otel import catalog
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
-class Connections:
+class Mcp(Probe):
     """The MCP connections that stand. They cannot be hashed, so they go by their identity."""
 
-    def __init__(self) -> None:
+    name = "mcp"
+    # Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
+    is_optional = True
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
         self._open: dict[int, weakref.finalize[[int, None], Any]] = {}
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the making and the closing of connections."""
+        session = getattr(import_module("chainlit.session"), "McpSession", None)
+        if session is None:
+            raise SeamMissing("chainlit.session.McpSession")
+        patches.wrap(session, "__init__", _wrap_init(self))
+        patches.wrap(session, "close", _wrap_close(self))
+        self.telemetry.observe(catalog.MCP_CONNECTIONS, self.active, self.guard)
 
     def opened(self, connection: Any) -> None:
         """A connection stands; it counts until it is closed or garbage-collected."""
@@ -39,28 +52,21 @@ class Connections:
         return {(): len(self._open)}
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, connections: Connections) -> None:
-    """Wrap the making and the closing of connections.
-
-    Raises:
-        SeamMissing: This version of Chainlit keeps its MCP connections elsewhere.
-    """
-    session = getattr(import_module("chainlit.session"), "McpSession", None)
-    if session is None:
-        raise SeamMissing("chainlit.session.McpSession")
-
-    def opening(wrapped: Any, connection: Any, args: Any, kwargs: Any) -> None:
+def _wrap_init(mcp: Mcp) -> Any:
+    def wrapper(wrapped: Any, connection: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
-        with guard:
-            connections.opened(connection)
+        with mcp.guard:
+            mcp.opened(connection)
 
-    async def closing(wrapped: Any, connection: Any, args: Any, kwargs: Any) -> Any:
+    return wrapper
+
+
+def _wrap_close(mcp: Mcp) -> Any:
+    async def wrapper(wrapped: Any, connection: Any, args: Any, kwargs: Any) -> Any:
         try:
             return await wrapped(*args, **kwargs)
         finally:
-            with guard:
-                connections.closed(connection)
+            with mcp.guard:
+                mcp.closed(connection)
 
-    patches.wrap(session, "__init__", opening)
-    patches.wrap(session, "close", closing)
-    telemetry.observe(catalog.MCP_CONNECTIONS, connections.active, guard)
+    return wrapper

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
@@ -27,12 +27,12 @@ from chainlit_otel.core.labels import LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, Tracing, current_span_context, printable
+from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
+from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.spans import SessionSpans
 
 _PROFILES = 32
 # What is shown to a user or played, by its event. A step goes by the events of messages.
@@ -40,39 +40,76 @@ _CONTENT = frozenset(catalog.EMIT_EVENT.values) - {"step", "audio"} | {"audio_ch
 _QUESTIONS = ("ask", "call_fn")
 _ASK_TYPES = frozenset(catalog.ASK_TYPE.values)
 
+Handler = Callable[..., Awaitable[Any]]
+
 current_turn: ContextVar[Turn | None] = ContextVar("chainlit_otel_turn", default=None)
 _arrival: ContextVar[int | None] = ContextVar("chainlit_otel_arrival", default=None)
 
 
-class Messages:
+class Messages(Probe):
     """The turns under way and what is sent in them.
 
-    Args:
-        ledger: The books of turns.
-        sessions: The books of sessions.
-        sockets: The open sockets.
-        tracing: Opens the span of each turn.
-        capture: Whether the text of messages is recorded in spans.
+    Attributes:
+        ledger: The ledger of turns.
+        profiles: The chat profiles.
+        connections: The open sockets, by their Socket.IO id.
     """
 
-    def __init__(
-        self,
-        ledger: TurnLedger,
-        sessions: Sessions,
-        sockets: Sockets,
-        tracing: Tracing,
-        capture: bool,
-    ) -> None:
-        self.ledger = ledger
+    name = "messages"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.ledger = TurnLedger(self._on_end)
         self.profiles = LearnedSet(_PROFILES)
-        self.connections = sockets.connections
-        self._sessions = sessions
-        self._sockets = sockets
-        self._tracing = tracing
-        self._capture = capture
+        self._sessions = context.get(Sessions)
+        self._sockets = context.get(Sockets)
+        self._spans = context.get(SessionSpans)
+        self._tracing = context.tracing
+        self._capture = context.settings.capture_messages
+        self.connections = self._sockets.connections
         self._frames: dict[Turn, Frame] = {}
         self._tasks: WeakKeyDictionary[asyncio.Task[Any], Turn] = WeakKeyDictionary()
         self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
+
+    def install(self, patches: Patches) -> None:
+        """Wrap what processes messages and what sends them."""
+        socket = import_module("chainlit.socket")
+        emitter = getattr(import_module("chainlit.emitter"), "ChainlitEmitter", None)
+        if emitter is None:
+            raise SeamMissing("chainlit.emitter.ChainlitEmitter")
+        sio = import_module("chainlit.server").sio
+        handlers = sio.handlers.get("/")
+
+        def bound(wrap: Callable[..., Handler], *args: Any) -> Callable[..., Handler]:
+            return functools.partial(wrap, patches, self, *args)
+
+        patches.replace(handlers, "client_message", functools.partial(_wrap_arrival, patches))
+        patches.override(socket, "process_message", bound(_wrap_process_message))
+        patches.replace(handlers, "edit_message", bound(_wrap_handler, socket, _on_edit))
+        patches.replace(handlers, "audio_end", bound(_wrap_handler, socket, _on_audio_end))
+        patches.replace(handlers, "stop", bound(_wrap_stop, socket))
+        patches.override(emitter, "process_message", bound(_wrap_emitter_process_message))
+        patches.shadow(sio, "emit", bound(_wrap_emit), fast=True)
+        patches.shadow(sio, "call", bound(_wrap_call))
+        observe = functools.partial(self.telemetry.observe, guard=self.guard)
+        observe(catalog.TURN_ACTIVE, self.ledger.active)
+        observe(catalog.TURN_PEAK, self.ledger.peaks)
+        observe(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
+        observe(catalog.MESSAGES, lambda: dict(self.ledger.messages))
+        observe(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
+
+    def overflows(self) -> Mapping[catalog.Attribute, LearnedSet]:
+        """Return what bounds the chat profiles."""
+        return {catalog.CHAT_PROFILE: self.profiles}
+
+    def _on_end(self, turn: Turn, seconds: float) -> None:
+        with self.guard:
+            record, profile = self.telemetry.record, turn.profile
+            record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
+            if (first := turn.time_to_first_token) is not None:
+                record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
+            if (gap := turn.time_per_output_chunk) is not None:
+                record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
 
     def begin(self, session: Any, arrived: int | None = None) -> Turn:
         """A message of the session's user is about to be processed.
@@ -96,14 +133,10 @@ class Messages:
         """Open the span of a turn that has begun, if anybody listens."""
         if self._tracing.idle:
             return
-        attributes = {} if session is None else self._sessions.attributes(session)
-        if turn.profile:
-            attributes[catalog.CHAT_PROFILE.key] = turn.profile
-        # The span of a socket, if somebody opens one, lasts as long as the tab.
-        links = [current_span_context(), *self._sockets.links(session)]
-        self._frames[turn] = self._tracing.open_root(catalog.SPAN_TURN, attributes, links)
+        attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
+        self._frames[turn] = self._spans.open_root(catalog.SPAN_TURN, session, attributes)
 
-    def end(self, turn: Turn, error: BaseException | None) -> None:
+    def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
         if error is not None:
             self.failed(error)
@@ -116,8 +149,8 @@ class Messages:
         turn.error = None
         current_turn.set(None)
 
-    def end_all(self) -> None:
-        """Every turn under way ends as cancelled, because the process stops."""
+    def end(self, reason: str) -> None:
+        """Every turn under way ends as cancelled: nobody waits for its answer any more."""
         self.ledger.cancel_all()
         for turn, frame in list(self._frames.items()):
             self._tracing.close(frame, turn.outcome)
@@ -234,7 +267,7 @@ class Messages:
 
     def open_ask(self, kind: str) -> Frame:
         """The app is about to wait for its user."""
-        return self._sockets.open(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
+        return self._spans.open(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
 
     def close_ask(self, frame: Frame, outcome: str) -> None:
         """The app waits no more."""
@@ -247,59 +280,7 @@ class Messages:
             frame.span.set_attribute(key, printable(text))
 
 
-def install(
-    patches: Patches,
-    guard: Guard,
-    telemetry: Telemetry,
-    messages: Messages,
-) -> None:
-    """Wrap what processes messages and what sends them.
-
-    Raises:
-        SeamMissing: This version of Chainlit has no such function or handler.
-    """
-    socket = import_module("chainlit.socket")
-    emitter = import_module("chainlit.emitter")
-    sio = import_module("chainlit.server").sio
-    handlers = sio.handlers.get("/")
-    patches.replace(handlers, "client_message", functools.partial(_arriving, patches))
-    patches.override(
-        socket, "process_message", functools.partial(_processing, patches, guard, messages)
-    )
-    for event, received in (("edit_message", _on_edit), ("audio_end", _on_audio_end)):
-        patches.replace(
-            handlers,
-            event,
-            functools.partial(_wrap_handler, patches, guard, messages, socket, received),
-        )
-    patches.replace(
-        handlers, "stop", functools.partial(_wrap_stop, patches, guard, messages, socket)
-    )
-    if not hasattr(emitter, "ChainlitEmitter"):
-        raise SeamMissing("chainlit.emitter.ChainlitEmitter")
-    patches.override(
-        emitter.ChainlitEmitter,
-        "process_message",
-        functools.partial(_receiving, patches, guard, messages),
-    )
-    patches.shadow(sio, "emit", functools.partial(_emitting, patches, guard, messages), fast=True)
-    patches.shadow(sio, "call", functools.partial(_asking, patches, guard, telemetry, messages))
-    _observe(messages, telemetry, guard)
-
-
-def _observe(messages: Messages, telemetry: Telemetry, guard: Guard) -> None:
-    ledger = messages.ledger
-    telemetry.observe(catalog.TURN_ACTIVE, ledger.active, guard)
-    telemetry.observe(catalog.TURN_PEAK, ledger.peaks, guard)
-    telemetry.observe(catalog.OUTPUT_CHUNKS, ledger.chunks, guard)
-    telemetry.observe(catalog.MESSAGES, lambda: dict(ledger.messages), guard)
-    telemetry.observe(catalog.EMIT_DROPPED, lambda: dict(ledger.dropped), guard)
-
-
-Handler = Callable[..., Awaitable[Any]]
-
-
-def _arriving(patches: Patches, original: Handler) -> Handler:
+def _wrap_arrival(patches: Patches, original: Handler) -> Handler:
     @wraps(original)
     async def client_message(*args: Any) -> Any:
         if patches.active:
@@ -309,10 +290,10 @@ def _arriving(patches: Patches, original: Handler) -> Handler:
     return client_message
 
 
-def _processing(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+def _wrap_process_message(patches: Patches, messages: Messages, original: Handler) -> Handler:
     @wraps(original)
     async def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
-        with _InTurn(guard, messages, session if patches.active else None):
+        with _InTurn(messages, session if patches.active else None):
             return await original(session, *args, **kwargs)
 
     return process_message
@@ -320,7 +301,6 @@ def _processing(patches: Patches, guard: Guard, messages: Messages, original: Ha
 
 def _wrap_handler(
     patches: Patches,
-    guard: Guard,
     messages: Messages,
     socket: Any,
     received: Callable[..., None],
@@ -331,10 +311,10 @@ def _wrap_handler(
     @wraps(original)
     async def handler(sid: str, *args: Any) -> Any:
         session = None
-        with guard:
+        with messages.guard:
             session = socket.WebsocketSession.get(sid) if patches.active else None
-        with _InTurn(guard, messages, session):
-            with guard:
+        with _InTurn(messages, session):
+            with messages.guard:
                 if session is not None:
                     received(messages, *args)
             return await original(sid, *args)
@@ -353,12 +333,10 @@ def _on_audio_end(messages: Messages, *_: Any) -> None:
     messages.received(None)
 
 
-def _wrap_stop(
-    patches: Patches, guard: Guard, messages: Messages, socket: Any, original: Handler
-) -> Handler:
+def _wrap_stop(patches: Patches, messages: Messages, socket: Any, original: Handler) -> Handler:
     @wraps(original)
     async def stop(sid: str, *args: Any) -> Any:
-        with guard:
+        with messages.guard:
             if patches.active:
                 messages.on_stop(socket.WebsocketSession.get(sid))
         return await original(sid, *args)
@@ -372,10 +350,9 @@ class _InTurn:
     No coroutine of its own, which would be one more to wake for every token.
     """
 
-    __slots__ = ("_guard", "_messages", "_session", "_turn")
+    __slots__ = ("_messages", "_session", "_turn")
 
-    def __init__(self, guard: Guard, messages: Messages, session: Any) -> None:
-        self._guard = guard
+    def __init__(self, messages: Messages, session: Any) -> None:
         self._messages = messages
         self._session = session
         self._turn: Turn | None = None
@@ -383,7 +360,7 @@ class _InTurn:
     def __enter__(self) -> None:
         if self._session is None:
             return
-        with self._guard:
+        with self._messages.guard:
             self._turn = self._messages.begin(self._session)
             self._messages.trace(self._turn, self._session)
 
@@ -395,11 +372,13 @@ class _InTurn:
     ) -> None:
         if self._turn is None:
             return
-        with self._guard:
-            self._messages.end(self._turn, error)
+        with self._messages.guard:
+            self._messages.end_turn(self._turn, error)
 
 
-def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+def _wrap_emitter_process_message(
+    patches: Patches, messages: Messages, original: Handler
+) -> Handler:
     @wraps(original)
     async def process_message(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
@@ -407,17 +386,17 @@ def _receiving(patches: Patches, guard: Guard, messages: Messages, original: Han
         try:
             message = await original(*args, **kwargs)
         except BaseException as error:
-            with guard:
+            with messages.guard:
                 messages.failed(error)
             raise
-        with guard:
+        with messages.guard:
             messages.received(message.content, message.id)
         return message
 
     return process_message
 
 
-def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Handler) -> Handler:
+def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handler:
     # This runs for every token. So it is a plain function that hands on what the original
     # returns, and one more token of a turn is counted right here, by what cannot fail.
     connections, turn_now, clock = messages.connections, current_turn.get, time.monotonic_ns
@@ -429,7 +408,7 @@ def _emitting(patches: Patches, guard: Guard, messages: Messages, original: Hand
             turn.chunks += 1
             turn.last_chunk = clock()
         elif patches.active and isinstance(event, str) and event in _CONTENT:
-            with guard:
+            with messages.guard:
                 messages.emitted(event, data, to or _room(*args, **kwargs))
         # Handing on what nobody gave takes as long as all the rest.
         if args or kwargs:
@@ -444,19 +423,18 @@ def _room(room: object = None, *_: object, **__: object) -> object:
     return room
 
 
-def _asking(
-    patches: Patches, guard: Guard, telemetry: Telemetry, messages: Messages, original: Handler
-) -> Handler:
+def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handler:
     @wraps(original)
     async def call(event: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:
         # An app may have calls of its own, which need not wait for a person.
         if not patches.active or event not in _QUESTIONS:
             return await original(event, data, *args, **kwargs)
         started, kind, frame = time.monotonic_ns(), catalog.OTHER, UNHEARD
-        with guard:
+        with messages.guard:
             kind = ask_type(event, data)
             # A person takes their time, so this is seen before the answer is.
-            telemetry.expect(catalog.ASK_DURATION, *product((kind,), catalog.ASK_OUTCOME.values))
+            outcomes = product((kind,), catalog.ASK_OUTCOME.values)
+            messages.telemetry.expect(catalog.ASK_DURATION, *outcomes)
             frame = messages.open_ask(kind)
         outcome = "cancelled"
         try:
@@ -464,13 +442,13 @@ def _asking(
             outcome = "answered"
             return result
         except BaseException as error:
-            with guard:
+            with messages.guard:
                 outcome = _ask_outcome(messages, error)
             raise
         finally:
-            with guard:
+            with messages.guard:
                 seconds = (time.monotonic_ns() - started) / NS
-                telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
+                messages.telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
                 messages.close_ask(frame, outcome)
 
     return call

@@ -14,7 +14,7 @@ import hashlib
 import re
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from types import FrameType
@@ -25,10 +25,9 @@ from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.spans import printable
+from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
 
 # What Chainlit and its data layers make up is of this form; a browser may send any text for it.
@@ -61,21 +60,23 @@ def _context_var() -> ContextVar[Any]:
     return found
 
 
-class Sessions:
-    """Chainlit's session objects and what the books say of each.
+class Sessions(Probe):
+    """Chainlit's session objects, and what the ledger says of each.
 
-    Args:
-        ledger: The books.
-        on_start: Told what stands for the id of each session that started.
-        capture_user: Whether spans name the user.
+    Attributes:
+        ledger: The ledger of sessions.
+        client_type: The clients.
+        misses: How often a session was asked for that is not here, by who asked.
+        users: Who is signed in.
     """
 
-    def __init__(
-        self, ledger: SessionLedger, on_start: Callable[[str], None], capture_user: bool
-    ) -> None:
-        self.ledger = ledger
-        self._on_start = on_start
-        self._capture_user = capture_user
+    name = "sessions"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.ledger = SessionLedger(self._on_end)
+        self._adopts = context.adopt
+        self._capture_user = context.settings.capture_user
         self.client_type = ClosedSet(catalog.CLIENT_TYPE.values)
         self.misses: Counts[tuple[str, ...]] = Counts()
         self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
@@ -84,6 +85,58 @@ class Sessions:
         self._http: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         self._retained = Retained()
         self.users = Users()
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the session classes, and take up the sessions that are open."""
+        module = import_module("chainlit.session")
+        for name in ("WebsocketSession", "HTTPSession", "ws_sessions_id"):
+            if not hasattr(module, name):
+                raise SeamMissing(f"chainlit.session.{name}")
+        websocket, http = module.WebsocketSession, module.HTTPSession
+        patches.wrap(websocket, "__init__", _wrap_init(self, "websocket"))
+        patches.wrap(websocket, "restore", _wrap_restore(self))
+        patches.wrap(websocket, "delete", _wrap_delete(self))
+        patches.wrap(websocket, "get_by_id", _wrap_get_by_id(self))
+        patches.wrap(websocket, "require", _wrap_require(self))
+        patches.wrap(http, "__init__", _wrap_init(self, "http"))
+        patches.wrap(http, "delete", _wrap_delete(self))
+        if self._adopts:
+            self.adopt()
+        observe = functools.partial(self.telemetry.observe, guard=self.guard)
+        observe(catalog.SESSION_STARTS, self.ledger.starts)
+        observe(catalog.SESSION_ACTIVE, self.ledger.active)
+        observe(catalog.SESSION_PEAK, self.ledger.peaks)
+        observe(catalog.SESSION_ENDS, self.ledger.ends)
+        observe(catalog.SESSION_TIME, self.ledger.time)
+        observe(catalog.SESSION_RECONNECTS, self.ledger.reconnects)
+        observe(catalog.SESSION_OLDEST_AGE, self.ledger.oldest_age)
+        observe(catalog.SESSION_LOOKUP_MISSES, self.misses.read)
+        observe(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
+        observe(catalog.RETAINED, self.retained)
+
+    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet]:
+        """Return what bounds the clients."""
+        return {catalog.CLIENT_TYPE: self.client_type}
+
+    def on_startup(self) -> None:
+        """Have the sessions of each bot that the app has at zero before its first one."""
+        bots = [("http", bot) for bot in catalog.BOTS if f"chainlit.{bot}.app" in sys.modules]
+        self.telemetry.expect(catalog.SESSION_STARTS, *catalog.starts_of(*bots))
+        self.telemetry.expect(catalog.SESSION_ACTIVE, *catalog.states_of(*bots))
+        self.telemetry.expect(catalog.SESSION_ENDS, *catalog.ends_of(*bots))
+
+    def end(self, reason: str) -> None:
+        """End every session."""
+        self.ledger.end_all(reason)
+
+    def _on_end(self, session: Session, reason: str, seconds: float) -> None:
+        with self.guard:
+            self.telemetry.record(
+                catalog.SESSION_DURATION, seconds, session.type, session.client, reason
+            )
+            if session.type == "websocket":
+                self.telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
+            self.telemetry.session_ended(session.hash, reason)
 
     def started(self, session: Any, type: SessionType) -> None:
         """Chainlit made a session."""
@@ -98,7 +151,7 @@ class Sessions:
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
         finalizer = weakref.finalize(session, self.ledger.collected, handle, reason)
         finalizer.atexit = False
-        self._on_start(handle.hash)
+        self.telemetry.session_started(handle.hash)
 
     def adopt(self) -> None:
         """Take up the sessions that are open now."""
@@ -255,109 +308,55 @@ def _site(frame: FrameType | None) -> str | None:
     return _SITES.get(function, catalog.OTHER)
 
 
-def install(
-    patches: Patches, guard: Guard, telemetry: Telemetry, sessions: Sessions, adopt: bool
-) -> None:
-    """Wrap the session classes.
-
-    Args:
-        patches: Takes the changes.
-        guard: Holds what goes wrong in this probe.
-        telemetry: Shows the books.
-        sessions: The books.
-        adopt: Whether the sessions that are open now are taken up.
-
-    Raises:
-        SeamMissing: This version of Chainlit has no such class or method.
-    """
-    module = import_module("chainlit.session")
-    for name in ("WebsocketSession", "HTTPSession", "ws_sessions_id"):
-        if not hasattr(module, name):
-            raise SeamMissing(f"chainlit.session.{name}")
-    websocket, http = module.WebsocketSession, module.HTTPSession
-    patches.wrap(websocket, "__init__", _starting(guard, sessions, "websocket"))
-    patches.wrap(websocket, "restore", _restoring(guard, sessions))
-    patches.wrap(websocket, "delete", _deleting(guard, sessions))
-    patches.wrap(websocket, "get_by_id", _looking_up(guard, sessions))
-    patches.wrap(websocket, "require", _requiring(guard, sessions))
-    patches.wrap(http, "__init__", _starting(guard, sessions, "http"))
-    patches.wrap(http, "delete", _deleting(guard, sessions))
-    if adopt:
-        sessions.adopt()
-    _observe(sessions, telemetry, guard)
-
-
-def expect_bots(telemetry: Telemetry) -> None:
-    """Have the sessions of each bot that the app has at zero before its first one."""
-    bots = [("http", bot) for bot in catalog.BOTS if f"chainlit.{bot}.app" in sys.modules]
-    telemetry.expect(catalog.SESSION_STARTS, *catalog.starts_of(*bots))
-    telemetry.expect(catalog.SESSION_ACTIVE, *catalog.states_of(*bots))
-    telemetry.expect(catalog.SESSION_ENDS, *catalog.ends_of(*bots))
-
-
-def _observe(sessions: Sessions, telemetry: Telemetry, guard: Guard) -> None:
-    ledger = sessions.ledger
-    telemetry.observe(catalog.SESSION_STARTS, ledger.starts, guard)
-    telemetry.observe(catalog.SESSION_ACTIVE, ledger.active, guard)
-    telemetry.observe(catalog.SESSION_PEAK, ledger.peaks, guard)
-    telemetry.observe(catalog.SESSION_ENDS, ledger.ends, guard)
-    telemetry.observe(catalog.SESSION_TIME, ledger.time, guard)
-    telemetry.observe(catalog.SESSION_RECONNECTS, ledger.reconnects, guard)
-    telemetry.observe(catalog.SESSION_OLDEST_AGE, ledger.oldest_age, guard)
-    telemetry.observe(catalog.SESSION_LOOKUP_MISSES, sessions.misses.read, guard)
-    telemetry.observe(catalog.USER_ACTIVE, lambda: {(): sessions.users.active()}, guard)
-    telemetry.observe(catalog.RETAINED, sessions.retained, guard)
-
-
-def _starting(guard: Guard, sessions: Sessions, type: SessionType) -> Any:
+def _wrap_init(sessions: Sessions, type: SessionType) -> Any:
     def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
-        with guard:
+        with sessions.guard:
             sessions.started(session, type)
 
     return wrapper
 
 
-def _restoring(guard: Guard, sessions: Sessions) -> Any:
+def _wrap_restore(sessions: Sessions) -> Any:
     def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
-        with guard:
+        with sessions.guard:
             sessions.restored(session)
         return result
 
     return wrapper
 
 
-def _deleting(guard: Guard, sessions: Sessions) -> Any:
+def _wrap_delete(sessions: Sessions) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
-        with guard:
+        with sessions.guard:
             sessions.deleted(session)
         try:
             return await wrapped(*args, **kwargs)
         finally:
-            with guard:
+            with sessions.guard:
                 sessions.check_retained(session)
 
     return wrapper
 
 
-def _looking_up(guard: Guard, sessions: Sessions) -> Any:
+def _wrap_get_by_id(sessions: Sessions) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         session = wrapped(*args, **kwargs)
         if session is None:
-            with guard:
+            with sessions.guard:
                 sessions.missed(_site(sys._getframe(1)))
         return session
 
     return wrapper
 
 
-def _requiring(guard: Guard, sessions: Sessions) -> Any:
+def _wrap_require(sessions: Sessions) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         try:
             return wrapped(*args, **kwargs)
         except ValueError:
-            with guard:
+            with sessions.guard:
                 # Without a socket, a request goes on here whose miss has been counted.
                 if None not in (*args, *kwargs.values()):
                     sessions.missed("socket")

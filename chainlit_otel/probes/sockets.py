@@ -18,90 +18,81 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-from opentelemetry.trace import SpanContext
-
 from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.spans import (
-    UNHEARD,
     Frame,
-    Tracing,
     current_span_context,
     outcome_of,
-    within,
 )
 from chainlit_otel.probes import inbound
-from chainlit_otel.probes.sessions import Sessions, current_session
+from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.spans import SessionSpans
 
 Handler = Callable[..., Awaitable[Any]]
 
 _NAMESPACE = "/"
 
 
-class Sockets:
+class Sockets(Probe):
     """The open sockets, by the ids of Socket.IO and of Engine.IO.
 
-    Args:
-        ledger: The books of connections.
-        sessions: The books of sessions.
-        tracing: Opens the spans of connects and disconnects.
-
     Attributes:
-        ledger: The books of connections.
+        ledger: The ledger of connections.
         connections: The open sockets, by their Socket.IO id.
         stopping: Whether the server is closing its sockets, in order to stop.
     """
 
-    def __init__(self, ledger: ConnectionLedger, sessions: Sessions, tracing: Tracing) -> None:
-        self.ledger = ledger
+    name = "sockets"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.ledger = ConnectionLedger(self._on_close)
         self.stopping = False
-        self._sessions = sessions
-        self._tracing = tracing
-        self._spans: dict[str, SpanContext] = {}
         self.connections: dict[str, Connection] = {}
+        self._sessions = context.get(Sessions)
+        self._spans = context.get(SessionSpans)
+        self._tracing = context.tracing
         self._sids: dict[str, str] = {}
         self._reasons: dict[str, object] = {}
 
-    def links(self, session: Any) -> list[SpanContext]:
-        """Return the span that connected the current socket of a session, if there is one."""
-        span = self._spans.get(getattr(session, "socket_id", ""))
-        return [] if span is None else [span]
+    def install(self, patches: Patches) -> None:
+        """Replace the handlers, and take up the sockets that are open."""
+        sio = getattr(import_module("chainlit.server"), "sio", None)
+        if sio is None or not hasattr(sio, "eio"):
+            raise SeamMissing("chainlit.server.sio")
+        handlers = sio.handlers.get(_NAMESPACE)
+        patches.replace(handlers, "connect", functools.partial(_wrap_connect, patches, self))
+        patches.replace(handlers, "disconnect", functools.partial(_wrap_disconnect, patches, self))
+        patches.replace(
+            sio.eio.handlers,
+            "disconnect",
+            functools.partial(_wrap_engine_disconnect, patches, self),
+        )
+        patches.shadow(sio.eio, "_bad_request", functools.partial(_wrap_bad_request, patches, self))
+        inbound.install(patches, self.guard, self.ledger, sio)
+        self.adopt()
+        self.telemetry.observe(catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard)
+        self.telemetry.observe(catalog.CONNECTION_REJECTED, self.ledger.rejected, self.guard)
+        self.telemetry.observe(catalog.INBOUND_DROPPED, self.ledger.thrown_away, self.guard)
 
-    def open(
-        self,
-        name: str,
-        attributes: dict[str, str],
-        start: int | None = None,
-        above: Frame | None = None,
-    ) -> Frame:
-        """Open the span of something that may happen anywhere.
+    def on_startup(self) -> None:
+        """A server that starts closes no sockets, whatever another one did."""
+        self.stopping = False
 
-        Outside of any span of ours it tells of the session itself. That of a websocket is then
-        the root of a trace.
+    def on_server_shutdown(self) -> None:
+        """From now on it is the server that closes sockets."""
+        self.stopping = True
 
-        Args:
-            name: Name of the span.
-            attributes: Attributes of the span.
-            start: Start time, in nanoseconds since the epoch; now by default.
-            above: What is known to be above it, whatever is current.
-        """
-        if self._tracing.idle:
-            return UNHEARD
-        session = None
-        with self._tracing.guard:
-            session = None if above is not None or within() else current_session()
-            if session is not None:
-                attributes = attributes | self._sessions.attributes(session)
-        if session is None:
-            return self._tracing.open_child(name, attributes, start, above)
-        if not hasattr(session, "socket_id"):
-            return self._tracing.open_child(name, attributes, start)
-        # The span of a socket, if somebody opens one, lasts as long as the tab.
-        links = [current_span_context(), *self.links(session)]
-        return self._tracing.open_root(name, attributes, links, start)
+    def end(self, reason: str) -> None:
+        """Close every connection."""
+        self.ledger.close_all(reason)
+
+    def _on_close(self, reason: str, seconds: float) -> None:
+        with self.guard:
+            self.telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
     def connecting(self) -> Frame:
         """Chainlit is about to be asked whether a socket may connect."""
@@ -114,16 +105,14 @@ class Sockets:
             frame.span.set_attributes(self._sessions.attributes(session))
             # One that died meanwhile has been lost already: nobody would take its span out again.
             if sid in self.connections and frame.span.is_recording():
-                self._spans[sid] = frame.span.get_span_context()
+                self._spans.connected(sid, frame.span.get_span_context())
         self._tracing.close(frame, outcome_of(error), error)
 
     def disconnecting(self, sid: str) -> Frame:
         """Chainlit is about to be told that a socket is gone."""
         session = _session_of(sid)
         attributes = {} if session is None else self._sessions.attributes(session)
-        span = self._spans.pop(sid, None)
-        links = [] if span is None else [span]
-        return self._tracing.open_root(catalog.SPAN_DISCONNECT, attributes, links)
+        return self._tracing.open_root(catalog.SPAN_DISCONNECT, attributes, self._spans.forget(sid))
 
     def disconnected(self, frame: Frame, error: BaseException | None) -> None:
         """Chainlit has dealt with a socket that is gone."""
@@ -178,7 +167,7 @@ class Sockets:
     def lost(self, engine_sid: str) -> None:
         """The Engine.IO socket is closed; Chainlit may not have been told."""
         sid = self._sids.pop(engine_sid, "")
-        self._spans.pop(sid, None)
+        self._spans.forget(sid)
         if sid in self.connections:
             session = self.closed(sid, None)
             if session is not None:
@@ -191,8 +180,10 @@ class Sockets:
     def adopt(self) -> None:
         """Take up the sockets that are open now, and only those."""
         self.stopping = False
-        for known in (self.connections, self._sids, self._spans, self._reasons):
-            known.clear()
+        self._spans.clear()
+        self.connections.clear()
+        self._sids.clear()
+        self._reasons.clear()
         sio = import_module("chainlit.server").sio
         for sid, session in list(import_module("chainlit.session").ws_sessions_sid.items()):
             if not self._sessions.knows(session):
@@ -230,60 +221,33 @@ def _grace() -> float:
     return float(import_module("chainlit.config").config.project.session_timeout)
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, sockets: Sockets) -> None:
-    """Replace the handlers.
-
-    Raises:
-        SeamMissing: This version of Chainlit or python-socketio has no such handler.
-    """
-    sio = getattr(import_module("chainlit.server"), "sio", None)
-    if sio is None or not hasattr(sio, "eio"):
-        raise SeamMissing("chainlit.server.sio")
-    handlers = sio.handlers.get(_NAMESPACE)
-    patches.replace(handlers, "connect", functools.partial(_connecting, patches, guard, sockets))
-    patches.replace(
-        handlers, "disconnect", functools.partial(_disconnecting, patches, guard, sockets)
-    )
-    patches.replace(
-        sio.eio.handlers, "disconnect", functools.partial(_losing, patches, guard, sockets)
-    )
-    patches.shadow(
-        sio.eio, "_bad_request", functools.partial(_refusing_poll, patches, guard, sockets)
-    )
-    inbound.install(patches, guard, sockets.ledger, sio)
-    sockets.adopt()
-    telemetry.observe(catalog.CONNECTION_ACTIVE, sockets.ledger.active, guard)
-    telemetry.observe(catalog.CONNECTION_REJECTED, sockets.ledger.rejected, guard)
-    telemetry.observe(catalog.INBOUND_DROPPED, sockets.ledger.thrown_away, guard)
-
-
-def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+def _wrap_connect(patches: Patches, sockets: Sockets, original: Handler) -> Handler:
     @wraps(original)
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         if not patches.active:
             return await original(sid, environ, *auth)
         frame: Frame | None = None
-        with guard:
+        with sockets.guard:
             frame = sockets.connecting()
         error: BaseException | None = None
         try:
             accepted = await original(sid, environ, *auth)
         except BaseException as raised:
             error = raised
-            with guard:
+            with sockets.guard:
                 # Without auth this is python-socketio trying an older signature.
                 if auth and isinstance(error, Exception):
                     sockets.refused(error)
             raise
         else:
-            with guard:
+            with sockets.guard:
                 if accepted is False:
                     sockets.refused(None)
                 else:
                     sockets.opened(sid)
             return accepted
         finally:
-            with guard:
+            with sockets.guard:
                 if frame is not None:
                     sockets.connected(sid, frame, error)
             # A traceback holds this frame: without this they would keep each other alive.
@@ -292,7 +256,7 @@ def _connecting(patches: Patches, guard: Guard, sockets: Sockets, original: Hand
     return connect
 
 
-def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> Handler:
     arity = len(inspect.signature(original).parameters)
 
     @wraps(original)
@@ -300,7 +264,7 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
         if not patches.active:
             return await original(sid, *reason)
         session = None
-        with guard:
+        with sockets.guard:
             session = sockets.closed(sid, reason[0] if reason else _goodbye(sys._getframe()))
         # python-socketio offers a reason first and calls again without, on the TypeError of a
         # handler that takes none. The original gets both calls, so that a TypeError from
@@ -308,7 +272,7 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
         if len(reason) >= arity:
             return await original(sid, *reason)
         frame: Frame | None = None
-        with guard:
+        with sockets.guard:
             frame = sockets.disconnecting(sid)
         error: BaseException | None = None
         try:
@@ -317,7 +281,7 @@ def _disconnecting(patches: Patches, guard: Guard, sockets: Sockets, original: H
             error = raised
             raise
         finally:
-            with guard:
+            with sockets.guard:
                 if session is not None:
                     sockets.cleaned_up(session, failed=error is not None)
                 if frame is not None:
@@ -337,12 +301,12 @@ def _goodbye(frame: FrameType | None) -> str | None:
     return None if frame is None else "client disconnect"
 
 
-def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler) -> Handler:
+def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> Handler:
     arity = len(inspect.signature(original).parameters)
 
     @wraps(original)
     async def disconnect(engine_sid: str, *reason: Any) -> Any:
-        with guard:
+        with sockets.guard:
             if patches.active and reason:
                 sockets.losing(engine_sid, reason[0])
         # python-engineio, too, calls again without a reason, and has closed nothing until then.
@@ -351,17 +315,17 @@ def _losing(patches: Patches, guard: Guard, sockets: Sockets, original: Handler)
         try:
             return await original(engine_sid, *reason)
         finally:
-            with guard:
+            with sockets.guard:
                 if patches.active:
                     sockets.lost(engine_sid)
 
     return disconnect
 
 
-def _refusing_poll(patches: Patches, guard: Guard, sockets: Sockets, original: Any) -> Any:
+def _wrap_bad_request(patches: Patches, sockets: Sockets, original: Any) -> Any:
     @wraps(original)
     def bad_request(*args: Any, **kwargs: Any) -> Any:
-        with guard:
+        with sockets.guard:
             # Without a socket's id it is no poll at all.
             message = str(args[0]) if args else ""
             if patches.active and message.startswith("Invalid session ") and message[16:] != "None":

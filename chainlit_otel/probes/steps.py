@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
@@ -22,12 +22,11 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, Tracing, printable
+from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
 from chainlit_otel.probes.messages import Messages
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.spans import SessionSpans
 
 # An app has tens of steps; one that puts what it looks for into their names has any number.
 _NAMES = 64
@@ -56,38 +55,46 @@ class _Seen:
         self.open = not entered
 
 
-class Steps:
-    """The steps that were entered or seen.
-
-    Args:
-        telemetry: Takes the durations.
-        tracing: Ends the spans.
-        sockets: Opens the spans.
-        messages: Knows what the user has stopped.
-        capture: Whether input and output of steps are recorded in spans.
+class Steps(Probe):
+    """The steps that were entered or sent.
 
     Attributes:
-        type: The types of steps.
-        name: The names of steps, as they are in the names of spans.
+        types: The types of steps.
+        names: The names of steps, as they are in the names of spans.
     """
 
-    def __init__(
-        self,
-        telemetry: Telemetry,
-        tracing: Tracing,
-        sockets: Sockets,
-        messages: Messages,
-        capture: bool,
-    ) -> None:
-        self.type = ClosedSet(catalog.STEP_TYPE.values)
-        self.name = LearnedSet(_NAMES)
-        self._messages = messages
-        self._telemetry = telemetry
-        self._tracing = tracing
-        self._sockets = sockets
-        self._capture = capture
+    name = "steps"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.types = ClosedSet(catalog.STEP_TYPE.values)
+        self.names = LearnedSet(_NAMES)
+        self._messages = context.get(Messages)
+        self._spans = context.get(SessionSpans)
+        self._tracing = context.tracing
+        self._capture = context.settings.capture_steps
         self._seen: WeakKeyDictionary[Any, _Seen] = WeakKeyDictionary()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
+
+    def install(self, patches: Patches) -> None:
+        """Wrap the step class."""
+        # `chainlit.step` names the decorator in the package, and the module only here.
+        step = getattr(import_module("chainlit.step"), "Step", None)
+        if step is None:
+            raise SeamMissing("chainlit.step.Step")
+        for name, wrap in (
+            ("__aenter__", _wrap_aenter),
+            ("__aexit__", _wrap_aexit),
+            ("__enter__", _wrap_enter),
+            ("__exit__", _wrap_exit),
+            ("send", _wrap_send),
+            ("update", _wrap_send),
+        ):
+            patches.override(step, name, functools.partial(wrap, patches, self))
+
+    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+        """Return what bounds the types and the names of steps."""
+        return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
 
     def entering(self, step: Any) -> _Seen:
         """A step is about to be entered, which sends it."""
@@ -130,7 +137,7 @@ class Steps:
     def _open(self, step: Any, seen: _Seen, start: int, above: Frame | None = None) -> None:
         name, attributes = self._describe(step)
         seen.named = (step.type, step.name)
-        seen.frame = self._sockets.open(name, attributes, start, above)
+        seen.frame = self._spans.open(name, attributes, start, above)
 
     def _end(
         self,
@@ -142,10 +149,10 @@ class Steps:
         end: int | None = None,
     ) -> None:
         seen.open = False
-        kind = self.type(step.type)
+        kind = self.types(step.type)
         # The first step of a type that fails is told as soon as there was one that did not.
-        self._telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
-        self._telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
+        self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+        self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
         span = seen.frame.span
         if span.is_recording():
             # What a step holds is the app's, and may fail to become a text.
@@ -160,8 +167,8 @@ class Steps:
 
     def _describe(self, step: Any) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""
-        kind, name = self.type(step.type), printable(step.name)
-        span = f"{catalog.SPAN_STEP} {kind} {self.name.admit(name)}"
+        kind, name = self.types(step.type), printable(step.name)
+        span = f"{catalog.SPAN_STEP} {kind} {self.names.admit(name)}"
         return span, {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME.key: name}
 
     def _above(self, step: Any) -> Frame | None:
@@ -183,35 +190,14 @@ def _nanoseconds(stamp: str) -> int:
     return int(moment.timestamp() * 1e6) * 1000
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, steps: Steps) -> None:
-    """Wrap the step class.
-
-    Raises:
-        SeamMissing: This version of Chainlit has no such class or method.
-    """
-    # `chainlit.step` names the decorator in the package, and the module only here.
-    step = getattr(import_module("chainlit.step"), "Step", None)
-    if step is None:
-        raise SeamMissing("chainlit.step.Step")
-    for name, make in (
-        ("__aenter__", _entering_async),
-        ("__aexit__", _exiting_async),
-        ("__enter__", _entering),
-        ("__exit__", _exiting),
-        ("send", _sending),
-        ("update", _sending),
-    ):
-        patches.override(step, name, functools.partial(make, patches, guard, steps))
-
-
-def _entering_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def aenter(step: Any) -> Any:
         seen: _Seen | None = None
-        with guard:
+        with steps.guard:
             seen = steps.entering(step) if patches.active else None
         result = await original(step)
-        with guard:
+        with steps.guard:
             if seen is not None:
                 steps.entered(step, seen)
         return result
@@ -219,14 +205,14 @@ def _entering_async(patches: Patches, guard: Guard, steps: Steps, original: Meth
     return aenter
 
 
-def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     def enter(step: Any) -> Any:
         seen: _Seen | None = None
-        with guard:
+        with steps.guard:
             seen = steps.entering(step) if patches.active else None
         result = original(step)
-        with guard:
+        with steps.guard:
             if seen is not None:
                 steps.entered(step, seen)
         return result
@@ -234,10 +220,10 @@ def _entering(patches: Patches, guard: Guard, steps: Steps, original: Method) ->
     return enter
 
 
-def _exiting_async(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def aexit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        with guard:
+        with steps.guard:
             if patches.active:
                 steps.exited(step, exc_val)
         return await original(step, exc_type, exc_val, exc_tb)
@@ -245,10 +231,10 @@ def _exiting_async(patches: Patches, guard: Guard, steps: Steps, original: Metho
     return aexit
 
 
-def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     def leave(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        with guard:
+        with steps.guard:
             if patches.active:
                 steps.exited(step, exc_val)
         return original(step, exc_type, exc_val, exc_tb)
@@ -256,10 +242,10 @@ def _exiting(patches: Patches, guard: Guard, steps: Steps, original: Method) -> 
     return leave
 
 
-def _sending(patches: Patches, guard: Guard, steps: Steps, original: Method) -> Method:
+def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def send(step: Any, *args: Any, **kwargs: Any) -> Any:
-        with guard:
+        with steps.guard:
             if patches.active:
                 steps.sent(step)
         return await original(step, *args, **kwargs)

@@ -186,7 +186,7 @@ def test_a_healthy_app_is_in_order_and_everything_is_shown(patient: Patient) -> 
     port = patient.env["OTEL_EXPORTER_PROMETHEUS_PORT"]
     report = patient.examine(patient.app(HEALTHY))
     assert_well(report)
-    assert report.rows("probes") == dict.fromkeys(catalog.PROBES, "on")
+    assert report.rows("probes") == dict.fromkeys(catalog.INSTALLED_PROBE.values, "on")
     assert list(report.rows("settings")) == [row["name"] for row in describe()]
     assert report.rows("admin server") == {
         "metrics": f"http://127.0.0.1:{port}/metrics",

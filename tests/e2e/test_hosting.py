@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import chainlit_otel
-from chainlit_otel.runtime import OPTIONAL
+from chainlit_otel.runtime import OPTIONAL_PROBES
 from chainlit_otel.testing.client import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
@@ -162,7 +162,7 @@ def test_healthy(hosted: ChainlitServer) -> None:
     assert state["status"] == "ok"
     assert state["probes"], "there are probes"
     off = {name for name, probe in state["probes"].items() if probe != "on"}
-    assert off <= {*OPTIONAL}
+    assert off <= {*OPTIONAL_PROBES}
     assert {*state["off"]} == {"traces", *off}
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in state["off"]["traces"]
     assert not any(state["internal_errors"].values())

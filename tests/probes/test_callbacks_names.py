@@ -6,6 +6,7 @@ import gc
 from typing import Any
 
 from chainlit_otel.probes.callbacks import Callbacks
+from tests.support.probes import probe_context
 
 
 def compiled() -> Any:
@@ -16,8 +17,7 @@ def compiled() -> Any:
 
 
 def test_code_that_is_loaded_again_keeps_its_name_when_the_old_is_gone() -> None:
-    none: Any = None
-    callbacks = Callbacks(none, none, none, none, none, none)
+    callbacks = probe_context().get(Callbacks)
     old, new, other = compiled(), compiled(), compiled()
     assert old == new
     callbacks._remember(old, "on_message")

@@ -8,13 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from chainlit_otel.probes.mcp import Connections
+from chainlit_otel.probes.mcp import Mcp
+from tests.support.probes import probe_context
 from tests.support.server import python_path
 
 CLOSED = """
 import asyncio
 import chainlit_otel
 from chainlit_otel import Settings, runtime
+from chainlit_otel.probes.mcp import Mcp
 
 chainlit_otel.enable(Settings(port=0))
 import chainlit.server
@@ -26,7 +28,7 @@ async def stand(stop):
 async def main():
     stop = asyncio.Event()
     connection = McpSession("tools", None, asyncio.create_task(stand(stop)), stop)
-    active = runtime.active()._mcp.active
+    active = runtime.active()._context.get(Mcp).active
     print(active())
     await connection.close()
     print(active(), connection.name)
@@ -43,7 +45,7 @@ class Connection:
 
 
 def test_a_connection_stands_until_it_is_closed_or_collected() -> None:
-    connections = Connections()
+    connections = probe_context().get(Mcp)
     first, second = Connection(), Connection()
     connections.opened(first)
     connections.opened(second)

@@ -11,15 +11,10 @@ import pytest
 from opentelemetry.trace import NoOpTracer, Tracer
 
 from chainlit_otel.core.connections import ConnectionLedger
-from chainlit_otel.core.sessions import SessionLedger
-from chainlit_otel.core.turns import TurnLedger
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.pipeline.spans import Tracing
-from chainlit_otel.probes.messages import Messages, _emitting, _InTurn, current_turn
-from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.messages import Messages, _InTurn, _wrap_emit, current_turn
 from tests.conftest import InternalErrors
+from tests.support.probes import probe_context
 
 
 def ignore(*_: Any) -> None:
@@ -35,10 +30,7 @@ class Chat:
 
 
 def books(tracer: Tracer | None = None) -> Messages:
-    tracing = Tracing(tracer or NoOpTracer(), False, Guard("tracing"))
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
-    return Messages(TurnLedger(ignore), sessions, sockets, tracing, capture=False)
+    return probe_context(tracer).get(Messages)
 
 
 async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None:
@@ -52,7 +44,7 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
             raise ValueError(mine)
         except ValueError as error:
             messages.failed(error)
-        messages.end(turn, None)
+        messages.end_turn(turn, None)
 
     task = asyncio.create_task(process())
     await task
@@ -72,7 +64,7 @@ async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
 
     messages = books(Broken())
 
-    with _InTurn(Guard("messages"), messages, Chat()):
+    with _InTurn(messages, Chat()):
         assert messages.ledger.active() == {(): 1}
     assert messages.ledger.active() == {(): 0}
     assert [str(error) for _, error in expected_internal_errors] == ["no span"]
@@ -86,7 +78,7 @@ async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> 
         sent.append(args)
 
     messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
-    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    emit = _wrap_emit(Patches(None), messages, original)
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
     for to in ("a", "a", ["a", "b"], None):
@@ -118,7 +110,7 @@ async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> 
         pass
 
     messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
-    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    emit = _wrap_emit(Patches(None), messages, original)
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
     for _ in range(2):
@@ -140,7 +132,7 @@ async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) 
     async def original(*_: Any, **__: Any) -> None:
         pass
 
-    emit = _emitting(Patches(None), Guard("messages"), messages, original)
+    emit = _wrap_emit(Patches(None), messages, original)
     data = {"msg": ANSWER, "spec": {"type": "text"}}
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
@@ -202,7 +194,7 @@ async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
     async def turn() -> None:
         now = messages.begin(session)
         await stopped.wait()
-        messages.end(now, None)
+        messages.end_turn(now, None)
         outcomes.append(now.outcome)
 
     for _ in range(2):

@@ -7,8 +7,10 @@ from typing import Any, Literal
 
 import pytest
 
-from chainlit_otel.core.sessions import SessionLedger
+from chainlit_otel import catalog
+from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.probes.sessions import Sessions
+from tests.support.probes import probe_context
 
 
 class Session:
@@ -30,26 +32,30 @@ class Session:
     ],
 )
 def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
-    ended: list[str] = []
-    ledger = SessionLedger(lambda session, reason, seconds: ended.append(reason))
-    sessions = Sessions(ledger, lambda hash: None, capture_user=False)
+    histograms = Histograms()
+    context = probe_context(histograms=histograms)
+    sessions = context.get(Sessions)
     session = Session()
     sessions.started(session, "websocket")
     for event in events:
         getattr(sessions, event)(session)
     sessions.deleted(session)
-    assert ended == [reason]
-    assert ledger.ends() == {("websocket", "webapp", reason): 1}
+    context.telemetry.settle()
+    recorded = {(metric, values): sum(s.counts) for metric, values, s in histograms.read()}
+    assert recorded == {
+        (catalog.SESSION_DURATION, ("websocket", "webapp", reason)): 1,
+        (catalog.SESSION_TURNS, (reason,)): 1,
+    }
+    assert sessions.ledger.ends() == {("websocket", "webapp", reason): 1}
 
 
 @pytest.mark.parametrize(("type", "reason"), [("websocket", "other"), ("http", "completed")])
 def test_of_a_session_that_is_gone_without_a_word_nobody_knows_why(
     type: Literal["websocket", "http"], reason: str
 ) -> None:
-    ledger = SessionLedger(lambda session, reason, seconds: None)
-    sessions = Sessions(ledger, lambda hash: None, capture_user=False)
+    sessions = probe_context().get(Sessions)
     session = Session()
     sessions.started(session, type)
     del session
     gc.collect()
-    assert ledger.ends() == {(type, "webapp", reason): 1}
+    assert sessions.ledger.ends() == {(type, "webapp", reason): 1}

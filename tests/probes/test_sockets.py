@@ -2,30 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from chainlit_otel import catalog
-from chainlit_otel.core.connections import ConnectionLedger, OnClose
-from chainlit_otel.core.sessions import SessionLedger
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.pipeline.spans import Tracing
+from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.probes import sockets as probe
 from chainlit_otel.probes.sessions import Sessions
-
-
-def ignore(*_: Any) -> None:
-    pass
-
-
-def all_sockets(on_close: OnClose = ignore) -> probe.Sockets:
-    tracer = TracerProvider(shutdown_on_exit=False).get_tracer("ours")
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    tracing = Tracing(tracer, False, Guard("tracing"))
-    return probe.Sockets(ConnectionLedger(on_close), sessions, tracing)
+from chainlit_otel.probes.spans import SessionSpans
+from tests.support.probes import probe_context
 
 
 class Chat:
@@ -51,16 +37,17 @@ def test_a_close_reason_is_told_by_all_of_its_words(given: object, reason: str) 
 def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    sockets = all_sockets()
+    context = probe_context(TracerProvider(shutdown_on_exit=False).get_tracer("ours"))
+    sockets, spans = context.get(probe.Sockets), context.get(SessionSpans)
     chat = Chat()
     monkeypatch.setattr(probe, "_session_of", lambda _: chat)
 
     sockets.connected("a", sockets.connecting(), None)
-    assert sockets.links(chat) == []
+    assert spans.links(chat) == []
 
     sockets.connections["a"] = sockets.ledger.open(lambda: True)
     sockets.connected("a", sockets.connecting(), None)
-    assert len(sockets.links(chat)) == 1
+    assert len(spans.links(chat)) == 1
 
 
 class OlderServer:
@@ -68,9 +55,11 @@ class OlderServer:
 
     def __init__(self, sockets: probe.Sockets) -> None:
         self.calls: list[str] = []
-        patches, guard = Patches(self), Guard("sockets")
-        self._on_close = probe._losing(patches, guard, sockets, self._handle_eio_disconnect)
-        self._disconnect = probe._disconnecting(patches, guard, sockets, self._chainlits)
+        patches = Patches(self)
+        self._on_close = probe._wrap_engine_disconnect(
+            patches, sockets, self._handle_eio_disconnect
+        )
+        self._disconnect = probe._wrap_disconnect(patches, sockets, self._chainlits)
 
     async def close(self, engine_sid: str, reason: str) -> None:
         """As python-engineio does it."""
@@ -103,8 +92,9 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Sessions, "abandoned", lambda _, chat, grace: abandoned.append(chat))
     monkeypatch.setattr(probe, "_session_of", lambda sid: chats[sid.removeprefix("sid of ")])
     monkeypatch.setattr(probe, "_grace", lambda: 1.0)
-    closes: list[str] = []
-    sockets = all_sockets(lambda reason, _: closes.append(reason))
+    histograms = Histograms()
+    context = probe_context(histograms=histograms)
+    sockets = context.get(probe.Sockets)
     server = OlderServer(sockets)
     for engine_sid in chats:
         sockets.connections[f"sid of {engine_sid}"] = sockets.ledger.open(lambda: True)
@@ -117,9 +107,14 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
     await server.close("d", "transport error")
     await server.close("never told", "transport close")
 
-    assert closes == [
-        *("ping_timeout", "client_disconnect", "other", "transport_error", "transport_close")
-    ]
+    context.telemetry.settle()
+    assert {values: sum(series.counts) for _, values, series in histograms.read()} == {
+        ("ping_timeout",): 1,
+        ("client_disconnect",): 1,
+        ("other",): 1,
+        ("transport_error",): 1,
+        ("transport_close",): 1,
+    }
     assert server.calls == ["sid of a", "sid of b", "sid of c", "sid of d"]
     assert abandoned == [chats["never told"]]
     assert not any((sockets.connections, sockets._sids, sockets._reasons))

@@ -16,11 +16,12 @@ import weakref
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from chainlit_otel.core.identities import Identities
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing, like, wraps
+from chainlit_otel.probes.probe import ProbeContext
 
 _NAME = "get_data_layer"
 _told: weakref.WeakSet[type] = weakref.WeakSet()
@@ -28,37 +29,77 @@ _told: weakref.WeakSet[type] = weakref.WeakSet()
 Method = Callable[..., Awaitable[Any]]
 
 
-def watch(patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
-    """Have `found` told of the data layer, once, before its first use.
+class _Listener(NamedTuple):
+    """Who wants to hear of each data layer, once."""
 
-    Raises:
-        SeamMissing: This version of Chainlit gets its data layer elsewhere.
+    guard: Guard
+    found: Callable[[Any], None]
+    known: Identities
+
+
+class Discovery:
+    """Tells those who ask for it of each data layer, before its first use.
+
+    Args:
+        context: What all probes share.
     """
-    original = vars(import_module("chainlit.data")).get(_NAME)
-    if original is None:
-        raise SeamMissing(f"chainlit.data.{_NAME}")
-    known = Identities()
-    latest: Callable[[], Any] = type(None)
 
-    @wraps(original)
-    def asked(*args: Any, **kwargs: Any) -> Any:
-        nonlocal latest
-        layer = original(*args, **kwargs)
-        # It is asked for several times a turn, and is hardly ever another one.
-        if layer is not None and layer is not latest():
-            with guard:
-                if patches.active and observable(layer):
-                    latest = weakref.ref(layer)
-                    if known.add(layer):
-                        found(layer)
-        return layer
+    def __init__(self, context: ProbeContext) -> None:
+        self._listeners: list[_Listener] = []
+        self._latest: Callable[[], Any] = type(None)
+        self._uninstall: Callable[[], None] = type(None)
 
-    get_data_layer = like(original, asked)
-    _exchange(original, get_data_layer)
-    patches.on_undo(functools.partial(_exchange, get_data_layer, original))
+    def listen(self, patches: Patches, guard: Guard, found: Callable[[Any], None]) -> None:
+        """Have `found` called with each data layer, once, until `patches` are undone.
+
+        Args:
+            patches: On whose behalf.
+            guard: Holds what goes wrong in it.
+            found: Called before the first use of a data layer.
+
+        Raises:
+            SeamMissing: This version of Chainlit gets its data layer elsewhere.
+        """
+        listener = _Listener(guard, found, Identities())
+        if not self._listeners:
+            self._install()
+        self._listeners.append(listener)
+        # It has not heard of the one that the others know.
+        self._latest = type(None)
+        patches.on_undo(functools.partial(self._forget, listener))
+
+    def _forget(self, listener: _Listener) -> None:
+        self._listeners.remove(listener)
+        if not self._listeners:
+            self._uninstall()
+
+    def _install(self) -> None:
+        original = vars(import_module("chainlit.data")).get(_NAME)
+        if original is None:
+            raise SeamMissing(f"chainlit.data.{_NAME}")
+
+        @wraps(original)
+        def asked(*args: Any, **kwargs: Any) -> Any:
+            layer = original(*args, **kwargs)
+            # It is asked for several times a turn, and is hardly ever another one.
+            if layer is not None and layer is not self._latest():
+                self._tell(layer)
+            return layer
+
+        get_data_layer = like(original, asked)
+        _rebind_everywhere(original, get_data_layer)
+        self._uninstall = functools.partial(_rebind_everywhere, get_data_layer, original)
+
+    def _tell(self, layer: Any) -> None:
+        for listener in list(self._listeners):
+            with listener.guard:
+                if observable(layer):
+                    self._latest = weakref.ref(layer)
+                    if listener.known.add(layer):
+                        listener.found(layer)
 
 
-def _exchange(old: Any, new: Any) -> None:
+def _rebind_everywhere(old: Any, new: Any) -> None:
     """Put one function for another in every module that has imported it, the app's included."""
     # A copy first: the thread of the admin server may be importing.
     for module in list(sys.modules.values()):

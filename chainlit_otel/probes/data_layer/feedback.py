@@ -17,17 +17,31 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
-from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.probes.data_layer import discovery
+from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
+from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
-class Feedback:
+class Feedback(Probe):
     """What users thought of it."""
 
-    def __init__(self) -> None:
+    name = "feedback"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self._data_layer = context.get(Discovery)
         self._given: Counts[tuple[str, ...]] = Counts()
+
+    def install(self, patches: Patches) -> None:
+        """Observe the data layer."""
+
+        def found(layer: Any) -> None:
+            for name, describe in (("upsert_feedback", _value), ("delete_feedback", _deletion)):
+                wrap = functools.partial(_wrap_store, patches, self, describe)
+                shadow(patches, layer, name, wrap)
+
+        self._data_layer.listen(patches, self.guard, found)
+        self.telemetry.observe(catalog.FEEDBACK, self.given, self.guard)
 
     def gave(self, value: str | None) -> None:
         """The data layer has stored or deleted feedback; None is neither."""
@@ -39,24 +53,6 @@ class Feedback:
         return self._given.read()
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, feedback: Feedback) -> None:
-    """Watch the data layer.
-
-    Raises:
-        SeamMissing: This version of Chainlit gets its data layer elsewhere.
-    """
-
-    def found(layer: Any) -> None:
-        discovery.shadow(patches, layer, "upsert_feedback", watching(_value))
-        discovery.shadow(patches, layer, "delete_feedback", watching(_deletion))
-
-    def watching(describe: Callable[..., str | None]) -> Any:
-        return functools.partial(_storing, patches, guard, feedback, describe)
-
-    discovery.watch(patches, guard, found)
-    telemetry.observe(catalog.FEEDBACK, feedback.given, guard)
-
-
 def _value(_: Any, feedback: Any) -> str:
     return "positive" if feedback.value else "negative"
 
@@ -66,17 +62,13 @@ def _deletion(deleted: Any, feedback_id: Any) -> str | None:
     return None if deleted is False else "deleted"
 
 
-def _storing(
-    patches: Patches,
-    guard: Guard,
-    feedback: Feedback,
-    describe: Callable[..., str | None],
-    original: Any,
+def _wrap_store(
+    patches: Patches, feedback: Feedback, describe: Callable[..., str | None], original: Any
 ) -> Any:
     @wraps(original)
     async def store(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
-        with guard:
+        with feedback.guard:
             if patches.active:
                 feedback.gave(describe(result, *args, **kwargs))
         return result

@@ -38,11 +38,11 @@ from chainlit_otel.core.operations import Held, OperationLedger
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.spans import Frame, Tracing, outcome_of
-from chainlit_otel.probes.data_layer.discovery import Method, observable, shadow, watch
+from chainlit_otel.pipeline.spans import Frame, outcome_of
+from chainlit_otel.probes.data_layer.discovery import Discovery, Method, observable, shadow
+from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import current_session
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.spans import SessionSpans
 
 _LAYERS = 8
 _DEEPEST = 32
@@ -84,38 +84,46 @@ def _under_way() -> Operation | None:
     return None if operation is None or operation.ended else operation
 
 
-class DataLayers:
+class DataLayers(Probe):
     """The data layers of the app and what is asked of them.
 
-    Args:
-        guard: Holds what goes wrong of ours.
-        telemetry: Takes the durations.
-        tracing: Opens the spans.
-        sockets: Opens spans of sessions.
-        found: Told of each data layer, once.
+    Attributes:
+        ledger: The ledger of operations.
+        operations: The names of operations.
+        names: The names of data layers.
     """
 
-    def __init__(
-        self,
-        guard: Guard,
-        telemetry: Telemetry,
-        tracing: Tracing,
-        sockets: Sockets,
-        found: Callable[[Any], None],
-    ) -> None:
+    name = "data_layer"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
         self.ledger = OperationLedger()
-        self.operation = ClosedSet(catalog.OPERATION.values)
+        self.operations = ClosedSet(catalog.OPERATION.values)
         self._queued = ClosedSet(catalog.QUEUED_OPERATION.values)
         self.names = LearnedSet(_LAYERS)
-        self._guard = guard
-        self._telemetry = telemetry
-        self._tracing = tracing
-        self._sockets = sockets
-        self._found = found
+        self._discovery = context.get(Discovery)
+        self._spans = context.get(SessionSpans)
+        self._tracing = context.tracing
         self._zeros: dict[tuple[str, ...], int] = {}
         self._warned: set[tuple[str, ...]] = set()
         self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
         self._storages = Identities()
+
+    def install(self, patches: Patches) -> None:
+        """Observe the data layer as soon as there is one."""
+        websocket = import_module("chainlit.session").WebsocketSession
+        self._discovery.listen(patches, self.guard, functools.partial(self.observe, patches))
+        patches.wrap(websocket, "flush_method_queue", _wrap_flush_method_queue(patches, self))
+        patches.wrap(websocket, "delete", _wrap_delete(self))
+        observe = functools.partial(self.telemetry.observe, guard=self.guard)
+        observe(catalog.DATA_LAYER_OPERATIONS, self.counts)
+        observe(catalog.DATA_LAYER_QUEUED, self.queued)
+        observe(catalog.DATA_LAYER_DISCARDED, self.discarded)
+        observe(catalog.DATA_LAYER_QUEUE_LENGTH, self.queue_length)
+
+    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+        """Return what bounds the names of operations and of data layers."""
+        return {catalog.OPERATION: self.operations, catalog.DATA_LAYER_NAME: self.names}
 
     def counts(self) -> Mapping[tuple[str, ...], int]:
         """Return the operations so far, at zero for what a known layer has not yet been asked."""
@@ -159,30 +167,29 @@ class DataLayers:
         name = self.names(name)
         self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
         for metric in (catalog.DATA_LAYER_QUEUED, catalog.DATA_LAYER_DISCARDED):
-            self._telemetry.expect(metric, *product(catalog.QUEUED_OPERATION.values))
+            self.telemetry.expect(metric, *product(catalog.QUEUED_OPERATION.values))
         for operation in _OPERATIONS:
             observing = functools.partial(self._observing, patches, operation, name)
             shadow(patches, layer, operation, observing)
         if _swallows(layer):
             shadow(patches, layer, "execute_sql", functools.partial(_executing, patches))
-        self._found(layer)
         for attribute in _STORAGES:
             storage = getattr(layer, attribute, None)
             if storage is not None and observable(storage) and self._storages.add(storage):
                 for method, is_lost in _losses(storage).items():
-                    storing = functools.partial(_storing, patches, self._guard, is_lost)
+                    storing = functools.partial(_storing, patches, self.guard, is_lost)
                     shadow(patches, storage, method, storing)
 
-    def begin(self, name: str, layer: str) -> Operation:
+    def start_operation(self, name: str, layer: str) -> Operation:
         """An operation begins."""
         inner = _under_way() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        operation = Operation(name, layer, inner, self._sockets.open(span, attributes))
+        operation = Operation(name, layer, inner, self._spans.open(span, attributes))
         _current.set(operation)
         return operation
 
-    def end(
+    def end_operation(
         self,
         operation: Operation,
         outer: Operation | None,
@@ -199,7 +206,7 @@ class DataLayers:
             seconds = (time.monotonic_ns() - operation.started) / NS
             labels = (operation.name, operation.layer, outcome)
             self.ledger.ended(*labels)
-            self._telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
+            self.telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
         span = operation.frame.span
         if error is not None:
             span.set_attribute(catalog.ERROR_TYPE, type(error).__qualname__)
@@ -248,12 +255,12 @@ class DataLayers:
             task.add_done_callback(functools.partial(self._deleted_then, weakref.ref(session)))
 
     def _deleted_then(self, reference: Callable[[], Any], _: object) -> None:
-        with self._guard:
+        with self.guard:
             if (session := reference()) is not None:
                 self.deleted(session)
 
     def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
-        guard, queues = self._guard, _holds_back(original)
+        guard, queues = self.guard, _holds_back(original)
 
         @wraps(original)
         async def run(call: int | None, args: Any, kwargs: Any) -> Any:
@@ -294,7 +301,7 @@ class DataLayers:
             if not patches.active:
                 return await function(layer, *args, **kwargs)
             kind = ""
-            with self._guard:
+            with self.guard:
                 if held is not None:
                     self.ledger.replay(held, name)
                 kind = self.names(type(layer).__name__)
@@ -313,8 +320,8 @@ class DataLayers:
     ) -> Any:
         operation: Operation | None = None
         outer = _current.get()
-        with self._guard:
-            operation = self.begin(self.operation(name), layer)
+        with self.guard:
+            operation = self.start_operation(self.operations(name), layer)
         error: BaseException | None = None
         try:
             return await method(*args, **kwargs)
@@ -322,10 +329,10 @@ class DataLayers:
             error = raised
             raise
         finally:
-            with self._guard:
+            with self.guard:
                 is_counted = call is not None and not self.ledger.over(call)
                 if operation is not None:
-                    self.end(operation, outer, error, is_counted)
+                    self.end_operation(operation, outer, error, is_counted)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
@@ -393,38 +400,22 @@ def _silent_session() -> Any:
     return session if waiting else None
 
 
-def install(patches: Patches, guard: Guard, telemetry: Telemetry, data_layers: DataLayers) -> None:
-    """Observe the data layer as soon as there is one.
-
-    Raises:
-        SeamMissing: This version of Chainlit gets its data layer elsewhere, or holds nothing back.
-    """
-    websocket = import_module("chainlit.session").WebsocketSession
-    watch(patches, guard, functools.partial(data_layers.observe, patches))
-    patches.wrap(websocket, "flush_method_queue", _flushing(patches, guard, data_layers))
-    patches.wrap(websocket, "delete", _deleting(guard, data_layers))
-    telemetry.observe(catalog.DATA_LAYER_OPERATIONS, data_layers.counts, guard)
-    telemetry.observe(catalog.DATA_LAYER_QUEUED, data_layers.queued, guard)
-    telemetry.observe(catalog.DATA_LAYER_DISCARDED, data_layers.discarded, guard)
-    telemetry.observe(catalog.DATA_LAYER_QUEUE_LENGTH, data_layers.queue_length, guard)
-
-
-def _flushing(patches: Patches, guard: Guard, data_layers: DataLayers) -> Any:
+def _wrap_flush_method_queue(patches: Patches, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
-        with guard:
+        with data_layers.guard:
             data_layers.replaying(patches, session)
         try:
             return await wrapped(*args, **kwargs)
         finally:
-            with guard:
+            with data_layers.guard:
                 data_layers.replayed(session)
 
     return wrapper
 
 
-def _deleting(guard: Guard, data_layers: DataLayers) -> Any:
+def _wrap_delete(data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
-        with guard:
+        with data_layers.guard:
             data_layers.deleted(session)
         return await wrapped(*args, **kwargs)
 

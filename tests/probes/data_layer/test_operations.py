@@ -8,16 +8,8 @@ from collections import deque
 from contextvars import copy_context
 from typing import Any
 
-from opentelemetry.trace import NoOpTracer
-
-from chainlit_otel.core.connections import ConnectionLedger
-from chainlit_otel.core.sessions import SessionLedger
-from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes.data_layer.operations import DataLayers
-from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.sockets import Sockets
+from tests.support.probes import probe_context
 
 
 class Session:
@@ -34,11 +26,7 @@ def ignore(*_: Any) -> None:
 
 
 def books() -> DataLayers:
-    tracing = Tracing(NoOpTracer(), False, Guard("tracing"))
-    sessions = Sessions(SessionLedger(ignore), ignore, capture_user=False)
-    sockets = Sockets(ConnectionLedger(ignore), sessions, tracing)
-    guard = Guard("data_layer")
-    return DataLayers(guard, Telemetry([], guard), tracing, sockets, ignore)
+    return probe_context().get(DataLayers)
 
 
 def holding(layers: DataLayers) -> Session:
@@ -120,23 +108,23 @@ async def test_a_task_of_the_session_may_yet_have_them_run() -> None:
 
 def test_an_operation_fails_by_a_part_of_it_that_fails() -> None:
     layers = books()
-    outer = layers.begin("create_step", "Layer")
-    inner = layers.begin("update_thread", "Layer")
+    outer = layers.start_operation("create_step", "Layer")
+    inner = layers.start_operation("update_thread", "Layer")
     inner.failed = True
-    layers.end(inner, outer, None)
-    layers.end(outer, None, None)
+    layers.end_operation(inner, outer, None)
+    layers.end_operation(outer, None, None)
     assert layers.ledger.operations == {("create_step", "Layer", "error"): 1}
 
 
 def test_what_an_operation_leaves_behind_stands_for_itself() -> None:
     layers = books()
-    outer = layers.begin("create_step", "Layer")
+    outer = layers.start_operation("create_step", "Layer")
     task = copy_context()
-    layers.end(outer, None, None)
+    layers.end_operation(outer, None, None)
 
     def go_on() -> None:
-        later = layers.begin("update_thread", "Layer")
-        layers.end(later, outer, ValueError())
+        later = layers.start_operation("update_thread", "Layer")
+        layers.end_operation(later, outer, ValueError())
 
     task.run(go_on)
     assert layers.ledger.operations == {

@@ -1,0 +1,54 @@
+"""What probes are given, without an instance that observes anything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from opentelemetry.metrics import NoOpMeterProvider
+from opentelemetry.trace import NoOpTracer, Tracer
+
+from chainlit_otel import Settings, catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.instruments import Telemetry
+from chainlit_otel.pipeline.providers import Pipeline
+from chainlit_otel.pipeline.spans import Tracing
+from chainlit_otel.probes.probe import ProbeContext
+
+
+class NoLifespan:
+    """Hears of no start and no stop."""
+
+    def on_startup(self, router: Any) -> None:
+        """Do nothing."""
+
+    def on_serving(self) -> None:
+        """Do nothing."""
+
+    def on_server_shutdown(self, server: Any) -> None:
+        """Do nothing."""
+
+    async def on_shutdown(self) -> None:
+        """Do nothing."""
+
+
+def probe_context(
+    tracer: Tracer | None = None, histograms: Histograms | None = None, **settings: Any
+) -> ProbeContext:
+    """Return what probes share, with a guard of its own for each.
+
+    Args:
+        tracer: Makes the spans; by default it does nothing.
+        histograms: Keep what is recorded; by default nothing does.
+        settings: Settings other than the defaults.
+    """
+    guards = {name: Guard(name) for name in catalog.PROBE.values}
+    providers = [] if histograms is None else [NoOpMeterProvider()]
+    return ProbeContext(
+        Settings(**settings),
+        Pipeline(tuple(providers), None, None),
+        guards,
+        Telemetry(providers, guards["server"], histograms),
+        Tracing(tracer or NoOpTracer(), False, guards["tracing"]),
+        NoLifespan(),
+    )
