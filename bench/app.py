@@ -62,7 +62,7 @@ def flush(*_: Any) -> None:
     if VARIANT in ("metrics", "traces"):
         observing = runtime._active
         assert observing is not None
-        if observing._context.get(Messages).ledger.active()[()]:
+        if observing.context.get(Messages).ledger.active()[()]:
             # The visitor has the answer a moment before the turn is over.
             asyncio.get_running_loop().call_soon(flush)
             return

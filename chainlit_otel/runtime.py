@@ -204,7 +204,7 @@ class Runtime:
         self._tracing = tracing = Tracing(
             pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
         )
-        self._context = context = ProbeContext(
+        self.context = context = ProbeContext(
             settings, pipeline, guards, telemetry, tracing, self, adopt
         )
         self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
@@ -234,7 +234,7 @@ class Runtime:
     def access_denied(self, scope: str, reason: str) -> None:
         """Count something that the app denied."""
         with self._guards["access"]:
-            self._context.get(Access).denied_by_app(scope, reason)
+            self.context.get(Access).denied_by_app(scope, reason)
 
     def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether an instance with these would do the very same."""
@@ -466,7 +466,7 @@ class Runtime:
         patches = Patches(self)
         guard = self._guards["pools"]
         with guard, suppress(SeamMissing):
-            self._context.get(Discovery).listen(patches, guard, registry.pools.found)
+            self.context.get(Discovery).listen(patches, guard, registry.pools.found)
         self._patches.append(patches)
 
     def _serve_in_app(self, path: str) -> None:

@@ -19,6 +19,8 @@ import chainlit.server, chainlit.socket
 from chainlit.session import WebsocketSession, ws_sessions_id, ws_sessions_sid
 import chainlit_otel
 from chainlit_otel import runtime
+from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import Sockets
 
 COUNT = 5000
 
@@ -52,7 +54,7 @@ ws_sessions_id.clear(), ws_sessions_sid.clear(), sessions.clear()
 chainlit_otel.enable()
 empty = series()
 ours, sessions = cost(lambda: open_sessions("b"))
-sockets = runtime._active._sockets
+sockets = runtime._active.context.get(Sockets)
 
 def open_connections():
     for i in range(COUNT):
@@ -62,11 +64,11 @@ def open_connections():
 
 connections, _ = cost(open_connections)
 full = series()
-held = len(runtime._active._sessions._handles)
+held = len(runtime._active.context.get(Sessions)._handles)
 ws_sessions_id.clear(), ws_sessions_sid.clear(), sessions.clear()
 gc.collect()
 series()
-left = len(runtime._active._sessions._handles)
+left = len(runtime._active.context.get(Sessions)._handles)
 json.dump(
     {"session": ours - bare, "connection": connections, "held": held, "left": left,
      "same_series": empty == full, "lines": len(full)},

@@ -63,7 +63,7 @@ signal.signal(signal.SIGUSR1, lambda *_: chainlit_otel.disable())
 number = len(locks())
 for n in range(number):
     instance = runtime._active
-    instance._context.get(Sessions).ledger.start("websocket", "webapp", "new")
+    instance.context.get(Sessions).ledger.start("websocket", "webapp", "new")
     lock = locks()[n] if len(locks()) > n else locks()[0]
     with lock:
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -73,8 +73,8 @@ for n in range(number):
         if thread.name == "chainlit-otel-disable":
             thread.join(10)
     # What was held up is done, and nothing is half done.
-    assert sum(instance._context.get(Sessions).ledger.active().values()) == 0
-    assert instance._context.get(Sessions).ledger.ends()["websocket", "webapp", "other"] >= 1
+    assert sum(instance.context.get(Sessions).ledger.active().values()) == 0
+    assert instance.context.get(Sessions).ledger.ends()["websocket", "webapp", "other"] >= 1
     assert instance.admin_url is None
     chainlit_otel.enable(Settings(port=0, shutdown_timeout=0.05))
 print(number)
@@ -101,15 +101,15 @@ instance = runtime._active
 other = types.SimpleNamespace(config=types.SimpleNamespace(loaded_app=Starlette()))
 own = types.SimpleNamespace(config=types.SimpleNamespace(loaded_app=server.app))
 instance.on_server_shutdown(other)
-print(instance._context.get(Sockets).stopping)
+print(instance.context.get(Sockets).stopping)
 instance.on_server_shutdown(own)
-print(instance._context.get(Sockets).stopping)
+print(instance.context.get(Sockets).stopping)
 instance.on_startup(server.app.router)
-print(instance._context.get(Sockets).stopping)
+print(instance.context.get(Sockets).stopping)
 instance.on_server_shutdown(own)
 chainlit_otel.disable()
 chainlit_otel.enable(Settings(port=0))
-print(runtime._active is instance, runtime._active._context.get(Sockets).stopping)
+print(runtime._active is instance, runtime._active.context.get(Sockets).stopping)
 """
 
 

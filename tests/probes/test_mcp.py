@@ -28,7 +28,7 @@ async def stand(stop):
 async def main():
     stop = asyncio.Event()
     connection = McpSession("tools", None, asyncio.create_task(stand(stop)), stop)
-    active = runtime.active()._context.get(Mcp).active
+    active = runtime.active().context.get(Mcp).active
     print(active())
     await connection.close()
     print(active(), connection.name)
