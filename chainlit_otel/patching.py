@@ -321,7 +321,8 @@ def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
 
 def _binds(original: Any) -> bool:
     """Tell whether what is in a class is given the instance: a mock or a partial is not."""
-    return hasattr(type(original), "__get__")
+    # A partial of CPython 3.13 has the method already, which warns and binds nothing yet.
+    return hasattr(type(original), "__get__") and not isinstance(original, functools.partial)
 
 
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
