@@ -1,5 +1,7 @@
 # The interpreter that a new .venv is made with.
 PYTHON ?= python3
+# The versions that are installed; empty for the newest of everything.
+CONSTRAINTS ?= constraints.txt
 
 BIN := .venv/bin
 READY := .venv/.ready
@@ -13,7 +15,7 @@ CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test test-oldest install-check bench bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +35,20 @@ test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
 	$(OLDEST)/bin/python -m pytest -W default -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
+
+dist: $(READY) ## build the wheel and the source distribution into dist/
+	$(BIN)/python -m pip install -qq -c constraints.txt hatchling hatch-fancy-pypi-readme
+	$(BIN)/python -m hatchling build
+
+# In a copy: the source is removed, so that nothing but the wheel can be imported.
+test-wheel: $(READY) ## run the core of the tests with the wheel in dist/, where its source is not
+	rm -rf build/wheel
+	mkdir -p build/wheel
+	$(PYTHON) -m venv build/wheel/.venv
+	cp -R tests examples pyproject.toml build/wheel
+	build/wheel/.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
+	build/wheel/.venv/bin/python -m pip install -qq -c constraints.txt dist/*.whl --group core-test
+	cd build/wheel && .venv/bin/python -m pytest -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
 
 install-check: $(READY) ## install the wheel without constraints, by old pip, new pip and uv, timed, and run it
 	$(BIN)/python -m tools.install_check
@@ -85,8 +101,8 @@ $(READY): pyproject.toml constraints.txt
 	  || { echo "error: '$(PYTHON)' cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
-	$(BIN)/python -m pip install -qq -c constraints.txt --build-constraint constraints.txt -e . --group dev
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --upgrade pip
+	$(BIN)/python -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS) --build-constraint $(CONSTRAINTS)) -e . --group dev
 	touch $@
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
