@@ -27,7 +27,7 @@ class Unavailable(Exception):
 
 
 class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic before wrapt 2
-    """A wrapper that knows on whose behalf it was put there."""
+    """A wrapper that knows which patches it belongs to."""
 
     def __init__(self, wrapped: Any, wrapper: Wrapper, patches: Patches) -> None:
         super().__init__(wrapped, wrapper, enabled=lambda: patches.active)
@@ -35,7 +35,7 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic 
 
 
 class _CallProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic before wrapt 2
-    """Something of the host with all that it has, but for what it does when it is called."""
+    """A proxy of a callable of the host: all its attributes, and a call of ours."""
 
     def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
         super().__init__(original)
@@ -46,10 +46,10 @@ class _CallProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic be
 
 
 class _MethodProxy(_CallProxy):
-    """The same for what stands in a class, where it may be a descriptor or not."""
+    """The same for an attribute of a class, which may be a descriptor or not."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # Only an access by an instance tells which one it is, if the original is not told either.
+        # What is no descriptor is called without the instance, which `__get__` alone could tell.
         if not _binds(self.__wrapped__):
             return self.__wrapped__(*args, **kwargs)
         return super().__call__(*args, **kwargs)
@@ -87,14 +87,14 @@ def like(original: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
     return replacement if type(original) is FunctionType else _CallProxy(original, replacement)
 
 
-def owner_of(owner: Any, name: str) -> Any:
-    """Return on whose behalf a class or module attribute is wrapped; None if it is not.
+def installed_by(target: Any, name: str) -> Any:
+    """Return who has wrapped an attribute of a class or module; None if nobody has.
 
     The wrapper itself is asked, because Chainlit's reload imports a package that lies beside
     the app anew, and the new copy knows nothing of what the old one did.
     """
-    patches = getattr(vars(owner).get(name), "_self_patches", None)
-    return patches.owner if patches is not None and patches.active else None
+    patches = getattr(vars(target).get(name), "_self_patches", None)
+    return patches.installed_by if patches is not None and patches.active else None
 
 
 def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -115,53 +115,53 @@ class Patches:
     only passes the call on.
 
     Args:
-        owner: On whose behalf.
+        installed_by: Whose patches these are.
     """
 
-    def __init__(self, owner: Any) -> None:
-        self.owner = owner
+    def __init__(self, installed_by: Any) -> None:
+        self.installed_by = installed_by
         self.active = True
         self._undo: list[Callable[[], None]] = []
 
-    def wrap(self, owner: Any, name: str, wrapper: Wrapper) -> None:
+    def wrap_attribute(self, target: Any, name: str, wrapper: Wrapper) -> None:
         """Wrap a method of a class or a function of a module.
 
         Args:
-            owner: The class or the module.
+            target: The class or the module.
             name: Name of the attribute.
             wrapper: What runs instead, as `wrapt` calls it.
 
         Raises:
-            SeamMissing: The owner has no such attribute of its own.
+            SeamMissing: The target has no such attribute of its own.
         """
-        original = _attribute(owner, name)
-        self._put(owner, name, original, _Wrapper(original, wrapper, self))
+        original = _attribute(target, name)
+        self._put(target, name, original, _Wrapper(original, wrapper, self))
 
-    def override(
-        self, owner: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    def replace_attribute(
+        self, target: Any, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
     ) -> None:
         """Replace a method of a class or a function of a module by a plain function.
 
-        It is for what is called in every turn: a wrapper of `wrapt`, which stands for what it
-        wraps in every respect, takes several times as long.
+        It is for what is called in every turn: a wrapper of `wrapt`, which is a transparent
+        proxy, takes several times as long.
 
         Args:
-            owner: The class or the module.
+            target: The class or the module.
             name: Name of the attribute.
             make: Makes the replacement from what was there, which it calls with the instance; it
                 passes calls on while `active` is false.
 
         Raises:
-            SeamMissing: The owner has no such attribute of its own.
+            SeamMissing: The target has no such attribute of its own.
         """
-        original = _attribute(owner, name)
-        replacement = make(_unbound(owner, original))
+        original = _attribute(target, name)
+        replacement = make(_unbound(target, original))
         if type(original) is not FunctionType:
-            proxy = _MethodProxy if isinstance(owner, type) else _CallProxy
+            proxy = _MethodProxy if isinstance(target, type) else _CallProxy
             replacement = proxy(original, replacement)
-        self._put(owner, name, original, replacement)
+        self._put(target, name, original, replacement)
 
-    def replace(
+    def replace_item(
         self,
         mapping: MutableMapping[str, Any],
         key: str,
@@ -191,14 +191,14 @@ class Patches:
 
         self._undo.append(undo)
 
-    def shadow(
+    def wrap_on_instance(
         self,
         instance: Any,
         name: str,
         make: Callable[[Callable[..., Any]], Callable[..., Any]],
         fast: bool = False,
     ) -> None:
-        """Put an attribute of an instance before the method of its class.
+        """Wrap a method of one instance: the replacement is an attribute that shadows it.
 
         Args:
             instance: The instance.
@@ -222,27 +222,26 @@ class Patches:
         else:
             replacement = _CallProxy(original, replacement)
         if inherited:
-            _put_before(instance, name, replacement)
+            _set_on_instance(instance, name, replacement)
         else:
             vars(instance)[name] = replacement
 
         def undo() -> None:
-            owner, put = instance_ref(), replacement_ref()
-            if owner is None or put is None or vars(owner).get(name) is not put:
+            target, installed = instance_ref(), replacement_ref()
+            if target is None or installed is None or vars(target).get(name) is not installed:
                 return
             if has_own:
-                vars(owner)[name] = put.__wrapped__
+                vars(target)[name] = installed.__wrapped__
             else:
-                del vars(owner)[name]
+                del vars(target)[name]
 
-        # What is bound to the instance would keep it alive, and so would what it had of its own:
-        # only the instance itself holds them.
+        # A bound method keeps its instance alive, so only the instance itself may refer to one.
         instance_ref = self._ref(instance, undo)
         replacement_ref: weakref.ref[Any] = weakref.ref(replacement)
         self._undo.append(undo)
 
-    def fill(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
-        """Put something else in a cell of a function's closure, such as what it calls."""
+    def set_closure_cell(self, function: Callable[..., Any], cell: CellType, contents: Any) -> None:
+        """Set a cell of a function's closure, such as the one that holds what it calls."""
         original = cell.cell_contents
         cell.cell_contents = replacement = like(original, contents)
 
@@ -254,8 +253,8 @@ class Patches:
         reference = self._ref(function, undo)
         self._undo.append(undo)
 
-    def insert(self, items: list[Any], item: Any) -> None:
-        """Insert an item at the front of a list, such as a route ahead of the others."""
+    def insert_first(self, items: list[Any], item: Any) -> None:
+        """Insert an item at the front of a list, such as a route before all others."""
         items.insert(0, item)
 
         def undo() -> None:
@@ -263,27 +262,27 @@ class Patches:
 
         self._undo.append(undo)
 
-    def on_undo(self, undo: Callable[[], None]) -> None:
-        """Have a change undone that somebody else made on our behalf."""
+    def add_cleanup(self, undo: Callable[[], None]) -> None:
+        """Call `undo`, too, when the patches are undone."""
         self._undo.append(undo)
 
-    def _put(self, owner: Any, name: str, original: Any, replacement: Any) -> None:
-        setattr(owner, name, replacement)
+    def _put(self, target: Any, name: str, original: Any, replacement: Any) -> None:
+        setattr(target, name, replacement)
 
         def undo() -> None:
-            if vars(owner).get(name) is replacement:
-                setattr(owner, name, original)
+            if vars(target).get(name) is replacement:
+                setattr(target, name, original)
 
         self._undo.append(undo)
 
-    def _ref(self, owner: Any, undo: Callable[[], None]) -> weakref.ref[Any]:
+    def _ref(self, target: Any, undo: Callable[[], None]) -> weakref.ref[Any]:
         """Refer to something weakly, and forget how to undo its change once it is gone."""
 
         def forget(_: object) -> None:
             with suppress(ValueError):
                 self._undo.remove(undo)
 
-        return weakref.ref(owner, forget)
+        return weakref.ref(target, forget)
 
     def undo(self) -> None:
         """Put everything back, the last change first, and all of it, even if one of them fails."""
@@ -296,18 +295,18 @@ class Patches:
                 self.undo()
 
 
-def _attribute(owner: Any, name: str) -> Any:
+def _attribute(target: Any, name: str) -> Any:
     """Return what a class or a module has of its own under a name."""
     try:
-        return vars(owner)[name]
+        return vars(target)[name]
     except (KeyError, TypeError):
-        raise SeamMissing(f"{getattr(owner, '__name__', owner)}.{name}") from None
+        raise SeamMissing(f"{getattr(target, '__name__', target)}.{name}") from None
 
 
-def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
-    """Return what can be called with an instance, whatever somebody has put into its class."""
-    # `isinstance` is true of a wrapper of `wrapt`, too, which binds in its own way.
-    if type(original) is FunctionType or not isinstance(owner, type):
+def _unbound(target: Any, original: Any) -> Callable[..., Any]:
+    """Return a function that takes the instance first, whatever the attribute of the class is."""
+    # Not `isinstance`, which is true of a proxy of `wrapt`; that is a descriptor of its own kind.
+    if type(original) is FunctionType or not isinstance(target, type):
         return original  # type: ignore[no-any-return]
 
     @wraps(original)
@@ -320,16 +319,16 @@ def _unbound(owner: Any, original: Any) -> Callable[..., Any]:
 
 
 def _binds(original: Any) -> bool:
-    """Tell whether what is in a class is given the instance: a mock or a partial is not."""
+    """Tell whether it is a descriptor, which gets the instance; a mock or a partial is none."""
     # A partial of CPython 3.13 has the method already, which warns and binds nothing yet.
     return hasattr(type(original), "__get__") and not isinstance(original, functools.partial)
 
 
 def _is_inherited(instance: Any, name: str, method: Any) -> bool:
-    """Tell whether what an instance has under a name is a function of its class."""
+    """Tell whether a method of an instance is that of its class."""
     kind = type(instance)
     inherited = inspect.getattr_static(kind, name, None)
-    # A property or a slot would give whatever the instance has, and a proxy equals what it is of.
+    # Exact types: a property or a slot returns anything, and a proxy equals what it wraps.
     return (
         type(inherited) is FunctionType
         and type(method) is MethodType
@@ -337,8 +336,8 @@ def _is_inherited(instance: Any, name: str, method: Any) -> bool:
     )
 
 
-def _put_before(instance: Any, name: str, value: Any) -> None:
-    """Put an attribute of an instance before a function of its class.
+def _set_on_instance(instance: Any, name: str, value: Any) -> None:
+    """Set an attribute of an instance that shadows the method of its class.
 
     Its class may have a `__setattr__` that refuses, or sets it somewhere else. And in CPython 3.11
     and 3.12 each access to an instance is slower, once it was asked for its `__dict__`.

@@ -181,8 +181,8 @@ def _surviving() -> Runtime | None:
     session = sys.modules.get("chainlit.session")
     if session is None or not hasattr(session, "WebsocketSession"):
         return None
-    owner: Runtime | None = patching.owner_of(session.WebsocketSession, "__init__")
-    return owner
+    runtime: Runtime | None = patching.installed_by(session.WebsocketSession, "__init__")
+    return runtime
 
 
 class Runtime:
@@ -476,7 +476,7 @@ class Runtime:
         prefix = server.config.run.root_path.rstrip("/")
         patches = Patches(self)
         # Ahead of Chainlit's catch-all route, which answers anything with the web page.
-        patches.insert(server.app.router.routes, Route(prefix + path, self._metrics))
+        patches.insert_first(server.app.router.routes, Route(prefix + path, self._metrics))
         self._patches.append(patches)
         self._in_app = prefix + path
         if self._settings.metrics_token is None:

@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 import pytest
 import wrapt
 
-from chainlit_otel.patching import Patches, SeamMissing, Wrapper, owner_of, wraps
+from chainlit_otel.patching import Patches, SeamMissing, Wrapper, installed_by, wraps
 
 
 class Host:
@@ -71,15 +71,15 @@ class Calls(list[tuple[Any, tuple[Any, ...], dict[str, Any]]]):
 
 def test_a_method_is_called_through_the_wrapper_with_its_instance(host: type[Host]) -> None:
     calls, instance = Calls(), host()
-    Patches("me").wrap(host, "method", calls.wrapper)
+    Patches("me").wrap_attribute(host, "method", calls.wrapper)
     assert instance.method(1, "x", 2, 3, key=True) == (host, 1, "x", (2, 3), True)
     assert calls == [(instance, (1, "x", 2, 3), {"key": True})]
 
 
 def test_a_class_method_gets_its_class_and_a_static_one_nothing(host: type[Host]) -> None:
     calls, patches = Calls(), Patches("me")
-    patches.wrap(host, "of_class", calls.wrapper)
-    patches.wrap(host, "static", calls.wrapper)
+    patches.wrap_attribute(host, "of_class", calls.wrapper)
+    patches.wrap_attribute(host, "static", calls.wrapper)
     heir: type[Host] = type("Heir", (host,), {})
     assert heir.of_class(1) == (heir, 1)
     assert host().of_class(2) == (host, 2)
@@ -92,7 +92,7 @@ def test_a_function_of_a_module_is_wrapped() -> None:
     module = ModuleType("module")
     exec("def double(n): return 2 * n", vars(module))
     original, calls, patches = module.double, Calls(), Patches("me")
-    patches.wrap(module, "double", calls.wrapper)
+    patches.wrap_attribute(module, "double", calls.wrapper)
     assert module.double(4) == 8
     assert calls == [(None, (4,), {})]
     patches.undo()
@@ -101,7 +101,7 @@ def test_a_function_of_a_module_is_wrapped() -> None:
 
 async def test_a_coroutine_function_is_awaited_through_the_wrapper(host: type[Host]) -> None:
     calls = Calls()
-    Patches("me").wrap(host, "coroutine", calls.wrapper)
+    Patches("me").wrap_attribute(host, "coroutine", calls.wrapper)
     assert await host().coroutine(5) == 5
     assert len(calls) == 1
 
@@ -110,7 +110,7 @@ async def test_a_coroutine_function_is_awaited_through_the_wrapper(host: type[Ho
 def test_signature_name_documentation_and_coroutineness_are_kept(
     host: type[Host], name: str
 ) -> None:
-    Patches("me").wrap(host, name, Calls().wrapper)
+    Patches("me").wrap_attribute(host, name, Calls().wrapper)
     for wrapped, original in (
         (getattr(host, name), getattr(Host, name)),
         (getattr(host(), name), getattr(Host(), name)),
@@ -130,8 +130,8 @@ async def test_the_same_exception_object_goes_on(
     host: type[Host], kind: type[BaseException]
 ) -> None:
     patches = Patches("me")
-    patches.wrap(host, "fail", Calls().wrapper)
-    patches.wrap(host, "fail_later", Calls().wrapper)
+    patches.wrap_attribute(host, "fail", Calls().wrapper)
+    patches.wrap_attribute(host, "fail_later", Calls().wrapper)
     error = kind("theirs")
     with pytest.raises(kind) as caught:
         host().fail(error)
@@ -144,7 +144,7 @@ async def test_the_same_exception_object_goes_on(
 @pytest.mark.parametrize("name", NAMES)
 def test_undo_puts_back_the_very_object(host: type[Host], name: str) -> None:
     original, patches = vars(host)[name], Patches("me")
-    patches.wrap(host, name, Calls().wrapper)
+    patches.wrap_attribute(host, name, Calls().wrapper)
     assert vars(host)[name] is not original
     patches.undo()
     assert vars(host)[name] is original
@@ -154,8 +154,8 @@ def test_undo_puts_back_the_very_object(host: type[Host], name: str) -> None:
 
 def test_what_was_wrapped_twice_comes_back_too(host: type[Host]) -> None:
     original, calls, patches = vars(host)["method"], Calls(), Patches("me")
-    patches.wrap(host, "method", calls.wrapper)
-    patches.wrap(host, "method", calls.wrapper)
+    patches.wrap_attribute(host, "method", calls.wrapper)
+    patches.wrap_attribute(host, "method", calls.wrapper)
     host().method(1)
     assert len(calls) == 2
     patches.undo()
@@ -169,7 +169,7 @@ def somebody_else(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
 
 def test_a_wrapper_that_somebody_wrapped_stays_and_goes_inert(host: type[Host]) -> None:
     calls, patches = Calls(), Patches("me")
-    patches.wrap(host, "static", calls.wrapper)
+    patches.wrap_attribute(host, "static", calls.wrapper)
     theirs = somebody_else(vars(host)["static"])
     host.static = theirs  # type: ignore[method-assign]
     assert host.static(1) == ("theirs", 1)
@@ -184,8 +184,8 @@ async def test_an_inert_wrapper_of_a_coroutine_function_passes_calls_and_errors_
     host: type[Host],
 ) -> None:
     calls, patches = Calls(), Patches("me")
-    patches.wrap(host, "coroutine", calls.wrapper)
-    patches.wrap(host, "fail_later", calls.wrapper)
+    patches.wrap_attribute(host, "coroutine", calls.wrapper)
+    patches.wrap_attribute(host, "fail_later", calls.wrapper)
     instance, error = host(), ValueError("theirs")
     coroutine, fail_later = instance.coroutine, instance.fail_later
     patches.undo()
@@ -198,7 +198,7 @@ async def test_an_inert_wrapper_of_a_coroutine_function_passes_calls_and_errors_
 
 def test_what_somebody_replaced_altogether_is_left_alone(host: type[Host]) -> None:
     patches = Patches("me")
-    patches.wrap(host, "method", Calls().wrapper)
+    patches.wrap_attribute(host, "method", Calls().wrapper)
     theirs = lambda _: "theirs"  # noqa: E731
     host.method = theirs  # type: ignore[method-assign, assignment]
     del host.coroutine
@@ -209,7 +209,7 @@ def test_what_somebody_replaced_altogether_is_left_alone(host: type[Host]) -> No
 
 def test_what_somebody_deleted_is_not_brought_back(host: type[Host]) -> None:
     patches = Patches("me")
-    patches.wrap(host, "method", Calls().wrapper)
+    patches.wrap_attribute(host, "method", Calls().wrapper)
     del host.method
     patches.undo()
     assert "method" not in vars(host)
@@ -217,40 +217,40 @@ def test_what_somebody_deleted_is_not_brought_back(host: type[Host]) -> None:
 
 def test_a_missing_attribute_is_a_missing_seam_and_names_it(host: type[Host]) -> None:
     with pytest.raises(SeamMissing, match=r"^Host\.absent$"):
-        Patches("me").wrap(host, "absent", Calls().wrapper)
+        Patches("me").wrap_attribute(host, "absent", Calls().wrapper)
 
 
 def test_an_inherited_attribute_is_a_missing_seam() -> None:
     with pytest.raises(SeamMissing, match=r"^Heir\.method$"):
-        Patches("me").wrap(Heir, "method", Calls().wrapper)
+        Patches("me").wrap_attribute(Heir, "method", Calls().wrapper)
 
 
 def test_a_missing_owner_is_a_missing_seam() -> None:
     with pytest.raises(SeamMissing, match=r"^None\.method$"):
-        Patches("me").wrap(None, "method", Calls().wrapper)
+        Patches("me").wrap_attribute(None, "method", Calls().wrapper)
 
 
 def test_a_seam_missing_half_way_leaves_the_first_half_to_be_undone(host: type[Host]) -> None:
     original, patches = vars(host)["method"], Patches("me")
-    patches.wrap(host, "method", Calls().wrapper)
+    patches.wrap_attribute(host, "method", Calls().wrapper)
     with pytest.raises(SeamMissing):
-        patches.wrap(host, "absent", Calls().wrapper)
+        patches.wrap_attribute(host, "absent", Calls().wrapper)
     patches.undo()
     assert vars(host)["method"] is original
 
 
-def test_the_owner_is_known_while_the_wrapper_works(host: type[Host]) -> None:
+def test_who_has_wrapped_an_attribute_is_known_while_the_wrapper_works(host: type[Host]) -> None:
     owner = object()
     patches = Patches(owner)
-    assert owner_of(host, "method") is None
-    assert owner_of(host, "absent") is None
-    patches.wrap(host, "method", Calls().wrapper)
-    assert owner_of(host, "method") is owner
+    assert installed_by(host, "method") is None
+    assert installed_by(host, "absent") is None
+    patches.wrap_attribute(host, "method", Calls().wrapper)
+    assert installed_by(host, "method") is owner
     wrapper = vars(host)["method"]
     patches.undo()
-    assert owner_of(host, "method") is None
+    assert installed_by(host, "method") is None
     host.method = wrapper  # type: ignore[method-assign]
-    assert owner_of(host, "method") is None
+    assert installed_by(host, "method") is None
 
 
 # Entries of mappings and items of lists
@@ -264,17 +264,19 @@ def doubled(original: Callable[..., Any]) -> Callable[..., Any]:
     return replacement
 
 
-def test_a_function_is_overridden_and_put_back(host: type[Host]) -> None:
+def test_a_function_is_replaced_and_put_back(host: type[Host]) -> None:
     original, patches = vars(host)["method"], Patches("me")
-    patches.override(host, "method", lambda original: lambda self, a: ("ours", original(self, a)))
+    patches.replace_attribute(
+        host, "method", lambda original: lambda self, a: ("ours", original(self, a))
+    )
     assert host().method(1) == ("ours", (host, 1, "b", (), False))
     patches.undo()
     assert vars(host)["method"] is original
 
 
-def test_an_override_that_somebody_wrapped_is_left_alone(host: type[Host]) -> None:
+def test_a_replacement_that_somebody_wrapped_is_left_alone(host: type[Host]) -> None:
     patches = Patches("me")
-    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    patches.replace_attribute(host, "method", lambda original: lambda self, a: original(self, a))
     theirs = somebody_else(vars(host)["method"])
     host.method = theirs  # type: ignore[method-assign]
     patches.undo()
@@ -283,9 +285,9 @@ def test_an_override_that_somebody_wrapped_is_left_alone(host: type[Host]) -> No
 
 
 @pytest.mark.parametrize(("owner", "name"), [(Host, "absent"), (Heir, "method"), (None, "x")])
-def test_what_is_not_there_cannot_be_overridden(owner: Any, name: str) -> None:
+def test_what_is_not_there_cannot_be_replaced(owner: Any, name: str) -> None:
     with pytest.raises(SeamMissing, match=rf"^{getattr(owner, '__name__', None)}\.{name}$"):
-        Patches("me").override(owner, name, doubled)
+        Patches("me").replace_attribute(owner, name, doubled)
 
 
 @wrapt.decorator
@@ -293,11 +295,13 @@ def naming_its_instance(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> 
     return (type(instance), wrapped(*args, **kwargs))
 
 
-def test_an_override_calls_what_somebody_wrapped_before_with_its_instance(host: type[Host]) -> None:
+def test_a_replacement_calls_what_somebody_wrapped_before_with_its_instance(
+    host: type[Host],
+) -> None:
     theirs = naming_its_instance(vars(host)["method"])
     host.method = theirs  # type: ignore[method-assign]
     patches = Patches("me")
-    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    patches.replace_attribute(host, "method", lambda original: lambda self, a: original(self, a))
     assert host().method(1) == (host, (host, 1, "b", (), False))
     patches.undo()
     assert vars(host)["method"] is theirs
@@ -307,10 +311,10 @@ def test_an_override_calls_what_somebody_wrapped_before_with_its_instance(host: 
     ("entry", "answer"),
     [(staticmethod(abs), 3), (functools.partialmethod(lambda self, b, a: b + a, 10), 7)],
 )
-def test_an_override_calls_any_descriptor(host: Any, entry: Any, answer: int) -> None:
+def test_a_replacement_calls_any_descriptor(host: Any, entry: Any, answer: int) -> None:
     host.method = entry
     patches = Patches("me")
-    patches.override(host, "method", lambda original: lambda self, a: original(self, a))
+    patches.replace_attribute(host, "method", lambda original: lambda self, a: original(self, a))
     assert host().method(-3) == answer
     patches.undo()
     assert vars(host)["method"] is entry
@@ -322,7 +326,7 @@ def test_an_entry_is_replaced_and_put_back() -> None:
 
     handlers: dict[str, Callable[..., Any]] = {"connect": original}
     patches = Patches("me")
-    patches.replace(handlers, "connect", doubled)
+    patches.replace_item(handlers, "connect", doubled)
     assert handlers["connect"](3) == 6
     patches.undo()
     assert handlers == {"connect": original}
@@ -331,8 +335,8 @@ def test_an_entry_is_replaced_and_put_back() -> None:
 def test_an_entry_that_somebody_replaced_or_removed_since_is_left_alone() -> None:
     handlers: dict[str, Callable[..., Any]] = {"connect": abs, "disconnect": abs}
     patches = Patches("me")
-    patches.replace(handlers, "connect", doubled)
-    patches.replace(handlers, "disconnect", doubled)
+    patches.replace_item(handlers, "connect", doubled)
+    patches.replace_item(handlers, "disconnect", doubled)
     handlers["connect"] = round
     del handlers["disconnect"]
     patches.undo()
@@ -342,7 +346,7 @@ def test_an_entry_that_somebody_replaced_or_removed_since_is_left_alone() -> Non
 @pytest.mark.parametrize("handlers", [{}, None])
 def test_a_missing_entry_is_a_missing_seam(handlers: Any) -> None:
     with pytest.raises(SeamMissing, match="handler 'connect'"):
-        Patches("me").replace(handlers, "connect", doubled)
+        Patches("me").replace_item(handlers, "connect", doubled)
 
 
 def test_an_item_goes_to_the_front_and_out_again_whatever_came_since() -> None:
@@ -355,7 +359,7 @@ def test_an_item_goes_to_the_front_and_out_again_whatever_came_since() -> None:
     theirs, ours, later = AlwaysEqual(), AlwaysEqual(), AlwaysEqual()
     routes = [theirs]
     same_list, patches = routes, Patches("me")
-    patches.insert(routes, ours)
+    patches.insert_first(routes, ours)
     assert routes[0] is ours
     routes.insert(0, later)
     patches.undo()
@@ -371,7 +375,7 @@ def test_an_undo_that_fails_leaves_no_other_undone() -> None:
 
     patches = Patches("me")
     for undo in (lambda: undone.append(1), fail, lambda: undone.append(2)):
-        patches.on_undo(undo)
+        patches.add_cleanup(undo)
     with pytest.raises(RuntimeError, match="theirs"):
         patches.undo()
     assert undone == [2, 1]
@@ -386,8 +390,8 @@ def test_undo_goes_backwards_and_the_patches_are_inactive_at_once() -> None:
             super().__setitem__(key, value)
 
     handlers = Watched(a=abs, b=abs)
-    patches.replace(handlers, "a", doubled)
-    patches.replace(handlers, "b", doubled)
+    patches.replace_item(handlers, "a", doubled)
+    patches.replace_item(handlers, "b", doubled)
     patches.undo()
     assert seen == [("a", True), ("b", True), ("b", False), ("a", False)]
 
@@ -395,7 +399,7 @@ def test_undo_goes_backwards_and_the_patches_are_inactive_at_once() -> None:
 # Attributes of instances
 
 
-def test_a_method_of_one_instance_is_shadowed_and_shown_again(host: type[Host]) -> None:
+def test_a_method_of_one_instance_is_wrapped_and_put_back(host: type[Host]) -> None:
     instance, other = host(), host()
     made_from = []
 
@@ -404,7 +408,7 @@ def test_a_method_of_one_instance_is_shadowed_and_shown_again(host: type[Host]) 
         return lambda a: ("ours", original(a))
 
     patches = Patches("me")
-    patches.shadow(instance, "method", make)
+    patches.wrap_on_instance(instance, "method", make)
     assert made_from == [instance.__class__.method.__get__(instance)]
     assert instance.method(1) == ("ours", (host, 1, "b", (), False))
     assert other.method(1) == (host, 1, "b", (), False)
@@ -419,16 +423,16 @@ def test_what_an_instance_has_of_its_own_is_put_back_as_it_was(host: type[Host])
 
     instance, patches = host(), Patches("me")
     vars(instance)["method"] = own
-    patches.shadow(instance, "method", doubled)
+    patches.wrap_on_instance(instance, "method", doubled)
     assert instance.method(3) == -6  # type: ignore[comparison-overlap]
     patches.undo()
     assert vars(instance) == {"method": own}
 
 
-def test_what_was_shadowed_twice_comes_back_too(host: type[Host]) -> None:
+def test_an_instance_wrapped_twice_is_put_back_too(host: type[Host]) -> None:
     instance, patches = host(), Patches("me")
-    patches.shadow(instance, "static", doubled)
-    patches.shadow(instance, "static", doubled)
+    patches.wrap_on_instance(instance, "static", doubled)
+    patches.wrap_on_instance(instance, "static", doubled)
     assert instance.static(1) == 4
     patches.undo()
     assert vars(instance) == {}
@@ -439,18 +443,18 @@ def test_what_somebody_set_or_deleted_on_the_instance_since_is_left_alone(
     host: type[Host],
 ) -> None:
     instance, patches = host(), Patches("me")
-    patches.shadow(instance, "static", doubled)
-    patches.shadow(instance, "method", doubled)
+    patches.wrap_on_instance(instance, "static", doubled)
+    patches.wrap_on_instance(instance, "method", doubled)
     vars(instance)["static"] = abs
     del vars(instance)["method"]
     patches.undo()
     assert vars(instance) == {"static": abs}
 
 
-def test_an_instance_that_several_have_shadowed_is_not_kept(host: type[Host]) -> None:
+def test_an_instance_that_several_have_wrapped_is_not_kept(host: type[Host]) -> None:
     instance, changes = host(), (Patches("me"), Patches("you"))
     for patches in changes:
-        patches.shadow(instance, "static", doubled)
+        patches.wrap_on_instance(instance, "static", doubled)
     gone = weakref.ref(instance)
     del instance
     gc.collect()
@@ -478,7 +482,7 @@ class Settable:
 def test_what_a_slot_or_a_property_gives_is_never_touched(kind: Any) -> None:
     instance, patches = kind(), Patches("me")
     instance.method = abs
-    patches.shadow(instance, "method", doubled)
+    patches.wrap_on_instance(instance, "method", doubled)
     patches.undo()
     assert instance.method is abs
     assert "method" not in vars(instance)
@@ -492,10 +496,10 @@ class Forwarding:
         return getattr(object.__getattribute__(self, "inner"), name)
 
 
-def test_what_stands_for_another_instance_is_shadowed_there(host: type[Host]) -> None:
+def test_what_stands_for_another_instance_is_wrapped_there(host: type[Host]) -> None:
     inner, patches = host(), Patches("me")
     outer: Any = Forwarding(inner)
-    patches.shadow(outer, "static", doubled)
+    patches.wrap_on_instance(outer, "static", doubled)
     assert outer.static(2) == 4
     patches.undo()
     assert outer.static(2) == 2
@@ -504,9 +508,9 @@ def test_what_stands_for_another_instance_is_shadowed_there(host: type[Host]) ->
 
 
 @pytest.mark.parametrize("instance", [Host(), None])
-def test_a_method_that_is_not_there_cannot_be_shadowed(instance: object) -> None:
+def test_a_method_that_is_not_there_cannot_be_wrapped(instance: object) -> None:
     with pytest.raises(SeamMissing, match=rf"^{type(instance).__name__}\.absent$"):
-        Patches("me").shadow(instance, "absent", doubled)
+        Patches("me").wrap_on_instance(instance, "absent", doubled)
 
 
 # Cells of closures
@@ -528,7 +532,7 @@ def closure() -> tuple[Callable[[int], int], CellType]:
 def test_what_a_closure_calls_is_exchanged_and_put_back() -> None:
     outer, cell = closure()
     original, patches = cell.cell_contents, Patches("me")
-    patches.fill(outer, cell, doubled(original))
+    patches.set_closure_cell(outer, cell, doubled(original))
     assert outer(3) == 7
     patches.undo()
     assert cell.cell_contents is original
@@ -538,8 +542,8 @@ def test_what_a_closure_calls_is_exchanged_and_put_back() -> None:
 def test_a_cell_that_was_filled_twice_is_put_back_too() -> None:
     outer, cell = closure()
     patches = Patches("me")
-    patches.fill(outer, cell, doubled(cell.cell_contents))
-    patches.fill(outer, cell, doubled(cell.cell_contents))
+    patches.set_closure_cell(outer, cell, doubled(cell.cell_contents))
+    patches.set_closure_cell(outer, cell, doubled(cell.cell_contents))
     assert outer(3) == 13
     patches.undo()
     assert outer(3) == 4
@@ -548,7 +552,7 @@ def test_a_cell_that_was_filled_twice_is_put_back_too() -> None:
 def test_a_cell_that_somebody_filled_since_is_left_alone() -> None:
     outer, cell = closure()
     patches = Patches("me")
-    patches.fill(outer, cell, doubled(cell.cell_contents))
+    patches.set_closure_cell(outer, cell, doubled(cell.cell_contents))
     cell.cell_contents = abs
     patches.undo()
     assert cell.cell_contents is abs
@@ -567,9 +571,9 @@ def test_what_somebody_else_changed_for_us_is_undone_once_and_in_its_turn() -> N
             super().__setitem__(key, value)
 
     handlers = Watched(a=abs, c=abs)
-    patches.replace(handlers, "a", doubled)
-    patches.on_undo(lambda: undone.append("b"))
-    patches.replace(handlers, "c", doubled)
+    patches.replace_item(handlers, "a", doubled)
+    patches.add_cleanup(lambda: undone.append("b"))
+    patches.replace_item(handlers, "c", doubled)
     undone.clear()
     patches.undo()
     assert undone == ["c", "b", "a"]
@@ -579,7 +583,7 @@ def test_what_somebody_else_changed_for_us_is_undone_once_and_in_its_turn() -> N
 
 def test_an_undo_for_others_finds_the_patches_inactive() -> None:
     patches, active = Patches("me"), []
-    patches.on_undo(lambda: active.append(patches.active))
+    patches.add_cleanup(lambda: active.append(patches.active))
     patches.undo()
     assert active == [False]
 
@@ -588,7 +592,7 @@ def test_a_cell_of_a_function_that_is_gone_is_not_kept() -> None:
     outer, cell = closure()
     patches = Patches("me")
     replacement = doubled(cell.cell_contents)
-    patches.fill(outer, cell, replacement)
+    patches.set_closure_cell(outer, cell, replacement)
     gone = weakref.ref(replacement)
     del outer, cell, replacement
     gc.collect()
@@ -633,7 +637,7 @@ def assert_like(replaced: Any, original: Any) -> None:
 def test_an_entry_that_is_no_function_keeps_all_that_it_has(kind: str) -> None:
     original = kinds()[kind]
     handlers, patches = {"connect": original}, Patches("me")
-    patches.replace(handlers, "connect", doubled)
+    patches.replace_item(handlers, "connect", doubled)
     assert handlers["connect"](3) == 6
     assert_like(handlers["connect"], original)
     patches.undo()
@@ -647,7 +651,7 @@ def test_an_attribute_that_is_no_function_keeps_all_that_it_has(
     original, instance = kinds()[kind], host()
     vars(instance)["method"] = original
     patches = Patches("me")
-    patches.shadow(instance, "method", doubled)
+    patches.wrap_on_instance(instance, "method", doubled)
     assert instance.method(3) == 6  # type: ignore[comparison-overlap]
     assert_like(instance.method, original)
     patches.undo()
@@ -659,7 +663,7 @@ def test_what_is_in_a_cell_and_no_function_keeps_all_that_it_has(kind: str) -> N
     outer, cell = closure()
     original, patches = kinds()[kind], Patches("me")
     cell.cell_contents = original
-    patches.fill(outer, cell, doubled(original))
+    patches.set_closure_cell(outer, cell, doubled(original))
     assert outer(3) == 7
     assert_like(cell.cell_contents, original)
     patches.undo()
@@ -667,7 +671,7 @@ def test_what_is_in_a_cell_and_no_function_keeps_all_that_it_has(kind: str) -> N
 
 
 @pytest.mark.parametrize("kind", kinds())
-def test_what_is_in_a_class_and_no_function_is_overridden_with_all_that_it_has(
+def test_what_is_in_a_class_and_no_function_is_replaced_with_all_that_it_has(
     host: Any, kind: str
 ) -> None:
     original, seen = kinds()[kind], []
@@ -681,7 +685,7 @@ def test_what_is_in_a_class_and_no_function_is_overridden_with_all_that_it_has(
 
     host.method = original
     instance, patches = host(), Patches("me")
-    patches.override(host, "method", make)
+    patches.replace_attribute(host, "method", make)
     assert instance.method(3) == 6
     assert seen == [instance]
     # None of them takes the instance, so a call by the class is nobody's.
@@ -703,7 +707,7 @@ async def test_a_fast_replacement_has_what_a_method_has(host: type[Host]) -> Non
         return coroutine
 
     original: Any = instance.coroutine
-    patches.shadow(instance, "coroutine", make, fast=True)
+    patches.wrap_on_instance(instance, "coroutine", make, fast=True)
     replaced: Any = instance.coroutine
     assert type(vars(instance)["coroutine"]) is FunctionType
     assert await replaced(3) == -3
@@ -723,10 +727,10 @@ def test_a_name_that_is_no_text_is_no_hindrance() -> None:
     assert replacement() == 4
 
 
-def test_one_of_two_shadows_of_a_method_is_taken_out_before_the_other(host: type[Host]) -> None:
+def test_one_of_two_wrappers_of_a_method_is_taken_out_before_the_other(host: type[Host]) -> None:
     instance, first, second = host(), Patches("me"), Patches("you")
-    first.shadow(instance, "static", doubled)
-    second.shadow(instance, "static", doubled)
+    first.wrap_on_instance(instance, "static", doubled)
+    second.wrap_on_instance(instance, "static", doubled)
     second.undo()
     assert instance.static(1) == 2
     first.undo()

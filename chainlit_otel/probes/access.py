@@ -114,15 +114,19 @@ class Access(Probe):
     def install(self, patches: Patches) -> None:
         """Wrap the checks."""
         server, socket = import_module("chainlit.server"), import_module("chainlit.socket")
-        patches.wrap(server, "_authenticate_user", _wrap_authenticate_user(self))
-        patches.wrap(server, "_get_oauth_redirect_error", _wrap_get_oauth_redirect_error(self))
+        patches.wrap_attribute(server, "_authenticate_user", _wrap_authenticate_user(self))
+        patches.wrap_attribute(
+            server, "_get_oauth_redirect_error", _wrap_get_oauth_redirect_error(self)
+        )
         for module in (server, import_module("chainlit.auth")):
-            patches.wrap(module, "decode_jwt", _wrap_decode_jwt(self))
-        patches.wrap(server, "is_thread_author", _wrap_is_thread_author(self))
-        patches.wrap(socket, "_authenticate_connection", _wrap_authenticate_connection(self))
-        patches.wrap(socket, "resume_thread", _wrap_resume_thread(self))
+            patches.wrap_attribute(module, "decode_jwt", _wrap_decode_jwt(self))
+        patches.wrap_attribute(server, "is_thread_author", _wrap_is_thread_author(self))
+        patches.wrap_attribute(
+            socket, "_authenticate_connection", _wrap_authenticate_connection(self)
+        )
+        patches.wrap_attribute(socket, "resume_thread", _wrap_resume_thread(self))
         handlers = server.sio.handlers.get("/")
-        patches.replace(handlers, "connect", functools.partial(_wrap_connect, patches, self))
+        patches.replace_item(handlers, "connect", functools.partial(_wrap_connect, patches, self))
         wrap_get_thread = functools.partial(_wrap_get_thread, patches, self)
         self._data_layer.listen(
             patches, self.guard, lambda layer: shadow(patches, layer, "get_thread", wrap_get_thread)

@@ -136,14 +136,16 @@ def _wrap_bot(patches: Patches, bots: Bots, bot: _Bot, module: Any) -> None:
                 log(logging.WARNING, "turns of %s do not count: no %s", bot.module, name)
                 return
         emitter = getattr(module, bot.emitter)
-        patches.override(module, bot.process, functools.partial(_wrap_process, patches, bots, bot))
-        patches.override(
+        patches.replace_attribute(
+            module, bot.process, functools.partial(_wrap_process, patches, bots, bot)
+        )
+        patches.replace_attribute(
             module,
             bot.init_context,
             functools.partial(_wrap_init_context, patches, bots, bot),
         )
         for name, sent in (("send_step", bots.on_step), ("send_element", bots.on_element)):
-            patches.override(
+            patches.replace_attribute(
                 emitter, name, functools.partial(_wrap_send, patches, bots.guard, sent)
             )
 

@@ -91,7 +91,7 @@ class Callbacks(Probe):
         self.patches = patches
         wrap = functools.partial(_wrap_wrap_user_function, self)
         for module in (decorators, utils):
-            patches.override(module, "wrap_user_function", wrap)
+            patches.replace_attribute(module, "wrap_user_function", wrap)
         self.observe_all()
 
     def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
@@ -121,7 +121,9 @@ class Callbacks(Probe):
         cell = _cell(wrapper)
         if cell is not None:
             function = cell.cell_contents
-            patches.fill(wrapper, cell, self._observing(patches, function, _Callback(wrapper)))
+            patches.set_closure_cell(
+                wrapper, cell, self._observing(patches, function, _Callback(wrapper))
+            )
 
     def observe_all(self) -> None:
         """Observe the callbacks that are registered now."""

@@ -292,7 +292,7 @@ class EventLoop(Probe):
         module = import_module("chainlit.session")
         if not hasattr(module, "BaseSession"):
             raise SeamMissing("chainlit.session.BaseSession")
-        patches.wrap(module.BaseSession, "__init__", _wrap_session_init(self))
+        patches.wrap_attribute(module.BaseSession, "__init__", _wrap_session_init(self))
         self.telemetry.observe(
             catalog.EVENT_LOOP_BLOCKED, self.monitor.heartbeat.blocked, self.guard
         )

@@ -29,7 +29,7 @@ class Files(Probe):
         session_class = getattr(import_module("chainlit.session"), "BaseSession", None)
         if session_class is None:
             raise SeamMissing("chainlit.session.BaseSession")
-        patches.wrap(session_class, "persist_file", _wrap_persist_file(self))
+        patches.wrap_attribute(session_class, "persist_file", _wrap_persist_file(self))
 
 
 def _wrap_persist_file(files: Files) -> Any:

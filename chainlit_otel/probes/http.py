@@ -95,7 +95,9 @@ class Http(Probe):
                     return self._instrument(patches, middleware, app, stack, excluded)
             return stack
 
-        patches.wrap(_owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper)
+        patches.wrap_attribute(
+            _owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper
+        )
         while _left:
             app = _left.pop()
             app.middleware_stack = around(app, app.middleware_stack)
@@ -127,10 +129,10 @@ class Http(Probe):
                 app.middleware_stack = stack
                 _left.add(app)
 
-        patches.on_undo(undo)
+        patches.add_cleanup(undo)
         native = getattr(app, "_native_telemetry", None)
         if hasattr(native, "enabled"):
-            patches.shadow(native, "enabled", functools.partial(_step_back, patches))
+            patches.wrap_on_instance(native, "enabled", functools.partial(_step_back, patches))
         return instrumented
 
 

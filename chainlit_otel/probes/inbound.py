@@ -151,9 +151,9 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
 
         return message
 
-    patches.shadow(sio.eio, "handle_request", handling)
-    patches.override(socket, "handle_post_request", posting)
-    patches.replace(sio.eio.handlers, "message", hearing)
+    patches.wrap_on_instance(sio.eio, "handle_request", handling)
+    patches.replace_attribute(socket, "handle_post_request", posting)
+    patches.replace_item(sio.eio.handlers, "message", hearing)
 
 
 def _raiser(error: BaseException) -> str:

@@ -66,9 +66,9 @@ class Lifecycle(Probe):
     def install(self, patches: Patches) -> None:
         """Wrap the lifespan."""
         router = import_module("starlette.routing").Router
-        patches.wrap(router, "lifespan", _wrap_lifespan(self))
+        patches.wrap_attribute(router, "lifespan", _wrap_lifespan(self))
         if uvicorn := sys.modules.get("uvicorn.server"):
-            patches.wrap(uvicorn.Server, "shutdown", _wrap_server_shutdown(self))
+            patches.wrap_attribute(uvicorn.Server, "shutdown", _wrap_server_shutdown(self))
 
 
 def _wrap_lifespan(probe: Lifecycle) -> Any:

@@ -31,8 +31,8 @@ class Mcp(Probe):
         session = getattr(import_module("chainlit.session"), "McpSession", None)
         if session is None:
             raise SeamMissing("chainlit.session.McpSession")
-        patches.wrap(session, "__init__", _wrap_init(self))
-        patches.wrap(session, "close", _wrap_close(self))
+        patches.wrap_attribute(session, "__init__", _wrap_init(self))
+        patches.wrap_attribute(session, "close", _wrap_close(self))
         self.telemetry.observe(catalog.MCP_CONNECTIONS, self.active, self.guard)
 
     def opened(self, connection: Any) -> None:

@@ -42,7 +42,7 @@ def install(patches: Patches, guard: Guard, serving: Callable[[], None]) -> None
                         wrapped = getattr(instance, name)
             return wrapped(*args, **kwargs)
 
-        patches.wrap(owner, name, wrapper)
+        patches.wrap_attribute(owner, name, wrapper)
 
     build = "build_middleware_stack"
     # Older releases of FastAPI inherit it.

@@ -93,13 +93,13 @@ class Sessions(Probe):
             if not hasattr(module, name):
                 raise SeamMissing(f"chainlit.session.{name}")
         websocket, http = module.WebsocketSession, module.HTTPSession
-        patches.wrap(websocket, "__init__", _wrap_init(self, "websocket"))
-        patches.wrap(websocket, "restore", _wrap_restore(self))
-        patches.wrap(websocket, "delete", _wrap_delete(self))
-        patches.wrap(websocket, "get_by_id", _wrap_get_by_id(self))
-        patches.wrap(websocket, "require", _wrap_require(self))
-        patches.wrap(http, "__init__", _wrap_init(self, "http"))
-        patches.wrap(http, "delete", _wrap_delete(self))
+        patches.wrap_attribute(websocket, "__init__", _wrap_init(self, "websocket"))
+        patches.wrap_attribute(websocket, "restore", _wrap_restore(self))
+        patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
+        patches.wrap_attribute(websocket, "get_by_id", _wrap_get_by_id(self))
+        patches.wrap_attribute(websocket, "require", _wrap_require(self))
+        patches.wrap_attribute(http, "__init__", _wrap_init(self, "http"))
+        patches.wrap_attribute(http, "delete", _wrap_delete(self))
         if self._adopts:
             self.adopt()
         observe = functools.partial(self.telemetry.observe, guard=self.guard)

@@ -64,14 +64,18 @@ class Sockets(Probe):
         if sio is None or not hasattr(sio, "eio"):
             raise SeamMissing("chainlit.server.sio")
         handlers = sio.handlers.get(_NAMESPACE)
-        patches.replace(handlers, "connect", functools.partial(_wrap_connect, patches, self))
-        patches.replace(handlers, "disconnect", functools.partial(_wrap_disconnect, patches, self))
-        patches.replace(
+        patches.replace_item(handlers, "connect", functools.partial(_wrap_connect, patches, self))
+        patches.replace_item(
+            handlers, "disconnect", functools.partial(_wrap_disconnect, patches, self)
+        )
+        patches.replace_item(
             sio.eio.handlers,
             "disconnect",
             functools.partial(_wrap_engine_disconnect, patches, self),
         )
-        patches.shadow(sio.eio, "_bad_request", functools.partial(_wrap_bad_request, patches, self))
+        patches.wrap_on_instance(
+            sio.eio, "_bad_request", functools.partial(_wrap_bad_request, patches, self)
+        )
         inbound.install(patches, self.guard, self.ledger, sio)
         self.adopt()
         self.telemetry.observe(catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard)

@@ -90,7 +90,7 @@ class Steps(Probe):
             ("send", _wrap_send),
             ("update", _wrap_send),
         ):
-            patches.override(step, name, functools.partial(wrap, patches, self))
+            patches.replace_attribute(step, name, functools.partial(wrap, patches, self))
 
     def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
         """Return what bounds the types and the names of steps."""

@@ -66,7 +66,7 @@ class Discovery:
         self._listeners.append(listener)
         # It has not heard of the one that the others know.
         self._latest = type(None)
-        patches.on_undo(functools.partial(self._forget, listener))
+        patches.add_cleanup(functools.partial(self._forget, listener))
 
     def _forget(self, listener: _Listener) -> None:
         self._listeners.remove(listener)
@@ -134,7 +134,7 @@ def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Met
     # A layer of the app may lack what it has no use for.
     method = getattr(layer, name, None)
     if callable(method) and _is_async(method):
-        patches.shadow(layer, name, make)
+        patches.wrap_on_instance(layer, name, make)
 
 
 def _is_async(method: Callable[..., Any]) -> bool:

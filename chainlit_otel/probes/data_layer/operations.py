@@ -113,8 +113,10 @@ class DataLayers(Probe):
         """Observe the data layer as soon as there is one."""
         websocket = import_module("chainlit.session").WebsocketSession
         self._discovery.listen(patches, self.guard, functools.partial(self.observe, patches))
-        patches.wrap(websocket, "flush_method_queue", _wrap_flush_method_queue(patches, self))
-        patches.wrap(websocket, "delete", _wrap_delete(self))
+        patches.wrap_attribute(
+            websocket, "flush_method_queue", _wrap_flush_method_queue(patches, self)
+        )
+        patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
         observe = functools.partial(self.telemetry.observe, guard=self.guard)
         observe(catalog.DATA_LAYER_OPERATIONS, self.counts)
         observe(catalog.DATA_LAYER_QUEUED, self.queued)
