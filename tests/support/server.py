@@ -37,15 +37,19 @@ def python_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
 
 
-def free_port() -> int:
-    """A port of the loopback interface on which nothing listens.
+# Below the range the system gives to outgoing connections: one of those could otherwise take a port
+# before the server does. Each test process has a slice of its own, and a metrics server whose port
+# is taken looks at the sixteen after it.
+_SLICE, _SLICES, _STEP = 3000, 4, 20
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
+_ports = list(range(20000 + _worker * _SLICE, 20000 + (_worker + 1) * _SLICE, _STEP))
+random.SystemRandom().shuffle(_ports)
 
-    Taken from below the range the system gives to outgoing connections: one of those could
-    otherwise take it before the server does.
-    """
-    dice = random.SystemRandom()
+
+def free_port() -> int:
+    """A port of the loopback interface on which nothing listens, and that nobody else is given."""
     while True:
-        port = dice.randrange(20000, 32000)
+        _ports.append(port := _ports.pop(0))
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
