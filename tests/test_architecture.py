@@ -96,7 +96,7 @@ def test_the_source_is_found_and_read() -> None:
 # Which of our modules each may use. What is not listed uses whatever it likes.
 USES: dict[str, tuple[str, ...]] = {
     "settings": (),
-    "catalog": (),
+    "catalog": ("catalog",),
     "version": (),
     "guard": (),
     "announcement": ("guard",),

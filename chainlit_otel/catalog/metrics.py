@@ -1,341 +1,56 @@
-"""Every metric, attribute and closed label set that chainlit-otel emits. Data only.
-
-Names are OpenTelemetry names. Their Prometheus form follows from the OpenTelemetry
-rules and is what `Metric.prometheus_name` returns. Users, dashboards and alerts depend
-on these names: a rename goes through one release that emits both.
-"""
+"""The metrics, and which of their series exist from the start."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import product
-from typing import Literal
 
-Kind = Literal["counter", "updowncounter", "gauge", "histogram"]
-LabelSet = tuple[str, ...]
-
-SCOPE = "chainlit_otel"
-OTHER = "other"
-
-# UCUM unit to the suffix of a Prometheus name; a unit in braces is an annotation and adds none.
-# https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
-_UNIT_SUFFIXES = {
-    "d": "days",
-    "h": "hours",
-    "min": "minutes",
-    "s": "seconds",
-    "ms": "milliseconds",
-    "us": "microseconds",
-    "ns": "nanoseconds",
-    "By": "bytes",
-    "KiBy": "kibibytes",
-    "MiBy": "mebibytes",
-    "GiBy": "gibibytes",
-    "TiBy": "tibibytes",
-    "KBy": "kilobytes",
-    "MBy": "megabytes",
-    "GBy": "gigabytes",
-    "TBy": "terabytes",
-    "m": "meters",
-    "V": "volts",
-    "A": "amperes",
-    "J": "joules",
-    "W": "watts",
-    "g": "grams",
-    "Cel": "celsius",
-    "Hz": "hertz",
-    "%": "percent",
-}
-
-
-def prometheus_name(name: str, unit: str, kind: Kind) -> str:
-    """Return the Prometheus name of an OpenTelemetry metric.
-
-    Args:
-        name: The OpenTelemetry name, such as `chainlit.session.starts`.
-        unit: The UCUM unit, such as `s`, `By` or `{session}`.
-        kind: The kind of instrument.
-
-    Returns:
-        The name as the OpenTelemetry to Prometheus compatibility rules give it, with
-        `_total` for a counter.
-    """
-    translated = _valid(name)
-    for suffix in _suffixes(_ANNOTATION.sub("", unit), kind):
-        if not translated.endswith("_" + suffix):
-            translated = _valid(f"{translated}_{suffix}")
-    return translated
-
-
-_ANNOTATION = re.compile(r"\{[^}]*\}")
-
-
-def _valid(name: str) -> str:
-    valid = re.sub(r"[^a-zA-Z0-9:]+", "_", name)
-    return "_" + valid if valid[:1].isdigit() else valid
-
-
-def _suffixes(unit: str, kind: Kind) -> Iterable[str]:
-    if unit == "1" and kind in ("gauge", "updowncounter"):
-        yield "ratio"
-    elif "/" in unit:
-        quantity, per = (part.strip() for part in unit.split("/", 1))
-        if quantity:
-            yield _UNIT_SUFFIXES.get(quantity, quantity)
-        if per:
-            yield f"per_{_UNIT_SUFFIXES.get(per, per).removesuffix('s')}"
-    elif unit and unit != "1":
-        yield _UNIT_SUFFIXES.get(unit, unit)
-    if kind == "counter":
-        yield "total"
-
-
-@dataclass(frozen=True)
-class Attribute:
-    """An attribute key and the closed set of its values."""
-
-    key: str
-    values: tuple[str, ...]
-
-    @property
-    def prometheus_label(self) -> str:
-        """The Prometheus label of this attribute."""
-        return self.key.replace(".", "_")
-
-
-@dataclass(frozen=True, eq=False)
-class Metric:
-    """One row of the catalogue.
-
-    Attributes:
-        name: OpenTelemetry name.
-        kind: Kind of instrument.
-        unit: UCUM unit; in braces what is counted.
-        description: One sentence, shown as the help text.
-        attributes: The attributes, in the order in which label values are given.
-        bounds: Histogram bucket bounds, in `unit`.
-        label_sets: The combinations of label values that exist at zero from the start, because
-            `rate()` loses the first event of a series that appears with it. Those that every app
-            can have, and of a histogram those whose rate an alert or a panel needs from the first
-            event, since each of its sets is a dozen series. What only some apps have, such as a
-            callback or a way to sign in, is added when the app is known to have it.
-    """
-
-    name: str
-    kind: Kind
-    unit: str
-    description: str
-    attributes: tuple[Attribute, ...] = ()
-    bounds: tuple[float, ...] = ()
-    label_sets: tuple[LabelSet, ...] = ((),)
-
-    @property
-    def prometheus_name(self) -> str:
-        """The Prometheus name: the family of a histogram, the sample of anything else."""
-        return prometheus_name(self.name, self.unit, self.kind)
-
-    @property
-    def series(self) -> int:
-        """How many series one label set costs."""
-        return len(self.bounds) + 3 if self.kind == "histogram" else 1
-
-    def labels(self, values: LabelSet) -> dict[str, str]:
-        """Return the attributes of one label set, by their OpenTelemetry keys.
-
-        An empty value stands for an attribute that is not there.
-        """
-        return {
-            attribute.key: value
-            for attribute, value in zip(self.attributes, values, strict=True)
-            if value
-        }
+from chainlit_otel.catalog.attributes import (
+    ACCESS_METHOD,
+    ACCESS_RESULT,
+    ASK_OUTCOME,
+    ASK_TYPE,
+    CACHE_NAME,
+    CACHE_RESULT,
+    CALLBACK_NAME,
+    CHAT_PROFILE,
+    CLIENT_TYPE,
+    CLOSE_REASON,
+    DATA_LAYER_NAME,
+    DENIAL_REASON,
+    DIRECTION,
+    DROP_REASON,
+    EMIT_EVENT,
+    END_REASON,
+    EXPORT_SIGNAL,
+    FEEDBACK_VALUE,
+    FILE_DIRECTION,
+    FOLDED_ATTRIBUTE,
+    INBOUND_DROP_REASON,
+    INSTALLED_PROBE,
+    LOOKUP_SITE,
+    LOSS,
+    OPERATION,
+    OTHER,
+    OUTCOME,
+    PEAK_WINDOW,
+    POOL_NAME,
+    POOL_STATE,
+    PROBE,
+    QUEUED_OPERATION,
+    REFUSAL,
+    RETAINED_KIND,
+    SESSION_ORIGIN,
+    SESSION_STATE,
+    SESSION_TYPE,
+    STEP_TYPE,
+    TRANSPORT,
+)
+from chainlit_otel.catalog.model import Attribute, LabelSet, Metric
 
 
 def _every(*attributes: Attribute) -> tuple[LabelSet, ...]:
     return tuple(product(*(attribute.values for attribute in attributes)))
 
-
-SESSION_TYPE = Attribute("chainlit.session.type", ("websocket", "http"))
-CLIENT_TYPE = Attribute(
-    "chainlit.client.type", ("webapp", "copilot", "teams", "slack", "discord", OTHER)
-)
-SESSION_ORIGIN = Attribute("chainlit.session.origin", ("new", "thread_resume"))
-SESSION_STATE = Attribute("chainlit.session.state", ("connected", "disconnected"))
-END_REASON = Attribute(
-    "chainlit.session.end_reason", ("cleared", "timeout", "shutdown", "completed", OTHER)
-)
-PEAK_WINDOW = Attribute("chainlit.peak.window", ("15s", "1m", "5m", "1h", "process"))
-LOOKUP_SITE = Attribute(
-    "chainlit.lookup.site",
-    ("action", "element", "feedback", "file_read", "file_upload", "mcp", "socket", OTHER),
-)
-TRANSPORT = Attribute("chainlit.connection.transport", ("websocket", "polling"))
-CLOSE_REASON = Attribute(
-    "chainlit.connection.close_reason",
-    (
-        "client_disconnect",
-        "server_disconnect",
-        "transport_close",
-        "transport_error",
-        "ping_timeout",
-        "message_too_large",
-        "shutdown",
-        OTHER,
-    ),
-)
-INBOUND_DROP_REASON = Attribute("error.type", ("too_large", "too_many", "malformed"))
-OUTCOME = Attribute("chainlit.outcome", ("ok", "error", "cancelled"))
-CHAT_PROFILE = Attribute("chainlit.chat_profile", ())
-DIRECTION = Attribute("chainlit.message.direction", ("inbound", "outbound"))
-CALLBACK_NAME = Attribute(
-    "chainlit.callback.name",
-    (
-        "action_callbacks",
-        "author_rename",
-        "header_auth_callback",
-        "oauth_callback",
-        "on_app_shutdown",
-        "on_app_startup",
-        "on_audio_chunk",
-        "on_audio_end",
-        "on_audio_start",
-        "on_chat_end",
-        "on_chat_resume",
-        "on_chat_start",
-        "on_feedback",
-        "on_logout",
-        "on_mcp_connect",
-        "on_mcp_disconnect",
-        "on_message",
-        "on_settings_edit",
-        "on_settings_update",
-        "on_shared_thread_view",
-        "on_slack_reaction_added",
-        "on_stop",
-        "on_window_message",
-        "password_auth_callback",
-        "set_chat_profiles",
-        "set_starter_categories",
-        "set_starters",
-        OTHER,
-    ),
-)
-ACTION_NAME = Attribute("chainlit.action.name", ())
-STEP_TYPE = Attribute(
-    "chainlit.step.type",
-    ("run", "tool", "llm", "embedding", "retrieval", "rerank", "undefined", OTHER),
-)
-STEP_NAME = Attribute("chainlit.step.name", ())
-ASK_TYPE = Attribute("chainlit.ask.type", ("text", "file", "action", "element", "call_fn", OTHER))
-ASK_OUTCOME = Attribute("chainlit.outcome", ("answered", "timeout", "cancelled"))
-EMIT_EVENT = Attribute(
-    "chainlit.emit.event",
-    (
-        "new_message",
-        "update_message",
-        "step",
-        "stream_start",
-        "stream_token",
-        "element",
-        "ask",
-        "call_fn",
-        "audio",
-    ),
-)
-# What is one message each. A token, an element, a part of a voice is part of an answer.
-MESSAGE_EVENTS = ("new_message", "update_message", "ask")
-REFUSAL = Attribute(
-    "error.type", ("authentication_failed", "authorization_failed", "missing_user_env", OTHER)
-)
-OPERATION = Attribute(
-    "chainlit.data_layer.operation",
-    (
-        "create_element",
-        "create_step",
-        "create_user",
-        "delete_element",
-        "delete_feedback",
-        "delete_step",
-        "delete_thread",
-        "get_element",
-        "get_favorite_steps",
-        "get_thread",
-        "get_thread_author",
-        "get_user",
-        "list_threads",
-        "set_step_favorite",
-        "update_step",
-        "update_thread",
-        "upsert_feedback",
-        OTHER,
-    ),
-)
-DATA_LAYER_NAME = Attribute("chainlit.data_layer.name", ())
-QUEUED_OPERATION = Attribute(
-    OPERATION.key,
-    ("create_element", "create_step", "delete_element", "delete_step", "update_step", OTHER),
-)
-CACHE_NAME = Attribute("chainlit.cache.name", ())
-CACHE_RESULT = Attribute("chainlit.cache.result", ("hit", "miss"))
-POOL_NAME = Attribute("db.client.connection.pool.name", ())
-POOL_STATE = Attribute("db.client.connection.state", ("idle", "used"))
-ACCESS_METHOD = Attribute(
-    "chainlit.access.method",
-    ("password", "header", "oauth", "jwt", "websocket", "thread", "rate_limit", OTHER),
-)
-ACCESS_RESULT = Attribute("chainlit.access.result", ("granted", "denied", "error"))
-DENIAL_REASON = Attribute("error.type", ())
-FEEDBACK_VALUE = Attribute("chainlit.feedback.value", ("positive", "negative", "deleted"))
-FILE_DIRECTION = Attribute("chainlit.file.direction", ("upload", "element"))
-RETAINED_KIND = Attribute(
-    "chainlit.retained.kind", ("chat_contexts", "user_sessions", "sessions", "files")
-)
-INSTALLED_PROBE = Attribute(
-    "chainlit_otel.probe",
-    (
-        "sessions",
-        "sockets",
-        "messages",
-        "bots",
-        "callbacks",
-        "steps",
-        "mcp",
-        "data_layer",
-        "access",
-        "feedback",
-        "files",
-        "http",
-        "event_loop",
-        "lifecycle",
-    ),
-)
-PROBE = Attribute(
-    INSTALLED_PROBE.key, (*INSTALLED_PROBE.values, "pools", "caches", "tracing", "server")
-)
-FOLDED_ATTRIBUTE = Attribute(
-    "chainlit_otel.attribute",
-    (
-        CLIENT_TYPE.key,
-        CHAT_PROFILE.key,
-        CALLBACK_NAME.key,
-        ACTION_NAME.key,
-        STEP_TYPE.key,
-        STEP_NAME.key,
-        OPERATION.key,
-        DATA_LAYER_NAME.key,
-        CACHE_NAME.key,
-        POOL_NAME.key,
-        ACCESS_METHOD.key,
-        DENIAL_REASON.key,
-    ),
-)
-DROP_REASON = Attribute("chainlit_otel.drop_reason", ("name", "buckets", "value", "unsupported"))
-EXPORT_SIGNAL = Attribute("chainlit_otel.signal", ("spans", "metrics", "logs"))
-LOSS = Attribute(
-    "error.type", ("queue_full", "rejected", "redirect", "timeout", "unreachable", OTHER)
-)
 
 # The clients that every app can have; a bot is one of an app that has it.
 _CLIENTS = (
@@ -344,7 +59,6 @@ _CLIENTS = (
     ("websocket", OTHER),
     ("http", "webapp"),
 )
-BOTS = ("slack", "teams", "discord")
 
 
 def starts_of(*clients: tuple[str, str]) -> tuple[LabelSet, ...]:
@@ -406,6 +120,7 @@ SESSION_STARTS = Metric(
     (SESSION_TYPE, CLIENT_TYPE, SESSION_ORIGIN),
     label_sets=starts_of(*_CLIENTS),
 )
+
 SESSION_ACTIVE = Metric(
     "chainlit.session.active",
     "updowncounter",
@@ -414,6 +129,7 @@ SESSION_ACTIVE = Metric(
     (SESSION_TYPE, CLIENT_TYPE, SESSION_STATE),
     label_sets=states_of(*_CLIENTS),
 )
+
 SESSION_PEAK = Metric(
     "chainlit.session.peak",
     "gauge",
@@ -422,6 +138,7 @@ SESSION_PEAK = Metric(
     (PEAK_WINDOW,),
     label_sets=_every(PEAK_WINDOW),
 )
+
 SESSION_ENDS = Metric(
     "chainlit.session.ends",
     "counter",
@@ -430,6 +147,7 @@ SESSION_ENDS = Metric(
     (SESSION_TYPE, CLIENT_TYPE, END_REASON),
     label_sets=ends_of(*_CLIENTS),
 )
+
 SESSION_DURATION = Metric(
     "chainlit.session.duration",
     "histogram",
@@ -439,6 +157,7 @@ SESSION_DURATION = Metric(
     LIFETIME_BOUNDS,
     tuple(("websocket", "webapp", reason) for reason in ("cleared", "timeout")),
 )
+
 SESSION_TIME = Metric(
     "chainlit.session.time",
     "counter",
@@ -447,6 +166,7 @@ SESSION_TIME = Metric(
     (SESSION_TYPE,),
     label_sets=_every(SESSION_TYPE),
 )
+
 SESSION_RECONNECTS = Metric(
     "chainlit.session.reconnects",
     "counter",
@@ -455,6 +175,7 @@ SESSION_RECONNECTS = Metric(
     (CLIENT_TYPE,),
     label_sets=tuple((client,) for kind, client in _CLIENTS if kind == "websocket"),
 )
+
 SESSION_OLDEST_AGE = Metric(
     "chainlit.session.oldest_age",
     "gauge",
@@ -463,6 +184,7 @@ SESSION_OLDEST_AGE = Metric(
     (SESSION_TYPE,),
     label_sets=_every(SESSION_TYPE),
 )
+
 SESSION_LOOKUP_MISSES = Metric(
     "chainlit.session.lookup_misses",
     "counter",
@@ -471,6 +193,7 @@ SESSION_LOOKUP_MISSES = Metric(
     (LOOKUP_SITE,),
     label_sets=_every(LOOKUP_SITE),
 )
+
 SESSION_TURNS = Metric(
     "chainlit.session.turns",
     "histogram",
@@ -480,6 +203,7 @@ SESSION_TURNS = Metric(
     tuple(float(n) for n in (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)),
     (("cleared",), ("timeout",)),
 )
+
 CONNECTION_ACTIVE = Metric(
     "chainlit.connection.active",
     "updowncounter",
@@ -488,6 +212,7 @@ CONNECTION_ACTIVE = Metric(
     (TRANSPORT,),
     label_sets=_every(TRANSPORT),
 )
+
 CONNECTION_DURATION = Metric(
     "chainlit.connection.duration",
     "histogram",
@@ -497,6 +222,7 @@ CONNECTION_DURATION = Metric(
     LIFETIME_BOUNDS,
     (("transport_close",), ("client_disconnect",), ("ping_timeout",)),
 )
+
 CONNECTION_REJECTED = Metric(
     "chainlit.connection.rejected",
     "counter",
@@ -505,6 +231,7 @@ CONNECTION_REJECTED = Metric(
     (REFUSAL,),
     label_sets=_every(REFUSAL),
 )
+
 INBOUND_DROPPED = Metric(
     "chainlit.inbound.dropped",
     "counter",
@@ -513,6 +240,7 @@ INBOUND_DROPPED = Metric(
     (INBOUND_DROP_REASON,),
     label_sets=_every(INBOUND_DROP_REASON),
 )
+
 TURN_DURATION = Metric(
     "chainlit.turn.duration",
     "histogram",
@@ -523,6 +251,7 @@ TURN_DURATION = Metric(
     tuple((outcome, "") for outcome in OUTCOME.values),
 )
 TURN_ACTIVE = Metric("chainlit.turn.active", "updowncounter", "{turn}", "Turns under way.")
+
 TURN_PEAK = Metric(
     "chainlit.turn.peak",
     "gauge",
@@ -531,6 +260,7 @@ TURN_PEAK = Metric(
     (PEAK_WINDOW,),
     label_sets=_every(PEAK_WINDOW),
 )
+
 TIME_TO_FIRST_TOKEN = Metric(
     "chainlit.turn.time_to_first_token",
     "histogram",
@@ -540,6 +270,7 @@ TIME_TO_FIRST_TOKEN = Metric(
     TURN_BOUNDS,
     (("",),),
 )
+
 TIME_PER_OUTPUT_CHUNK = Metric(
     "chainlit.turn.time_per_output_chunk",
     "histogram",
@@ -548,9 +279,11 @@ TIME_PER_OUTPUT_CHUNK = Metric(
     (),
     CALLBACK_BOUNDS,
 )
+
 OUTPUT_CHUNKS = Metric(
     "chainlit.turn.output_chunks", "counter", "{chunk}", "Chunks streamed to browsers."
 )
+
 MESSAGES = Metric(
     "chainlit.messages",
     "counter",
@@ -559,6 +292,7 @@ MESSAGES = Metric(
     (DIRECTION,),
     label_sets=_every(DIRECTION),
 )
+
 CALLBACK_DURATION = Metric(
     "chainlit.callback.duration",
     "histogram",
@@ -568,6 +302,7 @@ CALLBACK_DURATION = Metric(
     CALLBACK_BOUNDS,
     (),
 )
+
 STEP_DURATION = Metric(
     "chainlit.step.duration",
     "histogram",
@@ -577,6 +312,7 @@ STEP_DURATION = Metric(
     TURN_BOUNDS,
     (("tool", "error"),),
 )
+
 ASK_DURATION = Metric(
     "chainlit.ask.duration",
     "histogram",
@@ -586,6 +322,7 @@ ASK_DURATION = Metric(
     TURN_BOUNDS,
     (),
 )
+
 EMIT_DROPPED = Metric(
     "chainlit.emit.dropped",
     "counter",
@@ -594,9 +331,11 @@ EMIT_DROPPED = Metric(
     (EMIT_EVENT,),
     label_sets=_every(EMIT_EVENT),
 )
+
 MCP_CONNECTIONS = Metric(
     "chainlit.mcp.connections", "updowncounter", "{connection}", "MCP connections open."
 )
+
 DATA_LAYER_OPERATION_DURATION = Metric(
     "chainlit.data_layer.operation.duration",
     "histogram",
@@ -606,6 +345,7 @@ DATA_LAYER_OPERATION_DURATION = Metric(
     CALLBACK_BOUNDS,
     (),
 )
+
 DATA_LAYER_OPERATIONS = Metric(
     "chainlit.data_layer.operations",
     "counter",
@@ -614,6 +354,7 @@ DATA_LAYER_OPERATIONS = Metric(
     (OPERATION, DATA_LAYER_NAME, OUTCOME),
     label_sets=(),
 )
+
 DATA_LAYER_QUEUED = Metric(
     "chainlit.data_layer.queued",
     "counter",
@@ -622,6 +363,7 @@ DATA_LAYER_QUEUED = Metric(
     (QUEUED_OPERATION,),
     label_sets=(),
 )
+
 DATA_LAYER_DISCARDED = Metric(
     "chainlit.data_layer.discarded",
     "counter",
@@ -630,12 +372,14 @@ DATA_LAYER_DISCARDED = Metric(
     (QUEUED_OPERATION,),
     label_sets=(),
 )
+
 DATA_LAYER_QUEUE_LENGTH = Metric(
     "chainlit.data_layer.queue_length",
     "updowncounter",
     "{operation}",
     "Operations held back now.",
 )
+
 CACHE_LOOKUPS = Metric(
     "chainlit.data_layer.cache.lookups",
     "counter",
@@ -644,6 +388,7 @@ CACHE_LOOKUPS = Metric(
     (CACHE_NAME, CACHE_RESULT),
     label_sets=(),
 )
+
 CACHE_SIZE = Metric(
     "chainlit.data_layer.cache.size",
     "updowncounter",
@@ -652,6 +397,7 @@ CACHE_SIZE = Metric(
     (CACHE_NAME,),
     label_sets=(),
 )
+
 CACHE_EVICTIONS = Metric(
     "chainlit.data_layer.cache.evictions",
     "counter",
@@ -660,6 +406,7 @@ CACHE_EVICTIONS = Metric(
     (CACHE_NAME,),
     label_sets=(),
 )
+
 # https://opentelemetry.io/docs/specs/semconv/database/database-metrics/#connection-pools
 POOL_CONNECTIONS = Metric(
     "db.client.connection.count",
@@ -669,6 +416,7 @@ POOL_CONNECTIONS = Metric(
     (POOL_NAME, POOL_STATE),
     label_sets=(),
 )
+
 POOL_MAX = Metric(
     "db.client.connection.max",
     "updowncounter",
@@ -677,6 +425,7 @@ POOL_MAX = Metric(
     (POOL_NAME,),
     label_sets=(),
 )
+
 ACCESS_ATTEMPTS = Metric(
     "chainlit.access.attempts",
     "counter",
@@ -688,6 +437,7 @@ ACCESS_ATTEMPTS = Metric(
         ("rate_limit", "denied"),
     ),
 )
+
 ACCESS_DENIALS = Metric(
     "chainlit.access.denials",
     "counter",
@@ -696,6 +446,7 @@ ACCESS_DENIALS = Metric(
     (ACCESS_METHOD, DENIAL_REASON),
     label_sets=(),
 )
+
 FEEDBACK = Metric(
     "chainlit.feedback",
     "counter",
@@ -704,6 +455,7 @@ FEEDBACK = Metric(
     (FEEDBACK_VALUE,),
     label_sets=_every(FEEDBACK_VALUE),
 )
+
 FILE_SIZE = Metric(
     "chainlit.file.size",
     "histogram",
@@ -713,9 +465,11 @@ FILE_SIZE = Metric(
     SIZE_BOUNDS,
     _every(FILE_DIRECTION),
 )
+
 USER_ACTIVE = Metric(
     "chainlit.user.active", "gauge", "{user}", "Distinct signed-in users connected."
 )
+
 EVENT_LOOP_LAG = Metric(
     "chainlit.event_loop.lag",
     "histogram",
@@ -724,12 +478,14 @@ EVENT_LOOP_LAG = Metric(
     (),
     LAG_BOUNDS,
 )
+
 EVENT_LOOP_BLOCKED = Metric(
     "chainlit.event_loop.blocked",
     "counter",
     "{stall}",
     "Times that the event loop was blocked for more than 1 s; the log names what by.",
 )
+
 RETAINED = Metric(
     "chainlit.retained",
     "gauge",
@@ -738,6 +494,7 @@ RETAINED = Metric(
     (RETAINED_KIND,),
     label_sets=_every(RETAINED_KIND),
 )
+
 INTERNAL_ERRORS = Metric(
     "chainlit_otel.internal_errors",
     "counter",
@@ -746,6 +503,7 @@ INTERNAL_ERRORS = Metric(
     (PROBE,),
     label_sets=_every(PROBE),
 )
+
 PROBE_ENABLED = Metric(
     "chainlit_otel.probe.enabled",
     "gauge",
@@ -754,6 +512,7 @@ PROBE_ENABLED = Metric(
     (INSTALLED_PROBE,),
     label_sets=_every(INSTALLED_PROBE),
 )
+
 LABEL_OVERFLOW = Metric(
     "chainlit_otel.label_overflow",
     "counter",
@@ -762,6 +521,7 @@ LABEL_OVERFLOW = Metric(
     (FOLDED_ATTRIBUTE,),
     label_sets=_every(FOLDED_ATTRIBUTE),
 )
+
 EXPOSITION_DROPPED = Metric(
     "chainlit_otel.exposition.dropped",
     "counter",
@@ -770,6 +530,7 @@ EXPOSITION_DROPPED = Metric(
     (DROP_REASON,),
     label_sets=_every(DROP_REASON),
 )
+
 EXPORT_DROPPED = Metric(
     "chainlit_otel.export.dropped",
     "counter",
@@ -779,89 +540,5 @@ EXPORT_DROPPED = Metric(
     label_sets=(),
 )
 
-# Spans
-
-SPAN_CONNECT = "chainlit.connect"
-SPAN_DISCONNECT = "chainlit.disconnect"
-SPAN_TURN = "chainlit.turn"
-SPAN_CALLBACK = "chainlit.callback"
-SPAN_STEP = "chainlit.step"
-SPAN_ASK = "chainlit.ask"
-SPAN_DATA_LAYER = "chainlit.data_layer"
-
-SESSION_ID = "session.id"
-CONVERSATION_ID = "gen_ai.conversation.id"
-ERROR_TYPE = "error.type"
-USER_ID = "user.id"
-TURN_INPUT = "chainlit.turn.input"
-TURN_OUTPUT = "chainlit.turn.output"
-CODE_FILE = "code.file.path"
-CODE_LINE = "code.line.number"
-CODE_FUNCTION = "code.function.name"
-STEP_INPUT = "chainlit.step.input"
-STEP_OUTPUT = "chainlit.step.output"
-
-# Events: the first one of spans, the others of the log
-
-EVENT_ACCESS_DENIED = "chainlit.access.denied"
-EVENT_SESSION_START = "session.start"
-EVENT_SESSION_END = "session.end"
-
-# Dashboards, by their uid in Grafana
-
-DASHBOARD_SESSIONS = "chainlit-sessions"
-DASHBOARD_CONVERSATIONS = "chainlit-conversations"
-DASHBOARD_DATA_LAYER = "chainlit-data-layer"
-DASHBOARD_RUNTIME = "chainlit-runtime"
-
-METRICS: tuple[Metric, ...] = (
-    SESSION_STARTS,
-    SESSION_ACTIVE,
-    SESSION_PEAK,
-    SESSION_ENDS,
-    SESSION_DURATION,
-    SESSION_TIME,
-    SESSION_RECONNECTS,
-    SESSION_OLDEST_AGE,
-    SESSION_LOOKUP_MISSES,
-    SESSION_TURNS,
-    CONNECTION_ACTIVE,
-    CONNECTION_DURATION,
-    CONNECTION_REJECTED,
-    INBOUND_DROPPED,
-    TURN_DURATION,
-    TURN_ACTIVE,
-    TURN_PEAK,
-    TIME_TO_FIRST_TOKEN,
-    TIME_PER_OUTPUT_CHUNK,
-    OUTPUT_CHUNKS,
-    MESSAGES,
-    CALLBACK_DURATION,
-    STEP_DURATION,
-    ASK_DURATION,
-    EMIT_DROPPED,
-    MCP_CONNECTIONS,
-    DATA_LAYER_OPERATION_DURATION,
-    DATA_LAYER_OPERATIONS,
-    DATA_LAYER_QUEUED,
-    DATA_LAYER_DISCARDED,
-    DATA_LAYER_QUEUE_LENGTH,
-    CACHE_LOOKUPS,
-    CACHE_SIZE,
-    CACHE_EVICTIONS,
-    POOL_CONNECTIONS,
-    POOL_MAX,
-    ACCESS_ATTEMPTS,
-    ACCESS_DENIALS,
-    FEEDBACK,
-    FILE_SIZE,
-    USER_ACTIVE,
-    EVENT_LOOP_LAG,
-    EVENT_LOOP_BLOCKED,
-    RETAINED,
-    INTERNAL_ERRORS,
-    PROBE_ENABLED,
-    LABEL_OVERFLOW,
-    EXPOSITION_DROPPED,
-    EXPORT_DROPPED,
-)
+METRICS = tuple(row for row in list(vars().values()) if isinstance(row, Metric))
+"""Every row, in the order in which they stand here."""

@@ -1,0 +1,6 @@
+"""The dashboards, by their uid in Grafana."""
+
+DASHBOARD_SESSIONS = "chainlit-sessions"
+DASHBOARD_CONVERSATIONS = "chainlit-conversations"
+DASHBOARD_DATA_LAYER = "chainlit-data-layer"
+DASHBOARD_RUNTIME = "chainlit-runtime"

@@ -1,0 +1,29 @@
+"""Names of spans, of their attributes that are no labels of metrics, and of events."""
+
+SPAN_CONNECT = "chainlit.connect"
+SPAN_DISCONNECT = "chainlit.disconnect"
+SPAN_TURN = "chainlit.turn"
+SPAN_CALLBACK = "chainlit.callback"
+SPAN_STEP = "chainlit.step"
+SPAN_ASK = "chainlit.ask"
+SPAN_DATA_LAYER = "chainlit.data_layer"
+
+# Attributes
+
+SESSION_ID = "session.id"
+CONVERSATION_ID = "gen_ai.conversation.id"
+ERROR_TYPE = "error.type"
+USER_ID = "user.id"
+TURN_INPUT = "chainlit.turn.input"
+TURN_OUTPUT = "chainlit.turn.output"
+CODE_FILE = "code.file.path"
+CODE_LINE = "code.line.number"
+CODE_FUNCTION = "code.function.name"
+STEP_INPUT = "chainlit.step.input"
+STEP_OUTPUT = "chainlit.step.output"
+
+# Events: the first one of spans, the others of the log
+
+EVENT_ACCESS_DENIED = "chainlit.access.denied"
+EVENT_SESSION_START = "session.start"
+EVENT_SESSION_END = "session.end"
