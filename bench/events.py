@@ -158,4 +158,4 @@ def _bare_span(tracer: Tracer) -> Any:
 
 
 def _span(tracing: Tracing) -> None:
-    tracing.close(tracing.open_child("bench", {"key": "value"}), "ok")
+    tracing.end(tracing.start_child("bench", {"key": "value"}), "ok")

@@ -286,7 +286,7 @@ class Runtime:
                 "the metrics go to the MeterProvider of the application; "
                 "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here, too"
             )
-        if self._tracing.idle:
+        if not self._tracing.is_enabled:
             off["traces"] = (
                 "there is no TracerProvider, and OTEL_EXPORTER_OTLP_ENDPOINT names no endpoint"
             )

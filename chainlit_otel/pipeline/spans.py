@@ -31,75 +31,77 @@ from opentelemetry.trace import (
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard, frames_of
 
-_FRAME = otel_context.create_key("chainlit_otel-frame")
+_SCOPE_KEY = otel_context.create_key("chainlit_otel-scope")
 
 Attributes = Mapping[str, str]
 
 
-class Frame:
-    """A span of ours while it is the current one, and what was current before it."""
+class SpanScope:
+    """A span of ours while it is the current one, and the context that was attached before it."""
 
-    __slots__ = ("context", "ended", "outer", "previous", "span")
+    __slots__ = ("context", "ended", "parent_scope", "previous_context", "span")
 
-    def __init__(self, span: Span, previous: Context, outer: Frame | None) -> None:
+    def __init__(
+        self, span: Span, previous_context: Context, parent_scope: SpanScope | None
+    ) -> None:
         self.span = span
-        self.previous = previous
-        self.outer = outer
+        self.previous_context = previous_context
+        self.parent_scope = parent_scope
         self.ended = False
-        self.context = previous
+        self.context = previous_context
 
 
-_NOTHING = Context()
+EMPTY_CONTEXT = Context()
 
-UNHEARD = Frame(INVALID_SPAN, _NOTHING, None)
-"""Stands for every span while nobody listens. It has ended, so nothing comes of it."""
-UNHEARD.ended = True
+NOOP_SCOPE = SpanScope(INVALID_SPAN, EMPTY_CONTEXT, None)
+"""The scope of every span while tracing is not enabled. It has ended, so all is a no-op."""
+NOOP_SCOPE.ended = True
 
 
-def current() -> Frame | None:
-    """Return the innermost frame that has not ended.
+def current() -> SpanScope | None:
+    """Return the innermost scope that has not ended.
 
-    A step in an async generator that was abandoned ends somewhere else, and leaves its context
-    behind as the current one here: such frames are passed over.
+    A step in an abandoned async generator ends in another context, and its own stays attached
+    here: scopes that have ended are skipped.
     """
-    frame = otel_context.get_value(_FRAME)
-    while isinstance(frame, Frame) and frame.ended:
-        frame = frame.outer
-    return frame if isinstance(frame, Frame) else None
+    scope = otel_context.get_value(_SCOPE_KEY)
+    while isinstance(scope, SpanScope) and scope.ended:
+        scope = scope.parent_scope
+    return scope if isinstance(scope, SpanScope) else None
 
 
-def within() -> bool:
-    """Tell whether this runs on behalf of a span of ours, be it over.
+def in_trace() -> bool:
+    """Tell whether a span of ours is in the current context, ended or not.
 
-    What a turn leaves behind as a task belongs to its trace, however late it is.
+    A task that outlives its turn still belongs to the trace of the turn.
     """
-    return otel_context.get_value(_FRAME) is not None
+    return otel_context.get_value(_SCOPE_KEY) is not None
 
 
-def _is_innermost(frame: Frame) -> bool:
-    """Tell whether a frame is current here, but for frames that were abandoned in it.
+def _is_innermost(scope: SpanScope) -> bool:
+    """Tell whether a scope is the current one, not counting abandoned children of it.
 
-    Elsewhere than where it was opened, the current context is somebody else's.
+    In another task or thread than that of its start, the current context is not ours to change.
     """
-    top = otel_context.get_value(_FRAME)
-    if not isinstance(top, Frame) or otel_context.get_current() is not top.context:
+    top = otel_context.get_value(_SCOPE_KEY)
+    if not isinstance(top, SpanScope) or otel_context.get_current() is not top.context:
         return False
-    while top is not None and top is not frame and top.ended:
-        top = top.outer
-    return top is frame
+    while top is not None and top is not scope and top.ended:
+        top = top.parent_scope
+    return top is scope
 
 
-def _trace(frame: Frame) -> int:
-    return frame.span.get_span_context().trace_id
+def _trace_id(scope: SpanScope) -> int:
+    return scope.span.get_span_context().trace_id
 
 
 def current_span_context() -> SpanContext:
-    """Return the context of the current span, whoever opened it."""
+    """Return the context of the current span, whoever started it."""
     return get_current_span().get_span_context()
 
 
 class Tracing:
-    """Opens and ends spans. None of its methods raises.
+    """Starts and ends spans. None of its methods raises.
 
     Args:
         tracer: Makes the spans. It may be one that does nothing, or does so for now.
@@ -115,106 +117,106 @@ class Tracing:
         self._exception_messages = exception_messages
 
     @property
-    def idle(self) -> bool:
-        """Whether nobody listens: no span need be described. Somebody may listen later.
+    def is_enabled(self) -> bool:
+        """Whether there is a tracer provider; the app may set the global one at any time.
 
-        A span that goes nowhere would cost as much as ten tokens, and `get_tracer_provider`, which
-        asks the environment, no less. Without the variable that it sets there is always a listener.
+        A no-op span is not free, and neither is `get_tracer_provider`, which reads the
+        environment. A release of the API without this variable counts as enabled.
         """
-        return self._is_global and getattr(trace, "_TRACER_PROVIDER", self) is None
+        return not self._is_global or getattr(trace, "_TRACER_PROVIDER", self) is not None
 
-    def open_root(
+    def start_root(
         self,
         name: str,
         attributes: Attributes,
         links: Iterable[SpanContext] = (),
         start: int | None = None,
-    ) -> Frame:
-        """Begin a trace of its own, whatever span is current, and make its span the current one.
+    ) -> SpanScope:
+        """Start the root span of a new trace, whatever span is current, and attach it.
 
         Args:
             name: Name of the span.
             attributes: Attributes of the span.
-            links: What the trace belongs to without being a part of it.
+            links: Spans in other traces that this one is related to.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if self.idle:
-            return UNHEARD
+        if not self.is_enabled:
+            return NOOP_SCOPE
         with self.guard:
             valid = [Link(linked) for linked in links if linked.is_valid]
             span = self._tracer.start_span(
                 name, Context(), attributes=attributes, links=valid, start_time=start
             )
-            return self._enter(span, None, Context(), otel_context.get_current())
-        return UNHEARD
+            return self._attach(span, None, Context(), otel_context.get_current())
+        return NOOP_SCOPE
 
-    def open_child(
+    def start_child(
         self,
         name: str,
         attributes: Attributes,
         start: int | None = None,
-        above: Frame | None = None,
-    ) -> Frame:
-        """Open a span below the current one, and make it the current one.
+        parent: SpanScope | None = None,
+    ) -> SpanScope:
+        """Start a child of the current span, and attach it.
 
         Args:
             name: Name of the span.
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
-            above: What it is below instead, unless that is in another trace.
+            parent: Its parent instead of the current span, unless that is in another trace.
         """
-        if self.idle:
-            return UNHEARD
+        if not self.is_enabled:
+            return NOOP_SCOPE
         with self.guard:
-            outer = current()
-            previous = base = self._base(outer)
+            parent_scope = current()
+            previous_context = base = self._context_of(parent_scope)
             if (
-                above is not None
-                and _trace(above)
-                and (not outer or _trace(outer) == _trace(above))
+                parent is not None
+                and _trace_id(parent)
+                and (not parent_scope or _trace_id(parent_scope) == _trace_id(parent))
             ):
-                base = set_span_in_context(above.span, base)
+                base = set_span_in_context(parent.span, base)
             span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
-            return self._enter(span, outer, base, previous)
-        return UNHEARD
+            return self._attach(span, parent_scope, base, previous_context)
+        return NOOP_SCOPE
 
-    def leave(self, frame: Frame) -> None:
-        """Make current again what was before a frame that was just opened, without ending it.
+    def detach(self, scope: SpanScope) -> None:
+        """Detach a span that was just started, without ending it.
 
-        It keeps nothing alive from then on, and may be closed anywhere.
+        Its scope refers to no context from then on, and may be ended anywhere.
         """
-        if frame.context is not frame.previous:
-            otel_context.attach(frame.previous)
-        frame.context = frame.previous = _NOTHING
-        frame.outer = None
+        if scope.context is not scope.previous_context:
+            otel_context.attach(scope.previous_context)
+        scope.context = scope.previous_context = EMPTY_CONTEXT
+        scope.parent_scope = None
 
-    def close(
+    def end(
         self,
-        frame: Frame,
+        scope: SpanScope,
         outcome: str,
         error: BaseException | None = None,
         end: int | None = None,
     ) -> None:
-        """Make current again what was before a frame, and end its span.
+        """Detach a span and end it.
 
-        A span processor that raises changes nothing that counts: the ledger comes before this.
+        It comes after the ledger, which thus does not depend on what a span processor raises.
 
         Args:
-            frame: The frame; ending it again changes nothing.
+            scope: Its scope; ending it again changes nothing.
             outcome: `ok`, `error` or `cancelled`.
             error: The exception, if there was one.
             end: End time, in nanoseconds since the epoch; now by default.
         """
-        if frame.ended:
+        if scope.ended:
             return
-        frame.ended = True
-        if frame.context is not frame.previous and _is_innermost(frame):
-            previous, outer = frame.previous, current()
-            if outer is not None and outer is not frame.outer:
-                # What was current before has ended, too: two steps need not be nested.
-                previous = outer.context
-            otel_context.attach(previous)
-        span = frame.span
+        scope.ended = True
+        if scope.context is not scope.previous_context and _is_innermost(scope):
+            previous_context, parent_scope = scope.previous_context, current()
+            if parent_scope is not None and parent_scope is not scope.parent_scope:
+                # The parent has ended, too: two steps need not be nested.
+                previous_context = parent_scope.context
+            otel_context.attach(previous_context)
+        span = scope.span
         if not span.is_recording():
             return
         with self.guard:
@@ -224,17 +226,21 @@ class Tracing:
         with self.guard:
             span.end(end)
 
-    def _enter(self, span: Span, outer: Frame | None, base: Context, previous: Context) -> Frame:
-        frame = Frame(span, previous, outer)
+    def _attach(
+        self, span: Span, parent_scope: SpanScope | None, base: Context, previous_context: Context
+    ) -> SpanScope:
+        scope = SpanScope(span, previous_context, parent_scope)
         if span.get_span_context().is_valid:
-            frame.context = otel_context.set_value(_FRAME, frame, set_span_in_context(span, base))
-            otel_context.attach(frame.context)
-        return frame
+            scope.context = otel_context.set_value(
+                _SCOPE_KEY, scope, set_span_in_context(span, base)
+            )
+            otel_context.attach(scope.context)
+        return scope
 
-    def _base(self, outer: Frame | None) -> Context:
+    def _context_of(self, parent_scope: SpanScope | None) -> Context:
         now = otel_context.get_current()
-        innermost = otel_context.get_value(_FRAME, now)
-        return now if outer is innermost or outer is None else outer.context
+        innermost = otel_context.get_value(_SCOPE_KEY, now)
+        return now if parent_scope is innermost or parent_scope is None else parent_scope.context
 
     def _describe(self, span: Span, error: BaseException | None) -> None:
         if error is None:
@@ -246,7 +252,7 @@ class Tracing:
 def message_of(error: BaseException) -> str:
     """Return the message of an exception; empty if the app's own class fails to give one."""
     with suppress(Exception):
-        return printable(error)
+        return utf8_safe(error)
     return ""
 
 
@@ -266,7 +272,7 @@ def describe_exception(span: Span, error: BaseException, message: str) -> None:
     span.add_event("exception", recorded, timestamp=time.time_ns())
 
 
-def printable(value: object) -> str:
+def utf8_safe(value: object) -> str:
     """Return a value as text that every exporter can encode.
 
     A browser may send half of a surrogate pair, and one span with it would lose its whole batch.

@@ -43,7 +43,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.pipeline.spans import printable
+from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import asking
@@ -153,7 +153,7 @@ class Access(Probe):
     def denied_by_app(self, scope: object, reason: object) -> None:
         """The app denied something, and says so."""
         method = self.methods(scope)
-        text = printable(reason) if isinstance(reason, str) else ""
+        text = utf8_safe(reason) if isinstance(reason, str) else ""
         self.attempt(method, "denied")
         with self._lock:
             named = self.reasons.admit(text)

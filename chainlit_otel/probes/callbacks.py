@@ -27,7 +27,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
+from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.access import SIGN_INS, Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
@@ -148,7 +148,7 @@ class Callbacks(Probe):
             if inspect.unwrap(registered, stop=lambda f: f is wrapper) is wrapper:
                 callback.name = self.names(name)
                 self._expect(name)
-                callback.action = action and self.actions.admit(printable(action))
+                callback.action = action and self.actions.admit(utf8_safe(action))
                 if code := getattr(inspect.unwrap(function), "__code__", None):
                     self._remember(code, name)
                 return
@@ -205,12 +205,12 @@ class Callbacks(Probe):
             return None
         started = time.monotonic_ns()
         if name == "on_audio_chunk":
-            return _Call(name, started, UNHEARD)
+            return _Call(name, started, NOOP_SCOPE)
         attributes = {catalog.CALLBACK_NAME.key: name}
         if callback.action:
             attributes[catalog.ACTION_NAME.key] = callback.action
-        frame = self._spans.open(f"{catalog.SPAN_CALLBACK} {name}", attributes)
-        return _Call(name, started, frame)
+        scope = self._spans.start(f"{catalog.SPAN_CALLBACK} {name}", attributes)
+        return _Call(name, started, scope)
 
     def _end(self, call: _Call | None, error: BaseException | None, result: Any = None) -> None:
         if call is None or (call.name == "on_audio_chunk" and error is None):
@@ -223,18 +223,18 @@ class Callbacks(Probe):
             self._messages.failed(error)
         if call.name == "set_chat_profiles" and result:
             self._messages.profiles.learn(profile.name for profile in result)
-        self._tracing.close(call.frame, outcome, error)
+        self._tracing.end(call.scope, outcome, error)
 
 
 class _Call:
     """One callback under way."""
 
-    __slots__ = ("frame", "name", "started")
+    __slots__ = ("name", "scope", "started")
 
-    def __init__(self, name: str, started: int, frame: Frame) -> None:
+    def __init__(self, name: str, started: int, scope: SpanScope) -> None:
         self.name = name
         self.started = started
-        self.frame = frame
+        self.scope = scope
 
 
 def _registered() -> Iterator[tuple[str, str, Function]]:

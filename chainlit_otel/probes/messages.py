@@ -28,7 +28,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
+from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
@@ -67,7 +67,7 @@ class Messages(Probe):
         self._tracing = context.tracing
         self._capture = context.settings.capture_messages
         self.connections = self._sockets.connections
-        self._frames: dict[Turn, Frame] = {}
+        self._scopes: dict[Turn, SpanScope] = {}
         self._tasks: WeakKeyDictionary[asyncio.Task[Any], Turn] = WeakKeyDictionary()
         self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
 
@@ -131,20 +131,20 @@ class Messages(Probe):
 
     def trace(self, turn: Turn, session: Any) -> None:
         """Open the span of a turn that has begun, if anybody listens."""
-        if self._tracing.idle:
+        if not self._tracing.is_enabled:
             return
         attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
-        self._frames[turn] = self._spans.open_root(catalog.SPAN_TURN, session, attributes)
+        self._scopes[turn] = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
         if error is not None:
             self.failed(error)
-        frame = self._frames.pop(turn, None)
+        scope = self._scopes.pop(turn, None)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
-        if frame is not None:
-            self._tracing.close(frame, turn.outcome, turn.error)
+        if scope is not None:
+            self._tracing.end(scope, turn.outcome, turn.error)
         # Its traceback may lead to the session and so to the task, by which the turn is known here.
         turn.error = None
         current_turn.set(None)
@@ -152,9 +152,9 @@ class Messages(Probe):
     def end(self, reason: str) -> None:
         """Every turn under way ends as cancelled: nobody waits for its answer any more."""
         self.ledger.cancel_all()
-        for turn, frame in list(self._frames.items()):
-            self._tracing.close(frame, turn.outcome)
-        self._frames.clear()
+        for turn, scope in list(self._scopes.items()):
+            self._tracing.end(scope, turn.outcome)
+        self._scopes.clear()
 
     def failed(self, error: BaseException) -> None:
         """What makes the turn raised something that Chainlit is about to swallow."""
@@ -202,8 +202,8 @@ class Messages(Probe):
     def stalled(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
         """The event loop is blocked, while it ran `task`; called from another thread."""
         turn = self._tasks.get(task) if task is not None else None
-        frame = self._frames.get(turn) if turn is not None else None
-        if frame is None or not frame.span.is_recording():
+        scope = self._scopes.get(turn) if turn is not None else None
+        if scope is None or not scope.span.is_recording():
             return
         attributes: dict[str, str | int] = {}
         if stall.callback is not None:
@@ -212,7 +212,7 @@ class Messages(Probe):
             attributes[catalog.CODE_FILE] = stall.source.file
             attributes[catalog.CODE_LINE] = stall.source.line
             attributes[catalog.CODE_FUNCTION] = stall.source.function
-        frame.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
+        scope.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
     def received(self, text: object, message_id: str = "") -> None:
         """A user's message was taken in, or an answer to a question of the app.
@@ -265,19 +265,19 @@ class Messages(Probe):
         if turn is not None and not (turn.message_id and content.get("forId") == turn.message_id):
             turn.output(time.monotonic_ns())
 
-    def open_ask(self, kind: str) -> Frame:
+    def start_ask(self, kind: str) -> SpanScope:
         """The app is about to wait for its user."""
-        return self._spans.open(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
+        return self._spans.start(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
 
-    def close_ask(self, frame: Frame, outcome: str) -> None:
+    def end_ask(self, scope: SpanScope, outcome: str) -> None:
         """The app waits no more."""
-        self._tracing.close(frame, outcome)
+        self._tracing.end(scope, outcome)
 
     def _annotate(self, key: str, text: object) -> None:
         turn = current_turn.get()
-        frame = self._frames.get(turn) if turn is not None else None
-        if frame is not None and isinstance(text, str):
-            frame.span.set_attribute(key, printable(text))
+        scope = self._scopes.get(turn) if turn is not None else None
+        if scope is not None and isinstance(text, str):
+            scope.span.set_attribute(key, utf8_safe(text))
 
 
 def _wrap_arrival(patches: Patches, original: Handler) -> Handler:
@@ -429,13 +429,13 @@ def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handl
         # An app may have calls of its own, which need not wait for a person.
         if not patches.active or event not in _QUESTIONS:
             return await original(event, data, *args, **kwargs)
-        started, kind, frame = time.monotonic_ns(), catalog.OTHER, UNHEARD
+        started, kind, scope = time.monotonic_ns(), catalog.OTHER, NOOP_SCOPE
         with messages.guard:
             kind = ask_type(event, data)
             # A person takes their time, so this is seen before the answer is.
             outcomes = product((kind,), catalog.ASK_OUTCOME.values)
             messages.telemetry.expect(catalog.ASK_DURATION, *outcomes)
-            frame = messages.open_ask(kind)
+            scope = messages.start_ask(kind)
         outcome = "cancelled"
         try:
             result = await original(event, data, *args, **kwargs)
@@ -449,7 +449,7 @@ def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handl
             with messages.guard:
                 seconds = (time.monotonic_ns() - started) / NS
                 messages.telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
-                messages.close_ask(frame, outcome)
+                messages.end_ask(scope, outcome)
 
     return call
 

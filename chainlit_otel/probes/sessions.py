@@ -26,7 +26,7 @@ from chainlit_otel.core.labels import ClosedSet
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
 from chainlit_otel.patching import Patches, SeamMissing
-from chainlit_otel.pipeline.spans import printable
+from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
 
@@ -177,7 +177,7 @@ class Sessions(Probe):
         if handle is not None:
             attributes[catalog.CLIENT_TYPE.key] = handle.client
         if self._capture_user and session.user is not None:
-            attributes[catalog.USER_ID] = printable(session.user.identifier)
+            attributes[catalog.USER_ID] = utf8_safe(session.user.identifier)
         return attributes
 
     def restored(self, session: Any) -> None:
@@ -263,7 +263,7 @@ class Sessions(Probe):
 
 
 def _conversation(thread_id: object) -> str:
-    text = printable(thread_id)
+    text = utf8_safe(thread_id)
     return text if _THREAD_ID.fullmatch(text) else hashed(text)
 
 
@@ -290,21 +290,21 @@ def _registry() -> Any:
     return import_module("chainlit.session").ws_sessions_id
 
 
-def asking(frame: FrameType | None) -> tuple[str, str]:
+def asking(scope: FrameType | None) -> tuple[str, str]:
     """Return the module and the function of Chainlit that is asking: its innermost frame.
 
     Both are empty if nothing of Chainlit's is.
     """
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+    while scope is not None:
+        module = scope.f_globals.get("__name__", "")
         if module.startswith("chainlit."):
-            return module, frame.f_code.co_name
-        frame = frame.f_back
+            return module, scope.f_code.co_name
+        scope = scope.f_back
     return "", ""
 
 
-def _site(frame: FrameType | None) -> str | None:
-    _, function = asking(frame)
+def _site(scope: FrameType | None) -> str | None:
+    _, function = asking(scope)
     return _SITES.get(function, catalog.OTHER)
 
 

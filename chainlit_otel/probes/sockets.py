@@ -22,7 +22,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.connections import Connection, ConnectionLedger
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import (
-    Frame,
+    SpanScope,
     current_span_context,
     outcome_of,
 )
@@ -98,29 +98,31 @@ class Sockets(Probe):
         with self.guard:
             self.telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
-    def connecting(self) -> Frame:
+    def connecting(self) -> SpanScope:
         """Chainlit is about to be asked whether a socket may connect."""
-        return self._tracing.open_root(catalog.SPAN_CONNECT, {}, [current_span_context()])
+        return self._tracing.start_root(catalog.SPAN_CONNECT, {}, [current_span_context()])
 
-    def connected(self, sid: str, frame: Frame, error: BaseException | None) -> None:
+    def connected(self, sid: str, scope: SpanScope, error: BaseException | None) -> None:
         """Chainlit has said whether a socket may connect."""
         session = _session_of(sid)
         if session is not None:
-            frame.span.set_attributes(self._sessions.attributes(session))
+            scope.span.set_attributes(self._sessions.attributes(session))
             # One that died meanwhile has been lost already: nobody would take its span out again.
-            if sid in self.connections and frame.span.is_recording():
-                self._spans.connected(sid, frame.span.get_span_context())
-        self._tracing.close(frame, outcome_of(error), error)
+            if sid in self.connections and scope.span.is_recording():
+                self._spans.connected(sid, scope.span.get_span_context())
+        self._tracing.end(scope, outcome_of(error), error)
 
-    def disconnecting(self, sid: str) -> Frame:
+    def disconnecting(self, sid: str) -> SpanScope:
         """Chainlit is about to be told that a socket is gone."""
         session = _session_of(sid)
         attributes = {} if session is None else self._sessions.attributes(session)
-        return self._tracing.open_root(catalog.SPAN_DISCONNECT, attributes, self._spans.forget(sid))
+        return self._tracing.start_root(
+            catalog.SPAN_DISCONNECT, attributes, self._spans.forget(sid)
+        )
 
-    def disconnected(self, frame: Frame, error: BaseException | None) -> None:
+    def disconnected(self, scope: SpanScope, error: BaseException | None) -> None:
         """Chainlit has dealt with a socket that is gone."""
-        self._tracing.close(frame, outcome_of(error), error)
+        self._tracing.end(scope, outcome_of(error), error)
 
     def opened(self, sid: str) -> None:
         """A socket is connected to Chainlit."""
@@ -230,9 +232,9 @@ def _wrap_connect(patches: Patches, sockets: Sockets, original: Handler) -> Hand
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
         if not patches.active:
             return await original(sid, environ, *auth)
-        frame: Frame | None = None
+        scope: SpanScope | None = None
         with sockets.guard:
-            frame = sockets.connecting()
+            scope = sockets.connecting()
         error: BaseException | None = None
         try:
             accepted = await original(sid, environ, *auth)
@@ -252,8 +254,8 @@ def _wrap_connect(patches: Patches, sockets: Sockets, original: Handler) -> Hand
             return accepted
         finally:
             with sockets.guard:
-                if frame is not None:
-                    sockets.connected(sid, frame, error)
+                if scope is not None:
+                    sockets.connected(sid, scope, error)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
@@ -275,9 +277,9 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
         # inside it is met as it would be without us.
         if len(reason) >= arity:
             return await original(sid, *reason)
-        frame: Frame | None = None
+        scope: SpanScope | None = None
         with sockets.guard:
-            frame = sockets.disconnecting(sid)
+            scope = sockets.disconnecting(sid)
         error: BaseException | None = None
         try:
             return await original(sid, *reason)
@@ -288,21 +290,21 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
             with sockets.guard:
                 if session is not None:
                     sockets.cleaned_up(session, failed=error is not None)
-                if frame is not None:
-                    sockets.disconnected(frame, error)
+                if scope is not None:
+                    sockets.disconnected(scope, error)
             del error
 
     return disconnect
 
 
-def _goodbye(frame: FrameType | None) -> str | None:
+def _goodbye(scope: FrameType | None) -> str | None:
     """Return why a socket is closed for which python-socketio gives no reason, as older ones do.
 
     What Engine.IO has not closed is closed by the browser, by a packet, or by the app.
     """
-    while frame is not None and frame.f_code.co_name != "_handle_eio_message":
-        frame = frame.f_back
-    return None if frame is None else "client disconnect"
+    while scope is not None and scope.f_code.co_name != "_handle_eio_message":
+        scope = scope.f_back
+    return None if scope is None else "client disconnect"
 
 
 def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> Handler:

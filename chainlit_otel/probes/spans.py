@@ -1,4 +1,4 @@
-"""Spans on behalf of a session: what they say of it, and which span they are linked to or below."""
+"""Spans of a session: the attributes that describe it, their links and their parents."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ from typing import Any
 
 from opentelemetry.trace import SpanContext
 
-from chainlit_otel.pipeline.spans import UNHEARD, Attributes, Frame, current_span_context, within
+from chainlit_otel.pipeline.spans import (
+    NOOP_SCOPE,
+    Attributes,
+    SpanScope,
+    current_span_context,
+    in_trace,
+)
 from chainlit_otel.probes.probe import ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 
@@ -34,7 +40,7 @@ class SessionSpans:
         return [] if span is None else [span]
 
     def clear(self) -> None:
-        """Forget all."""
+        """Forget the spans of all sockets."""
         self._connects.clear()
 
     def links(self, session: Any) -> list[SpanContext]:
@@ -42,10 +48,10 @@ class SessionSpans:
         span = self._connects.get(getattr(session, "socket_id", ""))
         return [] if span is None else [span]
 
-    def open_root(
+    def start_root(
         self, name: str, session: Any, attributes: Attributes, start: int | None = None
-    ) -> Frame:
-        """Start a trace of its own on behalf of a session, linked to the span of its connection.
+    ) -> SpanScope:
+        """Start a new trace for a session, linked to the span of its connection.
 
         Args:
             name: Name of the span.
@@ -53,42 +59,42 @@ class SessionSpans:
             attributes: Attributes of the span, besides those of the session.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if self._tracing.idle:
-            return UNHEARD
+        if not self._tracing.is_enabled:
+            return NOOP_SCOPE
         described: dict[str, str] = {}
         with self._tracing.guard:
             if session is not None:
                 described = self._sessions.attributes(session)
-        # The span of a socket, if somebody opens one, lasts as long as the tab.
+        # A link and no parent: the span of a socket, if there is one, lasts as long as the tab.
         links = [current_span_context(), *self.links(session)]
-        return self._tracing.open_root(name, {**described, **attributes}, links, start)
+        return self._tracing.start_root(name, {**described, **attributes}, links, start)
 
-    def open(
+    def start(
         self,
         name: str,
         attributes: dict[str, str],
         start: int | None = None,
-        above: Frame | None = None,
-    ) -> Frame:
-        """Start the span of something that may happen anywhere.
+        parent: SpanScope | None = None,
+    ) -> SpanScope:
+        """Start a span that may have a parent or not.
 
-        Outside of any span of ours it tells of the session itself. That of a websocket is then
-        the root of a trace.
+        Outside of any span of ours it has the attributes of the session, and if that is one of
+        a websocket, it is the root of a new trace.
 
         Args:
             name: Name of the span.
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
-            above: What is known to be above it, whatever is current.
+            parent: Its parent, if that is known, whatever is current.
         """
-        if self._tracing.idle:
-            return UNHEARD
+        if not self._tracing.is_enabled:
+            return NOOP_SCOPE
         session = None
         with self._tracing.guard:
-            session = None if above is not None or within() else current_session()
+            session = None if parent is not None or in_trace() else current_session()
         if hasattr(session, "socket_id"):
-            return self.open_root(name, session, attributes, start)
+            return self.start_root(name, session, attributes, start)
         with self._tracing.guard:
             if session is not None:
                 attributes = attributes | self._sessions.attributes(session)
-        return self._tracing.open_child(name, attributes, start, above)
+        return self._tracing.start_child(name, attributes, start, parent)

@@ -23,7 +23,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.patching import Patches, SeamMissing, wraps
-from chainlit_otel.pipeline.spans import UNHEARD, Frame, printable
+from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.spans import SessionSpans
@@ -34,23 +34,23 @@ _NAMES = 64
 Method = Callable[..., Any]
 
 
-class _Seen:
+class _StepState:
     """What is known of a step.
 
     Attributes:
         entered: Whether it is one that is entered; else it is one that is only sent.
         started: Monotonic time at which it was entered, in nanoseconds.
-        frame: Its span.
+        scope: Its span.
         named: Its type and name, as its span was named by them.
-        open: Whether it has begun and not ended.
+        open: Whether it has started and not ended.
     """
 
-    __slots__ = ("entered", "frame", "named", "open", "started")
+    __slots__ = ("entered", "named", "open", "scope", "started")
 
     def __init__(self, entered: bool) -> None:
         self.entered = entered
         self.started = time.monotonic_ns()
-        self.frame = UNHEARD
+        self.scope = NOOP_SCOPE
         self.named: tuple[object, object] | None = None
         self.open = not entered
 
@@ -73,7 +73,7 @@ class Steps(Probe):
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
-        self._seen: WeakKeyDictionary[Any, _Seen] = WeakKeyDictionary()
+        self._states: WeakKeyDictionary[Any, _StepState] = WeakKeyDictionary()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
 
     def install(self, patches: Patches) -> None:
@@ -96,92 +96,94 @@ class Steps(Probe):
         """Return what bounds the types and the names of steps."""
         return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
 
-    def entering(self, step: Any) -> _Seen:
+    def entering(self, step: Any) -> _StepState:
         """A step is about to be entered, which sends it."""
-        seen = self._seen[step] = _Seen(True)
-        return seen
+        state = self._states[step] = _StepState(True)
+        return state
 
-    def entered(self, step: Any, seen: _Seen) -> None:
+    def entered(self, step: Any, state: _StepState) -> None:
         """A step was entered."""
-        seen.open = True
-        if not self._tracing.idle:
-            wall = time.time_ns() - (time.monotonic_ns() - seen.started)
-            self._open(step, seen, wall)
+        state.open = True
+        if self._tracing.is_enabled:
+            wall = time.time_ns() - (time.monotonic_ns() - state.started)
+            self._start(step, state, wall)
 
     def exited(self, step: Any, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
-        seen = self._seen.get(step)
-        if seen is None or not seen.open:
+        state = self._states.get(step)
+        if state is None or not state.open:
             return
         failed = error is None and step.is_error
         outcome = "error" if failed else self._messages.outcome_of(error)
-        self._end(step, seen, (time.monotonic_ns() - seen.started) / NS, outcome, error)
+        self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
     def sent(self, step: Any) -> None:
         """A step was sent or updated, which tells of one that is not entered."""
-        seen = self._seen.get(step)
-        if not step.start or (seen is not None and seen.entered):
+        state = self._states.get(step)
+        if not step.start or (state is not None and state.entered):
             return
         start = _nanoseconds(step.start)
-        if seen is None:
-            seen = self._seen[step] = _Seen(False)
+        if state is None:
+            state = self._states[step] = _StepState(False)
             self._sent[step.id] = step
-            self._open(step, seen, start, self._above(step))
-            self._tracing.leave(seen.frame)
-        if not step.end or not seen.open:
+            self._start(step, state, start, self._parent_of(step))
+            self._tracing.detach(state.scope)
+        if not step.end or not state.open:
             return
         end = _nanoseconds(step.end)
         outcome = "error" if step.is_error else "ok"
-        self._end(step, seen, max(0, end - start) / NS, outcome, None, end)
+        self._end(step, state, max(0, end - start) / NS, outcome, None, end)
 
-    def _open(self, step: Any, seen: _Seen, start: int, above: Frame | None = None) -> None:
+    def _start(
+        self, step: Any, state: _StepState, start: int, parent: SpanScope | None = None
+    ) -> None:
         name, attributes = self._describe(step)
-        seen.named = (step.type, step.name)
-        seen.frame = self._spans.open(name, attributes, start, above)
+        state.named = (step.type, step.name)
+        state.scope = self._spans.start(name, attributes, start, parent)
 
     def _end(
         self,
         step: Any,
-        seen: _Seen,
+        state: _StepState,
         seconds: float,
         outcome: str,
         error: BaseException | None,
         end: int | None = None,
     ) -> None:
-        seen.open = False
+        state.open = False
         kind = self.types(step.type)
         # The first step of a type that fails is told as soon as there was one that did not.
         self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
         self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
-        span = seen.frame.span
+        span = state.scope.span
         if span.is_recording():
             # What a step holds is the app's, and may fail to become a text.
             with self._tracing.guard:
-                if seen.named != (step.type, step.name):
+                if state.named != (step.type, step.name):
                     name, attributes = self._describe(step)
                     span.update_name(name)
                     span.set_attributes(attributes)
                 if self._capture:
                     span.set_attributes(_content(step))
-        self._tracing.close(seen.frame, outcome, error, end)
+        self._tracing.end(state.scope, outcome, error, end)
 
     def _describe(self, step: Any) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""
-        kind, name = self.types(step.type), printable(step.name)
+        kind, name = self.types(step.type), utf8_safe(step.name)
         span = f"{catalog.SPAN_STEP} {kind} {self.names.admit(name)}"
         return span, {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME.key: name}
 
-    def _above(self, step: Any) -> Frame | None:
+    def _parent_of(self, step: Any) -> SpanScope | None:
         parent = self._sent.get(step.parent_id)
-        seen = None if parent is None else self._seen.get(parent)
-        return None if seen is None else seen.frame
+        state = None if parent is None else self._states.get(parent)
+        return None if state is None else state.scope
 
 
 def _content(step: Any) -> dict[str, str]:
     # The input of this one, which Chainlit opens itself, is the user's message.
     if step.type == "run" and step.name == "on_message":
         return {}
-    return {catalog.STEP_INPUT: printable(step.input), catalog.STEP_OUTPUT: printable(step.output)}
+    return {catalog.STEP_INPUT: utf8_safe(step.input), catalog.STEP_OUTPUT: utf8_safe(step.output)}
 
 
 def _nanoseconds(stamp: str) -> int:
@@ -193,13 +195,13 @@ def _nanoseconds(stamp: str) -> int:
 def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def aenter(step: Any) -> Any:
-        seen: _Seen | None = None
+        state: _StepState | None = None
         with steps.guard:
-            seen = steps.entering(step) if patches.active else None
+            state = steps.entering(step) if patches.active else None
         result = await original(step)
         with steps.guard:
-            if seen is not None:
-                steps.entered(step, seen)
+            if state is not None:
+                steps.entered(step, state)
         return result
 
     return aenter
@@ -208,13 +210,13 @@ def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
 def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     def enter(step: Any) -> Any:
-        seen: _Seen | None = None
+        state: _StepState | None = None
         with steps.guard:
-            seen = steps.entering(step) if patches.active else None
+            state = steps.entering(step) if patches.active else None
         result = original(step)
         with steps.guard:
-            if seen is not None:
-                steps.entered(step, seen)
+            if state is not None:
+                steps.entered(step, state)
         return result
 
     return enter
@@ -233,13 +235,13 @@ def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
 
 def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    def leave(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+    def exit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with steps.guard:
             if patches.active:
                 steps.exited(step, exc_val)
         return original(step, exc_type, exc_val, exc_tb)
 
-    return leave
+    return exit
 
 
 def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:

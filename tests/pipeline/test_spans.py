@@ -22,7 +22,13 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NoOpTracer, StatusCode
 
 from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.spans import Frame, Tracing, current, current_span_context, outcome_of
+from chainlit_otel.pipeline.spans import (
+    SpanScope,
+    Tracing,
+    current,
+    current_span_context,
+    outcome_of,
+)
 
 SECRET = "what a user wrote"
 
@@ -78,11 +84,11 @@ def elsewhere(call: Callable[[], object]) -> None:
 def test_a_root_is_a_trace_of_its_own_and_the_current_span_while_it_lasts(host: Host) -> None:
     with host.theirs.start_as_current_span("socket") as socket:
         before = otel_context.get_current()
-        frame = host.tracing.open_root("turn", {"a": "b"})
-        assert trace.get_current_span() is frame.span
-        assert current() is frame
-        assert current_span_context() == frame.span.get_span_context()
-        host.tracing.close(frame, "ok")
+        scope = host.tracing.start_root("turn", {"a": "b"})
+        assert trace.get_current_span() is scope.span
+        assert current() is scope
+        assert current_span_context() == scope.span.get_span_context()
+        host.tracing.end(scope, "ok")
         assert otel_context.get_current() is before
         assert trace.get_current_span() is socket
         assert current() is None
@@ -96,34 +102,34 @@ def test_a_root_is_a_trace_of_its_own_and_the_current_span_while_it_lasts(host: 
 def test_a_root_sees_nothing_else_of_the_context_that_it_interrupts(host: Host) -> None:
     key = otel_context.create_key("theirs")
     otel_context.attach(otel_context.set_value(key, 1))
-    frame = host.tracing.open_root("turn", {})
+    scope = host.tracing.start_root("turn", {})
     assert otel_context.get_value(key) is None
-    host.tracing.close(frame, "ok")
+    host.tracing.end(scope, "ok")
     assert otel_context.get_value(key) == 1
 
 
 def test_a_child_keeps_what_others_have_put_into_the_context(host: Host) -> None:
     key = otel_context.create_key("theirs")
-    root = host.tracing.open_root("turn", {})
+    root = host.tracing.start_root("turn", {})
     otel_context.attach(otel_context.set_value(key, 1))
-    child = host.tracing.open_child("step", {})
+    child = host.tracing.start_child("step", {})
     assert otel_context.get_value(key) == 1
-    host.tracing.close(child, "ok")
+    host.tracing.end(child, "ok")
     assert otel_context.get_value(key) == 1
-    host.tracing.close(root, "ok")
+    host.tracing.end(root, "ok")
 
 
 def test_children_are_below_what_is_current_and_after_one_comes_its_sibling(host: Host) -> None:
     tracing = host.tracing
-    root = tracing.open_root("turn", {})
-    first = tracing.open_child("first", {"a": "b"})
-    inner = tracing.open_child("inner", {})
-    tracing.close(inner, "ok")
+    root = tracing.start_root("turn", {})
+    first = tracing.start_child("first", {"a": "b"})
+    inner = tracing.start_child("inner", {})
+    tracing.end(inner, "ok")
     assert current() is first
-    tracing.close(first, "ok")
-    second = tracing.open_child("second", {})
-    tracing.close(second, "ok")
-    tracing.close(root, "ok")
+    tracing.end(first, "ok")
+    second = tracing.start_child("second", {})
+    tracing.end(second, "ok")
+    tracing.end(root, "ok")
     assert current() is None
     assert {name: host.parent(name) for name in host.spans} == {
         "inner": "first",
@@ -134,22 +140,22 @@ def test_children_are_below_what_is_current_and_after_one_comes_its_sibling(host
     assert host.spans["first"].attributes == {"a": "b", "chainlit.outcome": "ok"}
 
 
-def test_a_child_without_anything_above_it_is_a_root(host: Host) -> None:
-    host.tracing.close(host.tracing.open_child("callback", {}), "ok")
+def test_a_child_without_a_parent_is_a_root(host: Host) -> None:
+    host.tracing.end(host.tracing.start_child("callback", {}), "ok")
     assert host.parent("callback") is None
 
 
 def test_spans_of_others_nest_in_ours_and_ours_in_theirs(host: Host) -> None:
     tracing = host.tracing
     with host.theirs.start_as_current_span("request"):
-        callback = tracing.open_child("callback", {})
+        callback = tracing.start_child("callback", {})
         with host.theirs.start_as_current_span("query"):
-            step = tracing.open_child("step", {})
+            step = tracing.start_child("step", {})
             assert current() is step
-            tracing.close(step, "ok")
+            tracing.end(step, "ok")
             assert current() is callback
             assert trace.get_current_span() is not callback.span
-        tracing.close(callback, "ok")
+        tracing.end(callback, "ok")
     assert {name: host.parent(name) for name in host.spans} == {
         "step": "query",
         "query": "callback",
@@ -160,21 +166,21 @@ def test_spans_of_others_nest_in_ours_and_ours_in_theirs(host: Host) -> None:
 
 def test_a_child_may_have_begun_before_it_is_opened(host: Host) -> None:
     began = time.time_ns() - 5_000_000_000
-    host.tracing.close(host.tracing.open_child("step", {}, began), "ok")
+    host.tracing.end(host.tracing.start_child("step", {}, began), "ok")
     assert host.spans["step"].start_time == began
 
 
 def test_tasks_that_start_in_a_turn_are_below_it_side_by_side(host: Host) -> None:
     async def step(name: str) -> None:
-        frame = host.tracing.open_child(name, {})
+        scope = host.tracing.start_child(name, {})
         await asyncio.sleep(0)
-        host.tracing.close(frame, "ok")
+        host.tracing.end(scope, "ok")
 
     async def turn() -> None:
-        frame = host.tracing.open_root("turn", {})
+        scope = host.tracing.start_root("turn", {})
         await asyncio.gather(*(step(f"step {n}") for n in range(5)))
-        assert current() is frame
-        host.tracing.close(frame, "ok")
+        assert current() is scope
+        host.tracing.end(scope, "ok")
 
     asyncio.run(turn())
     assert [host.parent(f"step {n}") for n in range(5)] == ["turn"] * 5
@@ -182,14 +188,14 @@ def test_tasks_that_start_in_a_turn_are_below_it_side_by_side(host: Host) -> Non
 
 def test_a_task_that_outlives_its_turn_stays_in_the_trace(host: Host) -> None:
     async def turn() -> None:
-        frame = host.tracing.open_root("turn", {})
+        scope = host.tracing.start_root("turn", {})
         task = asyncio.create_task(later())
-        host.tracing.close(frame, "ok")
+        host.tracing.end(scope, "ok")
         await task
 
     async def later() -> None:
         assert current() is None
-        host.tracing.close(host.tracing.open_child("step", {}), "ok")
+        host.tracing.end(host.tracing.start_child("step", {}), "ok")
 
     asyncio.run(turn())
     assert host.parent("step") == "turn"
@@ -200,23 +206,23 @@ def test_a_task_that_outlives_its_turn_stays_in_the_trace(host: Host) -> None:
 
 def test_a_root_is_linked_to_what_it_belongs_to_and_to_nothing_invalid(host: Host) -> None:
     socket, request = (host.theirs.start_span(n).get_span_context() for n in ("socket", "request"))
-    frame = host.tracing.open_root("turn", {}, [socket, INVALID_SPAN_CONTEXT, request])
-    host.tracing.close(frame, "ok")
+    scope = host.tracing.start_root("turn", {}, [socket, INVALID_SPAN_CONTEXT, request])
+    host.tracing.end(scope, "ok")
     assert [link.context for link in host.spans["turn"].links] == [socket, request]
 
 
 def test_what_is_current_where_nothing_is_makes_no_link(host: Host) -> None:
-    host.tracing.close(host.tracing.open_root("turn", {}, [current_span_context()]), "ok")
+    host.tracing.end(host.tracing.start_root("turn", {}, [current_span_context()]), "ok")
     assert host.spans["turn"].links == ()
 
 
 # Spans that are never the current one
 
 
-def left(host: Host, name: str, above: Frame | None = None) -> Frame:
-    frame = host.tracing.open_child(name, {"a": "b"}, 1_000, above)
-    host.tracing.leave(frame)
-    return frame
+def left(host: Host, name: str, parent: SpanScope | None = None) -> SpanScope:
+    scope = host.tracing.start_child(name, {"a": "b"}, 1_000, parent)
+    host.tracing.detach(scope)
+    return scope
 
 
 @pytest.mark.parametrize(
@@ -225,16 +231,16 @@ def left(host: Host, name: str, above: Frame | None = None) -> Frame:
 def test_what_was_left_is_not_current_and_ends_when_it_is_said_to(
     host: Host, outcome: str, status: StatusCode
 ) -> None:
-    root = host.tracing.open_root("turn", {})
+    root = host.tracing.start_root("turn", {})
     before = otel_context.get_current()
-    frame = left(host, "step")
+    scope = left(host, "step")
     assert otel_context.get_current() is before
-    elsewhere(lambda: host.tracing.close(frame, outcome, end=3_000))
+    elsewhere(lambda: host.tracing.end(scope, outcome, end=3_000))
     step = host.spans["step"]
     assert (step.start_time, step.end_time) == (1_000, 3_000)
     assert step.attributes == {"a": "b", "chainlit.outcome": outcome}
     assert step.status.status_code is status
-    host.tracing.close(root, "ok")
+    host.tracing.end(root, "ok")
     assert host.parent("step") == "turn"
 
 
@@ -244,39 +250,39 @@ def test_what_was_left_keeps_nothing_of_its_context_alive(host: Host) -> None:
 
     chat = Chat()
     token = otel_context.attach(otel_context.set_value("chat", chat))
-    frame = left(host, "step")
+    scope = left(host, "step")
     otel_context.detach(token)
     gone = weakref.ref(chat)
     del chat, token
     gc.collect()
     assert gone() is None
-    host.tracing.close(frame, "ok")
+    host.tracing.end(scope, "ok")
     assert "step" in host.spans
 
 
 def test_a_root_can_be_left(host: Host) -> None:
     before = otel_context.get_current()
-    frame = host.tracing.open_root("step", {}, start=1_000)
-    host.tracing.leave(frame)
+    scope = host.tracing.start_root("step", {}, start=1_000)
+    host.tracing.detach(scope)
     assert otel_context.get_current() is before
-    host.tracing.close(frame, "ok", end=2_000)
+    host.tracing.end(scope, "ok", end=2_000)
     assert otel_context.get_current() is before
     assert (host.spans["step"].start_time, host.spans["step"].end_time) == (1_000, 2_000)
 
 
-def test_a_child_goes_below_what_is_said_to_be_above_it_be_that_over(host: Host) -> None:
-    root = host.tracing.open_root("turn", {})
+def test_a_child_goes_below_the_parent_that_is_given_ended_or_not(host: Host) -> None:
+    root = host.tracing.start_root("turn", {})
     upper = left(host, "upper")
     lower = left(host, "lower", upper)
-    host.tracing.close(lower, "ok")
-    host.tracing.close(upper, "ok")
-    late = host.tracing.open_child("late", {}, above=upper)
+    host.tracing.end(lower, "ok")
+    host.tracing.end(upper, "ok")
+    late = host.tracing.start_child("late", {}, parent=upper)
     assert trace.get_current_span() is late.span
-    host.tracing.close(late, "ok")
+    host.tracing.end(late, "ok")
     assert current() is root
     assert trace.get_current_span() is root.span
-    host.tracing.close(root, "ok")
-    elsewhere(lambda: host.tracing.close(left(host, "later", upper), "ok"))
+    host.tracing.end(root, "ok")
+    elsewhere(lambda: host.tracing.end(left(host, "later", upper), "ok"))
     assert {name: host.parent(name) for name in host.spans} == {
         "lower": "upper",
         "upper": "turn",
@@ -287,13 +293,13 @@ def test_a_child_goes_below_what_is_said_to_be_above_it_be_that_over(host: Host)
 
 
 def test_a_child_does_not_go_below_what_is_in_another_trace(host: Host) -> None:
-    first = host.tracing.open_root("first", {})
+    first = host.tracing.start_root("first", {})
     upper = left(host, "upper")
-    host.tracing.close(upper, "ok")
-    host.tracing.close(first, "ok")
-    second = host.tracing.open_root("second", {})
-    host.tracing.close(left(host, "lower", upper), "ok")
-    host.tracing.close(second, "ok")
+    host.tracing.end(upper, "ok")
+    host.tracing.end(first, "ok")
+    second = host.tracing.start_root("second", {})
+    host.tracing.end(left(host, "lower", upper), "ok")
+    host.tracing.end(second, "ok")
     assert host.parent("lower") == "second"
 
 
@@ -301,14 +307,14 @@ def test_a_child_does_not_go_below_what_is_in_another_trace(host: Host) -> None:
 
 
 def test_a_second_close_changes_nothing(host: Host) -> None:
-    outer = host.tracing.open_root("outer", {})
-    inner = host.tracing.open_child("inner", {})
-    host.tracing.close(inner, "ok")
-    again = host.tracing.open_child("again", {})
-    host.tracing.close(inner, "error", ValueError())
+    outer = host.tracing.start_root("outer", {})
+    inner = host.tracing.start_child("inner", {})
+    host.tracing.end(inner, "ok")
+    again = host.tracing.start_child("again", {})
+    host.tracing.end(inner, "error", ValueError())
     assert current() is again
-    host.tracing.close(again, "ok")
-    host.tracing.close(outer, "ok")
+    host.tracing.end(again, "ok")
+    host.tracing.end(outer, "ok")
     assert (host.spans["inner"].attributes or {})["chainlit.outcome"] == "ok"
     assert host.spans["inner"].status.status_code is StatusCode.UNSET
     assert len(host.spans) == 3
@@ -317,12 +323,12 @@ def test_a_second_close_changes_nothing(host: Host) -> None:
 def test_a_close_in_another_thread_ends_the_span_and_leaves_both_contexts_alone(
     host: Host,
 ) -> None:
-    frame = host.tracing.open_root("turn", {})
+    scope = host.tracing.start_root("turn", {})
     here = otel_context.get_current()
 
     def there() -> None:
         with host.theirs.start_as_current_span("request") as request:
-            host.tracing.close(frame, "cancelled")
+            host.tracing.end(scope, "cancelled")
             assert trace.get_current_span() is request
         seen.append(otel_context.get_current())
 
@@ -332,7 +338,7 @@ def test_a_close_in_another_thread_ends_the_span_and_leaves_both_contexts_alone(
     thread.join()
     assert seen == [Context()]
     assert otel_context.get_current() is here
-    assert frame.ended
+    assert scope.ended
     assert set(host.spans) == {"turn", "request"}
     assert host.parent("request") is None
 
@@ -340,29 +346,29 @@ def test_a_close_in_another_thread_ends_the_span_and_leaves_both_contexts_alone(
 def test_a_close_that_comes_too_late_does_not_take_the_context_from_who_is_there(
     host: Host,
 ) -> None:
-    outer = host.tracing.open_root("outer", {})
-    inner = host.tracing.open_child("inner", {})
-    host.tracing.close(outer, "ok")
+    outer = host.tracing.start_root("outer", {})
+    inner = host.tracing.start_child("inner", {})
+    host.tracing.end(outer, "ok")
     assert current() is inner
     assert trace.get_current_span() is inner.span
-    host.tracing.close(inner, "ok")
+    host.tracing.end(inner, "ok")
     assert current() is None
 
 
 # Frames that ended elsewhere
 
 
-def test_the_frame_of_an_abandoned_generator_is_passed_over(host: Host) -> None:
+def test_the_scope_of_an_abandoned_generator_is_skipped(host: Host) -> None:
     async def answer() -> AsyncIterator[int]:
-        frame = host.tracing.open_child("abandoned", {})
+        scope = host.tracing.start_child("abandoned", {})
         try:
             yield 1
             yield 2
         finally:
-            host.tracing.close(frame, "cancelled")
+            host.tracing.end(scope, "cancelled")
 
-    async def turn() -> Frame | None:
-        root = host.tracing.open_root("turn", {})
+    async def turn() -> SpanScope | None:
+        root = host.tracing.start_root("turn", {})
         answers = answer()
         async for _ in answers:
             break
@@ -370,14 +376,14 @@ def test_the_frame_of_an_abandoned_generator_is_passed_over(host: Host) -> None:
         await asyncio.create_task(answers.aclose())  # type: ignore[attr-defined]
         assert trace.get_current_span().get_span_context() != root.span.get_span_context()
         assert current() is root
-        step = host.tracing.open_child("step", {})
+        step = host.tracing.start_child("step", {})
         assert current() is step
-        host.tracing.close(left(host, "left"), "ok")
+        host.tracing.end(left(host, "left"), "ok")
         assert current() is step
-        host.tracing.close(step, "ok")
+        host.tracing.end(step, "ok")
         assert current() is root
-        host.tracing.close(left(host, "left later"), "ok")
-        host.tracing.close(root, "ok")
+        host.tracing.end(left(host, "left later"), "ok")
+        host.tracing.end(root, "ok")
         return current()
 
     assert asyncio.run(turn()) is None
@@ -417,13 +423,13 @@ def trees_of(*kinds: str) -> st.SearchStrategy[list[Node]]:
 
 def perform(host: Host, node: Node, name: str) -> None:
     node.name = name
-    opened = host.tracing.open_root if node.kind == "root" else host.tracing.open_child
-    frame = opened(name, {})
+    opened = host.tracing.start_root if node.kind == "root" else host.tracing.start_child
+    scope = opened(name, {})
     if node.kind == "gone":
-        elsewhere(lambda: host.tracing.close(frame, "ok"))
+        elsewhere(lambda: host.tracing.end(scope, "ok"))
     for n, inner in enumerate(node.inner):
         perform(host, inner, f"{name}.{n}")
-    host.tracing.close(frame, "ok")
+    host.tracing.end(scope, "ok")
 
 
 def parents(node: Node, above: str | None) -> dict[str, str | None]:
@@ -453,38 +459,38 @@ def test_whatever_is_opened_closed_and_abandoned_the_parents_are_those_that_were
 def test_a_tracer_that_does_nothing_attaches_nothing() -> None:
     tracing = Tracing(NoOpTracer(), True, Guard("tracing"))
     before = otel_context.get_current()
-    root = tracing.open_root("turn", {"a": "b"}, [INVALID_SPAN_CONTEXT])
+    root = tracing.start_root("turn", {"a": "b"}, [INVALID_SPAN_CONTEXT])
     assert otel_context.get_current() is before
-    child = tracing.open_child("step", {})
-    tracing.leave(tracing.open_child("left", {}, 1, root))
+    child = tracing.start_child("step", {})
+    tracing.detach(tracing.start_child("left", {}, 1, root))
     assert otel_context.get_current() is before
     assert current() is None
-    tracing.close(child, "error", ValueError(SECRET))
-    tracing.close(root, "ok")
+    tracing.end(child, "error", ValueError(SECRET))
+    tracing.end(root, "ok")
     assert otel_context.get_current() is before
 
 
 def test_a_span_of_the_host_stays_current_under_a_tracer_that_does_nothing(host: Host) -> None:
     tracing = Tracing(NoOpTracer(), False, Guard("tracing"))
     with host.theirs.start_as_current_span("request") as request:
-        frame = tracing.open_root("turn", {})
+        scope = tracing.start_root("turn", {})
         assert trace.get_current_span() is request
-        tracing.close(frame, "ok")
-        child = tracing.open_child("step", {})
+        tracing.end(scope, "ok")
+        child = tracing.start_child("step", {})
         with host.theirs.start_as_current_span("query"):
             pass
-        tracing.close(child, "ok")
+        tracing.end(child, "ok")
         assert trace.get_current_span() is request
     assert host.parent("query") == "request"
 
 
 def test_a_turn_that_is_not_sampled_takes_no_span_with_it_that_is() -> None:
     host = Host(ALWAYS_OFF)
-    root = host.tracing.open_root("turn", {})
-    child = host.tracing.open_child("step", {})
+    root = host.tracing.start_root("turn", {})
+    child = host.tracing.start_child("step", {})
     assert child.span.get_span_context().trace_id == root.span.get_span_context().trace_id
-    host.tracing.close(child, "error", ValueError(SECRET))
-    host.tracing.close(root, "ok")
+    host.tracing.end(child, "error", ValueError(SECRET))
+    host.tracing.end(root, "ok")
     assert host.spans == {}
     assert current() is None
 
@@ -500,7 +506,7 @@ def failing() -> ValueError:
 
 
 def test_an_exception_is_recorded_without_its_message(host: Host) -> None:
-    host.tracing.close(host.tracing.open_root("turn", {}), "error", failing())
+    host.tracing.end(host.tracing.start_root("turn", {}), "error", failing())
     turn = host.spans["turn"]
     assert turn.status.status_code is StatusCode.ERROR
     assert turn.status.description == "ValueError"
@@ -518,7 +524,7 @@ def test_an_exception_is_recorded_without_its_message(host: Host) -> None:
 
 def test_an_exception_is_recorded_with_its_message_if_that_is_asked_for() -> None:
     host = Host(exception_messages=True)
-    host.tracing.close(host.tracing.open_root("turn", {}), "error", failing())
+    host.tracing.end(host.tracing.start_root("turn", {}), "error", failing())
     turn = host.spans["turn"]
     assert turn.status.description == f"ValueError: {SECRET}"
     (event,) = turn.events
@@ -537,21 +543,21 @@ def test_the_messages_of_what_an_exception_came_from_are_not_recorded_either(hos
         except KeyError as cause:
             raise RuntimeError from cause
     except RuntimeError as error:
-        host.tracing.close(host.tracing.open_root("turn", {}), "error", error)
+        host.tracing.end(host.tracing.start_root("turn", {}), "error", error)
     assert host.spans["turn"].status.description == "RuntimeError"
     assert SECRET not in host.spans["turn"].to_json()
 
 
 def test_an_exception_without_a_message_has_none_to_record() -> None:
     host = Host(exception_messages=True)
-    host.tracing.close(host.tracing.open_root("turn", {}), "error", KeyError())
+    host.tracing.end(host.tracing.start_root("turn", {}), "error", KeyError())
     turn = host.spans["turn"]
     assert turn.status.description == "KeyError"
     assert "exception.message" not in (turn.events[0].attributes or {})
 
 
 def test_an_error_without_an_exception_is_an_error(host: Host) -> None:
-    host.tracing.close(host.tracing.open_root("step", {}), "error")
+    host.tracing.end(host.tracing.start_root("step", {}), "error")
     step = host.spans["step"]
     assert (step.status.status_code, step.status.description) == (StatusCode.ERROR, None)
     assert step.attributes == {"chainlit.outcome": "error"}
@@ -559,8 +565,8 @@ def test_an_error_without_an_exception_is_an_error(host: Host) -> None:
 
 
 def test_a_stop_by_the_user_is_no_error(host: Host) -> None:
-    frame = host.tracing.open_root("turn", {})
-    host.tracing.close(frame, "cancelled", asyncio.CancelledError(SECRET))
+    scope = host.tracing.start_root("turn", {})
+    host.tracing.end(scope, "cancelled", asyncio.CancelledError(SECRET))
     turn = host.spans["turn"]
     assert turn.status.status_code is StatusCode.UNSET
     assert turn.attributes == {"chainlit.outcome": "cancelled"}
@@ -595,9 +601,9 @@ def test_a_message_that_cannot_be_told_leaves_no_span_open(
     error: Exception, message: str | None
 ) -> None:
     host = Host(exception_messages=True)
-    frame = host.tracing.open_root("root", {})
+    scope = host.tracing.start_root("root", {})
 
-    host.tracing.close(frame, "error", error)
+    host.tracing.end(scope, "error", error)
 
     (event,) = host.spans["root"].events
     assert (event.attributes or {}).get("exception.message") == message

@@ -38,7 +38,7 @@ from chainlit_otel.core.operations import Held, OperationLedger
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.spans import Frame, outcome_of
+from chainlit_otel.pipeline.spans import SpanScope, outcome_of
 from chainlit_otel.probes.data_layer.discovery import Discovery, Method, observable, shadow
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import current_session
@@ -61,13 +61,13 @@ class Operation:
         ended: Whether it is over.
     """
 
-    __slots__ = ("ended", "failed", "frame", "inner", "layer", "name", "started")
+    __slots__ = ("ended", "failed", "inner", "layer", "name", "scope", "started")
 
-    def __init__(self, name: str, layer: str, inner: bool, frame: Frame) -> None:
+    def __init__(self, name: str, layer: str, inner: bool, scope: SpanScope) -> None:
         self.name = name
         self.layer = layer
         self.inner = inner
-        self.frame = frame
+        self.scope = scope
         self.started = time.monotonic_ns()
         self.failed = False
         self.ended = False
@@ -187,7 +187,7 @@ class DataLayers(Probe):
         inner = _under_way() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        operation = Operation(name, layer, inner, self._spans.open(span, attributes))
+        operation = Operation(name, layer, inner, self._spans.start(span, attributes))
         _current.set(operation)
         return operation
 
@@ -209,12 +209,12 @@ class DataLayers(Probe):
             labels = (operation.name, operation.layer, outcome)
             self.ledger.ended(*labels)
             self.telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
-        span = operation.frame.span
+        span = operation.scope.span
         if error is not None:
             span.set_attribute(catalog.ERROR_TYPE, type(error).__qualname__)
         elif operation.failed:
             span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
-        self._tracing.close(operation.frame, outcome, error)
+        self._tracing.end(operation.scope, outcome, error)
 
     def held_back(self, session: Any, name: str) -> None:
         """Chainlit may have put operations in the queue of a session."""
