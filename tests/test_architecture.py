@@ -112,7 +112,7 @@ USES: dict[str, tuple[str, ...]] = {
     "server": ("catalog", "guard", "pipeline", "server", "version"),
     "testing": ("testing",),
     "promql": ("catalog",),
-    "grafana": ("catalog", "grafana", "promql", "rules.recording"),
+    "grafana": ("catalog", "grafana", "promql", "rules.recording", "rules.thresholds"),
     "rules": ("catalog", "promql", "rules", "version"),
 }
 

@@ -6,6 +6,7 @@ import json
 import re
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urljoin, urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
@@ -13,9 +14,10 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import click
 
 from chainlit_otel.cli import generated
+from chainlit_otel.cli.thresholds import given, threshold_options
 from chainlit_otel.grafana import files
 
-_PATIENCE = 10.0
+_GRAFANA_TIMEOUT = 10.0
 
 
 @click.command("dashboards")
@@ -38,24 +40,33 @@ _PATIENCE = 10.0
     help="Token of a service account of that Grafana; better given as GRAFANA_TOKEN.",
 )
 @click.option("--folder", metavar="UID", help="Push them into the folder with this uid.")
+@threshold_options
 def command(
-    output: Path, check: bool, push: str | None, token: str | None, folder: str | None
+    output: Path,
+    check: bool,
+    push: str | None,
+    token: str | None,
+    folder: str | None,
+    **thresholds: Any,
 ) -> None:
     """Write the Grafana dashboards, or push them to a Grafana.
 
+    Figures turn red where their alert fires: give it the thresholds that you give to `rules`.
+
     Pushing overwrites dashboards with the same uid: change a copy of them.
     """
+    texts = files(given(thresholds))
     if push is not None:
-        _push(push.rstrip("/"), token, folder)
+        _push(push.rstrip("/"), token, folder, texts)
         return
-    for name, text in files().items():
+    for name, text in texts.items():
         if check:
             generated.check(output / name, text)
         else:
             generated.write(output / name, text)
 
 
-def _push(url: str, token: str | None, folder: str | None) -> None:
+def _push(url: str, token: str | None, folder: str | None, texts: dict[str, str]) -> None:
     try:
         parts = urlsplit(url)
     except ValueError:
@@ -70,7 +81,7 @@ def _push(url: str, token: str | None, folder: str | None) -> None:
         raise click.ClickException("no token: set GRAFANA_TOKEN to one of a service account")
     if not re.fullmatch(r"[!-~]+", token):
         raise click.ClickException("the token has characters that are in no token")
-    for text in files().values():
+    for text in texts.values():
         body: dict[str, object] = {"dashboard": json.loads(text), "overwrite": True}
         if folder is not None:
             body["folderUid"] = folder
@@ -106,7 +117,7 @@ def _post(url: str, token: str, body: dict[str, object]) -> str:
     }
     try:
         request = Request(url, json.dumps(body).encode(), headers)
-        with build_opener(_NoRedirect).open(request, timeout=_PATIENCE) as response:
+        with build_opener(_NoRedirect).open(request, timeout=_GRAFANA_TIMEOUT) as response:
             answer = response.read()
     except HTTPError as error:
         with error:

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
 import click
 
 from chainlit_otel.cli import generated
-from chainlit_otel.rules import RUNBOOK, Format, Links, Thresholds, Windows, render
-
-C = TypeVar("C")
-
-
-def _thresholds(command: C) -> C:
-    """Give a command an option for each threshold."""
-    for threshold in reversed(fields(Thresholds)):
-        option = click.option(
-            f"--{threshold.name.replace('_', '-')}",
-            type=float,
-            default=threshold.default,
-            show_default=True,
-            help=threshold.metadata["help"],
-        )
-        command = option(command)  # type: ignore[type-var]  # it returns what it is given
-    return command
+from chainlit_otel.cli.thresholds import given, threshold_options
+from chainlit_otel.rules import RUNBOOK, Format, Links, Windows, render
 
 
 @click.command("rules")
@@ -68,7 +52,7 @@ def _thresholds(command: C) -> C:
     show_default=True,
     help="Seconds between two scrapes, and at most between two evaluations of the rules.",
 )
-@_thresholds
+@threshold_options
 def command(
     output: Path | None,
     check: bool,
@@ -86,11 +70,11 @@ def command(
     if check and output is None:
         raise click.UsageError("--check needs --output, the file to look at")
     try:
-        limits, window = Thresholds(**thresholds), Windows(scale, scrape_interval)
+        window = Windows(scale, scrape_interval)
         links = Links(runbook_url, grafana_url)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    text = render(limits, window, links, form)
+    text = render(given(thresholds), window, links, form)
     if output is None:
         click.echo(text, nl=False)
     elif check:

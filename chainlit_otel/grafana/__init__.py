@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from chainlit_otel.grafana import conversations, data_layer, runtime, sessions
 from chainlit_otel.grafana.panels import render
+from chainlit_otel.rules.thresholds import Thresholds
 
 _MODULES = (sessions, conversations, data_layer, runtime)
 
 
-def files() -> dict[str, str]:
-    """Return the text of each dashboard by the name of its file, which is its uid."""
-    built = [module.build() for module in _MODULES]
+def files(limits: Thresholds | None = None) -> dict[str, str]:
+    """Return the text of each dashboard by the name of its file, which is its uid.
+
+    Args:
+        limits: The thresholds of the alerts, by which figures are coloured; the defaults if None.
+    """
+    built = [module.build(limits or Thresholds()) for module in _MODULES]
     return {f"{dashboard['uid']}.json": render(dashboard) for dashboard in built}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from chainlit_otel import catalog
 from chainlit_otel.grafana.panels import (
     Json,
+    Levels,
     Query,
     Row,
-    Worry,
     dashboard,
     heatmap,
     stat,
@@ -26,6 +26,7 @@ from chainlit_otel.grafana.queries import (
     share,
 )
 from chainlit_otel.promql import Where
+from chainlit_otel.rules.thresholds import SLOW_BURN, Thresholds
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
 _OUTBOUND: Where = {catalog.DIRECTION: "outbound"}
@@ -35,8 +36,8 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _WITH_EXEMPLARS = 0.99
 
 
-def build() -> Json:
-    """Return the dashboard."""
+def build(limits: Thresholds) -> Json:
+    """Return the dashboard, its figures coloured by the thresholds of the alerts."""
     return dashboard(
         catalog.DASHBOARD_CONVERSATIONS,
         "Chainlit / Conversations",
@@ -46,10 +47,10 @@ def build() -> Json:
                 "At a glance",
                 [
                     turn_rate(),
-                    failed_turns(),
-                    first_token_p90(),
+                    failed_turns(limits),
+                    first_token_p90(limits),
                     turns_under_way(),
-                    lost_answers(),
+                    lost_answers(limits),
                     liked(),
                 ],
             ),
@@ -76,11 +77,11 @@ def turn_rate() -> Json:
     )
 
 
-def failed_turns() -> Json:
+def failed_turns(limits: Thresholds) -> Json:
     return stat(
         "Failed turns",
-        "Share of the turns that failed in an hour, which Chainlit hides. Worry above one in a "
-        "hundred.",
+        "Share of the turns that failed in an hour, which Chainlit hides: yellow "
+        "is more than the objective has room for, red where the slow alert fires.",
         "percentunit",
         Query(
             share(
@@ -88,18 +89,17 @@ def failed_turns() -> Json:
                 increase(catalog.TURN_DURATION, "1h", part="count"),
             )
         ),
-        worry=Worry(0.01, 0.05),
+        levels=Levels(1 - limits.turn_objective, SLOW_BURN * (1 - limits.turn_objective)),
     )
 
 
-def first_token_p90() -> Json:
+def first_token_p90(limits: Thresholds) -> Json:
     return stat(
         "First token, p90",
-        "Nine turns in ten show their first word within this time. Worry above some seconds: users "
-        "leave.",
+        "Nine turns in ten show their first word within this time. Later users leave.",
         "s",
         Query(quantile(0.9, catalog.TIME_TO_FIRST_TOKEN, span="1h")),
-        worry=Worry(5, 10),
+        levels=Levels(0.5 * limits.first_token_seconds, limits.first_token_seconds),
     )
 
 
@@ -112,16 +112,16 @@ def turns_under_way() -> Json:
     )
 
 
-def lost_answers() -> Json:
+def lost_answers(limits: Thresholds) -> Json:
     lost = increase(catalog.EMIT_DROPPED, "1h", _LOST)
     sent = increase(catalog.MESSAGES, "1h", _OUTBOUND)
     return stat(
         "Lost answers",
-        "Share of the messages of an hour that were sent to a socket that is gone. Worry above "
-        "some per cent: connections break while users wait.",
+        "Share of the messages of an hour that were sent to a socket that is gone. If they are "
+        "many, connections break while users wait.",
         "percentunit",
         Query(share(lost, f"({lost} + {sent})")),
-        worry=Worry(0.02, 0.05),
+        levels=Levels(0.4 * limits.lost_ratio, limits.lost_ratio),
     )
 
 
@@ -133,7 +133,7 @@ def liked() -> Json:
         "Share of the feedback of a day that is positive. Worry if it falls after a release.",
         "percentunit",
         Query(share(positive, judged)),
-        worry=Worry(0.8, 0.5, below=True),
+        levels=Levels(0.8, 0.5, below=True),
     )
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from chainlit_otel import catalog
 from chainlit_otel.grafana.panels import (
     Json,
+    Levels,
     Query,
     Row,
-    Worry,
     bar_gauge,
     dashboard,
     heatmap,
@@ -26,6 +26,7 @@ from chainlit_otel.grafana.queries import (
     share,
 )
 from chainlit_otel.promql import Where
+from chainlit_otel.rules.thresholds import Thresholds
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
 _SIGN_IN: Where = {catalog.ACCESS_METHOD: ("password", "header", "oauth")}
@@ -33,8 +34,8 @@ _USED: Where = {catalog.POOL_STATE: "used"}
 _HIT: Where = {catalog.CACHE_RESULT: "hit"}
 
 
-def build() -> Json:
-    """Return the dashboard."""
+def build(limits: Thresholds) -> Json:
+    """Return the dashboard, its figures coloured by the thresholds of the alerts."""
     return dashboard(
         catalog.DASHBOARD_DATA_LAYER,
         "Chainlit / Data layer and access",
@@ -44,16 +45,16 @@ def build() -> Json:
                 "At a glance",
                 [
                     operation_rate(),
-                    failed_operations(),
-                    operation_p95(),
-                    fullest_pool(),
+                    failed_operations(limits),
+                    operation_p95(limits),
+                    fullest_pool(limits),
                     hits(),
-                    denied_sign_ins(),
+                    denied_sign_ins(limits),
                 ],
             ),
             Row("Operations", [operations(), errors(), durations(), duration_buckets()]),
             Row("Held back until the first message", [queue_length(), queued()]),
-            Row("Pools and caches", [pools(), pool_shares(), cache_hits(), cache_sizes()]),
+            Row("Pools and caches", [pools(), pool_shares(limits), cache_hits(), cache_sizes()]),
             Row("Access", [attempts(), sign_ins(), denials(), users()]),
         ],
     )
@@ -69,10 +70,10 @@ def operation_rate() -> Json:
     )
 
 
-def failed_operations() -> Json:
+def failed_operations(limits: Thresholds) -> Json:
     return stat(
         "Failed operations",
-        "Share of the operations of 10 minutes that failed, which Chainlit hides. Worry about any.",
+        "Share of the operations of 10 minutes that failed, which Chainlit hides.",
         "percentunit",
         Query(
             share(
@@ -80,30 +81,30 @@ def failed_operations() -> Json:
                 increase(catalog.DATA_LAYER_OPERATIONS, "10m"),
             )
         ),
-        worry=Worry(0.001, 0.01),
+        levels=Levels(0.1 * limits.data_layer_errors, limits.data_layer_errors),
     )
 
 
-def operation_p95() -> Json:
+def operation_p95(limits: Thresholds) -> Json:
     return stat(
         "Operations, p95",
-        "19 operations in 20 were quicker, waiting for a connection included. Worry above 0.25 s.",
+        "19 operations in 20 were quicker, waiting for a connection included.",
         "s",
         Query(quantile(0.95, catalog.DATA_LAYER_OPERATION_DURATION, span="10m")),
-        worry=Worry(0.25, 1),
+        levels=Levels(0.25 * limits.data_layer_seconds, limits.data_layer_seconds),
     )
 
 
-def fullest_pool() -> Json:
+def fullest_pool(limits: Thresholds) -> Json:
     by = f"instance,{label(catalog.POOL_NAME)}"
     used, most = now(catalog.POOL_CONNECTIONS, _USED, by), now(catalog.POOL_MAX, by=by)
     return stat(
         "Fullest pool",
-        "Connections in use of what the fullest pool of any replica can have. Worry above 80 %: "
-        "soon operations wait.",
+        "Connections in use of what the fullest pool of any replica can have. When "
+        "it is full, operations wait.",
         "percentunit",
         Query(f"max ({share(used, most)})"),
-        worry=Worry(0.8, 0.9),
+        levels=Levels(0.9 * limits.pool_ratio, limits.pool_ratio),
     )
 
 
@@ -119,16 +120,15 @@ def hits() -> Json:
                 increase(catalog.CACHE_LOOKUPS, "10m"),
             )
         ),
-        worry=Worry(0.5, 0.2, below=True),
+        levels=Levels(0.5, 0.2, below=True),
     )
 
 
-def denied_sign_ins() -> Json:
+def denied_sign_ins(limits: Thresholds) -> Json:
     refused: Where = {**_SIGN_IN, catalog.ACCESS_RESULT: ("denied", "error")}
     return stat(
         "Failed sign-ins",
-        "Share of the sign-ins of 15 minutes that were denied or could not be checked. Worry above "
-        "one in five.",
+        "Share of the sign-ins of 15 minutes that were denied or could not be checked.",
         "percentunit",
         Query(
             share(
@@ -136,7 +136,7 @@ def denied_sign_ins() -> Json:
                 increase(catalog.ACCESS_ATTEMPTS, "15m", _SIGN_IN),
             )
         ),
-        worry=Worry(0.2, 0.5),
+        levels=Levels(0.4 * limits.sign_in_denied, limits.sign_in_denied),
     )
 
 
@@ -228,7 +228,7 @@ def pools() -> Json:
     )
 
 
-def pool_shares() -> Json:
+def pool_shares(limits: Thresholds) -> Json:
     by = f"instance,{label(catalog.POOL_NAME)}"
     return bar_gauge(
         "Pools in use",
@@ -240,7 +240,7 @@ def pool_shares() -> Json:
             f"{{{{instance}}}} {legend(catalog.POOL_NAME)}",
             instant=True,
         ),
-        worry=Worry(0.8, 0.9),
+        levels=Levels(0.9 * limits.pool_ratio, limits.pool_ratio),
     )
 
 

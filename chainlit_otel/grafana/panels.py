@@ -51,8 +51,8 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Worry:
-    """From which values on a figure is a matter of concern.
+class Levels:
+    """From which values on a figure is coloured; red is where its alert fires, if it has one.
 
     Attributes:
         yellow: Look at it.
@@ -63,6 +63,17 @@ class Worry:
     yellow: float
     red: float
     below: bool = False
+
+    def words(self, unit: str) -> str:
+        """Return a sentence that says so.
+
+        Args:
+            unit: Grafana's name of the unit of the figure.
+        """
+        factor, suffix = {"percentunit": (100, " %"), "s": (1, " s")}.get(unit, (1, ""))
+        yellow, red = (f"{factor * level:.3g}{suffix}" for level in (self.yellow, self.red))
+        side = "below" if self.below else "from"
+        return f"Yellow {side} {yellow}, red {side} {red}."
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,7 @@ def stat(
     description: str,
     unit: str,
     *queries: Query,
-    worry: Worry | None = None,
+    levels: Levels | None = None,
     whole: bool = False,
 ) -> Json:
     """Return a figure with its recent course behind it.
@@ -88,7 +99,7 @@ def stat(
         description: What it shows.
         unit: Unit.
         queries: The queries.
-        worry: When to worry.
+        levels: From where on it is coloured, which its description then says.
         whole: Whether it counts events: `increase()` makes a little more than 2 of 2.
     """
     options = {
@@ -102,7 +113,9 @@ def stat(
         "textMode": "auto",
         "wideLayout": True,
     }
-    field = _field(unit, worry, whole)
+    if levels is not None:
+        description += " " + levels.words(unit)
+    field = _field(unit, levels, whole)
     return _panel(core.Stat, title, description, queries, field, options, 4, 4)
 
 
@@ -272,7 +285,7 @@ def bar_gauge(
     description: str,
     unit: str,
     *queries: Query,
-    worry: Worry | None = None,
+    levels: Levels | None = None,
     width: int = 12,
 ) -> Json:
     """Return a bar for each series, as it is now."""
@@ -289,7 +302,9 @@ def bar_gauge(
         "sizing": "auto",
         "valueMode": "color",
     }
-    field = _field(unit, worry)
+    if levels is not None:
+        description += " " + levels.words(unit)
+    field = _field(unit, levels)
     field["min"] = 0
     return _panel(core.BarGauge, title, description, queries, field, options, width, 8)
 
@@ -330,18 +345,24 @@ def render(built: Json) -> str:
     return json.dumps(built, indent=2, sort_keys=True) + "\n"
 
 
-def _field(unit: str, worry: Worry | None = None, whole: bool = False) -> Json:
+def _number(level: float) -> float:
+    """Return a level as somebody would write it: a share of a threshold is seldom a round float."""
+    rounded = round(float(level), 9)
+    return int(rounded) if rounded.is_integer() else rounded
+
+
+def _field(unit: str, levels: Levels | None = None, whole: bool = False) -> Json:
     steps: list[Json] = [{"color": _GREEN, "value": None}]
-    if worry is not None and worry.below:
+    if levels is not None and levels.below:
         steps = [
             {"color": _RED, "value": None},
-            {"color": _YELLOW, "value": worry.red},
-            {"color": _GREEN, "value": worry.yellow},
+            {"color": _YELLOW, "value": _number(levels.red)},
+            {"color": _GREEN, "value": _number(levels.yellow)},
         ]
-    elif worry is not None:
+    elif levels is not None:
         steps += [
-            {"color": _YELLOW, "value": worry.yellow},
-            {"color": _RED, "value": worry.red},
+            {"color": _YELLOW, "value": _number(levels.yellow)},
+            {"color": _RED, "value": _number(levels.red)},
         ]
     return {
         "color": {"mode": "thresholds"},

@@ -6,9 +6,9 @@ from chainlit_otel import catalog
 from chainlit_otel.grafana.panels import (
     SCOPE,
     Json,
+    Levels,
     Query,
     Row,
-    Worry,
     bar_gauge,
     dashboard,
     heatmap,
@@ -27,6 +27,7 @@ from chainlit_otel.grafana.queries import (
     quantile,
 )
 from chainlit_otel.promql import Where, select
+from chainlit_otel.rules.thresholds import Thresholds
 
 _CONNECTED: Where = {catalog.SESSION_TYPE: "websocket", catalog.SESSION_STATE: "connected"}
 _CPU = f"rate(process_cpu_seconds_total{{{SCOPE}}}[$__rate_interval])"
@@ -34,8 +35,8 @@ _MEMORY = f"process_resident_memory_bytes{{{SCOPE}}}"
 _AGE = f"time() - process_start_time_seconds{{{SCOPE}}}"
 
 
-def build() -> Json:
-    """Return the dashboard."""
+def build(limits: Thresholds) -> Json:
+    """Return the dashboard, its figures coloured by the thresholds of the alerts."""
     return dashboard(
         catalog.DASHBOARD_RUNTIME,
         "Chainlit / Runtime and fleet",
@@ -48,7 +49,7 @@ def build() -> Json:
                     stalls_of_the_hour(),
                     lag_p99(),
                     memory_of_all(),
-                    retained_sessions(),
+                    retained_sessions(limits),
                     own_errors(),
                 ],
             ),
@@ -74,21 +75,21 @@ def stalls_of_the_hour() -> Json:
     return stat(
         "Stalls",
         "How often an event loop stood still for more than 1 s within an hour, and with it every "
-        "user of that replica. Worry about any; the log names the line.",
+        "user of that replica. The log names the line.",
         "short",
         Query(increase(catalog.EVENT_LOOP_BLOCKED, "1h")),
         whole=True,
-        worry=Worry(1, 10),
+        levels=Levels(1, 10),
     )
 
 
 def lag_p99() -> Json:
     return stat(
         "Lag, p99",
-        "How late the event loop is at worst. Worry above 0.1 s: everything waits for it.",
+        "How late the event loop is at worst: everything waits for it.",
         "s",
         Query(quantile(0.99, catalog.EVENT_LOOP_LAG, span="10m")),
-        worry=Worry(0.1, 1),
+        levels=Levels(0.1, 1),
     )
 
 
@@ -101,26 +102,26 @@ def memory_of_all() -> Json:
     )
 
 
-def retained_sessions() -> Json:
+def retained_sessions(limits: Thresholds) -> Json:
     return stat(
         "Retained sessions",
-        "Sessions that Chainlit keeps though they have ended. Worry about any: a failing "
-        "disconnect leaks them for ever.",
+        "Sessions that Chainlit keeps though they have ended. A failing disconnect "
+        "leaks them for ever.",
         "short",
         Query(now(catalog.RETAINED, {catalog.RETAINED_KIND: "sessions"})),
-        worry=Worry(1, 10),
+        levels=Levels(1, limits.leaked_sessions),
     )
 
 
 def own_errors() -> Json:
     return stat(
         "Our own errors",
-        "Errors of chainlit-otel within an hour. Worry about any: these figures are too low then. "
+        "Errors of chainlit-otel within an hour. With any, these figures are too low. "
         "The app is not affected.",
         "short",
         Query(increase(catalog.INTERNAL_ERRORS, "1h")),
         whole=True,
-        worry=Worry(1, 10),
+        levels=Levels(1, 10),
     )
 
 

@@ -7,9 +7,9 @@ from chainlit_otel.grafana.panels import (
     JOBS,
     SCOPE,
     Json,
+    Levels,
     Query,
     Row,
-    Worry,
     dashboard,
     heatmap,
     stat,
@@ -29,14 +29,15 @@ from chainlit_otel.grafana.queries import (
 )
 from chainlit_otel.promql import Where, select
 from chainlit_otel.rules import recording
+from chainlit_otel.rules.thresholds import Thresholds
 
 _WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
 _CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}
 _DISCONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "disconnected"}
 
 
-def build() -> Json:
-    """Return the dashboard."""
+def build(limits: Thresholds) -> Json:
+    """Return the dashboard, its figures coloured by the thresholds of the alerts."""
     return dashboard(
         catalog.DASHBOARD_SESSIONS,
         "Chainlit / Sessions",
@@ -49,8 +50,8 @@ def build() -> Json:
                     mean_duration(),
                     connected_now(),
                     peak_of_the_hour(),
-                    reconnects_per_session(),
-                    refused(),
+                    reconnects_per_session(limits),
+                    refused(limits),
                 ],
             ),
             Row("Sessions", [starts(), concurrent(), fleet_peak()]),
@@ -104,11 +105,11 @@ def peak_of_the_hour() -> Json:
     )
 
 
-def reconnects_per_session() -> Json:
+def reconnects_per_session(limits: Thresholds) -> Json:
     return stat(
         "Reconnects",
-        "Reconnects in 5 minutes for each connected session. Worry above one in ten: a proxy or "
-        "the network cuts connections.",
+        "Reconnects in 5 minutes for each connected session. If they "
+        "are many, a proxy or the network cuts connections.",
         "percentunit",
         Query(
             share(
@@ -116,21 +117,20 @@ def reconnects_per_session() -> Json:
                 now(catalog.SESSION_ACTIVE, _CONNECTED),
             )
         ),
-        worry=Worry(0.1, 0.2),
+        levels=Levels(0.5 * limits.reconnects, limits.reconnects),
     )
 
 
-def refused() -> Json:
+def refused(limits: Thresholds) -> Json:
     rejected = increase(catalog.CONNECTION_REJECTED, "15m")
     started = increase(catalog.SESSION_STARTS, "15m", _WEBSOCKET)
     came_back = increase(catalog.SESSION_RECONNECTS, "15m")
     return stat(
         "Refused",
-        "Share of connections that were refused in 15 minutes. Worry if it is not near zero: users "
-        "cannot get in.",
+        "Share of connections that were refused in 15 minutes. These users cannot get in.",
         "percentunit",
         Query(share(rejected, f"({rejected} + {started} + {came_back})")),
-        worry=Worry(0.01, 0.05),
+        levels=Levels(0.2 * limits.rejected, limits.rejected),
     )
 
 

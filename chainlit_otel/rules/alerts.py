@@ -13,7 +13,16 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
-from chainlit_otel.rules.thresholds import DAY, HOUR, MINUTE, WEEK, Thresholds, Windows
+from chainlit_otel.rules.thresholds import (
+    DAY,
+    FAST_BURN,
+    HOUR,
+    MINUTE,
+    SLOW_BURN,
+    WEEK,
+    Thresholds,
+    Windows,
+)
 
 PREFIX = "Chainlit"
 
@@ -260,11 +269,7 @@ def _session_leaks(limits: Thresholds) -> list[Alert]:
 
 
 def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]:
-    """Return the alerts of two windows each: the long one is sure, the short one lets it resolve.
-
-    Factors and windows are those of the Site Reliability Workbook, chapter 5.
-    https://sre.google/workbook/alerting-on-slos/
-    """
+    """Return alerts of two windows each: the long one is sure, the short one lets it resolve."""
     budget = 1 - limits.turn_objective
     return [
         Alert(
@@ -282,8 +287,8 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             {"burn": burn},
         )
         for burn, factor, long, short, wait, severity in (
-            ("fast", 14.4, HOUR, 5 * MINUTE, 2 * MINUTE, "critical"),
-            ("slow", 6.0, 6 * HOUR, 30 * MINUTE, 15 * MINUTE, "warning"),
+            ("fast", FAST_BURN, HOUR, 5 * MINUTE, 2 * MINUTE, "critical"),
+            ("slow", SLOW_BURN, 6 * HOUR, 30 * MINUTE, 15 * MINUTE, "warning"),
         )
     ]
 

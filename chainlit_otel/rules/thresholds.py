@@ -13,6 +13,12 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
+# How many times faster than evenly the error budget is used up. These, and the windows of the
+# alerts on them, are those of the Site Reliability Workbook, chapter 5.
+# https://sre.google/workbook/alerting-on-slos/
+FAST_BURN = 14.4
+SLOW_BURN = 6.0
+
 
 def _threshold(default: float, help: str, lowest: float = 0.0, highest: float = 1e9) -> Any:
     metadata = {"help": help, "lowest": lowest, "highest": highest}

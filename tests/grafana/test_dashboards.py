@@ -133,7 +133,7 @@ def test_links_variables_and_annotations(name: str) -> None:
 @pytest.mark.parametrize("panel", every_panel())
 def test_a_panel_says_what_it_shows_and_when_to_worry(panel: Json) -> None:
     assert panel["type"] in TYPES
-    assert re.search(r"\S[.;] (Worry|.*worry)|Worry", panel["description"])
+    assert re.search(r"Worry|Yellow (from|below) ", panel["description"])
     assert panel["description"].endswith(".")
     assert "  " not in panel["description"]
     assert panel["title"]
@@ -174,6 +174,36 @@ def test_every_metric_is_on_a_panel_or_in_a_rule() -> None:
         if not used & {metric.prometheus_name + p for p in ("", "_bucket", "_count", "_sum")}
     }
     assert missing == set()
+
+
+@pytest.mark.parametrize(
+    ("threshold", "value", "title", "red"),
+    [
+        ("reconnects", 0.4, "Reconnects", "40 %"),
+        ("rejected", 0.1, "Refused", "10 %"),
+        ("turn_objective", 0.95, "Failed turns", "30 %"),
+        ("first_token_seconds", 4, "First token, p90", "4 s"),
+        ("lost_ratio", 0.2, "Lost answers", "20 %"),
+        ("data_layer_errors", 0.5, "Failed operations", "50 %"),
+        ("data_layer_seconds", 0.5, "Operations, p95", "0.5 s"),
+        ("pool_ratio", 0.5, "Fullest pool", "50 %"),
+        ("pool_ratio", 0.5, "Pools in use", "50 %"),
+        ("sign_in_denied", 0.25, "Failed sign-ins", "25 %"),
+        ("leaked_sessions", 100, "Retained sessions", "100"),
+    ],
+)
+def test_a_figure_turns_red_where_its_alert_fires(
+    threshold: str, value: float, title: str, red: str
+) -> None:
+    built = [json.loads(text) for text in files(Thresholds(**{threshold: value})).values()]
+    every = [panel for dashboard in built for panel in panels(dashboard)]
+    [panel] = [p for p in every if p["title"] == title and p["type"] in ("stat", "bargauge")]
+    number, _, unit = red.partition(" ")
+    level = float(number) / (100 if unit == "%" else 1)
+    steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
+    assert steps[-1] == {"color": "red", "value": pytest.approx(level)}
+    assert steps[-2]["value"] < level
+    assert panel["description"].endswith(f", red from {red}.")
 
 
 def test_prometheus_takes_every_query(tmp_path: Path) -> None:
