@@ -67,7 +67,7 @@ def flush(*_: Any) -> None:
             asyncio.get_running_loop().call_soon(flush)
             return
         # The records of histograms wait for a scrape, and are part of a turn all the same.
-        observing._telemetry.settle()
+        observing._telemetry.flush()
     tracers = provider if VARIANT == "spans" else trace.get_tracer_provider()
     force_flush = getattr(tracers, "force_flush", None)
     if force_flush is not None:

@@ -86,7 +86,7 @@ def enable(
             log(logging.INFO, "chainlit-otel is off (OTEL_SDK_DISABLED)")
             return
         pipeline = build_pipeline(settings, meter_provider, tracer_provider)
-        # The histograms of a provider go on counting, so the books behind them do, too.
+        # The histograms of a provider go on counting, so the ledgers behind them do, too.
         reusable = _dormant is not None and _dormant.suits(settings, pipeline)
         dormant, _dormant = _dormant if reusable else None, None
         with Guard("server"):
@@ -98,7 +98,7 @@ def enable(
 def disable() -> None:
     """Undo every patch and stop serving. Without `enable()` before, it does nothing.
 
-    Sessions that are open end as `other` in the books, since nobody will see their end, and
+    Sessions that are open end as `other` in the ledger, since nobody will see their end, and
     what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
     taken out; it goes inert.
 
@@ -186,7 +186,7 @@ def _surviving() -> Runtime | None:
 
 
 class Runtime:
-    """One instance: the books, the probes that fill them and the server that shows them.
+    """One instance: the ledgers, the probes that fill them and the server that shows them.
 
     Args:
         settings: The settings.
@@ -248,8 +248,8 @@ class Runtime:
         with self._guards["server"]:
             self._observe_ourselves()
         for name, observe in (
-            ("pools", partial(pools.observe, pools=registry.pools)),
-            ("caches", partial(caches.observe, caches=registry.caches)),
+            ("pools", partial(pools.register_observables, pools=registry.pools)),
+            ("caches", partial(caches.register_observables, caches=registry.caches)),
         ):
             with self._guards[name]:
                 observe(self._telemetry, self._guards[name])
@@ -353,7 +353,7 @@ class Runtime:
             )
 
     def close(self) -> bool:
-        """Undo every patch, close the books, export them and stop serving.
+        """Undo every patch, close the ledgers, export them and stop serving.
 
         What has called it may be a signal handler that has interrupted any of our ledgers, or the
         SDK, while it held a lock. To take that again would be to wait for ever, and a lock that
@@ -497,7 +497,7 @@ class Runtime:
         )
 
     def _observe_ourselves(self) -> None:
-        self._telemetry.observe(
+        self._telemetry.register_observable(
             catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
         )
         overflows: dict[catalog.Attribute, ClosedSet | LearnedSet] = {
@@ -507,16 +507,16 @@ class Runtime:
         for probe in self._probes:
             with probe.guard:
                 overflows |= probe.overflows()
-        self._telemetry.observe(
+        self._telemetry.register_observable(
             catalog.LABEL_OVERFLOW,
             lambda: {(attribute.key,): values.folded for attribute, values in overflows.items()},
         )
-        self._telemetry.observe(catalog.EXPORT_DROPPED, losses.read)
-        self._telemetry.observe(
+        self._telemetry.register_observable(catalog.EXPORT_DROPPED, losses.read)
+        self._telemetry.register_observable(
             catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._states.items()}
         )
         if self._pipeline.reader is not None:
-            self._telemetry.observe(
+            self._telemetry.register_observable(
                 catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
             )
 

@@ -17,7 +17,7 @@ import click
 
 from chainlit_otel.cli.demo_server import DemoServer, ServerEnded
 from chainlit_otel.cli.headline import Headline, show
-from chainlit_otel.testing.load import Crowd, Plan, Tally
+from chainlit_otel.testing.load import Crowd, LoadReport, Plan
 
 _LENGTH = 15.0  # mean seconds of a visit
 _CLOSES = 0.3  # most say goodbye: the session of a closed tab ends only later
@@ -111,18 +111,21 @@ async def _visits(
     visitors = asyncio.create_task(crowd.run())
     try:
         await _before(stop, _watch(server, visitors, headline, seconds))
-        # In this order: the app then has seen everything that is in the visitors' books.
-        tally = dataclasses.replace(crowd.tally)
+        # In this order: the app then has seen everything that the visitors have reported.
+        report = dataclasses.replace(crowd.report)
         await _look(server, headline)
     finally:
         _Line.end()
         visitors.cancel()
         await asyncio.wait({visitors})
-    return _summary(time.monotonic() - ready, headline, tally)
+    return _summary(time.monotonic() - ready, headline, report)
 
 
 async def _watch(
-    server: DemoServer, visitors: asyncio.Task[Tally], headline: Headline, seconds: float | None
+    server: DemoServer,
+    visitors: asyncio.Task[LoadReport],
+    headline: Headline,
+    seconds: float | None,
 ) -> None:
     """Show the figures until the time is over."""
     deadline = time.monotonic() + seconds if seconds else float("inf")
@@ -176,22 +179,22 @@ def _places(server: DemoServer, more: Mapping[str, str]) -> str:
     return "".join(f"\n  {name:<{width}}{url}" for name, url in places.items()) + "\n"
 
 
-def _summary(seconds: float, headline: Headline, tally: Tally) -> str:
-    """The last figures; where the visitors have kept books of their own, those beside them."""
+def _summary(seconds: float, headline: Headline, report: LoadReport) -> str:
+    """The last figures; beside them those that the visitors have counted, where they have."""
     last = headline.last
     starts = None if last is None else last.starts
     peak = None if last is None else last.peak
     rows = [
         (f"after {seconds:.0f} s", "by /metrics", "by the visitors"),
-        ("sessions started", show(starts, digits=0), str(tally.sessions)),
+        ("sessions started", show(starts, digits=0), str(report.sessions)),
         ("  per minute", show(headline.starts_per_minute), ""),
         ("mean duration", show(headline.mean_duration, " s"), ""),
-        ("most at one time", show(peak, digits=0), str(tally.peak)),
-        ("messages", "", str(tally.messages)),
-        ("replies", "", str(tally.replies)),
+        ("most at one time", show(peak, digits=0), str(report.peak)),
+        ("messages", "", str(report.messages)),
+        ("replies", "", str(report.replies)),
     ]
     lines = [f"{name:<18}{ours:>12}{theirs:>18}".rstrip() for name, ours, theirs in rows]
-    return "\n".join(["", *lines, *tally.complaints.values()])
+    return "\n".join(["", *lines, *report.complaints.values()])
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -11,7 +11,7 @@ import click
 
 from chainlit_otel.cli.headline import show
 from chainlit_otel.testing.client import Refused, Unreachable, check, check_sign_in
-from chainlit_otel.testing.load import Crowd, Plan, Tally
+from chainlit_otel.testing.load import Crowd, LoadReport, Plan
 
 _TRANSPORTS: dict[str, list[str] | None] = {
     "browser": None,
@@ -112,32 +112,32 @@ def command(
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         code = _INTERRUPTED
-    click.echo(summary(crowd.tally, visitors))
-    sys.exit(code or int(not crowd.tally.satisfied))
+    click.echo(summary(crowd.report, visitors))
+    sys.exit(code or int(not crowd.report.satisfied))
 
 
-def summary(tally: Tally, expected: int) -> str:
-    """What the visitors' books say, aligned, one figure a line; failures only if there are any."""
+def summary(report: LoadReport, expected: int) -> str:
+    """The report of the visitors, aligned, one figure a line; failures only if there are any."""
     rows = [
-        ("visitors", f"{tally.finished} of {expected}"),
-        ("sessions", str(tally.sessions)),
-        ("mean length", show(tally.mean_length, " s")),
-        ("most at once", str(tally.peak)),
-        ("reconnects", str(tally.reconnects)),
-        ("new chats", str(tally.new_chats)),
-        ("messages", str(tally.messages)),
-        ("replies", str(tally.replies)),
-        *_answer_times(tally.answer_times),
+        ("visitors", f"{report.finished} of {expected}"),
+        ("sessions", str(report.sessions)),
+        ("mean length", show(report.mean_length, " s")),
+        ("most at once", str(report.peak)),
+        ("reconnects", str(report.reconnects)),
+        ("new chats", str(report.new_chats)),
+        ("messages", str(report.messages)),
+        ("replies", str(report.replies)),
+        *_answer_times(report.answer_times),
     ]
     failures = [
-        ("no answer", tally.unanswered),
-        ("refused", tally.refused),
-        ("no connection", tally.unreachable),
-        ("errors", tally.errors),
+        ("no answer", report.unanswered),
+        ("refused", report.refused),
+        ("no connection", report.unreachable),
+        ("errors", report.errors),
     ]
     rows += [(name, str(count)) for name, count in failures if count]
     lines = [f"{name:<14}{figure:>12}" for name, figure in rows]
-    return "\n".join([*lines, *(f"  {example}" for example in tally.complaints.values())])
+    return "\n".join([*lines, *(f"  {example}" for example in report.complaints.values())])
 
 
 def _answer_times(seconds: list[float]) -> list[tuple[str, str]]:
@@ -173,7 +173,7 @@ async def _visit(crowd: Crowd, headers: Mapping[str, str], visitors: int, quiet:
         try:
             while not task.done():
                 await asyncio.wait({task}, timeout=_REFRESH)
-                bar.update(crowd.tally.finished - bar.pos)
+                bar.update(crowd.report.finished - bar.pos)
         finally:
             task.cancel()
             await asyncio.wait({task})

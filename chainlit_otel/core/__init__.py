@@ -1,1 +1,1 @@
-"""The domain: session books, peaks, label values. Standard library only, clocks injected."""
+"""The domain: ledgers, peaks, label values. Standard library only, clocks injected."""

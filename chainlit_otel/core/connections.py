@@ -1,4 +1,4 @@
-"""The books of the Socket.IO connections of this process."""
+"""The ledger of the Socket.IO connections of this process."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Connection:
 
 
 class ConnectionLedger:
-    """The books of all connections. Thread-safe.
+    """The ledger of all connections. Thread-safe.
 
     Socket.IO opens by polling and upgrades to a websocket a moment later without telling
     anybody, so a connection that still polls is asked again at each reading.
 
     Args:
-        on_close: Told of each connection that closed, after the books are closed on it.
+        on_close: Called for each connection that closed, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
     """
 

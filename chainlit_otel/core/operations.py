@@ -1,4 +1,4 @@
-"""What becomes of the operations of a data layer: run, held back, discarded, or lost."""
+"""What becomes of the operations of a data layer: they run, are queued, discarded or lost."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Labels = tuple[str, ...]
 _PAUSE = NS // 2
 
 
-class Held:
-    """The operations that are held back for one session, by name."""
+class SessionQueue:
+    """The operations that are queued for one session, by name."""
 
-    __slots__ = ("__weakref__", "waiting")
+    __slots__ = ("__weakref__", "operations")
 
     def __init__(self) -> None:
-        self.waiting: Counter[str] = Counter()
+        self.operations: Counter[str] = Counter()
 
 
 class _Call:
@@ -55,7 +55,7 @@ class _Call:
 
 
 class OperationLedger:
-    """The books of operations: what was held back has run, was discarded or still waits.
+    """The ledger of operations: what was queued has run, was discarded or is queued still.
 
     Thread-safe. A call makes a coroutine, and nothing tells when that is lost: a task that is
     cancelled before its first step runs nothing, and one whose event loop has stopped does not go
@@ -65,7 +65,7 @@ class OperationLedger:
         clock: Monotonic clock, in nanoseconds.
 
     Attributes:
-        queued: Operations that were held back, by name.
+        queued: Operations that were queued, by name.
     """
 
     def __init__(self, clock: Clock = time.monotonic_ns) -> None:
@@ -74,9 +74,9 @@ class OperationLedger:
         self._operations: Counter[Labels] = Counter()
         self._lost: Counter[Labels] = Counter()
         self._discarded: Counter[Labels] = Counter()
-        self._waiting = 0
+        self._queue_length = 0
         self._lock = Lock()
-        self._collected: deque[Held] = deque()
+        self._finalized: deque[SessionQueue] = deque()
         self._numbers = itertools.count()
         self._calls: dict[int, _Call] = {}
         self._gone: deque[_Call] = deque()
@@ -85,28 +85,28 @@ class OperationLedger:
     def operations(self) -> Counter[Labels]:
         """Operations so far, by name, data layer and outcome; what was lost is an error."""
         with self._lock:
-            self._settle()
+            self._drain()
             return self._operations.copy()
 
     @property
     def lost(self) -> Counter[Labels]:
         """Operations that were called and never ran to their end, by name and data layer."""
         with self._lock:
-            self._settle()
+            self._drain()
             return self._lost.copy()
 
     @property
-    def waiting(self) -> int:
-        """Operations that are held back now."""
+    def queue_length(self) -> int:
+        """Operations that are queued now."""
         with self._lock:
-            self._settle()
-            return self._waiting
+            self._drain()
+            return self._queue_length
 
     @property
     def discarded(self) -> Counter[Labels]:
-        """Operations that were held back and will never run, by name."""
+        """Operations that were queued and will never run, by name."""
         with self._lock:
-            self._settle()
+            self._drain()
             return self._discarded.copy()
 
     def number(self) -> int:
@@ -150,36 +150,36 @@ class OperationLedger:
         with self._lock:
             self._operations[name, layer, outcome] += 1
 
-    def hold_back(self, held: Held, name: str) -> None:
-        """An operation waits until its user writes."""
+    def enqueue(self, queue: SessionQueue, name: str) -> None:
+        """An operation was queued until its user writes."""
         with self._lock:
-            held.waiting[name] += 1
+            queue.operations[name] += 1
             self.queued[(name,)] += 1
-            self._waiting += 1
+            self._queue_length += 1
 
-    def replay(self, held: Held, name: str) -> None:
-        """An operation that was held back runs; one that was not changes nothing."""
+    def dequeue(self, queue: SessionQueue, name: str) -> None:
+        """An operation that was queued runs; one that was not changes nothing."""
         with self._lock:
-            if held.waiting[name] > 0:
-                held.waiting[name] -= 1
-                self._waiting -= 1
+            if queue.operations[name] > 0:
+                queue.operations[name] -= 1
+                self._queue_length -= 1
 
-    def discard(self, held: Held) -> None:
-        """The session is gone, and what still waits for it never runs; twice is once."""
+    def discard(self, queue: SessionQueue) -> None:
+        """The session is gone, and what is still queued never runs; twice is once."""
         with self._lock:
-            self._discard(held)
+            self._discard(queue)
 
-    def collected(self, held: Held) -> None:
-        """The host's session was garbage-collected, and what waits for it is discarded.
+    def finalized(self, queue: SessionQueue) -> None:
+        """The host's session was finalized, and what is queued for it is discarded.
 
-        That may happen anywhere, be it in the middle of another method here. So it only takes
-        note, and the next reading books it.
+        Safe to call from a finalizer, which may run at any instruction of any thread: it takes
+        no lock, and the next reading records it.
         """
-        self._collected.append(held)
+        self._finalized.append(queue)
 
-    def _settle(self) -> None:
-        while self._collected:
-            self._discard(self._collected.popleft())
+    def _drain(self) -> None:
+        while self._finalized:
+            self._discard(self._finalized.popleft())
         now = self._clock()
         for number, call in list(self._calls.items()):
             if call.is_stranded(now) and self.over(number):
@@ -190,8 +190,8 @@ class OperationLedger:
                 self._lost[call.labels] += 1
                 self._operations[(*call.labels, "error")] += 1
 
-    def _discard(self, held: Held) -> None:
-        for name, number in held.waiting.items():
+    def _discard(self, queue: SessionQueue) -> None:
+        for name, number in queue.operations.items():
             self._discarded[(name,)] += number
-            self._waiting -= number
-        held.waiting.clear()
+            self._queue_length -= number
+        queue.operations.clear()

@@ -53,37 +53,41 @@ class Session:
         self.ended = False
 
 
-class _Book:
-    """The open sessions of one type and the time spent in all its sessions."""
+class _SessionTimeAccumulator:
+    """The open sessions of one type, and the time spent in all sessions of it.
+
+    Of those that are connected only their number and the sum of their starts are needed, so a
+    reading costs the same for any number of them.
+    """
 
     def __init__(self) -> None:
         self.open: OrderedDict[Session, None] = OrderedDict()
-        self._settled = 0
+        self._stopped = 0
         self._running = 0
         self._running_starts = 0
 
-    def run(self, session: Session) -> None:
+    def start(self, session: Session) -> None:
         self._running += 1
         self._running_starts += session.started
 
-    def settle(self, session: Session, until: int) -> None:
+    def stop(self, session: Session, until: int) -> None:
         self._running -= 1
         self._running_starts -= session.started
-        self._settled += until - session.started
+        self._stopped += until - session.started
 
     def resume(self, session: Session, since: int) -> None:
-        self._settled -= since - session.started
-        self.run(session)
+        self._stopped -= since - session.started
+        self.start(session)
 
-    def time(self, now: int) -> int:
-        return self._settled + self._running * now - self._running_starts
+    def total(self, now: int) -> int:
+        return self._stopped + self._running * now - self._running_starts
 
 
 class SessionLedger:
-    """The books of all sessions. Thread-safe; every reading costs the same at any size.
+    """The ledger of all sessions. Thread-safe; every reading costs the same at any size.
 
     Args:
-        on_end: Told of each session that ended, after the books are closed on it.
+        on_end: Called with each session that ended, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
     """
@@ -95,14 +99,17 @@ class SessionLedger:
         self._clock = clock
         self._wall = wall
         self._lock = Lock()
-        self._books: dict[str, _Book] = {"websocket": _Book(), "http": _Book()}
+        self._by_type: dict[str, _SessionTimeAccumulator] = {
+            "websocket": _SessionTimeAccumulator(),
+            "http": _SessionTimeAccumulator(),
+        }
         self._starts: Counter[tuple[str, ...]] = Counter()
         self._ends: Counter[tuple[str, ...]] = Counter()
         self._active: Counter[tuple[str, ...]] = Counter()
         self._reconnects: Counter[tuple[str, ...]] = Counter()
         self._now = clock()
         self._peak = HighWaterMark(self._now, wall())
-        self._collected: deque[tuple[Session, str, int]] = deque()
+        self._finalized: deque[tuple[Session, str, int]] = deque()
 
     # Events
 
@@ -110,9 +117,9 @@ class SessionLedger:
         """Open a session, connected, and return its handle."""
         with self._transaction() as (now, _):
             session = Session(type, client, hash, now)
-            book = self._books[type]
-            book.open[session] = None
-            book.run(session)
+            sessions = self._by_type[type]
+            sessions.open[session] = None
+            sessions.start(session)
             self._starts[type, client, origin] += 1
             self._count(session, "connected", +1)
         return session
@@ -128,14 +135,14 @@ class SessionLedger:
         """A socket took up the session.
 
         Returns:
-            False, and nothing is recorded, if the session has ended in these books.
+            False, and nothing is recorded, if the session has ended in this ledger.
         """
         with self._transaction():
             if session.ended:
                 return False
             self._reconnects[(session.client,)] += 1
             if session.left is not None:
-                self._books[session.type].resume(session, session.left)
+                self._by_type[session.type].resume(session, session.left)
                 session.left = None
                 self._count(session, "disconnected", -1)
                 self._count(session, "connected", +1)
@@ -158,19 +165,19 @@ class SessionLedger:
             self._end(session, "timeout", now, ended)
         return True
 
-    def collected(self, session: Session, reason: str) -> None:
-        """The host's object of the session was garbage-collected.
+    def finalized(self, session: Session, reason: str) -> None:
+        """The host's object of the session was finalized.
 
         Safe to call from a finalizer, which may run at any instruction of any thread, in the
-        middle of this ledger too: it takes no lock, and the next reading or event books it.
+        middle of this ledger too: it takes no lock, and the next reading or event records it.
         """
-        self._collected.append((session, reason, self._clock()))
+        self._finalized.append((session, reason, self._clock()))
 
     def end_all(self, reason: str) -> None:
         """End every open session."""
         with self._transaction() as (now, ended):
-            for book in self._books.values():
-                for session in list(book.open):
+            for sessions in self._by_type.values():
+                for session in list(sessions.open):
                     self._end(session, reason, now, ended)
 
     # Readings
@@ -209,29 +216,29 @@ class SessionLedger:
         mean of the completed ones has (Little 1961, L = lambda W).
         """
         with self._transaction() as (now, _):
-            return {(type,): book.time(now) / NS for type, book in self._books.items()}
+            return {(type,): sessions.total(now) / NS for type, sessions in self._by_type.items()}
 
     def oldest_age(self) -> dict[tuple[str, ...], float]:
         """Seconds since the start of the oldest open session, by type; 0 if there is none."""
         with self._transaction() as (now, _):
             return {
-                (type,): (now - next(iter(book.open)).started) / NS if book.open else 0.0
-                for type, book in self._books.items()
+                (type,): (now - next(iter(sessions.open)).started) / NS if sessions.open else 0.0
+                for type, sessions in self._by_type.items()
             }
 
     # Inside a transaction
 
     @contextmanager
     def _transaction(self) -> Iterator[tuple[int, list[tuple[Session, str]]]]:
-        """Hold the books; give the time and a list that takes what is ended."""
+        """Hold the lock; yield the time, and a list for the sessions that end."""
         ended: list[tuple[Session, str]] = []
         with self._lock:
-            # The time first: a session collected after it is then booked by the next
+            # The time first: a session finalized after it is then recorded by the next
             # transaction, and the time spent in sessions never runs backwards.
             before, self._now = self._now, self._clock()
             now = self._now
-            while self._collected:
-                session, reason, at = self._collected.popleft()
+            while self._finalized:
+                session, reason, at = self._finalized.popleft()
                 self._end(session, reason, max(at, before), ended)
             yield now, ended
         for session, reason in ended:
@@ -240,7 +247,7 @@ class SessionLedger:
 
     def _leave(self, session: Session, now: int) -> None:
         session.left = now
-        self._books[session.type].settle(session, now)
+        self._by_type[session.type].stop(session, now)
         self._count(session, "connected", -1)
 
     def _end(
@@ -253,7 +260,7 @@ class SessionLedger:
         else:
             self._count(session, "disconnected", -1)
         session.ended = True
-        del self._books[session.type].open[session]
+        del self._by_type[session.type].open[session]
         self._ends[session.type, session.client, reason] += 1
         ended.append((session, reason))
 

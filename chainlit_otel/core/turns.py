@@ -94,10 +94,10 @@ OnTurnEnd = Callable[[Turn, float], None]
 
 
 class TurnLedger:
-    """The books of all turns and of the messages in them. Thread-safe.
+    """The ledger of all turns and of the messages in them. Thread-safe.
 
     Args:
-        on_end: Told of each turn that ended, after the books are closed on it.
+        on_end: Called with each turn that ended, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
 

@@ -21,10 +21,10 @@ class Users:
         self._sessions: Counter[str] = Counter()
         self._gone: deque[str] = deque()
 
-    def came(self, session: Any, identifier: str) -> None:
+    def connect(self, session: Any, identifier: str) -> None:
         """A session of a user is connected; saying so again changes nothing."""
         with self._lock:
-            self._settle()
+            self._drain()
             if session not in self._present:
                 # A finalizer may run at any instruction, in the middle of this too, so it only
                 # leaves a note.
@@ -33,20 +33,20 @@ class Users:
                 self._present[session] = finalizer
                 self._sessions[identifier] += 1
 
-    def left(self, session: Any) -> None:
+    def disconnect(self, session: Any) -> None:
         """A session is not connected any more."""
         with self._lock:
             if finalizer := self._present.pop(session, None):
                 finalizer()
-            self._settle()
+            self._drain()
 
     def active(self) -> int:
         """How many users are connected."""
         with self._lock:
-            self._settle()
+            self._drain()
             return len(self._sessions)
 
-    def _settle(self) -> None:
+    def _drain(self) -> None:
         while self._gone:
             identifier = self._gone.popleft()
             self._sessions[identifier] -= 1

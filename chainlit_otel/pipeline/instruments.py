@@ -41,7 +41,7 @@ _EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 
 
 # A reading takes what waits; without any, this many records are taken at once.
-_MOST_WAITING = 512
+_MAX_QUEUED = 512
 
 _Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
 
@@ -69,13 +69,15 @@ class Telemetry:
         self._recording = self._instruments if histograms is None else self._instruments[:-1]
         self._guard = guard
         self._expected: dict[Metric, tuple[LabelSet, ...]] = {}
-        self._waiting: deque[_Record] = deque()
-        # Without anything to observe, a reading does not come by here.
-        self._most_waiting = 1
+        self._queued: deque[_Record] = deque()
+        # Without an observable instrument, no collection flushes the queue.
+        self._max_queued = 1
         self._recorders = lru_cache(maxsize=1024)(self._make_recorders)
 
-    def observe(self, metric: Metric, reading: Reading, guard: Guard | None = None) -> None:
-        """Have `reading` asked for the numbers of a counter or a gauge.
+    def register_observable(
+        self, metric: Metric, reading: Reading, guard: Guard | None = None
+    ) -> None:
+        """Register an observable counter or gauge.
 
         Args:
             metric: The counter or gauge.
@@ -83,20 +85,20 @@ class Telemetry:
             guard: Holds what goes wrong in the reading; by default our own.
         """
         guard = guard or self._guard
-        self._most_waiting = _MOST_WAITING
+        self._max_queued = _MAX_QUEUED
         # Seconds are floats and counts are whole, at zero too: one stream has one type.
         zero = 0.0 if metric.unit == "s" else 0
 
         def observations() -> list[Observation]:
             with self._guard:
-                self.settle()
+                self.flush()
             with guard:
                 numbers = {**dict.fromkeys(self.label_sets(metric), zero), **reading()}
                 return [Observation(n, metric.labels(labels)) for labels, n in numbers.items()]
             return []
 
         for instruments in self._instruments:
-            instruments.observe(metric, observations)
+            instruments.register_observable(metric, observations)
 
     def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
         """Have label sets exist at zero from now on, since this app can have what they count."""
@@ -117,28 +119,28 @@ class Telemetry:
             values: The label values, in the order of the metric's attributes.
         """
         context = get_current()
-        # Of the span no more than its name tag, or whatever is in the context would be kept, too.
+        # The `SpanContext` alone: the context itself would keep alive whatever is in it.
         span = get_current_span(context).get_span_context() if context else None
-        # A record costs three times as much in the middle of a turn as among its like. So they wait
-        # for the next reading.
-        self._waiting.append((metric, value, values, span, time_ns()))
-        # But the SDK gives an exemplar the time at which it is told.
+        # Recording in the middle of a turn costs three times as much as recording many at once, so
+        # they are queued until the next collection.
+        self._queued.append((metric, value, values, span, time_ns()))
+        # Not those with an exemplar: the SDK gives it the time at which it is recorded.
         exemplar = self._recording and span is not None and span.trace_flags.sampled
-        if exemplar or len(self._waiting) >= self._most_waiting:
-            self.settle()
+        if exemplar or len(self._queued) >= self._max_queued:
+            self.flush()
 
-    def settle(self) -> None:
-        """Hand what was recorded to the histograms."""
-        while self._waiting:
+    def flush(self) -> None:
+        """Record in the histograms what is queued."""
+        while self._queued:
             try:
-                metric, value, values, span, at = self._waiting.popleft()
+                metric, value, values, span, at = self._queued.popleft()
             except IndexError:
                 # Another reader took the last one.
                 return
             with self._guard:
                 if self._histograms is not None:
                     self._histograms.record(metric, value, values, span, at)
-                context = _within(span) if self._recording else None
+                context = _context_with(span) if self._recording else None
                 for record, attributes in self._recorders(metric, values):
                     record(value, attributes, context)
 
@@ -166,17 +168,17 @@ class Telemetry:
             )
 
     def close(self) -> None:
-        """Stop observing. An instrument cannot be taken back, so it falls silent."""
-        self.settle()
+        """Flush, and give no more observations: an instrument cannot be unregistered."""
+        self.flush()
         self.silence()
 
     def silence(self) -> None:
-        """Observe nothing from now on, and leave what was recorded where it is."""
+        """Give no more observations, and leave what was recorded where it is."""
         for instruments in self._instruments:
             instruments.silence()
 
 
-def _within(span: SpanContext | None) -> Context:
+def _context_with(span: SpanContext | None) -> Context:
     """Return a context in which a span is current, or none is, whatever is current here."""
     # Not an empty one: the SDK takes that for none given, and asks for the current one.
     return set_span_in_context(NonRecordingSpan(span or INVALID_SPAN_CONTEXT), Context())
@@ -199,7 +201,9 @@ class _Instruments:
             )
         return self._histograms[metric.name]
 
-    def observe(self, metric: Metric, observations: Callable[[], list[Observation]]) -> None:
+    def register_observable(
+        self, metric: Metric, observations: Callable[[], list[Observation]]
+    ) -> None:
         self._observed[metric.name] = observations
         if metric.name in self._made:
             return

@@ -131,8 +131,8 @@ class Access(Probe):
         self._data_layer.listen(
             patches, self.guard, lambda layer: shadow(patches, layer, "get_thread", wrap_get_thread)
         )
-        self.telemetry.observe(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
-        self.telemetry.observe(catalog.ACCESS_DENIALS, self.denials, self.guard)
+        self.telemetry.register_observable(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
+        self.telemetry.register_observable(catalog.ACCESS_DENIALS, self.denials, self.guard)
 
     def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
         """Return what bounds the methods and the reasons that the app gives."""

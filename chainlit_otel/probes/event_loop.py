@@ -293,7 +293,7 @@ class EventLoop(Probe):
         if not hasattr(module, "BaseSession"):
             raise SeamMissing("chainlit.session.BaseSession")
         patches.wrap_attribute(module.BaseSession, "__init__", _wrap_session_init(self))
-        self.telemetry.observe(
+        self.telemetry.register_observable(
             catalog.EVENT_LOOP_BLOCKED, self.monitor.heartbeat.blocked, self.guard
         )
         self.monitor.patches = patches

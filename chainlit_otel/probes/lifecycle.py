@@ -1,7 +1,7 @@
 """Start and end of the process: the ASGI lifespan of the application that serves Chainlit.
 
 Chainlit's own lifespan ends in `os._exit(0)`, and under `mount_chainlit` uvicorn dies of the
-signal that stopped it: `atexit` runs in neither. So the books are closed and exported when the
+signal that stopped it: `atexit` runs in neither. So the ledgers are closed and exported when the
 server says `lifespan.shutdown`, before any code of the application hears of it. Wrapping
 `Router.lifespan` serves both, whichever application is the outermost. uvicorn closes the
 sockets before that; its `shutdown` is wrapped to tell these closes from lost connections.

@@ -33,7 +33,7 @@ class Mcp(Probe):
             raise SeamMissing("chainlit.session.McpSession")
         patches.wrap_attribute(session, "__init__", _wrap_init(self))
         patches.wrap_attribute(session, "close", _wrap_close(self))
-        self.telemetry.observe(catalog.MCP_CONNECTIONS, self.active, self.guard)
+        self.telemetry.register_observable(catalog.MCP_CONNECTIONS, self.active, self.guard)
 
     def opened(self, connection: Any) -> None:
         """A connection stands; it counts until it is closed or garbage-collected."""

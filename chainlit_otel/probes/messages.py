@@ -91,12 +91,12 @@ class Messages(Probe):
         patches.replace_attribute(emitter, "process_message", bound(_wrap_emitter_process_message))
         patches.wrap_on_instance(sio, "emit", bound(_wrap_emit), fast=True)
         patches.wrap_on_instance(sio, "call", bound(_wrap_call))
-        observe = functools.partial(self.telemetry.observe, guard=self.guard)
-        observe(catalog.TURN_ACTIVE, self.ledger.active)
-        observe(catalog.TURN_PEAK, self.ledger.peaks)
-        observe(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
-        observe(catalog.MESSAGES, lambda: dict(self.ledger.messages))
-        observe(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
+        register = functools.partial(self.telemetry.register_observable, guard=self.guard)
+        register(catalog.TURN_ACTIVE, self.ledger.active)
+        register(catalog.TURN_PEAK, self.ledger.peaks)
+        register(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
+        register(catalog.MESSAGES, lambda: dict(self.ledger.messages))
+        register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
 
     def overflows(self) -> Mapping[catalog.Attribute, LearnedSet]:
         """Return what bounds the chat profiles."""

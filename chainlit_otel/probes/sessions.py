@@ -102,17 +102,17 @@ class Sessions(Probe):
         patches.wrap_attribute(http, "delete", _wrap_delete(self))
         if self._adopts:
             self.adopt()
-        observe = functools.partial(self.telemetry.observe, guard=self.guard)
-        observe(catalog.SESSION_STARTS, self.ledger.starts)
-        observe(catalog.SESSION_ACTIVE, self.ledger.active)
-        observe(catalog.SESSION_PEAK, self.ledger.peaks)
-        observe(catalog.SESSION_ENDS, self.ledger.ends)
-        observe(catalog.SESSION_TIME, self.ledger.time)
-        observe(catalog.SESSION_RECONNECTS, self.ledger.reconnects)
-        observe(catalog.SESSION_OLDEST_AGE, self.ledger.oldest_age)
-        observe(catalog.SESSION_LOOKUP_MISSES, self.misses.read)
-        observe(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
-        observe(catalog.RETAINED, self.retained)
+        register = functools.partial(self.telemetry.register_observable, guard=self.guard)
+        register(catalog.SESSION_STARTS, self.ledger.starts)
+        register(catalog.SESSION_ACTIVE, self.ledger.active)
+        register(catalog.SESSION_PEAK, self.ledger.peaks)
+        register(catalog.SESSION_ENDS, self.ledger.ends)
+        register(catalog.SESSION_TIME, self.ledger.time)
+        register(catalog.SESSION_RECONNECTS, self.ledger.reconnects)
+        register(catalog.SESSION_OLDEST_AGE, self.ledger.oldest_age)
+        register(catalog.SESSION_LOOKUP_MISSES, self.misses.read)
+        register(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
+        register(catalog.RETAINED, self.retained)
 
     def overflows(self) -> Mapping[catalog.Attribute, ClosedSet]:
         """Return what bounds the clients."""
@@ -149,7 +149,7 @@ class Sessions(Probe):
             self._signed_in(session)
         reason = "completed" if type == "http" else catalog.OTHER
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
-        finalizer = weakref.finalize(session, self.ledger.collected, handle, reason)
+        finalizer = weakref.finalize(session, self.ledger.finalized, handle, reason)
         finalizer.atexit = False
         self.telemetry.session_started(handle.hash)
 
@@ -159,7 +159,7 @@ class Sessions(Probe):
             self.started(session, "websocket")
 
     def knows(self, session: Any) -> bool:
-        """Tell whether a session is in the books, be it over."""
+        """Tell whether a session is in the ledger, be it over."""
         return session in self._handles
 
     def took_a_turn(self, session: Any) -> None:
@@ -181,7 +181,7 @@ class Sessions(Probe):
         return attributes
 
     def restored(self, session: Any) -> None:
-        """A socket took up a session; one that the books have closed begins anew."""
+        """A socket took up a session; one that has ended in the ledger begins anew."""
         handle = self._handles.get(session)
         if handle is None or not self.ledger.restore(handle):
             self._failed.discard(session)
@@ -191,7 +191,7 @@ class Sessions(Probe):
     def dropped(self, session: Any) -> None:
         """The current socket of a session is gone, and Chainlit begins to clean up."""
         self._disconnecting.add(session)
-        self.users.left(session)
+        self.users.disconnect(session)
         if handle := self._handles.get(session):
             self.ledger.drop(handle)
 
@@ -219,7 +219,7 @@ class Sessions(Probe):
 
     def deleted(self, session: Any) -> None:
         """Chainlit deletes a session."""
-        self.users.left(session)
+        self.users.disconnect(session)
         self._http.pop(session.id, None)
         if handle := self._handles.get(session):
             self.ledger.end(handle, self._end_reason(session, handle))
@@ -241,7 +241,7 @@ class Sessions(Probe):
 
     def _signed_in(self, session: Any) -> None:
         if session.user is not None:
-            self.users.came(session, str(session.user.identifier))
+            self.users.connect(session, str(session.user.identifier))
 
     def _http_sessions(self) -> Iterator[Any]:
         # Taken in one go: others start and end sessions while somebody reads.

@@ -78,9 +78,15 @@ class Sockets(Probe):
         )
         inbound.install(patches, self.guard, self.ledger, sio)
         self.adopt()
-        self.telemetry.observe(catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard)
-        self.telemetry.observe(catalog.CONNECTION_REJECTED, self.ledger.rejected, self.guard)
-        self.telemetry.observe(catalog.INBOUND_DROPPED, self.ledger.thrown_away, self.guard)
+        self.telemetry.register_observable(
+            catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard
+        )
+        self.telemetry.register_observable(
+            catalog.CONNECTION_REJECTED, self.ledger.rejected, self.guard
+        )
+        self.telemetry.register_observable(
+            catalog.INBOUND_DROPPED, self.ledger.thrown_away, self.guard
+        )
 
     def on_startup(self) -> None:
         """A server that starts closes no sockets, whatever another one did."""

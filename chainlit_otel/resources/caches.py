@@ -13,8 +13,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
+from chainlit_otel.core.counters import ResettableCounter
 from chainlit_otel.core.labels import LearnedSet
-from chainlit_otel.core.tallies import Tally
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.resources.readings import Questions, Together
@@ -22,7 +22,7 @@ from chainlit_otel.resources.readings import Questions, Together
 _NAMES = 32
 
 
-class Figures(NamedTuple):
+class CacheStats(NamedTuple):
     """What a cache says of itself.
 
     Attributes:
@@ -38,31 +38,35 @@ class Figures(NamedTuple):
     evictions: int | None = None
 
 
-class _Watched:
+class _WatchedCache:
     """A cache and what it has told so far, over all caches that had its name."""
 
     def __init__(self, name: str, label: str) -> None:
         self.name = name
         self.label = label
         self.busy = False
-        self.read: Callable[[], Figures | None] = lambda: None
-        self.hits, self.misses, self.evictions = Tally(), Tally(), Tally()
+        self.read: Callable[[], CacheStats | None] = lambda: None
+        self.hits, self.misses, self.evictions = (
+            ResettableCounter(),
+            ResettableCounter(),
+            ResettableCounter(),
+        )
         self.size: int | None = None
         self.evicts = False
 
     @property
-    def tallies(self) -> tuple[Tally, Tally, Tally]:
+    def counters(self) -> tuple[ResettableCounter, ResettableCounter, ResettableCounter]:
         return self.hits, self.misses, self.evictions
 
-    def take(self) -> None:
-        figures = self.read()
-        self.size = None if figures is None else figures.size
-        if figures is not None:
-            self.hits.take(figures.hits)
-            self.misses.take(figures.misses)
-            if figures.evictions is not None:
+    def update(self) -> None:
+        stats = self.read()
+        self.size = None if stats is None else stats.size
+        if stats is not None:
+            self.hits.update(stats.hits)
+            self.misses.update(stats.misses)
+            if stats.evictions is not None:
                 self.evicts = True
-                self.evictions.take(figures.evictions)
+                self.evictions.update(stats.evictions)
 
 
 class Caches:
@@ -70,7 +74,7 @@ class Caches:
 
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, _WatchedCache] = {}
         self._questions = Questions()
 
     def watch(self, name: str, cache: Any) -> None:
@@ -95,14 +99,14 @@ class Caches:
         watched = self._watched.get(name)
         if watched is None:
             self.names.learn([name])
-            watched = _Watched(f"watch_cache({name!r}, …)", self.names(name))
+            watched = _WatchedCache(f"watch_cache({name!r}, …)", self.names(name))
             self._watched[name] = watched
         else:
             # What the one before it has counted last.
             self._questions.ask([watched], suppress(Exception))
         watched.read = read
-        for tally in watched.tallies:
-            tally.restart()
+        for counter in watched.counters:
+            counter.rebase()
 
     def read(self, guard: Guard) -> None:
         """Ask all caches for their figures.
@@ -119,15 +123,15 @@ class Caches:
             one.busy = False
         self._questions.ask(watched, guard)
         for one in watched:
-            for tally in one.tallies:
-                tally.total = 0
+            for counter in one.counters:
+                counter.total = 0
 
     def lookups(self) -> dict[tuple[str, ...], int]:
         """Return the lookups up to the last reading, by cache and result."""
         counts: dict[tuple[str, ...], int] = {}
         for one in list(self._watched.values()):
-            for result, tally in (("hit", one.hits), ("miss", one.misses)):
-                counts[one.label, result] = counts.get((one.label, result), 0) + tally.total
+            for result, counter in (("hit", one.hits), ("miss", one.misses)):
+                counts[one.label, result] = counts.get((one.label, result), 0) + counter.total
         return counts
 
     def sizes(self) -> dict[tuple[str, ...], int]:
@@ -147,10 +151,10 @@ class Caches:
         return counts
 
 
-def _reader(cache: Any) -> Callable[[], Figures | None] | None:
+def _reader(cache: Any) -> Callable[[], CacheStats | None] | None:
     if isinstance(cache, tuple) and len(cache) == 2 and all(map(callable, cache)):
         hits, misses = cache
-        return lambda: Figures(hits(), misses())
+        return lambda: CacheStats(hits(), misses())
     if callable(getattr(cache, "cache_info", None)):
         return _weakly(cache, _from_info)
     if hasattr(cache, "hits") and hasattr(cache, "misses"):
@@ -158,7 +162,7 @@ def _reader(cache: Any) -> Callable[[], Figures | None] | None:
     return None
 
 
-def _weakly(cache: Any, describe: Callable[[Any], Figures]) -> Callable[[], Figures | None]:
+def _weakly(cache: Any, describe: Callable[[Any], CacheStats]) -> Callable[[], CacheStats | None]:
     get: Callable[[], Any]
     try:
         get = weakref.ref(cache)
@@ -167,26 +171,26 @@ def _weakly(cache: Any, describe: Callable[[Any], Figures]) -> Callable[[], Figu
         def get() -> Any:
             return cache
 
-    def read() -> Figures | None:
+    def read() -> CacheStats | None:
         alive = get()
         return None if alive is None else describe(alive)
 
     return read
 
 
-def _from_info(cache: Any) -> Figures:
+def _from_info(cache: Any) -> CacheStats:
     info = cache.cache_info()
-    return Figures(info.hits, info.misses, getattr(info, "currsize", None))
+    return CacheStats(info.hits, info.misses, getattr(info, "currsize", None))
 
 
-def _from_attributes(cache: Any) -> Figures:
+def _from_attributes(cache: Any) -> CacheStats:
     size = len(cache) if hasattr(cache, "__len__") else None
-    return Figures(cache.hits, cache.misses, size, getattr(cache, "evictions", None))
+    return CacheStats(cache.hits, cache.misses, size, getattr(cache, "evictions", None))
 
 
-def observe(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
+def register_observables(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
     """Have the figures of the caches read when somebody collects."""
     together = Together(telemetry, guard, functools.partial(caches.read, guard))
-    together.observe(catalog.CACHE_LOOKUPS, caches.lookups)
-    together.observe(catalog.CACHE_SIZE, caches.sizes)
-    together.observe(catalog.CACHE_EVICTIONS, caches.evictions)
+    together.register_observable(catalog.CACHE_LOOKUPS, caches.lookups)
+    together.register_observable(catalog.CACHE_SIZE, caches.sizes)
+    together.register_observable(catalog.CACHE_EVICTIONS, caches.evictions)

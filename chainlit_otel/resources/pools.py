@@ -23,7 +23,7 @@ _NAMES = 32
 _UNLIMITED = 2**31  # what redis-py has for "as many as you like"
 
 
-class Figures(NamedTuple):
+class PoolStats(NamedTuple):
     """The connections of a pool.
 
     Attributes:
@@ -37,26 +37,26 @@ class Figures(NamedTuple):
     most: int | None
 
 
-class _Watched:
+class _WatchedPool:
     """A pool, or what gives one, and what it said when it was asked last."""
 
     def __init__(self, name: str, label: str, get: Callable[[], Any]) -> None:
         self.name = name
         self.label = label
         self.busy = False
-        self.core: Any = None
-        self.figures: Figures | None = None
+        self.pool: Any = None
+        self.stats: PoolStats | None = None
         self._get = get
 
     def forget(self) -> None:
-        self.core = self.figures = None
+        self.pool = self.stats = None
 
-    def take(self) -> None:
+    def update(self) -> None:
         self.forget()
-        core = _core(self._get())
-        if core is not None:
-            self.figures = _FIGURES[_library(core)](core)
-            self.core = core
+        pool = _pool_of(self._get())
+        if pool is not None:
+            self.stats = _STATS[_library(pool)](pool)
+            self.pool = pool
 
 
 class Pools:
@@ -64,11 +64,11 @@ class Pools:
 
     def __init__(self) -> None:
         self.names = LearnedSet(_NAMES)
-        self._named: dict[str, _Watched] = {}
+        self._named: dict[str, _WatchedPool] = {}
         self._layers = Identities()
         self._found: dict[str, str] = {}
         self._questions = Questions()
-        self._figures: list[tuple[str, Figures]] = []
+        self._stats: list[tuple[str, PoolStats]] = []
 
     def watch(self, name: str, pool: Any) -> None:
         """Watch a pool; the same name again stands for another one.
@@ -82,7 +82,7 @@ class Pools:
         """
         if not isinstance(name, str) or not name:
             raise TypeError(f"watch_pool({name!r}, …): the name must be a string")
-        if _core(pool) is not None:
+        if _pool_of(pool) is not None:
             get = _reference(pool)
         elif callable(pool):
             get = pool
@@ -92,7 +92,7 @@ class Pools:
                 "client of SQLAlchemy, asyncpg, redis or PyMongo, or a function that returns one"
             )
         self.names.learn([name])
-        self._named[name] = _Watched(f"watch_pool({name!r}, …)", self.names(name), get)
+        self._named[name] = _WatchedPool(f"watch_pool({name!r}, …)", self.names(name), get)
 
     def found(self, layer: Any) -> None:
         """Look for pools on a data layer."""
@@ -104,23 +104,23 @@ class Pools:
         Args:
             guard: Holds what goes wrong with one of them; it takes no other with it.
         """
-        asked = list(self._named.values())
-        for one in asked:
+        resources = list(self._named.values())
+        for one in resources:
             # What does not answer is not known, whatever it was before.
             one.forget()
-        self._questions.ask(asked, guard)
-        seen: list[Any] = []
-        figures: list[tuple[str, Figures]] = []
+        self._questions.ask(resources, guard)
+        counted: list[Any] = []
+        stats: list[tuple[str, PoolStats]] = []
         # Each pool once, by the name that the app gave it, if it did.
-        for one in [*asked, *self._on_layers()]:
+        for one in [*resources, *self._on_layers()]:
             with guard:
-                if one not in asked:
-                    one.take()
-                if one.figures is not None and not any(one.core is other for other in seen):
-                    seen.append(one.core)
-                    figures.append((one.label, one.figures))
-            one.core = None
-        self._figures = figures
+                if one not in resources:
+                    one.update()
+                if one.stats is not None and not any(one.pool is other for other in counted):
+                    counted.append(one.pool)
+                    stats.append((one.label, one.stats))
+            one.pool = None
+        self._stats = stats
 
     def renew(self) -> None:
         """Begin anew, in a forked child: nothing that was asked in the parent answers here."""
@@ -130,25 +130,25 @@ class Pools:
     def connections(self) -> dict[tuple[str, ...], int]:
         """Return the connections at the last reading, by pool and state."""
         counts: dict[tuple[str, ...], int] = {}
-        for name, figures in self._figures:
-            for state, number in (("idle", figures.idle), ("used", figures.used)):
+        for name, stats in self._stats:
+            for state, number in (("idle", stats.idle), ("used", stats.used)):
                 counts[name, state] = counts.get((name, state), 0) + number
         return counts
 
     def limits(self) -> dict[tuple[str, ...], int]:
         """Return how many connections there could be at the last reading, by pool."""
         limits: dict[tuple[str, ...], int] = {}
-        for name, figures in self._figures:
-            if figures.most is not None:
-                limits[(name,)] = limits.get((name,), 0) + figures.most
+        for name, stats in self._stats:
+            if stats.most is not None:
+                limits[(name,)] = limits.get((name,), 0) + stats.most
         return limits
 
-    def _on_layers(self) -> Iterator[_Watched]:
+    def _on_layers(self) -> Iterator[_WatchedPool]:
         for layer in self._layers:
             for attribute, value in list(vars(layer).items()):
-                if _core(value) is not None:
+                if _pool_of(value) is not None:
                     name = self._name_of(f"{type(layer).__name__}.{attribute}")
-                    yield _Watched(name, name, functools.partial(_itself, value))
+                    yield _WatchedPool(name, name, functools.partial(_itself, value))
 
     def _name_of(self, name: str) -> str:
         if name not in self._found:
@@ -180,12 +180,12 @@ def _library(thing: Any) -> str:
     """Return the library whose class an object is of, or whose class it inherits from."""
     for kind in type(thing).__mro__:
         library = kind.__module__.partition(".")[0]
-        if library in _FIGURES:
+        if library in _STATS:
             return library
     return ""
 
 
-def _core(thing: Any) -> Any:
+def _pool_of(thing: Any) -> Any:
     """Return the pool itself of what has one; None if it has none."""
     library = _library(thing)
     if library == "sqlalchemy":
@@ -202,43 +202,43 @@ def _core(thing: Any) -> Any:
     return None
 
 
-def _sqlalchemy(pool: Any) -> Figures:
+def _sqlalchemy(pool: Any) -> PoolStats:
     overflow = pool._max_overflow
     most = pool.size() + overflow if overflow >= 0 else None
-    return Figures(pool.checkedout(), pool.checkedin(), most)
+    return PoolStats(pool.checkedout(), pool.checkedin(), most)
 
 
-def _asyncpg(pool: Any) -> Figures | None:
+def _asyncpg(pool: Any) -> PoolStats | None:
     if pool.is_closing():
         return None
     idle = pool.get_idle_size()
-    return Figures(pool.get_size() - idle, idle, pool.get_max_size())
+    return PoolStats(pool.get_size() - idle, idle, pool.get_max_size())
 
 
-def _redis(pool: Any) -> Figures:
+def _redis(pool: Any) -> PoolStats:
     most = pool.max_connections if pool.max_connections < _UNLIMITED else None
     if hasattr(pool, "_in_use_connections"):
-        return Figures(len(pool._in_use_connections), len(pool._available_connections), most)
+        return PoolStats(len(pool._in_use_connections), len(pool._available_connections), most)
     # The blocking pool that is not asynchronous has empty places in a queue.
     idle = sum(connection is not None for connection in list(pool.pool.queue))
-    return Figures(len(pool._connections) - idle, idle, most)
+    return PoolStats(len(pool._connections) - idle, idle, most)
 
 
-def _pymongo(client: Any) -> Figures | None:
+def _pymongo(client: Any) -> PoolStats | None:
     topology = client._topology
     if topology is None:
         return None
     # One pool for each server of a cluster.
     pools = [server.pool for server in list(topology._servers.values())]
     limits = [pool.opts.max_pool_size for pool in pools]
-    return Figures(
+    return PoolStats(
         sum(pool.active_sockets for pool in pools),
         sum(len(pool.conns) for pool in pools),
         sum(limits) if limits and all(limits) else None,
     )
 
 
-_FIGURES: dict[str, Callable[[Any], Figures | None]] = {
+_STATS: dict[str, Callable[[Any], PoolStats | None]] = {
     "sqlalchemy": _sqlalchemy,
     "asyncpg": _asyncpg,
     "redis": _redis,
@@ -250,8 +250,8 @@ def _itself(pool: Any) -> Any:
     return pool
 
 
-def observe(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
+def register_observables(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
     """Have the figures of the pools read when somebody collects."""
     together = Together(telemetry, guard, functools.partial(pools.read, guard))
-    together.observe(catalog.POOL_CONNECTIONS, pools.connections)
-    together.observe(catalog.POOL_MAX, pools.limits)
+    together.register_observable(catalog.POOL_CONNECTIONS, pools.connections)
+    together.register_observable(catalog.POOL_MAX, pools.limits)

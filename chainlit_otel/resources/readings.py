@@ -19,7 +19,7 @@ TIMEOUT = 1.0
 """Seconds that all of them together may take."""
 
 
-class Asked(Protocol):
+class Resource(Protocol):
     """What is asked for figures.
 
     Attributes:
@@ -30,8 +30,8 @@ class Asked(Protocol):
     name: str
     busy: bool
 
-    def take(self) -> None:
-        """Ask, and keep what it says; it may raise anything."""
+    def update(self) -> None:
+        """Ask, and keep the answer; it may raise anything."""
 
 
 class Questions:
@@ -40,15 +40,15 @@ class Questions:
     def __init__(self) -> None:
         self._lock = Lock()
 
-    def ask(self, asked: Iterable[Asked], guard: AbstractContextManager[object]) -> None:
-        """Have each take its figures; return when all have, or when the time is over.
+    def ask(self, resources: Iterable[Resource], guard: AbstractContextManager[object]) -> None:
+        """Update each of them; return when all are, or when the time is over.
 
         Args:
-            asked: What is asked, but for those that have not answered yet.
+            resources: What is asked, but for those that have not answered yet.
             guard: Holds what goes wrong with one of them; the others are asked all the same.
         """
         with self._lock:
-            due = [one for one in asked if not one.busy]
+            due = [one for one in resources if not one.busy]
             if not due:
                 return
             done, late = Event(), Event()
@@ -67,7 +67,7 @@ class Questions:
 
 
 def _ask_all(
-    due: list[Asked], guard: AbstractContextManager[object], done: Event, late: Event
+    due: list[Resource], guard: AbstractContextManager[object], done: Event, late: Event
 ) -> None:
     for one in due:
         if late.is_set():
@@ -75,7 +75,7 @@ def _ask_all(
         one.busy = True
         with guard:
             try:
-                one.take()
+                one.update()
             except BaseException as error:
                 raise PlainError(f"{one.name} raised {type(error).__name__}") from error
             finally:
@@ -89,18 +89,18 @@ class Together:
     Args:
         telemetry: Shows them.
         guard: Holds what goes wrong in a reading.
-        take: Takes a reading.
+        update: Takes a reading.
     """
 
-    def __init__(self, telemetry: Telemetry, guard: Guard, take: Callable[[], None]) -> None:
+    def __init__(self, telemetry: Telemetry, guard: Guard, update: Callable[[], None]) -> None:
         self._telemetry = telemetry
         self._guard = guard
-        self._take = take
+        self._update = update
         self._lock = Lock()
         self._shown: set[catalog.Metric] | None = None
 
-    def observe(self, metric: catalog.Metric, reading: Reading) -> None:
-        """Have a metric shown.
+    def register_observable(self, metric: catalog.Metric, reading: Reading) -> None:
+        """Register a metric.
 
         Args:
             metric: The metric.
@@ -110,9 +110,9 @@ class Together:
         def numbers() -> Mapping[catalog.LabelSet, float]:
             with self._lock:
                 if self._shown is None or metric in self._shown:
-                    self._take()
+                    self._update()
                     self._shown = set()
                 self._shown.add(metric)
                 return reading()
 
-        self._telemetry.observe(metric, numbers, self._guard)
+        self._telemetry.register_observable(metric, numbers, self._guard)

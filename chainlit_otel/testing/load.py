@@ -1,4 +1,4 @@
-"""Many visitors: what each is going to do, doing it, and the book that is kept of it."""
+"""Many visitors: what each is going to do, doing it, and the report of it."""
 
 from __future__ import annotations
 
@@ -139,8 +139,8 @@ class Plan:
 
 
 @dataclass
-class Tally:
-    """What the visitors have done, by their own books.
+class LoadReport:
+    """What the visitors have done, by their own count.
 
     Attributes:
         arrived: visitors that have come.
@@ -218,7 +218,7 @@ class Crowd:
         client_type, transports, headers, timeout: of every `Visitor`.
 
     Attributes:
-        tally: the books, up to date at any time.
+        report: what they have done, up to date at any time.
     """
 
     def __init__(
@@ -233,13 +233,13 @@ class Crowd:
     ) -> None:
         self.url = url
         self.plan = plan
-        self.tally = Tally()
+        self.report = LoadReport()
         self._client_type = client_type
         self._transports = transports
         self._headers = headers
         self._timeout = timeout
 
-    async def run(self) -> Tally:
+    async def run(self) -> LoadReport:
         """Let all of them come and go; cancelling sends everybody home at once."""
         start = time.monotonic()
         present: set[asyncio.Task[None]] = set()
@@ -256,7 +256,7 @@ class Crowd:
                 task.cancel()
             if present:
                 await asyncio.wait(present)
-        return self.tally
+        return self.report
 
     async def _visit(self, itinerary: Itinerary) -> None:
         visitor = Visitor(
@@ -266,24 +266,24 @@ class Crowd:
             headers=self._headers,
             timeout=self._timeout,
         )
-        visit = _Visit(visitor, self.tally)
-        self.tally.arrived += 1
+        visit = _Visit(visitor, self.report)
+        self.report.arrived += 1
         try:
             await visit.follow(itinerary)
         except VisitError as error:
-            self.tally.complain(error)
+            self.report.complain(error)
         finally:
             await visit.leave(clear=False)
-            self.tally.errors += visitor.failures
-            self.tally.finished += 1
+            self.report.errors += visitor.failures
+            self.report.finished += 1
 
 
 class _Visit:
-    """One visitor following an itinerary, with the books kept."""
+    """One visitor who follows an itinerary and reports what was done."""
 
-    def __init__(self, visitor: Visitor, tally: Tally) -> None:
+    def __init__(self, visitor: Visitor, report: LoadReport) -> None:
         self._visitor = visitor
-        self._tally = tally
+        self._report = report
         self._inside = False
         self._session_start: float | None = None
         self._last_seen = 0.0
@@ -313,43 +313,43 @@ class _Visit:
             await self._visitor.drop()
             await asyncio.sleep(act.absence)
             await self._visitor.reconnect()
-            self._tally.reconnects += 1
+            self._report.reconnects += 1
             self._come_in()
         else:
             self._turn_to_go()
             await self._visitor.new_chat()
             self._end_session()
-            self._tally.new_chats += 1
+            self._report.new_chats += 1
             self._start_session()
 
     async def _talk(self, text: str) -> None:
-        self._tally.messages += 1
+        self._report.messages += 1
         sent = time.monotonic()
         replies = await self._visitor.talk(text)
-        self._tally.answer_times.append(time.monotonic() - sent)
-        self._tally.replies += len(replies)
+        self._report.answer_times.append(time.monotonic() - sent)
+        self._report.replies += len(replies)
         if not replies:
-            self._tally.complain(NoAnswer(f"the app said nothing to {text!r}"))
+            self._report.complain(NoAnswer(f"the app said nothing to {text!r}"))
 
     def _start_session(self) -> None:
-        self._tally.sessions += 1
+        self._report.sessions += 1
         self._session_start = time.monotonic()
         self._come_in()
 
     def _come_in(self) -> None:
         self._inside = True
-        self._tally.enter()
+        self._report.enter()
 
     def _turn_to_go(self) -> None:
         if self._inside:
             self._inside = False
-            self._tally.connected -= 1
+            self._report.connected -= 1
             self._last_seen = time.monotonic()
 
     def _end_session(self) -> None:
         if self._session_start is not None:
-            self._tally.ended += 1
-            self._tally.seconds += self._last_seen - self._session_start
+            self._report.ended += 1
+            self._report.seconds += self._last_seen - self._session_start
             self._session_start = None
 
 

@@ -26,7 +26,7 @@ class Socket:
         return self.upgraded
 
 
-class Books:
+class Recorded:
     def __init__(self) -> None:
         self.now = 0
         self.closed: Closed = []
@@ -40,94 +40,94 @@ class Books:
 
 
 @pytest.fixture
-def books() -> Books:
-    return Books()
+def recorded() -> Recorded:
+    return Recorded()
 
 
-def test_before_anything_happens_both_transports_are_there_at_zero(books: Books) -> None:
-    assert books.active == {"polling": 0, "websocket": 0}
-    assert books.ledger.rejected() == {}
+def test_before_anything_happens_both_transports_are_there_at_zero(recorded: Recorded) -> None:
+    assert recorded.active == {"polling": 0, "websocket": 0}
+    assert recorded.ledger.rejected() == {}
 
 
-def test_a_connection_polls_until_it_is_upgraded(books: Books) -> None:
+def test_a_connection_polls_until_it_is_upgraded(recorded: Recorded) -> None:
     first, second = Socket(), Socket()
-    books.ledger.open(first)
-    books.ledger.open(second)
-    assert books.active == {"polling": 2, "websocket": 0}
+    recorded.ledger.open(first)
+    recorded.ledger.open(second)
+    assert recorded.active == {"polling": 2, "websocket": 0}
     second.upgraded = True
-    assert books.active == {"polling": 1, "websocket": 1}
+    assert recorded.active == {"polling": 1, "websocket": 1}
     first.upgraded = True
-    assert books.active == {"polling": 0, "websocket": 2}
+    assert recorded.active == {"polling": 0, "websocket": 2}
 
 
-def test_an_upgraded_connection_is_not_asked_again(books: Books) -> None:
+def test_an_upgraded_connection_is_not_asked_again(recorded: Recorded) -> None:
     socket = Socket()
     socket.upgraded = True
-    books.ledger.open(socket)
-    assert books.active == {"polling": 0, "websocket": 1}
-    assert books.active == {"polling": 0, "websocket": 1}
+    recorded.ledger.open(socket)
+    assert recorded.active == {"polling": 0, "websocket": 1}
+    assert recorded.active == {"polling": 0, "websocket": 1}
     assert socket.asked == 1
 
 
-def test_a_close_tells_reason_and_duration(books: Books) -> None:
-    books.now = 5 * NS
-    connection = books.ledger.open(Socket())
-    books.now += 90 * NS + 250_000_000
-    books.ledger.close(connection, "transport_close")
-    assert books.closed == [("transport_close", 90.25)]
-    assert books.active == {"polling": 0, "websocket": 0}
+def test_a_close_tells_reason_and_duration(recorded: Recorded) -> None:
+    recorded.now = 5 * NS
+    connection = recorded.ledger.open(Socket())
+    recorded.now += 90 * NS + 250_000_000
+    recorded.ledger.close(connection, "transport_close")
+    assert recorded.closed == [("transport_close", 90.25)]
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
-def test_a_second_close_changes_nothing(books: Books) -> None:
-    connection, other = books.ledger.open(Socket()), books.ledger.open(Socket())
-    books.ledger.close(connection, "client_disconnect")
-    books.now += NS
-    books.ledger.close(connection, "ping_timeout")
-    assert books.closed == [("client_disconnect", 0.0)]
-    assert books.active == {"polling": 1, "websocket": 0}
-    books.ledger.close(other, "client_disconnect")
-    assert books.active == {"polling": 0, "websocket": 0}
+def test_a_second_close_changes_nothing(recorded: Recorded) -> None:
+    connection, other = recorded.ledger.open(Socket()), recorded.ledger.open(Socket())
+    recorded.ledger.close(connection, "client_disconnect")
+    recorded.now += NS
+    recorded.ledger.close(connection, "ping_timeout")
+    assert recorded.closed == [("client_disconnect", 0.0)]
+    assert recorded.active == {"polling": 1, "websocket": 0}
+    recorded.ledger.close(other, "client_disconnect")
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
-def test_a_connection_closes_from_either_transport(books: Books) -> None:
+def test_a_connection_closes_from_either_transport(recorded: Recorded) -> None:
     polling, websocket = Socket(), Socket()
     websocket.upgraded = True
-    connections = [books.ledger.open(polling), books.ledger.open(websocket)]
-    assert books.active == {"polling": 1, "websocket": 1}
+    connections = [recorded.ledger.open(polling), recorded.ledger.open(websocket)]
+    assert recorded.active == {"polling": 1, "websocket": 1}
     for connection in connections:
-        books.ledger.close(connection, "transport_close")
-    assert books.active == {"polling": 0, "websocket": 0}
+        recorded.ledger.close(connection, "transport_close")
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
-def test_refusals_are_counted_by_reason(books: Books) -> None:
+def test_refusals_are_counted_by_reason(recorded: Recorded) -> None:
     for reason in ("authentication_failed", "other", "authentication_failed"):
-        books.ledger.reject(reason)
-    assert books.ledger.rejected() == {("authentication_failed",): 2, ("other",): 1}
-    assert books.active == {"polling": 0, "websocket": 0}
+        recorded.ledger.reject(reason)
+    assert recorded.ledger.rejected() == {("authentication_failed",): 2, ("other",): 1}
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
-def test_a_reading_is_a_copy(books: Books) -> None:
-    books.ledger.reject("other")
-    reading = books.ledger.rejected()
+def test_a_reading_is_a_copy(recorded: Recorded) -> None:
+    recorded.ledger.reject("other")
+    reading = recorded.ledger.rejected()
     reading[("other",)] = 7
-    assert books.ledger.rejected() == {("other",): 1}
+    assert recorded.ledger.rejected() == {("other",): 1}
 
 
-def test_at_shutdown_every_open_connection_closes_once(books: Books) -> None:
-    gone = books.ledger.open(Socket())
-    books.ledger.open(Socket())
-    books.now += NS
-    books.ledger.open(Socket())
-    books.ledger.close(gone, "client_disconnect")
-    books.now += NS
-    books.ledger.close_all("shutdown")
-    books.ledger.close_all("shutdown")
-    assert sorted(books.closed) == [
+def test_at_shutdown_every_open_connection_closes_once(recorded: Recorded) -> None:
+    gone = recorded.ledger.open(Socket())
+    recorded.ledger.open(Socket())
+    recorded.now += NS
+    recorded.ledger.open(Socket())
+    recorded.ledger.close(gone, "client_disconnect")
+    recorded.now += NS
+    recorded.ledger.close_all("shutdown")
+    recorded.ledger.close_all("shutdown")
+    assert sorted(recorded.closed) == [
         ("client_disconnect", 1.0),
         ("shutdown", 1.0),
         ("shutdown", 2.0),
     ]
-    assert books.active == {"polling": 0, "websocket": 0}
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
 @pytest.mark.timeout(10)
@@ -138,15 +138,15 @@ def test_whoever_is_told_of_a_close_may_read_the_books_again() -> None:
     assert readings == [0]
 
 
-def test_a_socket_that_cannot_be_asked_does_not_hold_the_books(books: Books) -> None:
+def test_a_socket_that_cannot_be_asked_does_not_hold_the_ledger(recorded: Recorded) -> None:
     def broken() -> bool:
         raise RuntimeError("gone")
 
-    connection = books.ledger.open(broken)
+    connection = recorded.ledger.open(broken)
     with pytest.raises(RuntimeError, match="gone"):
-        books.ledger.active()
-    books.ledger.close(connection, "other")
-    assert books.active == {"polling": 0, "websocket": 0}
+        recorded.ledger.active()
+    recorded.ledger.close(connection, "other")
+    assert recorded.active == {"polling": 0, "websocket": 0}
 
 
 @given(
@@ -158,7 +158,7 @@ def test_a_socket_that_cannot_be_asked_does_not_hold_the_books(books: Books) -> 
     )
 )
 def test_the_books_agree_with_the_list_of_what_happened(events: list[tuple[str, int]]) -> None:
-    books = Books()
+    recorded = Recorded()
     sockets: list[Socket] = []
     connections: list[Connection] = []
     opened: list[int] = []
@@ -169,25 +169,25 @@ def test_the_books_agree_with_the_list_of_what_happened(events: list[tuple[str, 
 
     for what, which in events:
         if what == "wait":
-            books.now += which * NS // 7
+            recorded.now += which * NS // 7
         elif what == "open":
             sockets.append(Socket())
-            connections.append(books.ledger.open(sockets[-1]))
-            opened.append(books.now)
+            connections.append(recorded.ledger.open(sockets[-1]))
+            opened.append(recorded.now)
         elif what == "shutdown":
-            ends.update(dict.fromkeys(list(still_open()), ("shutdown", books.now)))
-            books.ledger.close_all("shutdown")
+            ends.update(dict.fromkeys(list(still_open()), ("shutdown", recorded.now)))
+            recorded.ledger.close_all("shutdown")
         elif which < len(sockets) and what == "upgrade":
             sockets[which].upgraded = True
         elif which < len(sockets):
-            ends.setdefault(which, ("other", books.now))
-            books.ledger.close(connections[which], "other")
+            ends.setdefault(which, ("other", recorded.now))
+            recorded.ledger.close(connections[which], "other")
         websockets = sum(sockets[n].upgraded for n in still_open())
-        assert books.active == {
+        assert recorded.active == {
             "websocket": websockets,
             "polling": sum(1 for _ in still_open()) - websockets,
         }
-    assert sorted(books.closed) == sorted(
+    assert sorted(recorded.closed) == sorted(
         (reason, (at - opened[n]) / NS) for n, (reason, at) in ends.items()
     )
 

@@ -1,4 +1,4 @@
-"""What is held back has run, was discarded or still waits, whatever happens."""
+"""What was queued has run, was discarded or is queued still, whatever happens."""
 
 from __future__ import annotations
 
@@ -10,41 +10,41 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from chainlit_otel.core.operations import Held, OperationLedger
+from chainlit_otel.core.operations import OperationLedger, SessionQueue
 from chainlit_otel.core.sessions import NS
 
 SESSIONS = st.integers(0, 3)
 NAMES = st.sampled_from(["create_step", "update_step", "other"])
 
 
-class Books(RuleBasedStateMachine):
-    """The ledger beside plain lists of what waits for each session."""
+class Recorded(RuleBasedStateMachine):
+    """The ledger beside plain lists of what is queued for each session."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ledger = OperationLedger()
-        self.held = [Held() for _ in range(4)]
+        self.queue = [SessionQueue() for _ in range(4)]
         self.waiting: list[list[str]] = [[] for _ in range(4)]
         self.queued: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
         self.ran = 0
 
     @rule(session=SESSIONS, name=NAMES)
-    def hold_back(self, session: int, name: str) -> None:
-        self.ledger.hold_back(self.held[session], name)
+    def enqueue(self, session: int, name: str) -> None:
+        self.ledger.enqueue(self.queue[session], name)
         self.waiting[session].append(name)
         self.queued[name] += 1
 
     @rule(session=SESSIONS, name=NAMES)
-    def replay(self, session: int, name: str) -> None:
-        self.ledger.replay(self.held[session], name)
+    def dequeue(self, session: int, name: str) -> None:
+        self.ledger.dequeue(self.queue[session], name)
         if name in self.waiting[session]:
             self.waiting[session].remove(name)
             self.ran += 1
 
-    @rule(session=SESSIONS, collected=st.booleans())
-    def discard(self, session: int, collected: bool) -> None:
-        (self.ledger.collected if collected else self.ledger.discard)(self.held[session])
+    @rule(session=SESSIONS, finalized=st.booleans())
+    def discard(self, session: int, finalized: bool) -> None:
+        (self.ledger.finalized if finalized else self.ledger.discard)(self.queue[session])
         self.discarded.update(self.waiting[session])
         self.waiting[session].clear()
 
@@ -55,24 +55,24 @@ class Books(RuleBasedStateMachine):
         assert self.ledger.operations[name, "Layer", outcome] == before + 1
 
     @invariant()
-    def the_books_agree(self) -> None:
+    def the_ledger_agrees(self) -> None:
         waiting = sum(map(len, self.waiting))
-        assert self.ledger.waiting == waiting
+        assert self.ledger.queue_length == waiting
         assert +self.ledger.queued == {(n,): c for n, c in self.queued.items()}
         assert +self.ledger.discarded == {(n,): c for n, c in self.discarded.items()}
         queued, discarded = self.ledger.queued.total(), self.ledger.discarded.total()
         assert queued == discarded + self.ran + waiting
 
 
-def test_a_session_may_be_collected_while_the_books_are_being_written() -> None:
-    ledger, held = OperationLedger(), Held()
-    ledger.hold_back(held, "create_step")
+def test_a_session_may_be_finalized_while_the_ledger_is_being_written() -> None:
+    ledger, queue = OperationLedger(), SessionQueue()
+    ledger.enqueue(queue, "create_step")
     with ledger._lock:
-        ledger.collected(held)
-    assert (ledger.waiting, ledger.discarded) == (0, {("create_step",): 1})
+        ledger.finalized(queue)
+    assert (ledger.queue_length, ledger.discarded) == (0, {("create_step",): 1})
 
 
-TestBooks = Books.TestCase
+TestRecorded = Recorded.TestCase
 
 
 # Calls that are lost

@@ -48,7 +48,7 @@ def noting(ended: list[Ended]) -> OnEnd:
     return note
 
 
-# What the books must say, told by nothing but the list of what happened
+# What the ledger must say, told by nothing but the list of what happened
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ class SessionMachine(RuleBasedStateMachine):
     def collect(self, number: int) -> None:
         """The finalizer of the host's object runs."""
         reason = "completed" if self.handles[number].type == "http" else "other"
-        self.ledger.collected(self.handles[number], reason)
+        self.ledger.finalized(self.handles[number], reason)
         self.happened(number, "end", reason)
 
     @rule(
@@ -257,7 +257,7 @@ class SessionMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_session_that_ended_was_told_once(self) -> None:
-        self.ledger.ends()  # what was collected is booked at the next reading
+        self.ledger.ends()  # what was finalized is recorded at the next reading
         assert sorted(self.ended) == sorted(
             (s.type, s.client, s.reason, s.duration(self.clock.now) / NS)
             for s in lives(self.events)
@@ -305,7 +305,7 @@ def sessions_held_by(ledger: SessionLedger) -> int:
 # What an example says better
 
 
-class Books:
+class Recorded:
     def __init__(self) -> None:
         self.clock = Clock()
         self.ended: list[Ended] = []
@@ -323,98 +323,98 @@ class Books:
 
 
 @pytest.fixture
-def books() -> Books:
-    return Books()
+def recorded() -> Recorded:
+    return Recorded()
 
 
-def test_the_grace_time_is_no_part_of_the_duration(books: Books) -> None:
-    session = books.websocket()
-    books.clock.advance(10 * NS)
-    books.ledger.drop(session)
-    books.clock.advance(3600 * NS)
-    assert books.ledger.expire(session, session.left)
-    assert books.ended == [("websocket", "webapp", "timeout", 10.0)]
+def test_the_grace_time_is_no_part_of_the_duration(recorded: Recorded) -> None:
+    session = recorded.websocket()
+    recorded.clock.advance(10 * NS)
+    recorded.ledger.drop(session)
+    recorded.clock.advance(3600 * NS)
+    assert recorded.ledger.expire(session, session.left)
+    assert recorded.ended == [("websocket", "webapp", "timeout", 10.0)]
 
 
-def test_the_gap_before_a_reconnect_is_part_of_the_duration(books: Books) -> None:
-    session = books.websocket()
-    books.clock.advance(10 * NS)
-    books.ledger.drop(session)
-    books.clock.advance(20 * NS)
-    assert books.ledger.time()[("websocket",)] == 10.0
-    assert books.ledger.restore(session)
-    assert books.ledger.time()[("websocket",)] == 30.0
-    books.clock.advance(NS)
-    books.ledger.end(session, "cleared")
-    assert books.ended == [("websocket", "webapp", "cleared", 31.0)]
+def test_the_gap_before_a_reconnect_is_part_of_the_duration(recorded: Recorded) -> None:
+    session = recorded.websocket()
+    recorded.clock.advance(10 * NS)
+    recorded.ledger.drop(session)
+    recorded.clock.advance(20 * NS)
+    assert recorded.ledger.time()[("websocket",)] == 10.0
+    assert recorded.ledger.restore(session)
+    assert recorded.ledger.time()[("websocket",)] == 30.0
+    recorded.clock.advance(NS)
+    recorded.ledger.end(session, "cleared")
+    assert recorded.ended == [("websocket", "webapp", "cleared", 31.0)]
 
 
-def test_a_grace_time_that_somebody_came_back_in_ends_nothing(books: Books) -> None:
-    session = books.websocket()
-    books.ledger.drop(session)
+def test_a_grace_time_that_somebody_came_back_in_ends_nothing(recorded: Recorded) -> None:
+    session = recorded.websocket()
+    recorded.ledger.drop(session)
     left = session.left
-    books.clock.advance(NS)
-    books.ledger.restore(session)
-    assert not books.ledger.expire(session, left)
-    books.clock.advance(NS)
-    books.ledger.drop(session)
-    assert not books.ledger.expire(session, left)
-    assert books.ledger.expire(session, session.left)
+    recorded.clock.advance(NS)
+    recorded.ledger.restore(session)
+    assert not recorded.ledger.expire(session, left)
+    recorded.clock.advance(NS)
+    recorded.ledger.drop(session)
+    assert not recorded.ledger.expire(session, left)
+    assert recorded.ledger.expire(session, session.left)
 
 
 def test_a_reconnect_over_a_socket_not_yet_known_to_be_lost_counts_and_changes_no_state(
-    books: Books,
+    recorded: Recorded,
 ) -> None:
-    session = books.websocket()
-    assert books.ledger.restore(session)
-    assert books.ledger.reconnects() == {("webapp",): 1}
-    assert books.ledger.active() == {("websocket", "webapp", "connected"): 1}
+    session = recorded.websocket()
+    assert recorded.ledger.restore(session)
+    assert recorded.ledger.reconnects() == {("webapp",): 1}
+    assert recorded.ledger.active() == {("websocket", "webapp", "connected"): 1}
 
 
-def test_an_ended_session_does_not_come_back(books: Books) -> None:
-    session = books.websocket()
-    books.ledger.end(session, "cleared")
-    assert not books.ledger.restore(session)
-    assert books.ledger.reconnects() == {}
-    assert +Counter(books.ledger.active()) == Counter()
+def test_an_ended_session_does_not_come_back(recorded: Recorded) -> None:
+    session = recorded.websocket()
+    recorded.ledger.end(session, "cleared")
+    assert not recorded.ledger.restore(session)
+    assert recorded.ledger.reconnects() == {}
+    assert +Counter(recorded.ledger.active()) == Counter()
 
 
-def test_http_sessions_do_not_enter_the_peak(books: Books) -> None:
+def test_http_sessions_do_not_enter_the_peak(recorded: Recorded) -> None:
     for _ in range(5):
-        books.http()
-    books.websocket()
-    assert set(books.ledger.peaks().values()) == {1}
+        recorded.http()
+    recorded.websocket()
+    assert set(recorded.ledger.peaks().values()) == {1}
 
 
-def test_disconnected_sessions_do_not_enter_the_peak(books: Books) -> None:
+def test_disconnected_sessions_do_not_enter_the_peak(recorded: Recorded) -> None:
     for _ in range(5):
-        books.ledger.drop(books.websocket())
-    assert books.ledger.peaks()[("process",)] == 1
+        recorded.ledger.drop(recorded.websocket())
+    assert recorded.ledger.peaks()[("process",)] == 1
 
 
 def test_a_collected_session_ends_when_it_was_collected_not_when_it_was_booked(
-    books: Books,
+    recorded: Recorded,
 ) -> None:
-    session = books.http()
-    books.clock.advance(7 * NS)
-    books.ledger.collected(session, "completed")
-    assert books.ended == []
-    books.clock.advance(50 * NS)
-    assert books.ledger.time()[("http",)] == 7.0
-    assert books.ended == [("http", "slack", "completed", 7.0)]
+    session = recorded.http()
+    recorded.clock.advance(7 * NS)
+    recorded.ledger.finalized(session, "completed")
+    assert recorded.ended == []
+    recorded.clock.advance(50 * NS)
+    assert recorded.ledger.time()[("http",)] == 7.0
+    assert recorded.ended == [("http", "slack", "completed", 7.0)]
 
 
 def test_a_grace_time_that_ends_nothing_says_so_though_another_session_was_collected(
-    books: Books,
+    recorded: Recorded,
 ) -> None:
-    connected = books.websocket()
-    books.ledger.collected(books.http(), "completed")
-    assert not books.ledger.expire(connected, None)
-    assert [reason for *_, reason, _ in books.ended] == ["completed"]
+    connected = recorded.websocket()
+    recorded.ledger.finalized(recorded.http(), "completed")
+    assert not recorded.ledger.expire(connected, None)
+    assert [reason for *_, reason, _ in recorded.ended] == ["completed"]
 
 
 def test_time_does_not_run_backwards_when_a_reading_overtakes_a_finalizer() -> None:
-    """A finalizer asks for the time; before it has noted it, another thread reads the books."""
+    """A finalizer asks for the time; before it has noted it, another thread reads the ledger."""
     now = 0
     overtaking: list[Any] = []
 
@@ -435,52 +435,52 @@ def test_time_does_not_run_backwards_when_a_reading_overtakes_a_finalizer() -> N
 
     now = 5 * NS
     overtaking.append(read_later)
-    ledger.collected(session, "completed")
+    ledger.finalized(session, "completed")
     readings.append(ledger.time()[("http",)])
     assert readings == sorted(readings)
     now += NS
     assert ledger.time()[("http",)] == readings[-1]
 
 
-def test_the_wall_clock_does_not_enter_durations(books: Books) -> None:
-    session = books.websocket()
-    books.clock.advance(10 * NS)
-    books.clock.step(-86_400 * NS)
-    books.ledger.end(session, "cleared")
-    assert books.ended == [("websocket", "webapp", "cleared", 10.0)]
-    assert books.ledger.time()[("websocket",)] == 10.0
+def test_the_wall_clock_does_not_enter_durations(recorded: Recorded) -> None:
+    session = recorded.websocket()
+    recorded.clock.advance(10 * NS)
+    recorded.clock.step(-86_400 * NS)
+    recorded.ledger.end(session, "cleared")
+    assert recorded.ended == [("websocket", "webapp", "cleared", 10.0)]
+    assert recorded.ledger.time()[("websocket",)] == 10.0
 
 
-def test_a_reading_is_a_copy(books: Books) -> None:
-    books.websocket()
-    for reading in (books.ledger.starts, books.ledger.active):
+def test_a_reading_is_a_copy(recorded: Recorded) -> None:
+    recorded.websocket()
+    for reading in (recorded.ledger.starts, recorded.ledger.active):
         numbers = reading()
         numbers.update(dict.fromkeys(numbers, 99))
         assert set(reading().values()) == {1}
 
 
-def test_time_is_exact_after_a_hundred_days_of_odd_nanoseconds(books: Books) -> None:
+def test_time_is_exact_after_a_hundred_days_of_odd_nanoseconds(recorded: Recorded) -> None:
     durations = []
     for n in range(1000):
-        session = books.websocket()
-        books.clock.advance(8_640_000_000_001 + n)
+        session = recorded.websocket()
+        recorded.clock.advance(8_640_000_000_001 + n)
         durations.append(8_640_000_000_001 + n)
-        books.ledger.end(session, "other")
-    assert books.ledger.time()[("websocket",)] == sum(durations) / NS
+        recorded.ledger.end(session, "other")
+    assert recorded.ledger.time()[("websocket",)] == sum(durations) / NS
 
 
-def test_nothing_is_held_of_sessions_that_ended(books: Books) -> None:
-    open_sessions = [books.websocket() for _ in range(50)] + [books.http() for _ in range(50)]
-    assert sessions_held_by(books.ledger) == 100
+def test_nothing_is_held_of_sessions_that_ended(recorded: Recorded) -> None:
+    open_sessions = [recorded.websocket() for _ in range(50)] + [recorded.http() for _ in range(50)]
+    assert sessions_held_by(recorded.ledger) == 100
     for n, session in enumerate(open_sessions):
-        books.ledger.drop(session)
+        recorded.ledger.drop(session)
         if n % 2:
-            books.ledger.end(session, "other")
+            recorded.ledger.end(session, "other")
         else:
-            books.ledger.collected(session, "other")
-            books.ledger.collected(session, "other")
-    books.ledger.starts()
-    assert sessions_held_by(books.ledger) == 0
+            recorded.ledger.finalized(session, "other")
+            recorded.ledger.finalized(session, "other")
+    recorded.ledger.starts()
+    assert sessions_held_by(recorded.ledger) == 0
 
 
 def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns() -> None:
@@ -490,7 +490,7 @@ def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns(
     second = ledger.start("http", "slack", "new")
     first.turns += 3
     ledger.end(second, "completed")
-    ledger.collected(first, "other")
+    ledger.finalized(first, "other")
     ledger.starts()
     assert told == [second, first]
     assert [(session.hash, session.turns) for session in told] == [("", 0), ("0af7651916cd43dd", 3)]
@@ -557,7 +557,7 @@ def test_a_finalizer_in_the_middle_of_any_operation_neither_blocks_nor_is_lost()
         for operation in operations:
             handle = ledger.start("http", "slack", "new")
             reference = weakref.ref(host := HostObject())
-            weakref.finalize(host, ledger.collected, handle, "completed").atexit = False
+            weakref.finalize(host, ledger.finalized, handle, "completed").atexit = False
             del host
             was_there = reference() is not None
             operation()

@@ -19,7 +19,7 @@ START = 123_456_789
 ROOM = object()
 
 
-# What the books must say, told by nothing but the list of what happened
+# What the ledger must say, told by nothing but the list of what happened
 
 
 @dataclass(frozen=True)
@@ -231,7 +231,7 @@ def test_the_first_that_a_user_sees_counts_whatever_it_is(what: list[str], gaps:
 # What an example says better
 
 
-class Books:
+class Recorded:
     def __init__(self) -> None:
         self.clock = Clock(now=START)
         self.told: list[tuple[Turn, float]] = []
@@ -246,60 +246,60 @@ class Books:
 
 
 @pytest.fixture
-def books() -> Books:
-    return Books()
+def recorded() -> Recorded:
+    return Recorded()
 
 
-def test_before_anything_happens_all_is_at_zero(books: Books) -> None:
-    assert books.ledger.active() == {(): 0}
-    assert set(books.ledger.peaks()) == {(window,) for window in (*WINDOWS, "process")}
-    assert set(books.ledger.peaks().values()) == {0}
-    assert books.ledger.chunks() == {(): 0}
-    assert books.ledger.messages == books.ledger.dropped == Counter()
+def test_before_anything_happens_all_is_at_zero(recorded: Recorded) -> None:
+    assert recorded.ledger.active() == {(): 0}
+    assert set(recorded.ledger.peaks()) == {(window,) for window in (*WINDOWS, "process")}
+    assert set(recorded.ledger.peaks().values()) == {0}
+    assert recorded.ledger.chunks() == {(): 0}
+    assert recorded.ledger.messages == recorded.ledger.dropped == Counter()
 
 
-def test_a_turn_lasts_from_the_arrival_of_its_message(books: Books) -> None:
-    arrived = books.clock.now
-    books.clock.advance(2 * NS)
-    turn = books.ledger.start(arrived, "fast")
-    books.clock.advance(3 * NS)
-    turn.output(books.clock.now)
-    books.clock.advance(NS)
-    books.ledger.end(turn)
-    assert books.told == [(turn, 6.0)]
+def test_a_turn_lasts_from_the_arrival_of_its_message(recorded: Recorded) -> None:
+    arrived = recorded.clock.now
+    recorded.clock.advance(2 * NS)
+    turn = recorded.ledger.start(arrived, "fast")
+    recorded.clock.advance(3 * NS)
+    turn.output(recorded.clock.now)
+    recorded.clock.advance(NS)
+    recorded.ledger.end(turn)
+    assert recorded.told == [(turn, 6.0)]
     assert turn.time_to_first_token == 5.0
 
 
-def test_the_gap_between_chunks_is_their_mean_and_needs_two(books: Books) -> None:
-    turn = books.turn()
-    books.clock.advance(10 * NS)
-    turn.chunk(books.clock.now)
+def test_the_gap_between_chunks_is_their_mean_and_needs_two(recorded: Recorded) -> None:
+    turn = recorded.turn()
+    recorded.clock.advance(10 * NS)
+    turn.chunk(recorded.clock.now)
     assert turn.time_per_output_chunk is None
     for gap in (1, 2, 6):
-        books.clock.advance(gap * NS)
-        turn.chunk(books.clock.now)
+        recorded.clock.advance(gap * NS)
+        turn.chunk(recorded.clock.now)
     assert turn.time_per_output_chunk == 3.0
     assert turn.time_to_first_token == 10.0
 
 
-def test_output_that_is_no_chunk_is_between_no_chunks(books: Books) -> None:
-    turn = books.turn()
-    books.clock.advance(NS)
-    turn.output(books.clock.now)
-    books.clock.advance(NS)
-    turn.chunk(books.clock.now)
+def test_output_that_is_no_chunk_is_between_no_chunks(recorded: Recorded) -> None:
+    turn = recorded.turn()
+    recorded.clock.advance(NS)
+    turn.output(recorded.clock.now)
+    recorded.clock.advance(NS)
+    turn.chunk(recorded.clock.now)
     assert turn.time_to_first_token == 1.0
     assert turn.time_per_output_chunk is None
 
 
-def test_a_turn_without_output_has_no_first_token(books: Books) -> None:
-    turn = books.turn()
+def test_a_turn_without_output_has_no_first_token(recorded: Recorded) -> None:
+    turn = recorded.turn()
     assert turn.time_to_first_token is None
     assert turn.time_per_output_chunk is None
 
 
-def test_an_error_wins_over_a_stop(books: Books) -> None:
-    turn = books.turn()
+def test_an_error_wins_over_a_stop(recorded: Recorded) -> None:
+    turn = recorded.turn()
     assert turn.outcome == "ok"
     turn.cancelled = True
     assert turn.outcome == "cancelled"
@@ -307,39 +307,41 @@ def test_an_error_wins_over_a_stop(books: Books) -> None:
     assert turn.outcome == "error"
 
 
-def test_a_second_end_changes_nothing(books: Books) -> None:
-    turn, other = books.turn(), books.turn()
-    books.ledger.end(turn)
-    books.clock.advance(NS)
-    books.ledger.end(turn)
-    assert books.told == [(turn, 0.0)]
-    assert books.ledger.active() == {(): 1}
-    books.ledger.end(other)
-    assert books.ledger.active() == {(): 0}
+def test_a_second_end_changes_nothing(recorded: Recorded) -> None:
+    turn, other = recorded.turn(), recorded.turn()
+    recorded.ledger.end(turn)
+    recorded.clock.advance(NS)
+    recorded.ledger.end(turn)
+    assert recorded.told == [(turn, 0.0)]
+    assert recorded.ledger.active() == {(): 1}
+    recorded.ledger.end(other)
+    assert recorded.ledger.active() == {(): 0}
 
 
-def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(books: Books) -> None:
-    done, failed, under_way = books.turn(), books.turn(), books.turn()
-    books.ledger.end(done)
+def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(
+    recorded: Recorded,
+) -> None:
+    done, failed, under_way = recorded.turn(), recorded.turn(), recorded.turn()
+    recorded.ledger.end(done)
     failed.error = ValueError()
-    books.clock.advance(4 * NS)
-    books.ledger.cancel_all()
-    assert {(turn, seconds) for turn, seconds in books.told[1:]} == {
+    recorded.clock.advance(4 * NS)
+    recorded.ledger.cancel_all()
+    assert {(turn, seconds) for turn, seconds in recorded.told[1:]} == {
         (failed, 4.0),
         (under_way, 4.0),
     }
     assert [turn.outcome for turn in (done, failed, under_way)] == ["ok", "error", "cancelled"]
-    books.ledger.cancel_all()
-    assert len(books.told) == 3
-    assert books.ledger.active() == {(): 0}
+    recorded.ledger.cancel_all()
+    assert len(recorded.told) == 3
+    assert recorded.ledger.active() == {(): 0}
 
 
-def test_the_wall_clock_does_not_enter_durations(books: Books) -> None:
-    turn = books.turn()
-    books.clock.advance(10 * NS)
-    books.clock.step(-86_400 * NS)
-    books.ledger.end(turn)
-    assert books.told == [(turn, 10.0)]
+def test_the_wall_clock_does_not_enter_durations(recorded: Recorded) -> None:
+    turn = recorded.turn()
+    recorded.clock.advance(10 * NS)
+    recorded.clock.step(-86_400 * NS)
+    recorded.ledger.end(turn)
+    assert recorded.told == [(turn, 10.0)]
 
 
 @pytest.mark.timeout(10)

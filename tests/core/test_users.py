@@ -29,12 +29,12 @@ class Machine(RuleBasedStateMachine):
 
     @rule(number=numbers, identifier=identifiers)
     def comes(self, number: int, identifier: str) -> None:
-        self.users.came(self.sessions.setdefault(number, Session()), identifier)
+        self.users.connect(self.sessions.setdefault(number, Session()), identifier)
         self.present.setdefault(number, identifier)
 
     @rule(number=numbers)
     def leaves(self, number: int) -> None:
-        self.users.left(self.sessions.setdefault(number, Session()))
+        self.users.disconnect(self.sessions.setdefault(number, Session()))
         self.present.pop(number, None)
 
     @rule(number=numbers)
@@ -61,10 +61,10 @@ def test_nothing_is_kept_of_those_who_are_gone() -> None:
     names = [Name(f"user {number}") for number in range(100)]
     known = weakref.WeakSet(names)
     for session, name in zip(sessions, names, strict=True):
-        users.came(session, name)
+        users.connect(session, name)
     assert users.active() == 100
     for session in sessions[:50]:
-        users.left(session)
+        users.disconnect(session)
     del session, name
     names.clear()
     sessions.clear()

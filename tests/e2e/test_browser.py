@@ -37,11 +37,11 @@ async def answer(message):
 """
 
 
-class Books:
-    """What the books say since these were opened.
+class Recorded:
+    """What was recorded since this was made.
 
     Args:
-        server: whose books.
+        server: whose metrics.
     """
 
     def __init__(self, server: ChainlitServer) -> None:
@@ -61,7 +61,7 @@ class Books:
             return self.changes() == due
 
         with contextlib.suppress(TimeoutError):
-            await wait_until_async(said, TIMEOUT, f"the books to say {due}")
+            await wait_until_async(said, TIMEOUT, f"the metrics to say {due}")
         assert self.changes() == due
         for name, change in due.items():
             self._expected[name] += change
@@ -72,7 +72,7 @@ class Books:
         async def said() -> bool:
             return self.changes().get(name) == change
 
-        await wait_until_async(said, TIMEOUT, f"the books to say {name} {change:+d}")
+        await wait_until_async(said, TIMEOUT, f"the metrics to say {name} {change:+d}")
 
     def _moved(self, name: str, now: Mapping[str, int]) -> bool:
         return now[name] != self._expected[name]
@@ -82,38 +82,38 @@ def _read(scrape: Scrape) -> dict[str, int]:
     return {name: figure.read(scrape) for name, figure in FIGURES.items()}
 
 
-Act = Callable[[User, Books], Awaitable[None]]
+Act = Callable[[User, Recorded], Awaitable[None]]
 
 
-async def open_page(user: User, books: Books) -> None:
+async def open_page(user: User, recorded: Recorded) -> None:
     await user.open_tab()
 
 
-async def chat(user: User, books: Books) -> None:
+async def chat(user: User, recorded: Recorded) -> None:
     assert await user.ask() == "answer 2 to question 2"
 
 
-async def reload(user: User, books: Books) -> None:
+async def reload(user: User, recorded: Recorded) -> None:
     await user.reload()
 
 
-async def new_chat(user: User, books: Books) -> None:
+async def new_chat(user: User, recorded: Recorded) -> None:
     await user.new_chat()
 
 
-async def close_tab(user: User, books: Books) -> None:
+async def close_tab(user: User, recorded: Recorded) -> None:
     await user.close_tab()
 
 
-async def back_in_time(user: User, books: Books) -> None:
+async def back_in_time(user: User, recorded: Recorded) -> None:
     await user.lose_network()
-    await books.wait_for("disconnected session", +1)
+    await recorded.wait_for("disconnected session", +1)
     user.network.restore()
 
 
-async def back_too_late(user: User, books: Books) -> None:
+async def back_too_late(user: User, recorded: Recorded) -> None:
     await user.lose_network()
-    await books.wait_for("end (timeout)", 1)
+    await recorded.wait_for("end (timeout)", 1)
     user.network.restore()
 
 
@@ -187,20 +187,20 @@ async def _play(
 ) -> None:
     act, next_answer = ACTS[row.name]
     async with user_of(server, browser) as user:
-        books = Books(server)
+        recorded = Recorded(server)
         if row is not OPEN:
             await user.open_tab()
-            await books.expect(OPEN.at_once)
+            await recorded.expect(OPEN.at_once)
         if row.talks_first:
             assert await user.ask() == "answer 1 to question 1"
-            await books.expect({})
-        await act(user, books)
-        await books.expect(changes)
+            await recorded.expect({})
+        await act(user, recorded)
+        await recorded.expect(changes)
         assert user.is_there == (next_answer is not None)
         if user.is_there:
             assert (await user.ask()).startswith(f"answer {next_answer} to ")
         # A second reading after a whole turn: nothing came late, nothing was counted twice.
-        await books.expect({})
+        await recorded.expect({})
 
 
 async def _nobody_is_connected(server: ChainlitServer) -> None:

@@ -207,7 +207,7 @@ async def test_the_books_equal_those_of_the_layer(server: ChainlitServer) -> Non
             and counted(scrape, OPERATIONS) == ran(server)
         )
 
-    await asyncio.to_thread(wait_until, settled, 20, "the books to equal the ledger")
+    await asyncio.to_thread(wait_until, settled, 20, "the metrics to equal what was written down")
     scrape, calls = server.scrape(), ran(server)
     assert counted(scrape, f"{SECONDS}_count") == calls
     assert calls["create_step", "error"] > 5

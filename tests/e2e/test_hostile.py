@@ -169,7 +169,7 @@ class Ledger:
         self.resumed = 0
         self.kept = 0
 
-    def book(self, attempt: Attempt) -> None:
+    def add(self, attempt: Attempt) -> None:
         self.outcomes[attempt.outcome] += 1
         if attempt.outcome == "started":
             self.unknown_clients += attempt.auth["clientType"] not in catalog.CLIENT_TYPE.values
@@ -243,7 +243,7 @@ async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
     async def attack(http: aiohttp.ClientSession) -> None:
         for attempt in attempts:
             await make(attempt, http, server)
-            ledger.book(attempt)
+            ledger.add(attempt)
 
     async def use_the_app_meanwhile() -> int:
         visitor = visitor_of(server)

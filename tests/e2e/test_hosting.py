@@ -181,7 +181,7 @@ async def reload(server: ChainlitServer, witness: Visitor, app: str) -> None:
 
 
 async def visit_across_a_reload(server: ChainlitServer) -> None:
-    """One visitor stays over a reload, one comes after it; the books must have both, once."""
+    """One visitor stays over a reload, one comes after it; the ledger must have both, once."""
     first, second = Visitor(server.url), Visitor(server.url)
     await first.connect()
     assert await first.talk("hello") == ["one"]

@@ -133,9 +133,9 @@ class Client:
         return await asyncio.to_thread(self._server.scrape)
 
     async def settled(self) -> tuple[Scrape, dict[str, int]]:
-        """Scrape when all garbage is booked, and count what is left then.
+        """Scrape when all that was finalized is recorded, and count what is left then.
 
-        A session that was collected is booked by the next reading, and let go of with that.
+        A session that was finalized is recorded by the next reading, and let go of with that.
         """
         await self.census()
         scrape = await self.scrape()
@@ -155,7 +155,7 @@ async def client(server: ChainlitServer) -> AsyncIterator[Client]:
 
 
 def figures(scrape: Scrape) -> dict[str, float]:
-    """What the books say of HTTP sessions, and of websocket sessions where that must be nothing."""
+    """The metrics of HTTP sessions, and those of websocket sessions where they must be zero."""
     http = {"chainlit_session_type": "http"}
     completed = {**http, "chainlit_session_end_reason": "completed"}
     return {

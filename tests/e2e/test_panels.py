@@ -121,7 +121,7 @@ async def _shown(script: Script, prometheus: Prometheus) -> Shown:
     await script.play()
     # The last window of `rate()` has to be one in which nothing happens any more.
     await asyncio.sleep(WINDOW + 1)
-    script.settle()
+    script.add_open_time()
     end = math.floor(time.time())
     series = [len((await asyncio.to_thread(server.scrape)).series) for server in script.replicas]
     shown = Shown(script.done, script.instances, series, end - start, end)

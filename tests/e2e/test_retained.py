@@ -1,4 +1,4 @@
-"""What Chainlit keeps for sessions that are gone, and that our own books let go of them."""
+"""What Chainlit keeps for sessions that are gone, and that our own ledgers let go of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The books against a script that knows what it did: exact counts, states and durations."""
+"""The ledger against a script that knows what it did: exact counts, states and durations."""
 
 from __future__ import annotations
 
@@ -221,45 +221,45 @@ async def test_books_equal_the_ledger_of_the_script(server: ChainlitServer, scri
         script.done["reconnects"] += 1
         script.leave(visitor.session_id, "timeout")
         await visitor.leave()
-    assert time.monotonic() - dropped < GRACE, "too slow to say what the books should be"
+    assert time.monotonic() - dropped < GRACE, "too slow to say what the ledger should be"
     await reach(server, all_timed_out, "everybody to be gone")
 
-    books = await scrape(server)
-    compare(books, script)
+    recorded = await scrape(server)
+    compare(recorded, script)
 
 
-def compare(books: Scrape, script: Script) -> None:
+def compare(recorded: Scrape, script: Script) -> None:
     done = script.done
     ends = done["timeout"] + done["cleared"]
     seconds = sum(script.durations)
-    booked = books.sum("chainlit_session_duration_seconds_sum")
+    total = recorded.sum("chainlit_session_duration_seconds_sum")
     print(f"the script's ledger: {dict(done)}, {seconds:.3f} s in {ends} sessions")
-    print(f"the books' durations: {booked:.3f} s, off by {(booked - seconds) / ends:.4f} s each")
+    print(f"the ledger's durations: {total:.3f} s, off by {(total - seconds) / ends:.4f} s each")
     assert done["starts"] == ends >= SESSIONS - done["refused"]
-    assert books.sum("chainlit_session_starts_total") == done["starts"]
-    assert books.sum("chainlit_session_reconnects_total") == done["reconnects"]
+    assert recorded.sum("chainlit_session_starts_total") == done["starts"]
+    assert recorded.sum("chainlit_session_reconnects_total") == done["reconnects"]
     for reason in ("timeout", "cleared", "shutdown", "completed", "other"):
         label = {"chainlit_session_end_reason": reason}
-        assert books.sum("chainlit_session_ends_total", **label) == done[reason]
-        assert books.sum("chainlit_session_duration_seconds_count", **label) == done[reason]
+        assert recorded.sum("chainlit_session_ends_total", **label) == done[reason]
+        assert recorded.sum("chainlit_session_duration_seconds_count", **label) == done[reason]
     for reason, refused in (
         ("authentication_failed", done["refused"]),
         ("authorization_failed", 0),
         ("missing_user_env", 0),
         ("other", 0),
     ):
-        assert books.value("chainlit_connection_rejected_total", error_type=reason) == refused
-    assert (state(books, "connected"), state(books, "disconnected")) == (0, 0)
-    assert books.sum("chainlit_connection_active") == 0
-    assert books.sum("chainlit_connection_duration_seconds_count") == (
+        assert recorded.value("chainlit_connection_rejected_total", error_type=reason) == refused
+    assert (state(recorded, "connected"), state(recorded, "disconnected")) == (0, 0)
+    assert recorded.sum("chainlit_connection_active") == 0
+    assert recorded.sum("chainlit_connection_duration_seconds_count") == (
         done["starts"] + done["reconnects"]
     )
-    assert abs(booked - seconds) <= TOLERANCE * ends
-    assert abs(booked / ends - seconds / ends) <= TOLERANCE
+    assert abs(total - seconds) <= TOLERANCE * ends
+    assert abs(total / ends - seconds / ends) <= TOLERANCE
     # All have ended, so the time spent in sessions is the sum of their durations.
-    assert books.sum("chainlit_session_time_seconds_total") == pytest.approx(booked, abs=1e-6)
-    assert books.sum("chainlit_otel_internal_errors_total") == 0
-    assert books.value("chainlit_retained", chainlit_retained_kind="sessions") == 0
+    assert recorded.sum("chainlit_session_time_seconds_total") == pytest.approx(total, abs=1e-6)
+    assert recorded.sum("chainlit_otel_internal_errors_total") == 0
+    assert recorded.value("chainlit_retained", chainlit_retained_kind="sessions") == 0
 
 
 async def reach(server: ChainlitServer, holds: Callable[[Scrape], bool], what: str) -> None:

@@ -177,8 +177,8 @@ def figures(scrape: Scrape) -> dict[str, float]:
     }
 
 
-class Books:
-    """What the books of the server say more than at the beginning of a test."""
+class Recorded:
+    """What the server has recorded since the beginning of a test."""
 
     def __init__(self, server: ChainlitServer) -> None:
         self._server = server
@@ -233,12 +233,12 @@ async def test_a_new_session_on_a_dead_socket(
     polling: bool,
     retained: int,
 ) -> None:
-    books = Books(server)
+    recorded = Recorded(server)
     await tab.connect(slow=True, polling=polling)
     await give_up(tab)
     await tab.release()
-    await books.show_nobody_connected()
-    await books.become(starts=1, timeouts=1, ends=1, closed=1, retained=retained)
+    await recorded.show_nobody_connected()
+    await recorded.become(starts=1, timeouts=1, ends=1, closed=1, retained=retained)
 
 
 @pytest.mark.parametrize(("give_up", "polling", "retained"), WAYS, ids=IDS)
@@ -249,10 +249,10 @@ async def test_a_session_taken_up_by_a_dead_socket(
     polling: bool,
     retained: int,
 ) -> None:
-    books = Books(server)
+    recorded = Recorded(server)
     await tab.connect(slow=False)
     await tab.connect(slow=True, polling=polling)
     await give_up(tab)
     await tab.release()
-    await books.show_nobody_connected()
-    await books.become(starts=1, reconnects=1, timeouts=1, ends=1, closed=2, retained=retained)
+    await recorded.show_nobody_connected()
+    await recorded.become(starts=1, reconnects=1, timeouts=1, ends=1, closed=2, retained=retained)

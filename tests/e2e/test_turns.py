@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 SEED = 20260714
 TURNS = 120
 TOKENS = 20
-TOLERANCE = 0.005  # seconds, between the app's clock and the books'
+TOLERANCE = 0.005  # seconds, between the app's clock and the ledger's
 
 APP = """
 import asyncio
@@ -264,38 +264,38 @@ def test_books_equal_the_ledger_of_the_script(server: ChainlitServer) -> None:
         10,
         "everybody to be gone",
     )
-    books = server.scrape()
+    recorded = server.scrape()
     print(dict(done))
     done["run ok"] += done["sessions"]  # `on_chat_start` is a run, too
 
     for outcome in ("ok", "error", "cancelled"):
         label = {"chainlit_outcome": outcome}
-        assert books.value("chainlit_turn_duration_seconds_count", **label) == done[outcome]
+        assert recorded.value("chainlit_turn_duration_seconds_count", **label) == done[outcome]
         for kind in ("run", "tool", "llm", "retrieval"):
             steps = "chainlit_step_duration_seconds_count"
             if done[f"{kind} {outcome}"]:
-                counted = books.value(steps, **label, chainlit_step_type=kind)
+                counted = recorded.value(steps, **label, chainlit_step_type=kind)
                 assert counted == done[f"{kind} {outcome}"], (kind, outcome)
         called = {"chainlit_callback_name": "on_message", **label}
-        assert books.value("chainlit_callback_duration_seconds_count", **called) == done[outcome]
+        assert recorded.value("chainlit_callback_duration_seconds_count", **called) == done[outcome]
     for outcome in ("answered", "timeout", "cancelled"):
         asked = {"chainlit_ask_type": "text", "chainlit_outcome": outcome}
-        counted = books.value("chainlit_ask_duration_seconds_count", **asked)
+        counted = recorded.value("chainlit_ask_duration_seconds_count", **asked)
         assert counted == (done[outcome] if outcome != "cancelled" else 0)
     for direction in ("inbound", "outbound"):
-        counted = books.value("chainlit_messages_total", chainlit_message_direction=direction)
+        counted = recorded.value("chainlit_messages_total", chainlit_message_direction=direction)
         assert counted == done[direction], direction
-    assert books.value("chainlit_turn_output_chunks_total") == done["chunks"]
-    assert books.value("chainlit_turn_time_per_output_chunk_seconds_count") == done["streamed"]
-    assert books.value("chainlit_turn_time_to_first_token_seconds_count") == done["first"]
-    lost = books.value("chainlit_emit_dropped_total", chainlit_emit_event="new_message")
+    assert recorded.value("chainlit_turn_output_chunks_total") == done["chunks"]
+    assert recorded.value("chainlit_turn_time_per_output_chunk_seconds_count") == done["streamed"]
+    assert recorded.value("chainlit_turn_time_to_first_token_seconds_count") == done["first"]
+    lost = recorded.value("chainlit_emit_dropped_total", chainlit_emit_event="new_message")
     assert lost == done["dropped"]
     cleared = {"chainlit_session_end_reason": "cleared"}
-    assert books.value("chainlit_session_turns_count", **cleared) == done["sessions"]
-    assert books.value("chainlit_session_turns_sum", **cleared) == done["turns"] == TURNS
-    assert books.value("chainlit_turn_active") == 0
-    assert books.value("chainlit_turn_peak", chainlit_peak_window="process") == 1
-    assert books.sum("chainlit_otel_internal_errors_total") == 0
+    assert recorded.value("chainlit_session_turns_count", **cleared) == done["sessions"]
+    assert recorded.value("chainlit_session_turns_sum", **cleared) == done["turns"] == TURNS
+    assert recorded.value("chainlit_turn_active") == 0
+    assert recorded.value("chainlit_turn_peak", chainlit_peak_window="process") == 1
+    assert recorded.sum("chainlit_otel_internal_errors_total") == 0
 
 
 def test_time_to_first_token_is_what_the_clock_of_the_app_says(server: ChainlitServer) -> None:
@@ -309,16 +309,16 @@ def test_time_to_first_token_is_what_the_clock_of_the_app_says(server: ChainlitS
     def said() -> list[float]:
         return [json.loads(line) for line in server.read("first.jsonl").splitlines()]
 
-    def booked() -> tuple[float, float]:
-        books, name = server.scrape(), "chainlit_turn_time_to_first_token_seconds"
-        return books.value(f"{name}_count"), books.value(f"{name}_sum")
+    def recorded_times() -> tuple[float, float]:
+        recorded, name = server.scrape(), "chainlit_turn_time_to_first_token_seconds"
+        return recorded.value(f"{name}_count"), recorded.value(f"{name}_sum")
 
-    before, (count, seconds) = said(), booked()
+    before, (count, seconds) = said(), recorded_times()
     asyncio.run(stream())
-    after, (new_count, new_seconds) = said(), booked()
+    after, (new_count, new_seconds) = said(), recorded_times()
     by_app = sum(after[len(before) :])
     print(
-        f"20 turns: {by_app:.4f} s by the app's clock, {new_seconds - seconds:.4f} s in the books"
+        f"20 turns: {by_app:.4f} s by the app's clock, {new_seconds - seconds:.4f} s in the ledger"
     )
     assert new_count - count == 20
     assert 0 <= new_seconds - seconds - by_app <= 20 * TOLERANCE

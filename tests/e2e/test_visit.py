@@ -263,23 +263,23 @@ async def test_a_crowd_does_what_it_planned_and_books_what_it_did(
     plan = Plan(40, rate=100, length=0.5, seed=3, drops=odds, new_chats=0.5, closes=odds)
     # What is noted late about the visitors of other tests is not about these.
     others = {line.split()[1] for line in notes(server)} - {"None"}
-    tally = await Crowd(server.url, plan, transports=transports).run()
+    report = await Crowd(server.url, plan, transports=transports).run()
     visits = list(plan.itineraries())
     acts = Counter(act.kind for visit in visits for act in visit.acts)
-    assert tally.satisfied, tally.complaints
-    assert (tally.arrived, tally.finished, tally.connected) == (40, 40, 0)
-    assert (tally.messages, tally.replies) == (acts["talk"], acts["talk"])
-    assert (tally.reconnects, tally.new_chats) == (acts["drop"], acts["new_chat"])
-    assert tally.sessions == tally.ended == 40 + tally.new_chats
-    assert len(tally.answer_times) == tally.messages
-    assert 1 < tally.peak <= 40
-    assert tally.seconds > 0
+    assert report.satisfied, report.complaints
+    assert (report.arrived, report.finished, report.connected) == (40, 40, 0)
+    assert (report.messages, report.replies) == (acts["talk"], acts["talk"])
+    assert (report.reconnects, report.new_chats) == (acts["drop"], acts["new_chat"])
+    assert report.sessions == report.ended == 40 + report.new_chats
+    assert len(report.answer_times) == report.messages
+    assert 1 < report.peak <= 40
+    assert report.seconds > 0
 
     expected = {
-        "start": tally.sessions,
-        "message": tally.messages,
-        "lost": tally.sessions + tally.reconnects,
-        "deleted": tally.new_chats + sum(not visit.closes for visit in visits),
+        "start": report.sessions,
+        "message": report.messages,
+        "lost": report.sessions + report.reconnects,
+        "deleted": report.new_chats + sum(not visit.closes for visit in visits),
     }
 
     def seen() -> dict[str, int]:
@@ -296,15 +296,15 @@ async def test_a_cancelled_crowd_goes_home_at_once(server: ChainlitServer) -> No
     running = asyncio.create_task(crowd.run())
 
     async def some_are_there() -> bool:
-        return crowd.tally.connected >= 20
+        return crowd.report.connected >= 20
 
     await wait_until_async(some_are_there, 20, "twenty visitors")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asyncio.wait_for(running, 10)
     assert len(asyncio.all_tasks()) == tasks
-    tally = crowd.tally
-    assert (tally.connected, tally.finished, tally.ended) == (0, tally.arrived, tally.sessions)
+    report = crowd.report
+    assert (report.connected, report.finished, report.ended) == (0, report.arrived, report.sessions)
 
 
 def options(**values: object) -> list[str]:

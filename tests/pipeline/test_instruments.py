@@ -87,7 +87,7 @@ def telemetry_of(*providers: MeterProvider, guard: Guard | None = None) -> Telem
 def test_every_label_set_is_there_at_zero_before_anything_happened(
     host: Host, metric: Metric
 ) -> None:
-    telemetry_of(host.provider).observe(metric, dict)
+    telemetry_of(host.provider).register_observable(metric, dict)
     numbers = host.numbers(metric)
     assert set(numbers) == set(metric.label_sets)
     assert all(n == 0 for n in numbers.values())
@@ -102,7 +102,7 @@ def test_name_unit_kind_and_description_are_those_of_the_catalogue(
     if metric.kind == "histogram":
         telemetry.record(metric, 1.0, *some_labels(metric)[0])
     else:
-        telemetry.observe(metric, lambda: dict.fromkeys(some_labels(metric), 0))
+        telemetry.register_observable(metric, lambda: dict.fromkeys(some_labels(metric), 0))
     (found,) = host.metrics().values()
     assert (found.name, found.unit, found.description) == (
         metric.name,
@@ -118,7 +118,7 @@ def test_name_unit_kind_and_description_are_those_of_the_catalogue(
 
 def test_a_reading_is_asked_anew_at_each_collection(host: Host) -> None:
     starts: dict[LabelSet, float] = {("websocket", "webapp", "new"): 1}
-    telemetry_of(host.provider).observe(catalog.SESSION_STARTS, lambda: starts)
+    telemetry_of(host.provider).register_observable(catalog.SESSION_STARTS, lambda: starts)
     assert host.numbers(catalog.SESSION_STARTS)["websocket", "webapp", "new"] == 1
     starts["websocket", "webapp", "new"] = 5
     starts["http", "slack", "new"] = 2
@@ -130,7 +130,7 @@ def test_a_reading_is_asked_anew_at_each_collection(host: Host) -> None:
 
 def test_a_gauge_goes_down_again(host: Host) -> None:
     peaks: dict[LabelSet, float] = {("15s",): 9}
-    telemetry_of(host.provider).observe(catalog.SESSION_PEAK, lambda: peaks)
+    telemetry_of(host.provider).register_observable(catalog.SESSION_PEAK, lambda: peaks)
     assert host.numbers(catalog.SESSION_PEAK)[("15s",)] == 9
     peaks[("15s",)] = 0
     assert host.numbers(catalog.SESSION_PEAK)[("15s",)] == 0
@@ -145,8 +145,8 @@ def test_a_reading_that_fails_is_counted_and_takes_no_other_metric_with_it(
     def broken() -> Mapping[LabelSet, float]:
         raise RuntimeError("ours")
 
-    telemetry.observe(catalog.SESSION_STARTS, broken)
-    telemetry.observe(catalog.SESSION_PEAK, lambda: {("1m",): 3})
+    telemetry.register_observable(catalog.SESSION_STARTS, broken)
+    telemetry.register_observable(catalog.SESSION_PEAK, lambda: {("1m",): 3})
     metrics = host.metrics()
     assert not metrics.get(catalog.SESSION_STARTS.name)
     assert catalog.SESSION_PEAK.name in metrics
@@ -163,7 +163,9 @@ def test_an_error_of_a_reading_is_that_of_its_probe(
     def broken() -> Mapping[LabelSet, float]:
         raise RuntimeError("ours")
 
-    telemetry_of(host.provider, guard=guard).observe(catalog.CONNECTION_ACTIVE, broken, theirs)
+    telemetry_of(host.provider, guard=guard).register_observable(
+        catalog.CONNECTION_ACTIVE, broken, theirs
+    )
     host.metrics()
     assert (guard.errors, theirs.errors) == (0, 1)
     assert [probe for probe, _ in expected_internal_errors] == ["sockets"]
@@ -171,7 +173,7 @@ def test_an_error_of_a_reading_is_that_of_its_probe(
 
 def test_what_is_expected_is_at_zero_from_then_on(host: Host) -> None:
     telemetry = telemetry_of(host.provider)
-    telemetry.observe(catalog.ACCESS_ATTEMPTS, dict)
+    telemetry.register_observable(catalog.ACCESS_ATTEMPTS, dict)
     password = tuple(("password", result) for result in catalog.ACCESS_RESULT.values)
     assert not set(password) & set(host.numbers(catalog.ACCESS_ATTEMPTS))
     for _ in range(2):
@@ -211,7 +213,7 @@ def test_a_record_with_another_number_of_label_values_is_counted_as_an_error_and
 ) -> None:
     guard = Guard("server")
     telemetry = telemetry_of(host.provider, guard=guard)
-    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
     telemetry.record(catalog.SESSION_DURATION, 1.0, *values)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     assert [point.sum for point in host.points(catalog.CONNECTION_DURATION)] == [2.0]
@@ -221,13 +223,13 @@ def test_a_record_with_another_number_of_label_values_is_counted_as_an_error_and
 
 def test_records_wait_for_a_reading_but_not_without_end(host: Host) -> None:
     telemetry = telemetry_of(host.provider)
-    telemetry.observe(catalog.SESSION_PEAK, dict)
-    most = telemetry._most_waiting
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
+    most = telemetry._max_queued
     for _ in range(most - 1):
         telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
-    assert len(telemetry._waiting) == most - 1
+    assert len(telemetry._queued) == most - 1
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
-    assert len(telemetry._waiting) == 0
+    assert len(telemetry._queued) == 0
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [most + 1]
 
@@ -243,7 +245,7 @@ def test_an_exemplar_has_the_time_of_its_value_and_not_that_of_the_reading(
 ) -> None:
     histograms = Histograms() if kept_here else None
     telemetry = Telemetry([host.provider], Guard("server"), histograms)
-    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
     before = time.time_ns()
     with sampled_span():
         telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
@@ -259,7 +261,7 @@ def test_an_exemplar_has_the_time_of_its_value_and_not_that_of_the_reading(
 
 def test_a_value_takes_no_exemplar_from_where_it_is_handed_on(host: Host) -> None:
     telemetry = telemetry_of(host.provider)
-    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     with sampled_span():
         telemetry.record(catalog.CONNECTION_DURATION, 70.0, "other")
@@ -284,7 +286,7 @@ def test_what_was_read_of_a_histogram_does_not_change_any_more() -> None:
 def test_every_provider_gets_everything() -> None:
     first, second = Host(), Host()
     telemetry = telemetry_of(first.provider, second.provider)
-    telemetry.observe(catalog.SESSION_PEAK, lambda: {("1m",): 3})
+    telemetry.register_observable(catalog.SESSION_PEAK, lambda: {("1m",): 3})
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     for host in (first, second):
         assert host.numbers(catalog.SESSION_PEAK)[("1m",)] == 3
@@ -293,14 +295,14 @@ def test_every_provider_gets_everything() -> None:
 
 def test_without_a_provider_nothing_happens() -> None:
     telemetry = telemetry_of()
-    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     telemetry.close()
 
 
 def test_a_provider_that_does_nothing_is_no_trouble() -> None:
     telemetry = telemetry_of(NoOpMeterProvider())
-    telemetry.observe(catalog.SESSION_PEAK, dict)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
 
 
@@ -324,7 +326,7 @@ def test_what_is_closed_falls_silent(host: Host) -> None:
         asked.append(1)
         return {}
 
-    telemetry.observe(catalog.SESSION_PEAK, reading)
+    telemetry.register_observable(catalog.SESSION_PEAK, reading)
     host.metrics()
     telemetry.close()
     host.metrics()
@@ -337,7 +339,7 @@ def test_after_a_close_the_same_provider_is_used_again_and_no_instrument_made_tw
     for n in (1, 2):
         telemetry = telemetry_of(host.provider)
         reading: dict[LabelSet, float] = {("1m",): n}
-        telemetry.observe(catalog.SESSION_PEAK, reading.copy)
+        telemetry.register_observable(catalog.SESSION_PEAK, reading.copy)
         telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
         assert host.numbers(catalog.SESSION_PEAK)[("1m",)] == n
         telemetry.close()

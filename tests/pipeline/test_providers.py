@@ -51,7 +51,7 @@ def record(pipeline):
     telemetry = Telemetry(pipeline.meter_providers, Guard("server"), pipeline.histograms)
     if pipeline.histograms is not None:
         # As in an app, there is more than histograms.
-        telemetry.observe(catalog.SESSION_STARTS, dict)
+        telemetry.register_observable(catalog.SESSION_STARTS, dict)
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
 
 def resource(pipeline):

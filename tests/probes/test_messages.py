@@ -29,12 +29,12 @@ class Chat:
     current_task: asyncio.Task[None] | None = None
 
 
-def books(tracer: Tracer | None = None) -> Messages:
+def new_messages(tracer: Tracer | None = None) -> Messages:
     return probe_context(tracer).get(Messages)
 
 
 async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None:
-    messages = books()
+    messages = new_messages()
 
     async def process() -> None:
         mine = asyncio.current_task()
@@ -62,7 +62,7 @@ async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
         def start_span(self, *args: Any, **kwargs: Any) -> Any:
             raise RuntimeError("no span")
 
-    messages = books(Broken())
+    messages = new_messages(Broken())
 
     with _InTurn(messages, Chat()):
         assert messages.ledger.active() == {(): 1}
@@ -71,7 +71,7 @@ async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
 
 
 async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> None:
-    messages = books()
+    messages = new_messages()
     sent: list[tuple[Any, ...]] = []
 
     async def original(*args: Any) -> None:
@@ -89,7 +89,7 @@ async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> 
 
 
 async def test_a_lost_step_is_no_lost_answer() -> None:
-    messages = books()
+    messages = new_messages()
     for event in ("new_message", "update_message"):
         for kind in ("assistant_message", "run", "tool", "user_message"):
             messages.emitted(event, {"type": kind}, "gone")
@@ -104,7 +104,7 @@ ANSWER = {"type": "assistant_message", "output": "hello"}
 
 
 async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> None:
-    messages = books()
+    messages = new_messages()
 
     async def original(*_: Any) -> None:
         pass
@@ -127,7 +127,7 @@ async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> 
 @pytest.mark.parametrize("event", ["ask", "call_fn"])
 @pytest.mark.parametrize("by", ["to", "room", "position"])
 async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) -> None:
-    messages = books()
+    messages = new_messages()
 
     async def original(*_: Any, **__: Any) -> None:
         pass
@@ -146,7 +146,7 @@ async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) 
 
 
 def test_what_cannot_be_seen_is_no_first_output() -> None:
-    messages = books()
+    messages = new_messages()
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
     turn.message_id = "m"
@@ -167,7 +167,7 @@ def test_what_cannot_be_seen_is_no_first_output() -> None:
 
 @pytest.mark.parametrize("event", ["update_message", "audio_chunk"])
 def test_what_can_be_seen_or_heard_is_a_first_output_and_no_new_message(event: str) -> None:
-    messages = books()
+    messages = new_messages()
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
     messages.emitted(event, ANSWER, None)
@@ -177,7 +177,7 @@ def test_what_can_be_seen_or_heard_is_a_first_output_and_no_new_message(event: s
 
 
 async def test_a_cancellation_is_a_stop_only_if_the_user_or_the_end_of_the_process_is() -> None:
-    messages = books()
+    messages = new_messages()
     given_up, unread = asyncio.CancelledError(), GeneratorExit()
     outcomes = [messages.outcome_of(error) for error in (None, given_up, unread, ValueError())]
     assert outcomes == ["ok", "error", "ok", "error"]
@@ -187,7 +187,7 @@ async def test_a_cancellation_is_a_stop_only_if_the_user_or_the_end_of_the_proce
 
 
 async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
-    messages = books()
+    messages = new_messages()
     session, stopped = Chat(), asyncio.Event()
     outcomes: list[str] = []
 

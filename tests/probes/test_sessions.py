@@ -1,4 +1,4 @@
-"""Why a session ended, as the books say, without a server."""
+"""Why a session ended, as the ledger says, without a server."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
     for event in events:
         getattr(sessions, event)(session)
     sessions.deleted(session)
-    context.telemetry.settle()
+    context.telemetry.flush()
     recorded = {(metric, values): sum(s.counts) for metric, values, s in histograms.read()}
     assert recorded == {
         (catalog.SESSION_DURATION, ("websocket", "webapp", reason)): 1,

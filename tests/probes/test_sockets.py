@@ -107,7 +107,7 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
     await server.close("d", "transport error")
     await server.close("never told", "transport close")
 
-    context.telemetry.settle()
+    context.telemetry.flush()
     assert {values: sum(series.counts) for _, values, series in histograms.read()} == {
         ("ping_timeout",): 1,
         ("client_disconnect",): 1,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.core.tallies import Tally
+from chainlit_otel.core.counters import ResettableCounter
 from chainlit_otel.guard import Guard
 from chainlit_otel.resources.caches import Caches
 from tests.conftest import InternalErrors
@@ -152,15 +152,15 @@ def test_what_is_no_cache_is_refused_in_one_line(caches: Caches, name: Any, cach
 @given(st.lists(st.lists(st.integers(0, 50))))
 def test_a_tally_is_the_sum_of_what_was_counted_over_all_beginnings(runs: list[list[int]]) -> None:
     """Each run counts up from nothing; the last one before a restart may be missed, never more."""
-    tally, expected = Tally(), 0
+    counter, expected = ResettableCounter(), 0
     for run in runs:
         count = 0
         for step in run:
             count += step
-            tally.take(count)
+            counter.update(count)
             expected += step
-            assert tally.total == expected
-        tally.restart()
+            assert counter.total == expected
+        counter.rebase()
 
 
 def test_a_forked_child_begins_anew(caches: Caches, guard: Guard) -> None:

@@ -31,8 +31,8 @@ class Scraper:
         self.guards = {name: Guard(name) for name in ("server", "pools", "caches")}
         self._reader = InMemoryMetricReader()
         telemetry = Telemetry([MeterProvider([self._reader])], self.guards["server"])
-        pools_probe.observe(telemetry, self.guards["pools"], self.pools)
-        caches_probe.observe(telemetry, self.guards["caches"], self.caches)
+        pools_probe.register_observables(telemetry, self.guards["pools"], self.pools)
+        caches_probe.register_observables(telemetry, self.guards["caches"], self.caches)
 
     def scrape(self) -> dict[tuple[str, ...], int]:
         """Hits and misses, by cache and result."""

@@ -66,7 +66,7 @@ class Served:
         )
         self.telemetry = Telemetry([self.provider], self.guard, histograms)
         # As in an app, there is more than histograms.
-        self.telemetry.observe(catalog.SESSION_STARTS, dict)
+        self.telemetry.register_observable(catalog.SESSION_STARTS, dict)
         self.collector = OpenTelemetryCollector(
             self.reader, self.guard, process or CollectorRegistry(), self.telemetry.label_sets
         )
@@ -100,7 +100,7 @@ def observe_everything(served: Served) -> None:
     for metric in METRICS:
         if metric.kind != "histogram":
             named = {} if metric.label_sets else dict.fromkeys(some_labels(metric), 0)
-            served.telemetry.observe(metric, named.copy)
+            served.telemetry.register_observable(metric, named.copy)
 
 
 def labels(metric: Metric, values: LabelSet) -> frozenset[tuple[str, str]]:
@@ -216,7 +216,7 @@ def busy(served: Served) -> None:
     for metric in METRICS:
         if metric.kind != "histogram":
             reading: dict[LabelSet, float] = {some_labels(metric)[0]: 3}
-            served.telemetry.observe(metric, reading.copy)
+            served.telemetry.register_observable(metric, reading.copy)
     for seconds in (0.25, 42.0, 1800.0, 30_000.5):
         served.telemetry.record(catalog.SESSION_DURATION, seconds, "websocket", "webapp", "cleared")
     with sampled_span():

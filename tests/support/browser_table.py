@@ -29,7 +29,7 @@ _BROWSER = {catalog.SESSION_TYPE.key: "websocket", catalog.CLIENT_TYPE.key: "web
 
 @dataclass(frozen=True)
 class Figure:
-    """One number of the books: a series of `/metrics`.
+    """One number: a series of `/metrics`.
 
     Attributes:
         metric: Its row of the catalogue.

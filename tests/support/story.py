@@ -569,7 +569,7 @@ class Script:
         )
         self.done["bounced"] += RUSH
 
-    def settle(self) -> None:
+    def add_open_time(self) -> None:
         """Count the time of those who are still there."""
         self.done.seconds += sum(time.monotonic() - since for since in self._since.values())
 

@@ -1,4 +1,4 @@
-"""The plan is a pure function of its numbers; the books add up."""
+"""The plan is a pure function of its numbers; the report adds up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Refused, Unreachable
-from chainlit_otel.testing.load import Itinerary, Plan, Tally
+from chainlit_otel.testing.load import Itinerary, LoadReport, Plan
 
 probabilities = st.floats(0, 1)
 plans = st.builds(
@@ -123,26 +123,26 @@ def test_impossible_numbers_are_named(change: dict[str, float], named: str) -> N
 
 
 def test_the_peak_is_the_most_that_stood_at_one_time() -> None:
-    tally = Tally()
+    report = LoadReport()
     for step in (1, 1, -1, 1, 1, -1, -1):
         if step > 0:
-            tally.enter()
+            report.enter()
         else:
-            tally.connected -= 1
-    assert (tally.peak, tally.connected) == (3, 1)
+            report.connected -= 1
+    assert (report.peak, report.connected) == (3, 1)
 
 
 def test_the_mean_needs_an_ended_session() -> None:
-    assert Tally(sessions=3).mean_length is None
-    assert Tally(sessions=3, ended=2, seconds=30).mean_length == 15
+    assert LoadReport(sessions=3).mean_length is None
+    assert LoadReport(sessions=3, ended=2, seconds=30).mean_length == 15
 
 
 def test_failures_are_told_apart_and_one_of_each_kind_is_kept() -> None:
-    tally = Tally()
-    assert tally.satisfied
+    report = LoadReport()
+    assert report.satisfied
     failures = [Refused("a"), Refused("b"), Unreachable("c"), NoAnswer("d"), ConnectionLost("e")]
     for error in failures:
-        tally.complain(error)
-        assert not tally.satisfied
-    assert (tally.refused, tally.unreachable, tally.unanswered, tally.errors) == (2, 1, 1, 1)
-    assert list(tally.complaints.values()) == ["a", "c", "d", "e"]
+        report.complain(error)
+        assert not report.satisfied
+    assert (report.refused, report.unreachable, report.unanswered, report.errors) == (2, 1, 1, 1)
+    assert list(report.complaints.values()) == ["a", "c", "d", "e"]

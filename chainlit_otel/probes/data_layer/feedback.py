@@ -41,7 +41,7 @@ class Feedback(Probe):
                 shadow(patches, layer, name, wrap)
 
         self._data_layer.listen(patches, self.guard, found)
-        self.telemetry.observe(catalog.FEEDBACK, self.given, self.guard)
+        self.telemetry.register_observable(catalog.FEEDBACK, self.given, self.guard)
 
     def gave(self, value: str | None) -> None:
         """The data layer has stored or deleted feedback; None is neither."""

@@ -34,7 +34,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.identities import Identities
 from chainlit_otel.core.labels import ClosedSet, LearnedSet
-from chainlit_otel.core.operations import Held, OperationLedger
+from chainlit_otel.core.operations import OperationLedger, SessionQueue
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
@@ -106,7 +106,9 @@ class DataLayers(Probe):
         self._tracing = context.tracing
         self._zeros: dict[tuple[str, ...], int] = {}
         self._warned: set[tuple[str, ...]] = set()
-        self._held: weakref.WeakKeyDictionary[Any, Held] = weakref.WeakKeyDictionary()
+        self._session_queues: weakref.WeakKeyDictionary[Any, SessionQueue] = (
+            weakref.WeakKeyDictionary()
+        )
         self._storages = Identities()
 
     def install(self, patches: Patches) -> None:
@@ -117,11 +119,11 @@ class DataLayers(Probe):
             websocket, "flush_method_queue", _wrap_flush_method_queue(patches, self)
         )
         patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
-        observe = functools.partial(self.telemetry.observe, guard=self.guard)
-        observe(catalog.DATA_LAYER_OPERATIONS, self.counts)
-        observe(catalog.DATA_LAYER_QUEUED, self.queued)
-        observe(catalog.DATA_LAYER_DISCARDED, self.discarded)
-        observe(catalog.DATA_LAYER_QUEUE_LENGTH, self.queue_length)
+        register = functools.partial(self.telemetry.register_observable, guard=self.guard)
+        register(catalog.DATA_LAYER_OPERATIONS, self.counts)
+        register(catalog.DATA_LAYER_QUEUED, self.queued)
+        register(catalog.DATA_LAYER_DISCARDED, self.discarded)
+        register(catalog.DATA_LAYER_QUEUE_LENGTH, self.queue_length)
 
     def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
         """Return what bounds the names of operations and of data layers."""
@@ -145,11 +147,11 @@ class DataLayers(Probe):
             )
 
     def queued(self) -> Mapping[tuple[str, ...], int]:
-        """Return how many operations were held back, by name."""
+        """Return how many operations were queued, by name."""
         return self._folded(self.ledger.queued)
 
     def discarded(self) -> Mapping[tuple[str, ...], int]:
-        """Return how many operations were held back and will never run, by name."""
+        """Return how many operations were queued and will never run, by name."""
         return self._folded(self.ledger.discarded)
 
     def _folded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
@@ -159,8 +161,8 @@ class DataLayers(Probe):
         return folded
 
     def queue_length(self) -> Mapping[tuple[str, ...], int]:
-        """Return how many operations are held back now."""
-        return {(): self.ledger.waiting}
+        """Return how many operations are queued now."""
+        return {(): self.ledger.queue_length}
 
     def observe(self, patches: Patches, layer: Any) -> None:
         """Observe a data layer."""
@@ -216,50 +218,50 @@ class DataLayers(Probe):
             span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
         self._tracing.end(operation.scope, outcome, error)
 
-    def held_back(self, session: Any, name: str) -> None:
+    def on_queued(self, session: Any, name: str) -> None:
         """Chainlit may have put operations in the queue of a session."""
         queue = session.thread_queues.get(name)
         if not queue:
             return
-        held = self._held.get(session)
-        if held is None:
-            held = self._held[session] = Held()
-            finalizer = weakref.finalize(session, self.ledger.collected, held)
+        session_queue = self._session_queues.get(session)
+        if session_queue is None:
+            session_queue = self._session_queues[session] = SessionQueue()
+            finalizer = weakref.finalize(session, self.ledger.finalized, session_queue)
             finalizer.atexit = False
         # Several may be under way at once, so what is new is told by what is known.
-        for _ in range(len(queue) - held.waiting[name]):
-            self.ledger.hold_back(held, name)
+        for _ in range(len(queue) - session_queue.operations[name]):
+            self.ledger.enqueue(session_queue, name)
 
-    def replaying(self, patches: Patches, session: Any) -> None:
-        """Chainlit is about to run what it has held back for a session."""
+    def on_flush(self, patches: Patches, session: Any) -> None:
+        """Chainlit is about to run what it has queued for a session."""
         for name, queue in session.thread_queues.items():
             for n, (function, layer, args, kwargs) in enumerate(queue):
                 queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
 
-    def replayed(self, session: Any) -> None:
-        """Chainlit has run what it had held back; what it has left over will never run."""
-        if held := self._held.pop(session, None):
-            self.ledger.discard(held)
+    def on_flushed(self, session: Any) -> None:
+        """Chainlit has run what it had queued; what it has left over will never run."""
+        if session_queue := self._session_queues.pop(session, None):
+            self.ledger.discard(session_queue)
 
-    def deleted(self, session: Any) -> None:
-        """A session is deleted, and runs no more of what was held back for it.
+    def on_session_deleted(self, session: Any) -> None:
+        """A session is deleted, and runs no more of what was queued for it.
 
         Unless its user has written: Chainlit stores the thread before it runs them, and by then
         the user may be gone. A message that has only just come is still a task. If those never
         get that far, the operations are discarded with the session object.
         """
-        if session not in self._held or session.has_first_interaction:
+        if session not in self._session_queues or session.has_first_interaction:
             return
         task = session.current_task
         if task is None or task.done():
-            self.replayed(session)
+            self.on_flushed(session)
         else:
-            task.add_done_callback(functools.partial(self._deleted_then, weakref.ref(session)))
+            task.add_done_callback(functools.partial(self._on_task_done, weakref.ref(session)))
 
-    def _deleted_then(self, reference: Callable[[], Any], _: object) -> None:
+    def _on_task_done(self, reference: Callable[[], Any], _: object) -> None:
         with self.guard:
             if (session := reference()) is not None:
-                self.deleted(session)
+                self.on_session_deleted(session)
 
     def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
         guard, queues = self.guard, _holds_back(original)
@@ -282,7 +284,7 @@ class DataLayers(Probe):
                 with guard:
                     self.ledger.over(call)
                     if session is not None:
-                        self.held_back(session, name)
+                        self.on_queued(session, name)
 
         @wraps(original)
         def operation(*args: Any, **kwargs: Any) -> Any:
@@ -296,7 +298,7 @@ class DataLayers(Probe):
         return mark_coroutine_function(operation)
 
     def _replay(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
-        held = self._held.get(session)
+        session_queue = self._session_queues.get(session)
 
         @wraps(function)
         async def replay(layer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -304,8 +306,8 @@ class DataLayers(Probe):
                 return await function(layer, *args, **kwargs)
             kind = ""
             with self.guard:
-                if held is not None:
-                    self.ledger.replay(held, name)
+                if session_queue is not None:
+                    self.ledger.dequeue(session_queue, name)
                 kind = self.names(type(layer).__name__)
             return await self._run(name, kind, function, (layer, *args), kwargs)
 
@@ -405,12 +407,12 @@ def _silent_session() -> Any:
 def _wrap_flush_method_queue(patches: Patches, data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with data_layers.guard:
-            data_layers.replaying(patches, session)
+            data_layers.on_flush(patches, session)
         try:
             return await wrapped(*args, **kwargs)
         finally:
             with data_layers.guard:
-                data_layers.replayed(session)
+                data_layers.on_flushed(session)
 
     return wrapper
 
@@ -418,7 +420,7 @@ def _wrap_flush_method_queue(patches: Patches, data_layers: DataLayers) -> Any:
 def _wrap_delete(data_layers: DataLayers) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with data_layers.guard:
-            data_layers.deleted(session)
+            data_layers.on_session_deleted(session)
         return await wrapped(*args, **kwargs)
 
     return wrapper

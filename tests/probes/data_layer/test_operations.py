@@ -25,65 +25,65 @@ def ignore(*_: Any) -> None:
     pass
 
 
-def books() -> DataLayers:
+def new_layers() -> DataLayers:
     return probe_context().get(DataLayers)
 
 
 def holding(layers: DataLayers) -> Session:
     session = Session()
     session.thread_queues["create_step"] = deque([1, 2, 3])
-    layers.held_back(session, "create_step")
+    layers.on_queued(session, "create_step")
     return session
 
 
 def fate(layers: DataLayers) -> tuple[int, int]:
     """How many operations wait, and how many are discarded."""
-    return layers.ledger.waiting, layers.ledger.discarded.total()
+    return layers.ledger.queue_length, layers.ledger.discarded.total()
 
 
 def test_each_is_counted_once_however_many_are_under_way() -> None:
-    layers = books()
+    layers = new_layers()
     session = holding(layers)
     session.thread_queues["create_step"].append(4)
-    layers.held_back(session, "create_step")
-    layers.held_back(session, "create_step")
-    layers.held_back(session, "update_step")
+    layers.on_queued(session, "create_step")
+    layers.on_queued(session, "create_step")
+    layers.on_queued(session, "update_step")
     assert layers.queued() == {("create_step",): 4}
 
 
 def test_who_has_written_nothing_leaves_nothing() -> None:
-    layers = books()
+    layers = new_layers()
     session = holding(layers)
-    layers.deleted(session)
+    layers.on_session_deleted(session)
     assert fate(layers) == (0, 3)
-    layers.deleted(session)
-    layers.replayed(session)
+    layers.on_session_deleted(session)
+    layers.on_flushed(session)
     assert fate(layers) == (0, 3)
 
 
 def test_what_is_about_to_run_is_not_discarded_until_that_is_over() -> None:
-    layers = books()
+    layers = new_layers()
     session = holding(layers)
     session.has_first_interaction = True
-    layers.deleted(session)
+    layers.on_session_deleted(session)
     assert fate(layers) == (3, 0)
     # Chainlit ran none of them, because its task was cancelled.
-    layers.replayed(session)
+    layers.on_flushed(session)
     assert fate(layers) == (0, 3)
 
 
 def test_what_was_to_run_and_never_did_goes_with_the_session() -> None:
-    layers = books()
+    layers = new_layers()
     session = holding(layers)
     session.has_first_interaction = True
-    layers.deleted(session)
+    layers.on_session_deleted(session)
     del session
     gc.collect()
     assert fate(layers) == (0, 3)
 
 
 async def test_a_task_of_the_session_may_yet_have_them_run() -> None:
-    layers = books()
+    layers = new_layers()
     session, other = holding(layers), holding(layers)
     going_on = asyncio.Event()
 
@@ -97,17 +97,17 @@ async def test_a_task_of_the_session_may_yet_have_them_run() -> None:
     session.current_task = asyncio.create_task(write(session))
     other.current_task = asyncio.create_task(greet())
     for one in (session, other):
-        layers.deleted(one)
+        layers.on_session_deleted(one)
     assert fate(layers) == (6, 0)
     going_on.set()
     await asyncio.gather(session.current_task, other.current_task)
     assert fate(layers) == (3, 3)
-    layers.replayed(session)
+    layers.on_flushed(session)
     assert fate(layers) == (0, 6)
 
 
 def test_an_operation_fails_by_a_part_of_it_that_fails() -> None:
-    layers = books()
+    layers = new_layers()
     outer = layers.start_operation("create_step", "Layer")
     inner = layers.start_operation("update_thread", "Layer")
     inner.failed = True
@@ -117,7 +117,7 @@ def test_an_operation_fails_by_a_part_of_it_that_fails() -> None:
 
 
 def test_what_an_operation_leaves_behind_stands_for_itself() -> None:
-    layers = books()
+    layers = new_layers()
     outer = layers.start_operation("create_step", "Layer")
     task = copy_context()
     layers.end_operation(outer, None, None)
