@@ -59,10 +59,11 @@ bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --tu
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)
 
-lint: $(READY) ## check style, types and the generated parts of the documents
+lint: $(READY) ## check style, types, workflows and the generated parts of the documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/chainlit-otel dashboards --check
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml --check
