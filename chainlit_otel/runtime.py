@@ -19,7 +19,7 @@ from opentelemetry.trace import TracerProvider
 
 from chainlit_otel import catalog, patching
 from chainlit_otel.announcement import announce, sent, served
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing, Unavailable
 from chainlit_otel.pipeline.forks import renew_locks
@@ -500,7 +500,7 @@ class Runtime:
         self._telemetry.register_observable(
             catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
         )
-        overflows: dict[catalog.Attribute, ClosedSet | LearnedSet] = {
+        overflows: dict[catalog.Attribute, EnumLabel | BoundedLabel] = {
             catalog.CACHE_NAME: registry.caches.names,
             catalog.POOL_NAME: registry.pools.names,
         }
@@ -509,7 +509,9 @@ class Runtime:
                 overflows |= probe.overflows()
         self._telemetry.register_observable(
             catalog.LABEL_OVERFLOW,
-            lambda: {(attribute.key,): values.folded for attribute, values in overflows.items()},
+            lambda: {
+                (attribute.key,): values.overflowed for attribute, values in overflows.items()
+            },
         )
         self._telemetry.register_observable(catalog.EXPORT_DROPPED, losses.read)
         self._telemetry.register_observable(

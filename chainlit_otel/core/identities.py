@@ -1,4 +1,4 @@
-"""Objects of the app that are known by what they are, not by what they say they equal."""
+"""A weak set of objects that are compared by identity."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 
-class Identities:
+class WeakIdentitySet:
     """A set of objects, held weakly; they need not be hashable."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Label values that stay within a closed set, whatever a browser sends."""
+"""Labels of bounded cardinality, whatever a browser or an app sends."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from chainlit_otel.core.counts import Counts
 
 
-class ClosedSet:
-    """Folds any value to a member of a closed set.
+class EnumLabel:
+    """A label with a fixed set of values; any other value overflows.
 
     Args:
-        values: The members; `other` must be one of them.
-        other: The member that stands for everything else.
+        values: The values; `other` must be one of them.
+        other: The value that is used in place of those that overflow.
     """
 
     def __init__(self, values: Iterable[str], other: str = "other") -> None:
@@ -20,56 +20,56 @@ class ClosedSet:
         if other not in self._values:
             raise ValueError(f"{other!r} is not one of the values")
         self._other = other
-        self._folded: Counts[None] = Counts()
+        self._overflowed: Counts[None] = Counts()
 
     def __call__(self, value: object) -> str:
-        """Return `value` if it is a member, and `other`, counted, if it is not."""
+        """Return `value` if it is one of the values, and `other`, counted, if it is not."""
         if isinstance(value, str) and value in self._values:
             return value
-        self._folded.add(None)
+        self._overflowed.add(None)
         return self._other
 
     @property
-    def folded(self) -> int:
-        """How many values were folded into `other`."""
-        return self._folded.read().get(None, 0)
+    def overflowed(self) -> int:
+        """How many values have overflowed."""
+        return self._overflowed.read().get(None, 0)
 
 
-class LearnedSet:
-    """A closed set whose members the application declares as it runs.
+class BoundedLabel:
+    """A label whose values are added while the application runs, up to a limit.
 
     Args:
-        limit: How many members it takes; later ones are folded.
-        other: The value that stands for everything that is not a member.
+        limit: How many values it takes; later ones overflow.
+        other: The value that is used in place of those that overflow.
     """
 
     def __init__(self, limit: int, other: str = "other") -> None:
         self._limit = limit
-        self._closed = ClosedSet((other,), other)
+        self._enum = EnumLabel((other,), other)
         self._members: frozenset[str] = frozenset()
 
-    def learn(self, values: Iterable[str]) -> None:
-        """Take the values as members, the first ones up to the limit."""
+    def add(self, values: Iterable[str]) -> None:
+        """Add values, up to the limit."""
         for value in values:
             if len(self._members) < self._limit:
                 self._members |= {value}
 
     def admit(self, value: object, longest: int = 64) -> str:
-        """Make a member of a value of the app's while there is room, and return what stands for it.
+        """Add a value while there is room, and return what is used for it.
 
         Args:
             value: The value; it may be anything.
-            longest: The most characters that a member has.
+            longest: The most characters of a value that is added.
         """
         if isinstance(value, str) and value not in self._members and 0 < len(value) <= longest:
-            self.learn((value,))
+            self.add((value,))
         return self(value)
 
     def __call__(self, value: object) -> str:
-        """Return `value` if it is a member, and `other`, counted, if it is not."""
-        return value if isinstance(value, str) and value in self._members else self._closed(value)
+        """Return `value` if it is one of the values, and `other`, counted, if it is not."""
+        return value if isinstance(value, str) and value in self._members else self._enum(value)
 
     @property
-    def folded(self) -> int:
-        """How many values were folded into `other`."""
-        return self._closed.folded
+    def overflowed(self) -> int:
+        """How many values have overflowed."""
+        return self._enum.overflowed

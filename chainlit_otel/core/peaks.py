@@ -36,16 +36,16 @@ class _Window:
         self.peak = level
         self._closed = level
 
-    def advance(self, level: int, seen: int, now: int, wall: int) -> None:
+    def advance(self, level: int, updated: int, now: int, wall: int) -> None:
         """Close the current window if the wall clock has left it; `level` held since `seen`."""
         index = wall // self._length
         if index == self._index:
             return
-        # A step of the clock may put the cut before the last look; it came after it.
-        opened = max(now - wall % self._length, seen)
+        # A step of the clock may put the cut before the last update; it came after it.
+        opened = max(now - wall % self._length, updated)
         elapsed = opened - self._opened
         whole = _WHOLE_WINDOW * self._length
-        if elapsed >= self._length + whole and opened - seen >= whole:
+        if elapsed >= self._length + whole and opened - updated >= whole:
             self._closed = level
         elif elapsed >= whole:
             self._closed = self.peak
@@ -77,7 +77,7 @@ class HighWaterMark:
         self.level = 0
         self._process = 0
         self._windows = {name: _Window(ns, 0, now, wall) for name, ns in WINDOWS.items()}
-        self._seen = now
+        self._updated = now
         self._cut = wall // _SHORTEST
 
     def move(self, level: int, now: int, wall: int) -> None:
@@ -97,9 +97,9 @@ class HighWaterMark:
         return {**peaks, "process": self._process}
 
     def _advance(self, now: int, wall: int) -> None:
-        seen, self._seen = self._seen, now
+        updated, self._updated = self._updated, now
         # No other window is cut where the shortest one is not.
         if wall // _SHORTEST != self._cut:
             self._cut = wall // _SHORTEST
             for window in self._windows.values():
-                window.advance(self.level, seen, now, wall)
+                window.advance(self.level, updated, now, wall)

@@ -11,8 +11,8 @@ from chainlit_otel.core.sessions import NS, Clock
 
 INTERVAL = 0.1
 """Seconds between two beats. What blocks the loop may begin that long before a beat is due, so it
-is never said to last longer than it does, but up to this much shorter. To wake an idle process is
-what a beat costs, and uvicorn wakes it ten times a second anyhow: the two fall into step."""
+is never reported longer than it is, but up to this much shorter. A beat costs a wake-up of an idle
+process, and uvicorn wakes it ten times a second anyhow, at the same moments."""
 
 THRESHOLD = 1.0
 """Seconds that a beat must be late to make a stall."""
@@ -52,19 +52,19 @@ class Beat(NamedTuple):
 
     Attributes:
         lag: Seconds that it came too late.
-        unseen: Whether it ended a stall that nobody had noticed before it was over.
+        unseen: Whether it ended a stall that the watchdog had not detected.
     """
 
     lag: float
-    unseen: bool
+    late_detection: bool
 
 
 class Check(NamedTuple):
-    """What a watcher finds.
+    """What the watchdog finds.
 
     Attributes:
-        began: Whether a stall began that is told for the first time.
-        wait: Seconds until it is worth while to look again.
+        began: Whether a stall began that was not reported yet.
+        wait: Seconds until the next check.
     """
 
     began: bool
@@ -72,11 +72,10 @@ class Check(NamedTuple):
 
 
 class Heartbeat:
-    """Told of each beat by the loop's thread, and asked for the missing one by another.
+    """Gets the beats of the loop's thread, and is checked for a missing one by another thread.
 
-    A stall begins when the watcher finds a beat too late, and ends with that beat, whose lag is
-    its length. A watcher that was itself held up may come too late; the beat counts the stall
-    then. Thread-safe.
+    A stall begins when the watchdog finds a beat missing, and ends with that beat, whose lag is
+    its length. If the watchdog was delayed itself, the beat counts the stall. Thread-safe.
 
     Args:
         clock: Monotonic clock, in nanoseconds.
@@ -97,21 +96,21 @@ class Heartbeat:
         """A beat came, and the next one is due after the interval.
 
         Returns:
-            The beat; None for the first one, which nobody waited for.
+            The beat; None for the first one, which was not due at any time.
         """
         with self._lock:
             now = self._clock()
             due, self._due = self._due, now + int(INTERVAL * NS)
-            seen, self.stalled = self.stalled, False
+            reported, self.stalled = self.stalled, False
             if due is None:
                 return None
             lag = max(0, now - due) / NS
-            unseen = lag >= THRESHOLD and not seen
-            self.stalls += unseen
-        return Beat(lag, unseen)
+            late_detection = lag >= THRESHOLD and not reported
+            self.stalls += late_detection
+        return Beat(lag, late_detection)
 
     def check(self) -> Check:
-        """Look whether a beat is missing."""
+        """Check whether a beat is missing."""
         with self._lock:
             if self._due is None or self.stalled:
                 return Check(False, THRESHOLD)

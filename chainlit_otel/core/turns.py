@@ -16,7 +16,7 @@ class Turn:
 
     Attributes:
         arrived: Monotonic time at which the message arrived, in nanoseconds.
-        profile: Chat profile, folded to a bounded set.
+        profile: Chat profile, as a bounded label.
         message_id: Id of the user's message; empty if it is not known.
         error: The exception that a callback raised and Chainlit swallowed, if any.
         cancelled: Whether the user, or the end of the process, stopped it.

@@ -41,7 +41,7 @@ from opentelemetry.trace import get_current_span
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
@@ -101,8 +101,8 @@ class Access(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.methods = ClosedSet(catalog.ACCESS_METHOD.values)
-        self.reasons = LearnedSet(_MOST_REASONS)
+        self.methods = EnumLabel(catalog.ACCESS_METHOD.values)
+        self.reasons = BoundedLabel(_MOST_REASONS)
         self._data_layer = context.get(Discovery)
         # A finalizer or a signal handler of the app may deny something at any moment.
         self._attempts: Counts[tuple[str, ...]] = Counts()
@@ -134,7 +134,7 @@ class Access(Probe):
         self.telemetry.register_observable(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
         self.telemetry.register_observable(catalog.ACCESS_DENIALS, self.denials, self.guard)
 
-    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the methods and the reasons that the app gives."""
         return {catalog.ACCESS_METHOD: self.methods, catalog.DENIAL_REASON: self.reasons}
 

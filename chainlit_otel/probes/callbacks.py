@@ -24,7 +24,7 @@ from typing import Any
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
@@ -71,8 +71,8 @@ class Callbacks(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.names = ClosedSet(catalog.CALLBACK_NAME.values)
-        self.actions = LearnedSet(_ACTIONS)
+        self.names = EnumLabel(catalog.CALLBACK_NAME.values)
+        self.actions = BoundedLabel(_ACTIONS)
         self.patches: Patches | None = None
         self._tracing = context.tracing
         self._spans = context.get(SessionSpans)
@@ -94,7 +94,7 @@ class Callbacks(Probe):
             patches.replace_attribute(module, "wrap_user_function", wrap)
         self.observe_all()
 
-    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the names of callbacks and of actions."""
         return {catalog.CALLBACK_NAME: self.names, catalog.ACTION_NAME: self.actions}
 
@@ -222,7 +222,7 @@ class Callbacks(Probe):
         if call.name in _ANSWERS and error is not None:
             self._messages.failed(error)
         if call.name == "set_chat_profiles" and result:
-            self._messages.profiles.learn(profile.name for profile in result)
+            self._messages.profiles.add(profile.name for profile in result)
         self._tracing.end(call.scope, outcome, error)
 
 

@@ -1,11 +1,11 @@
-"""The event loop that serves Chainlit: it beats, and a thread of ours notices when it does not.
+"""The event loop that serves Chainlit: it beats, and a watchdog thread detects when it does not.
 
-A blocked loop serves nobody, and Chainlit loses its users over it. No seam of Chainlit tells, so
-the loop is asked itself. It is the one on which the server has started or, under a host that does
-not say so and for an `enable()` that comes later, the one on which a session is made
+A blocked loop serves nobody, and Chainlit loses its users over it. Nothing in Chainlit reports it,
+so the loop itself is measured: the one on which the server has started or, under a host that does
+not report that and for a later `enable()`, the one on which a session is made
 (`BaseSession.__init__`).
 
-The watcher is a thread of its own and not the one of the admin server. That one may be off, or
+The watchdog is a thread of its own and not the one of the admin server. That one may be off, or
 have found no port; and the line about a stall goes through handlers whose lock the blocked thread
 may hold, for which `/metrics` must not wait.
 """
@@ -38,7 +38,7 @@ CallbackOf = Callable[[CodeType], "str | None"]
 """Names the callback that a code object is the function of, if it is one."""
 
 OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
-"""Called in the watcher's thread, with the task that was running on the blocked loop."""
+"""Called in the watchdog's thread, with the task that was running on the blocked loop."""
 
 Line = tuple[CodeType, int]
 
@@ -50,8 +50,8 @@ _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def nobody(stall: Stall, task: asyncio.Task[Any] | None) -> None:
-    """Take no notice of a stall."""
+def ignore(stall: Stall, task: asyncio.Task[Any] | None) -> None:
+    """Do nothing about a stall."""
 
 
 def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
@@ -101,18 +101,18 @@ def _shown(file: str) -> str:
     return os.path.basename(file)
 
 
-class Pulse:
-    """Watches the loop of the application.
+class LoopMonitor:
+    """Monitors the loop of the application.
 
     Args:
         guard: Holds what goes wrong in this probe.
         telemetry: Takes the lags.
         callback_of: Names callbacks.
-        on_stall: Told of each stall that is noticed while it lasts.
+        on_stall: Called with each stall that is detected while it lasts.
 
     Attributes:
-        heartbeat: The books, which outlast the loop.
-        patches: What was installed; nothing is watched without.
+        heartbeat: Counts the stalls of all loops, one after the other.
+        patches: What was installed; nothing is monitored without.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Pulse:
         guard: Guard,
         telemetry: Telemetry,
         callback_of: CallbackOf,
-        on_stall: OnStall = nobody,
+        on_stall: OnStall = ignore,
     ) -> None:
         self.guard = guard
         self.heartbeat = Heartbeat()
@@ -131,13 +131,13 @@ class Pulse:
         self._beats = 0
         self._lag = 0.0
         self._lock = Lock()
-        self._watch: _Watch | None = None
+        self._watchdog: _Watchdog | None = None
 
     def start(self) -> None:
-        """Watch the loop that runs in this thread, unless one that runs is being watched."""
+        """Monitor the loop that runs in this thread, unless one that runs is monitored already."""
         if self.patches is None or not self.patches.active:
             return
-        if self._watch is not None and self._watch.goes_on():
+        if self._watchdog is not None and self._watchdog.is_alive():
             return
         try:
             loop = asyncio.get_running_loop()
@@ -145,17 +145,17 @@ class Pulse:
             # An endpoint that is no coroutine makes its session in a worker thread.
             return
         with self._lock:
-            if self._watch is None or not self._watch.goes_on():
-                self._end()
-                self._watch = _Watch(loop, self)
+            if self._watchdog is None or not self._watchdog.is_alive():
+                self._stop()
+                self._watchdog = _Watchdog(loop, self)
 
     def stop(self) -> None:
-        """Watch no longer."""
+        """Stop monitoring."""
         with self._lock:
-            self._end()
+            self._stop()
 
     def beat(self) -> None:
-        """The loop beats."""
+        """The loop has run a beat."""
         beat = self.heartbeat.beat()
         if beat is None:
             return
@@ -164,8 +164,8 @@ class Pulse:
         if self._beats >= SAMPLED or beat.lag >= THRESHOLD:
             self._telemetry.record(catalog.EVENT_LOOP_LAG, self._lag)
             self._beats, self._lag = 0, 0.0
-        if beat.unseen:
-            _tell(Stall())
+        if beat.late_detection:
+            _log_stall(Stall())
 
     def stalled(self, lines: list[Line], task: asyncio.Task[Any] | None) -> None:
         """A stall began.
@@ -175,25 +175,25 @@ class Pulse:
             task: The task in which it was.
         """
         if not self.heartbeat.stalled:
-            # It ended while we looked, and what we saw may be the next thing that ran.
+            # It has ended meanwhile, and these lines may be of what ran next.
             lines, task = [], None
         stall = describe(lines, self._callback_of)
-        _tell(stall)
+        _log_stall(stall)
         self._on_stall(stall, task)
 
-    def _end(self) -> None:
-        if self._watch is not None:
-            self._watch.end()
-            self._watch = None
+    def _stop(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.stop()
+            self._watchdog = None
         self.heartbeat.pause()
 
 
-class _Watch:
-    """The beats of one loop, and the thread that waits for them. It keeps no loop alive."""
+class _Watchdog:
+    """The beats of one loop, and the thread that checks for them. It keeps no loop alive."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, pulse: Pulse) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, monitor: LoopMonitor) -> None:
         self._loop = weakref.ref(loop)
-        self._pulse = pulse
+        self._monitor = monitor
         self._thread_id = 0
         self._caller: CodeType | None = None
         self._done = Event()
@@ -202,11 +202,11 @@ class _Watch:
         # In an empty context, since the current one may hold a session and would live on.
         loop.call_soon(self._beat, context=contextvars.Context())
 
-    def goes_on(self) -> bool:
+    def is_alive(self) -> bool:
         loop = self._loop()
         return loop is not None and loop.is_running() and not self._done.is_set()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         self._done.set()
         if self._thread is not current_thread():
             self._thread.join(timeout=1)
@@ -215,29 +215,29 @@ class _Watch:
         loop = self._loop()
         if loop is None or self._done.is_set():
             return
-        # Whatever runs the callbacks of this kind of loop: all that it calls is a callback's.
+        # The function that runs callbacks in this kind of loop: all frames inside it are of one.
         self._thread_id, self._caller = get_ident(), sys._getframe(1).f_code
-        with self._pulse.guard:
-            self._pulse.beat()
+        with self._monitor.guard:
+            self._monitor.beat()
         loop.call_later(INTERVAL, self._beat)
 
     def _run(self) -> None:
         wait: float | None = THRESHOLD
         while wait is not None and not self._done.wait(wait):
-            wait = self._look()
+            wait = self._check()
 
-    def _look(self) -> float | None:
-        """Look once; return the seconds until the next look, or None if there is nothing left."""
+    def _check(self) -> float | None:
+        """Check once; return the seconds until the next check, or None if the loop is gone."""
         loop = self._loop()
         if loop is None or loop.is_closed():
             return None
-        with self._pulse.guard:
+        with self._monitor.guard:
             if not loop.is_running():
-                self._pulse.heartbeat.pause()
+                self._monitor.heartbeat.pause()
                 return THRESHOLD
-            check = self._pulse.heartbeat.check()
+            check = self._monitor.heartbeat.check()
             if check.began:
-                self._pulse.stalled(self._lines(), asyncio.current_task(loop))
+                self._monitor.stalled(self._lines(), asyncio.current_task(loop))
             return check.wait
         return THRESHOLD
 
@@ -253,11 +253,11 @@ class _Watch:
                 frame = frame.f_back
             return []
         finally:
-            # A frame keeps alive all that is in it, and an error would keep the frame.
+            # A frame keeps its locals alive, and a traceback would keep the frame.
             del frame
 
 
-def _tell(stall: Stall) -> None:
+def _log_stall(stall: Stall) -> None:
     is_, wait = ("is", "wait") if stall.source else ("was", "waited")
     log(
         logging.WARNING,
@@ -270,17 +270,17 @@ def _tell(stall: Stall) -> None:
 
 
 class EventLoop(Probe):
-    """Watches the loop that serves Chainlit.
+    """Monitors the loop that serves Chainlit.
 
     Attributes:
-        monitor: What watches it.
+        monitor: What monitors it.
     """
 
     name = "event_loop"
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.monitor = Pulse(
+        self.monitor = LoopMonitor(
             self.guard,
             self.telemetry,
             context.get(Callbacks).name_of,
@@ -288,7 +288,7 @@ class EventLoop(Probe):
         )
 
     def install(self, patches: Patches) -> None:
-        """Begin to look for the loop."""
+        """Start to monitor the loop as soon as it is known."""
         module = import_module("chainlit.session")
         if not hasattr(module, "BaseSession"):
             raise SeamMissing("chainlit.session.BaseSession")
@@ -301,11 +301,11 @@ class EventLoop(Probe):
             self.monitor.start()
 
     def on_serving(self) -> None:
-        """Watch the loop that the server has started on."""
+        """Monitor the loop that the server has started on."""
         self.monitor.start()
 
     def end(self, reason: str) -> None:
-        """Watch no longer."""
+        """Stop monitoring."""
         self.monitor.stop()
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
@@ -60,7 +60,7 @@ class Messages(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.ledger = TurnLedger(self._on_end)
-        self.profiles = LearnedSet(_PROFILES)
+        self.profiles = BoundedLabel(_PROFILES)
         self._sessions = context.get(Sessions)
         self._sockets = context.get(Sockets)
         self._spans = context.get(SessionSpans)
@@ -98,7 +98,7 @@ class Messages(Probe):
         register(catalog.MESSAGES, lambda: dict(self.ledger.messages))
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
 
-    def overflows(self) -> Mapping[catalog.Attribute, LearnedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, BoundedLabel]:
         """Return what bounds the chat profiles."""
         return {catalog.CHAT_PROFILE: self.profiles}
 

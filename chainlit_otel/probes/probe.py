@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from chainlit_otel.catalog import Attribute
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.instruments import Telemetry
@@ -105,7 +105,7 @@ class Probe:
         """
         raise NotImplementedError
 
-    def overflows(self) -> Mapping[Attribute, ClosedSet | LearnedSet]:
+    def overflows(self) -> Mapping[Attribute, EnumLabel | BoundedLabel]:
         """Return the attributes whose values come from outside, and what bounds them."""
         return {}
 

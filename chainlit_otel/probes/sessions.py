@@ -22,7 +22,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
 from chainlit_otel.patching import Patches, SeamMissing
@@ -77,7 +77,7 @@ class Sessions(Probe):
         self.ledger = SessionLedger(self._on_end)
         self._adopts = context.adopt
         self._capture_user = context.settings.capture_user
-        self.client_type = ClosedSet(catalog.CLIENT_TYPE.values)
+        self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
         self.misses: Counts[tuple[str, ...]] = Counts()
         self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -114,7 +114,7 @@ class Sessions(Probe):
         register(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
         register(catalog.RETAINED, self.retained)
 
-    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel]:
         """Return what bounds the clients."""
         return {catalog.CLIENT_TYPE: self.client_type}
 

@@ -277,7 +277,9 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
             return await original(sid, *reason)
         session = None
         with sockets.guard:
-            session = sockets.closed(sid, reason[0] if reason else _goodbye(sys._getframe()))
+            session = sockets.closed(
+                sid, reason[0] if reason else _reason_of_close(sys._getframe())
+            )
         # python-socketio offers a reason first and calls again without, on the TypeError of a
         # handler that takes none. The original gets both calls, so that a TypeError from
         # inside it is met as it would be without us.
@@ -303,14 +305,14 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
     return disconnect
 
 
-def _goodbye(scope: FrameType | None) -> str | None:
+def _reason_of_close(frame: FrameType | None) -> str | None:
     """Return why a socket is closed for which python-socketio gives no reason, as older ones do.
 
     What Engine.IO has not closed is closed by the browser, by a packet, or by the app.
     """
-    while scope is not None and scope.f_code.co_name != "_handle_eio_message":
-        scope = scope.f_back
-    return None if scope is None else "client disconnect"
+    while frame is not None and frame.f_code.co_name != "_handle_eio_message":
+        frame = frame.f_back
+    return None if frame is None else "client disconnect"
 
 
 def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> Handler:

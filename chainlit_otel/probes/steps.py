@@ -20,7 +20,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
@@ -67,8 +67,8 @@ class Steps(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.types = ClosedSet(catalog.STEP_TYPE.values)
-        self.names = LearnedSet(_NAMES)
+        self.types = EnumLabel(catalog.STEP_TYPE.values)
+        self.names = BoundedLabel(_NAMES)
         self._messages = context.get(Messages)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -92,7 +92,7 @@ class Steps(Probe):
         ):
             patches.replace_attribute(step, name, functools.partial(wrap, patches, self))
 
-    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the types and the names of steps."""
         return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
 

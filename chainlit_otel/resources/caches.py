@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counters import ResettableCounter
-from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.resources.readings import Questions, Together
@@ -73,7 +73,7 @@ class Caches:
     """The caches that the app has named."""
 
     def __init__(self) -> None:
-        self.names = LearnedSet(_NAMES)
+        self.names = BoundedLabel(_NAMES)
         self._watched: dict[str, _WatchedCache] = {}
         self._questions = Questions()
 
@@ -98,7 +98,7 @@ class Caches:
             )
         watched = self._watched.get(name)
         if watched is None:
-            self.names.learn([name])
+            self.names.add([name])
             watched = _WatchedCache(f"watch_cache({name!r}, …)", self.names(name))
             self._watched[name] = watched
         else:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
-from chainlit_otel.core.identities import Identities
-from chainlit_otel.core.labels import LearnedSet
+from chainlit_otel.core.identities import WeakIdentitySet
+from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.resources.readings import Questions, Together
@@ -63,9 +63,9 @@ class Pools:
     """The pools that the app has named, and those of its data layers."""
 
     def __init__(self) -> None:
-        self.names = LearnedSet(_NAMES)
+        self.names = BoundedLabel(_NAMES)
         self._named: dict[str, _WatchedPool] = {}
-        self._layers = Identities()
+        self._layers = WeakIdentitySet()
         self._found: dict[str, str] = {}
         self._questions = Questions()
         self._stats: list[tuple[str, PoolStats]] = []
@@ -91,7 +91,7 @@ class Pools:
                 f"watch_pool({name!r}, {type(pool).__name__}): must be a pool, an engine or a "
                 "client of SQLAlchemy, asyncpg, redis or PyMongo, or a function that returns one"
             )
-        self.names.learn([name])
+        self.names.add([name])
         self._named[name] = _WatchedPool(f"watch_pool({name!r}, …)", self.names(name), get)
 
     def found(self, layer: Any) -> None:
@@ -152,7 +152,7 @@ class Pools:
 
     def _name_of(self, name: str) -> str:
         if name not in self._found:
-            self.names.learn([name])
+            self.names.add([name])
             self._found[name] = self.names(name)
         return self._found[name]
 

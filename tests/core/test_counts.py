@@ -10,7 +10,7 @@ from threading import Event, get_ident
 import pytest
 
 from chainlit_otel.core.counts import _MANY, Counts
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import EnumLabel
 from tests.core.clocks import hurried_threads
 
 
@@ -35,7 +35,7 @@ def test_what_nobody_reads_does_not_grow() -> None:
 
 def test_threads_lose_nothing() -> None:
     counts: Counts[int] = Counts()
-    values = ClosedSet(["other"])
+    values = EnumLabel(["other"])
 
     def add(n: int) -> None:
         for _ in range(3000):
@@ -45,7 +45,7 @@ def test_threads_lose_nothing() -> None:
     with hurried_threads(), ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
     assert counts.read() == {0: 6000, 1: 6000}
-    assert values.folded == 12000
+    assert values.overflowed == 12000
 
 
 class Paused(deque[str]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from chainlit_otel.core.identities import Identities
+from chainlit_otel.core.identities import WeakIdentitySet
 
 
 class Unhashable:
@@ -15,7 +15,7 @@ class Unhashable:
 
 
 def test_each_object_is_itself_and_goes_when_nobody_else_has_it() -> None:
-    known = Identities()
+    known = WeakIdentitySet()
     first, second = Unhashable(), Unhashable()
     assert [known.add(thing) for thing in (first, second, first)] == [True, True, False]
     assert [id(thing) for thing in known] == [id(first), id(second)]

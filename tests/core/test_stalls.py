@@ -53,7 +53,7 @@ def test_a_late_beat_has_a_lag_and_is_no_stall(heart: Heartbeat, clock: Clock, l
     beat = heart.beat()
     assert beat is not None
     assert beat.lag == pytest.approx(late)
-    assert (beat.unseen, heart.stalls) == (False, 0)
+    assert (beat.late_detection, heart.stalls) == (False, 0)
 
 
 def test_a_beat_that_comes_early_is_not_late(heart: Heartbeat, clock: Clock) -> None:
@@ -74,7 +74,7 @@ def test_a_stall_is_told_once_counted_while_it_lasts_and_its_end_has_its_length(
     beat = heart.beat()
     assert beat is not None
     assert beat.lag == pytest.approx(61.001)
-    assert not beat.unseen
+    assert not beat.late_detection
     assert (heart.stalls, heart.stalled) == (1, False)
     after(clock, 1.001)
     assert heart.check().began
@@ -135,8 +135,8 @@ def test_a_watcher_that_looks_when_told_to_sees_every_stall_as_it_begins(gaps: l
         assert beat.lag * NS == pytest.approx(gap)
         # Rounding a wait to nanoseconds may cost one of them.
         assert all(due + THRESHOLD * NS <= moment <= due + THRESHOLD * NS + 1 for moment in began)
-        assert beat.unseen == (gap >= THRESHOLD * NS and not began)
-        assert not (beat.unseen and gap > THRESHOLD * NS + 1)
+        assert beat.late_detection == (gap >= THRESHOLD * NS and not began)
+        assert not (beat.late_detection and gap > THRESHOLD * NS + 1)
         assert heart.stalls == stalls
 
 
@@ -155,7 +155,7 @@ def test_however_seldom_the_watcher_looks_each_stall_is_told_and_counted_once(
             continue
         beat = heart.beat()
         assert beat is not None
-        told += beat.unseen
+        told += beat.late_detection
         expected += clock.now - due >= THRESHOLD * NS
         due = clock.now + int(INTERVAL * NS)
         assert told == heart.stalls == expected
@@ -186,7 +186,7 @@ def test_two_threads_count_a_stall_once() -> None:
             after(clock, 2)
             barrier.wait()
             beat = heart.beat()
-            told[1] += beat is not None and beat.unseen
+            told[1] += beat is not None and beat.late_detection
             barrier.wait()
 
     threads = [Thread(target=watch), Thread(target=live)]

@@ -514,7 +514,7 @@ async def test_what_the_app_denies(door: Door, receiver: Receiver) -> None:
 
 BREAK = """
 import chainlit_otel
-from chainlit_otel.core.labels import ClosedSet
+from chainlit_otel.core.labels import EnumLabel
 from chainlit_otel.probes import access
 
 

@@ -24,7 +24,7 @@ from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.probes.event_loop import Pulse
+from chainlit_otel.probes.event_loop import LoopMonitor
 from tests.core.clocks import Clock
 from tests.support.scrape import wait_until
 
@@ -38,12 +38,12 @@ class Session:
 
 
 @pytest.fixture
-def pulse() -> Iterator[Pulse]:
+def monitor() -> Iterator[LoopMonitor]:
     guard = Guard("event_loop")
-    pulse = Pulse(guard, Telemetry([], guard), lambda code: None)
-    pulse.patches = Patches(None)
-    yield pulse
-    pulse.stop()
+    monitor = LoopMonitor(guard, Telemetry([], guard), lambda code: None)
+    monitor.patches = Patches(None)
+    yield monitor
+    monitor.stop()
     wait_until(lambda: watchers() == [], 10, "the end of the watcher")
     assert guard.errors == 0
 
@@ -52,45 +52,45 @@ def watchers() -> list[Thread]:
     return [thread for thread in enumerate() if thread.name == "chainlit-otel-watcher"]
 
 
-async def start(pulse: Pulse) -> None:
-    pulse.start()
+async def start(monitor: LoopMonitor) -> None:
+    monitor.start()
     await asyncio.sleep(2.5 * INTERVAL)
 
 
 def test_the_worst_of_the_beats_that_are_recorded_as_one_counts() -> None:
     clock, guard, histograms = Clock(), Guard("event_loop"), Histograms()
-    pulse = Pulse(guard, Telemetry([], guard, histograms), lambda code: None)
-    pulse.heartbeat = Heartbeat(clock=lambda: clock.now)
-    pulse.beat()
+    monitor = LoopMonitor(guard, Telemetry([], guard, histograms), lambda code: None)
+    monitor.heartbeat = Heartbeat(clock=lambda: clock.now)
+    monitor.beat()
     for late in (0.4, 0.0, 0.0, 0.3):
         clock.advance(int((INTERVAL + late) * NS))
-        pulse.beat()
+        monitor.beat()
     ((metric, labels, series),) = histograms.read()
     assert (metric, labels) == (catalog.EVENT_LOOP_LAG, ())
     assert sum(series.counts) == 2
     assert series.sum == pytest.approx(0.4 + 0.3)
 
 
-def test_there_is_one_watcher_however_often_it_is_started(pulse: Pulse) -> None:
+def test_there_is_one_watcher_however_often_it_is_started(monitor: LoopMonitor) -> None:
     async def sessions() -> None:
         for _ in range(10):
-            pulse.start()
-        await asyncio.to_thread(pulse.start)
+            monitor.start()
+        await asyncio.to_thread(monitor.start)
         assert len(watchers()) == 1
 
     asyncio.run(sessions())
 
 
-def test_without_a_running_loop_or_patches_nothing_is_watched(pulse: Pulse) -> None:
-    pulse.start()
-    pulse.patches = None
-    asyncio.run(start(pulse))
+def test_without_a_running_loop_or_patches_nothing_is_watched(monitor: LoopMonitor) -> None:
+    monitor.start()
+    monitor.patches = None
+    asyncio.run(start(monitor))
     assert watchers() == []
 
 
-def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(pulse: Pulse) -> None:
+def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(monitor: LoopMonitor) -> None:
     first = asyncio.new_event_loop()
-    first.run_until_complete(start(pulse))
+    first.run_until_complete(start(monitor))
     gone = weakref.ref(first)
     first.close()
     del first
@@ -99,16 +99,16 @@ def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(pulse: Puls
     wait_until(lambda: not watchers(), SOON, "the watcher to end")
 
     async def second() -> None:
-        await start(pulse)
+        await start(monitor)
         assert len(watchers()) == 1
 
     asyncio.run(second())
 
 
-def test_the_session_that_was_current_at_the_start_is_not_kept(pulse: Pulse) -> None:
+def test_the_session_that_was_current_at_the_start_is_not_kept(monitor: LoopMonitor) -> None:
     async def connect() -> None:
         session.set(Session())
-        pulse.start()
+        monitor.start()
 
     async def serve() -> None:
         await asyncio.create_task(connect())
@@ -120,21 +120,21 @@ def test_the_session_that_was_current_at_the_start_is_not_kept(pulse: Pulse) -> 
     asyncio.run(serve())
 
 
-def test_a_loop_that_rests_is_not_blocked(pulse: Pulse) -> None:
+def test_a_loop_that_rests_is_not_blocked(monitor: LoopMonitor) -> None:
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(start(pulse))
+    loop.run_until_complete(start(monitor))
     time.sleep(THRESHOLD + 2 * INTERVAL)  # the very thing under test: nobody runs the loop
     loop.run_until_complete(asyncio.sleep(2.5 * INTERVAL))
-    assert pulse.heartbeat.stalls == 0
+    assert monitor.heartbeat.stalls == 0
     loop.close()
 
 
-def test_after_a_stop_the_loop_beats_no_more(pulse: Pulse) -> None:
+def test_after_a_stop_the_loop_beats_no_more(monitor: LoopMonitor) -> None:
     async def serve() -> None:
-        await start(pulse)
-        pulse.stop()
+        await start(monitor)
+        monitor.stop()
         await asyncio.sleep(2.5 * INTERVAL)
-        assert pulse.heartbeat.beat() is None, "no beat came since"
+        assert monitor.heartbeat.beat() is None, "no beat came since"
 
     asyncio.run(serve())
 
@@ -144,7 +144,7 @@ TOLD = """
 import asyncio, json, threading, time
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
-from chainlit_otel.probes.event_loop import Pulse
+from chainlit_otel.probes.event_loop import LoopMonitor
 from chainlit_otel.pipeline.instruments import Telemetry
 
 import chainlit.config
@@ -155,17 +155,17 @@ def on_stall(stall, task):
     told.append([stall.callback, *stall.source, task.get_name(), threading.current_thread().name])
 
 guard = Guard("event_loop")
-pulse = Pulse(
+monitor = LoopMonitor(
     guard, Telemetry([], guard), lambda code: "on_message" if code is turn.__code__ else None,
     on_stall,
 )
-pulse.patches = Patches(None)
+monitor.patches = Patches(None)
 
 async def turn():
     time.sleep(1.8)
 
 async def serve():
-    pulse.start()
+    monitor.start()
     await asyncio.sleep(0.1)
     await asyncio.create_task(turn(), name="the turn")
 

@@ -138,7 +138,7 @@ def test_names_are_few_and_what_is_beyond_is_added_up(caches: Caches, guard: Gua
     counts = all_lookups(caches, guard)
     assert len(counts) == 2 * 33
     assert counts["other", "hit"] == 2
-    assert caches.names.folded == 2
+    assert caches.names.overflowed == 2
 
 
 @pytest.mark.parametrize(

@@ -201,7 +201,7 @@ def test_names_are_few_and_what_is_beyond_is_added_up(pools: Pools, guard: Guard
     limits = limits_of(pools, guard)
     assert len(limits) == 33
     assert limits[("other",)] == 10
-    assert pools.names.folded == 2
+    assert pools.names.overflowed == 2
 
 
 @pytest.mark.parametrize(("name", "pool"), [("db", 3), ("db", None), ("", print), (7, print)])

@@ -18,7 +18,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from chainlit_otel.core.identities import Identities
+from chainlit_otel.core.identities import WeakIdentitySet
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing, like, wraps
 from chainlit_otel.probes.probe import ProbeContext
@@ -34,7 +34,7 @@ class _Listener(NamedTuple):
 
     guard: Guard
     found: Callable[[Any], None]
-    known: Identities
+    known: WeakIdentitySet
 
 
 class Discovery:
@@ -60,7 +60,7 @@ class Discovery:
         Raises:
             SeamMissing: This version of Chainlit gets its data layer elsewhere.
         """
-        listener = _Listener(guard, found, Identities())
+        listener = _Listener(guard, found, WeakIdentitySet())
         if not self._listeners:
             self._install()
         self._listeners.append(listener)

@@ -32,8 +32,8 @@ from types import FunctionType
 from typing import Any
 
 from chainlit_otel import catalog
-from chainlit_otel.core.identities import Identities
-from chainlit_otel.core.labels import ClosedSet, LearnedSet
+from chainlit_otel.core.identities import WeakIdentitySet
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.operations import OperationLedger, SessionQueue
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
@@ -98,9 +98,9 @@ class DataLayers(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.ledger = OperationLedger()
-        self.operations = ClosedSet(catalog.OPERATION.values)
-        self._queued = ClosedSet(catalog.QUEUED_OPERATION.values)
-        self.names = LearnedSet(_LAYERS)
+        self.operations = EnumLabel(catalog.OPERATION.values)
+        self._queued = EnumLabel(catalog.QUEUED_OPERATION.values)
+        self.names = BoundedLabel(_LAYERS)
         self._discovery = context.get(Discovery)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -109,7 +109,7 @@ class DataLayers(Probe):
         self._session_queues: weakref.WeakKeyDictionary[Any, SessionQueue] = (
             weakref.WeakKeyDictionary()
         )
-        self._storages = Identities()
+        self._storages = WeakIdentitySet()
 
     def install(self, patches: Patches) -> None:
         """Observe the data layer as soon as there is one."""
@@ -125,7 +125,7 @@ class DataLayers(Probe):
         register(catalog.DATA_LAYER_DISCARDED, self.discarded)
         register(catalog.DATA_LAYER_QUEUE_LENGTH, self.queue_length)
 
-    def overflows(self) -> Mapping[catalog.Attribute, ClosedSet | LearnedSet]:
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the names of operations and of data layers."""
         return {catalog.OPERATION: self.operations, catalog.DATA_LAYER_NAME: self.names}
 
@@ -148,17 +148,17 @@ class DataLayers(Probe):
 
     def queued(self) -> Mapping[tuple[str, ...], int]:
         """Return how many operations were queued, by name."""
-        return self._folded(self.ledger.queued)
+        return self._bounded(self.ledger.queued)
 
     def discarded(self) -> Mapping[tuple[str, ...], int]:
         """Return how many operations were queued and will never run, by name."""
-        return self._folded(self.ledger.discarded)
+        return self._bounded(self.ledger.discarded)
 
-    def _folded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
-        folded: Counter[tuple[str, ...]] = Counter()
+    def _bounded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
+        bounded: Counter[tuple[str, ...]] = Counter()
         for (name,), number in dict(counts).items():
-            folded[(self._queued(name),)] += number
-        return folded
+            bounded[(self._queued(name),)] += number
+        return bounded
 
     def queue_length(self) -> Mapping[tuple[str, ...], int]:
         """Return how many operations are queued now."""
@@ -167,7 +167,7 @@ class DataLayers(Probe):
     def observe(self, patches: Patches, layer: Any) -> None:
         """Observe a data layer."""
         name = type(layer).__name__
-        self.names.learn([name])
+        self.names.add([name])
         name = self.names(name)
         self._zeros |= dict.fromkeys(product(_OPERATIONS, (name,), catalog.OUTCOME.values), 0)
         for metric in (catalog.DATA_LAYER_QUEUED, catalog.DATA_LAYER_DISCARDED):
