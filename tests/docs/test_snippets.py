@@ -188,6 +188,10 @@ def its_parser_takes_it(place: Place, command: str, shown: list[str]) -> None:
 
 
 def it_installs_what_we_know(place: Place, command: str, shown: list[str]) -> None:
+    install_known(command)
+
+
+def install_known(command: str) -> None:
     """Nothing is installed here: that the package can be is for `make install-check`."""
     pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     for word in shlex.split(command.removeprefix("pip install ")):
@@ -288,6 +292,38 @@ def test_a_command_does_what_the_page_says(place: Place, entry: tuple[str, ...])
             check(place, command, shown)
             return
     pytest.fail(f"no rule for: {command}")
+
+
+# The guides of the examples, which have tests of their own: that these are there, and that a shell
+# takes each command.
+
+
+EXAMPLES = {
+    (guide.parent.name, command): str(block)
+    for guide in sorted((ROOT / "examples").rglob("README.md"))
+    for block in blocks(guide)
+    for command, _ in commands(block)
+}
+TESTED_BY = {
+    "fastapi_mount": "tests/e2e/test_examples.py",
+    "kubernetes": "tests/examples/test_kubernetes.py",
+    "postgres": "tests/e2e/test_examples.py",
+    "quickstart": "tests/e2e/test_examples.py",
+    "redis_sessions": "tests/e2e/test_examples.py",
+    "stack": "tests/examples/test_stack.py",
+    "support_desk": "tests/e2e/test_support_desk.py",
+}
+
+
+@pytest.mark.parametrize("entry", EXAMPLES, ids=EXAMPLES.values())
+def test_a_command_of_an_example_can_be_given(entry: tuple[str, str]) -> None:
+    example, command = entry
+    assert example in (ROOT / TESTED_BY[example]).read_text(encoding="utf-8")
+    if command.startswith("pip install "):
+        install_known(command)
+    for file in re.findall(r"(?:--file|apply -k) (\S+)", command):
+        assert (ROOT / file).exists(), file
+    assert subprocess.run(["bash", "-n", "-c", command], capture_output=True).returncode == 0
 
 
 # Apps
