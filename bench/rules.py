@@ -27,6 +27,7 @@ from bench import report
 from chainlit_otel.rules import render
 from chainlit_otel.rules.recording import recordings
 from chainlit_otel.rules.thresholds import Windows
+from tests.support.http import fetch
 from tests.support.local import Handler, LocalServer
 from tests.support.prometheus import Prometheus
 
@@ -119,7 +120,7 @@ def measure(plan: Plan) -> tuple[Took, int, str]:
         with prometheus:
             took = _watch(prometheus, plan)
             ((_, series),) = prometheus.query("sum(scrape_samples_scraped)")
-            build = httpx.get(f"{prometheus.url}/api/v1/status/buildinfo").json()
+            build = fetch(f"{prometheus.url}/api/v1/status/buildinfo").json()
     return took, int(series), build["data"]["version"]
 
 
@@ -134,7 +135,7 @@ def _watch(prometheus: Prometheus, plan: Plan) -> Took:
         if time.monotonic() > deadline:
             raise RuntimeError("the rules are not evaluated as often as they should be")
         time.sleep(min(1.0, plan.interval / 4))
-        answer = httpx.get(f"{prometheus.url}/api/v1/rules", timeout=30).json()
+        answer = fetch(f"{prometheus.url}/api/v1/rules", timeout=30).json()
         for group in answer["data"]["groups"]:
             last = group["lastEvaluation"]
             if last.startswith("0001-") or seen.get(group["name"]) == last:

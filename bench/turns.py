@@ -31,6 +31,7 @@ import httpx
 
 from bench.sink import Sink
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.scrape import Scrape
 from tests.support.server import ChainlitServer
 
@@ -225,7 +226,7 @@ class Subject:
         self._check_scrape(scrape)
         before = cpu_time(self.server.pid)
         for _ in range(SCRAPES):
-            httpx.get(self.server.metrics_url).raise_for_status()
+            fetch(self.server.metrics_url).raise_for_status()
         self.run.scrape = (cpu_time(self.server.pid) - before) / SCRAPES
 
     def _check_scrape(self, scrape: Scrape) -> None:

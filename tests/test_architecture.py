@@ -221,7 +221,7 @@ def facts(code: str, directory: Path) -> tuple[set[str], list[str]]:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pytest
 from chainlit_otel.rules import Windows
 from chainlit_otel.rules.recording import recordings
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.e2e
 
 QUICK = [
     "--rounds",

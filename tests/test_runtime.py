@@ -71,7 +71,7 @@ for n in range(number):
         assert not instance._patches
     for thread in threading.enumerate():
         if thread.name == "chainlit-otel-disable":
-            thread.join(10)
+            thread.join(30)
     # What was held up is done, and nothing is half done.
     assert sum(instance.context.get(Sessions).ledger.active().values()) == 0
     assert instance.context.get(Sessions).ledger.ends()["websocket", "webapp", "other"] >= 1
@@ -120,7 +120,7 @@ def run(code: str, directory: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **python_path()},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return done

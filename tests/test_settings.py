@@ -310,7 +310,7 @@ def test_what_is_wrong_stands_above_the_traceback(keyword: str, line: str) -> No
         env={**os.environ, **python_path()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     first, second, *_, last = done.stderr.splitlines()

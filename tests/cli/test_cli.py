@@ -50,7 +50,7 @@ finally:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     imported = done.stdout.splitlines()[-1].split()[1:]
     # python-socketio imports redis where it is installed, and that imports the SDK.

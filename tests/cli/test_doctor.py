@@ -104,7 +104,7 @@ class Patient:
             },
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
             check=False,
         )
         assert done.stderr == "" or done.returncode == 2, done.stderr

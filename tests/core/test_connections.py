@@ -130,7 +130,7 @@ def test_at_shutdown_every_open_connection_closes_once(recorded: Recorded) -> No
     assert recorded.active == {"polling": 0, "websocket": 0}
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_whoever_is_told_of_a_close_may_read_the_books_again() -> None:
     readings: list[int] = []
     ledger = ConnectionLedger(lambda *_: readings.append(sum(ledger.active().values())))

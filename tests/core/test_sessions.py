@@ -496,7 +496,7 @@ def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns(
     assert [(session.hash, session.turns) for session in told] == [("", 0), ("0af7651916cd43dd", 3)]
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_session() -> None:
     seen: list[int] = []
 

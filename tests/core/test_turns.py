@@ -344,7 +344,7 @@ def test_the_wall_clock_does_not_enter_durations(recorded: Recorded) -> None:
     assert recorded.told == [(turn, 10.0)]
 
 
-@pytest.mark.timeout(10)
+@pytest.mark.timeout(60)
 def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_turn() -> None:
     seen: list[dict[tuple[str, ...], int]] = []
 

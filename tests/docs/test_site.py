@@ -21,7 +21,7 @@ def build(directory: Path) -> subprocess.CompletedProcess[str]:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
 
 

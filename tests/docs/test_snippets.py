@@ -103,7 +103,7 @@ class Place:
             env={**os.environ, "PATH": PATH, "PYTHONPATH": str(ROOT), **(env or {})},
             capture_output=True,
             text=True,
-            timeout=100,
+            timeout=240,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -346,7 +346,7 @@ async def test_the_two_lines_count_a_session_and_print_a_trace(server: ChainlitS
     await talk(server.url, "You said: hello")
     starts = server.scrape().sum("chainlit_session_starts_total", chainlit_session_type="websocket")
     assert starts >= 1
-    wait_until(lambda: '"name": "chainlit.turn"' in server.log, 20, "the span to be printed")
+    wait_until(lambda: '"name": "chainlit.turn"' in server.log, 60, "the span to be printed")
 
 
 @pytest.mark.e2e

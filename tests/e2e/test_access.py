@@ -126,7 +126,7 @@ class Door:
         self.server = server
         # A connection on which something went wrong is closed once it has answered.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.AsyncClient(base_url=server.url, timeout=20, limits=limits)
+        self.http = httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits)
 
     async def password(self, password: str, name: str = "ada") -> int:
         form = {"username": name, "password": password}

@@ -13,7 +13,7 @@ from tests.support.prometheus import Alertmanager, Prometheus, Webhook
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.e2e
 
 # Five minutes are six seconds, an hour is 72.
 SCALE = 0.02

@@ -70,7 +70,7 @@ def receiver() -> Iterator[Receiver]:
 def server(services: Services, receiver: Receiver) -> Iterator[ChainlitServer]:
     env = {**receiver.env, **ENV, "CHAINLIT_OTEL_CAPTURE_MESSAGES": "true"}
     with ChainlitServer({"app.py": redirect(services) + APP}, env=env) as server:
-        wait_until(lambda: services.discord_is_connected, 20, "the Discord bot to connect")
+        wait_until(lambda: services.discord_is_connected, 60, "the Discord bot to connect")
         yield server
 
 
@@ -126,7 +126,7 @@ def over(server: ChainlitServer, turns: int) -> Scrape:
         done = scrape.sum("chainlit_turn_duration_seconds_count")
         return scrape if done == turns and scrape.value("chainlit_turn_active") == 0 else None
 
-    found = wait_until(check, 20, f"{turns} turns")
+    found = wait_until(check, 60, f"{turns} turns")
     assert found is not None
     return found
 

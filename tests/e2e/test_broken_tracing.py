@@ -319,7 +319,7 @@ async def at_rest(server: ChainlitServer) -> Scrape:
         over = now.sum("chainlit_session_ends_total") == 3 and now.sum("chainlit_turn_active") == 0
         return now if over else None
 
-    found = await asyncio.to_thread(wait_until, is_over, 10, "the end of what was left")
+    found = await asyncio.to_thread(wait_until, is_over, 60, "the end of what was left")
     assert found is not None
     return found
 
@@ -363,7 +363,7 @@ async def test_broken_listeners_change_no_figure(broken: str, normal: Figures) -
             await visitor.leave()
             # The last export comes whatever else fails at the end.
             ended = functools.partial(_ended_by_shutdown, receiver)
-            await asyncio.to_thread(wait_until, ended, 5, "the end of the open session")
+            await asyncio.to_thread(wait_until, ended, 60, "the end of the open session")
 
 
 def _ended_by_shutdown(receiver: Receiver) -> bool:

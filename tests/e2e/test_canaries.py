@@ -99,7 +99,7 @@ async def browse(origin: str) -> None:
     """Make requests that are full of canaries."""
     # A connection on which something went wrong is closed once it has answered.
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(headers=HEADERS, timeout=20, limits=limits) as client:
+    async with httpx.AsyncClient(headers=HEADERS, timeout=60, limits=limits) as client:
         for path in PATHS:
             for base in (f"{origin}/chat", origin):
                 await client.get(base + path, headers={"Host": "CANARYhost"})
@@ -116,7 +116,7 @@ async def browse(origin: str) -> None:
 
 
 async def sign_in_by_the_provider(origin: str) -> None:
-    async with httpx.AsyncClient(base_url=f"{origin}/chat", timeout=20) as client:
+    async with httpx.AsyncClient(base_url=f"{origin}/chat", timeout=60) as client:
         away = await client.get("/auth/oauth/generic")
         [state] = parse_qs(urlsplit(away.headers["Location"]).query)["state"]
         for code in ("CANARYcode", "CANARYother"):
@@ -125,7 +125,7 @@ async def sign_in_by_the_provider(origin: str) -> None:
 
 async def chat(origin: str) -> None:
     """Have a session of which everything is made up that a browser makes up."""
-    async with httpx.AsyncClient(timeout=20) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         form = {"username": "CANARYuser", "password": "CANARYpassword"}
         signed_in = await client.post(f"{origin}/chat/login", data=form)
         cookie = "; ".join(f"{name}={value}" for name, value in signed_in.cookies.items())

@@ -173,7 +173,7 @@ async def sign_in(server: ChainlitServer, client: httpx.AsyncClient) -> str:
 
 async def visit(server: ChainlitServer) -> list[str]:
     """Say everything that must not get out; return the session ids."""
-    async with httpx.AsyncClient(timeout=30) as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         cookie = await sign_in(server, client)
         headers = {"Cookie": f"{cookie}; other=CANARYcookie"}
         visitor = Visitor(server.url, headers=headers, chat_profile="CANARYprofile")

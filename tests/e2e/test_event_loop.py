@@ -9,12 +9,12 @@ import signal
 import time
 from collections.abc import Iterator
 
-import httpx
 import pytest
 
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
 from chainlit_otel.probes.event_loop import SAMPLED
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
 
@@ -177,7 +177,7 @@ class Watched:
 
     def is_over(self) -> None:
         """Wait until a stall is in the histogram, too."""
-        wait_until(lambda: self.lag > THRESHOLD, 5, "the beat after the stall")
+        wait_until(lambda: self.lag > THRESHOLD, 60, "the beat after the stall")
 
 
 def says(line: str, text: str) -> bool:
@@ -194,12 +194,12 @@ async def visitor_of(server: ChainlitServer) -> Visitor:
 def requests_while_blocked(server: ChainlitServer) -> list[float]:
     """Ask the admin server again and again during a stall; return how long each took."""
     flag = server.directory / "blocked"
-    wait_until(flag.exists, 5, "the app to block")
+    wait_until(flag.exists, 60, "the app to block")
     durations = []
     while flag.exists():
         for url in (server.metrics_url, server.metrics_url.replace("/metrics", "/healthz")):
             began = time.monotonic()
-            assert httpx.get(url, timeout=5).status_code == 200
+            assert fetch(url).status_code == 200
             durations.append(time.monotonic() - began)
         time.sleep(0.1)
     return durations
@@ -286,7 +286,7 @@ async def test_callbacks_that_block_before_and_after_the_messages(server: Chainl
     (server.directory / "slow_parting").touch()
     watched = Watched(server)
     await visitor.leave()
-    await asyncio.to_thread(wait_until, lambda: watched.stalls == 1, 5, "the stall to be counted")
+    await asyncio.to_thread(wait_until, lambda: watched.stalls == 1, 60, "the stall to be counted")
     watched.is_over()
     (server.directory / "slow_parting").unlink()
     assert [says(s, f"by on_chat_end at {line_of('slow_call')}") for s in watched.lines] == [True]
@@ -326,7 +326,7 @@ async def test_a_process_that_was_stopped_has_one_stall(server: ChainlitServer) 
     os.kill(server.pid, signal.SIGSTOP)
     await asyncio.sleep(BLOCKED)
     os.kill(server.pid, signal.SIGCONT)
-    await asyncio.to_thread(wait_until, lambda: watched.stalls == 1, 5, "the stall to be counted")
+    await asyncio.to_thread(wait_until, lambda: watched.stalls == 1, 60, "the stall to be counted")
     watched.is_over()
     assert len(watched.lines) == 1
     print(watched.lines)
@@ -336,7 +336,7 @@ def test_what_blocks_before_anybody_is_served_is_no_stall() -> None:
     with ChainlitServer({"app.py": APP, "slow_start": ""}) as server:
         assert not (server.directory / "slow_start").exists()
         lags = "chainlit_event_loop_lag_seconds_count"
-        wait_until(lambda: server.scrape().sum(lags) > 0, 5, "the first beats")
+        wait_until(lambda: server.scrape().sum(lags) > 0, 60, "the first beats")
         assert server.scrape().value("chainlit_event_loop_blocked_total") == 0
         assert "the event loop" not in server.log
 

@@ -18,6 +18,7 @@ import pytest
 
 from chainlit_otel.testing.client import Visitor
 from tests.support.greeting import greeted
+from tests.support.http import fetch
 from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer, free_port, python_path
 from tests.support.sign_in import sign_in
@@ -73,11 +74,11 @@ def test_fastapi_mount() -> None:
         def ended() -> bool:
             # What answered may still hold the session when the answer is here, and the timer by
             # which uvicorn closes an idle connection holds it for five seconds more.
-            httpx.get(f"{origin}/collect").raise_for_status()
+            fetch(f"{origin}/collect").raise_for_status()
             ends = server.scrape().sum("chainlit_session_ends_total", chainlit_session_type="http")
             return ends == 1
 
-        wait_until(ended, 30, "the HTTP session to end")
+        wait_until(ended, 60, "the HTTP session to end")
         assert chat(server.url, "hello") == ["You said: hello"]
         assert (started(server, "http"), started(server, "websocket")) == (1, 1)
 
@@ -115,7 +116,7 @@ def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path
         def answers() -> bool:
             assert process.poll() is None
             with contextlib.suppress(httpx.HTTPError):
-                return httpx.get(url, timeout=5).status_code == 200
+                return fetch(url).status_code == 200
             return False
 
         wait_until(answers, 60, "the example to answer")
@@ -146,7 +147,7 @@ def test_one_command_starts_the_database_too(
                 threads = (await http.post("/project/threads", json=page)).json()["data"]
                 return [thread["name"] for thread in threads] == ["hello"]
 
-            await wait_until_async(listed, 15, "the chat to be in the history")
+            await wait_until_async(listed, 60, "the chat to be in the history")
         await visitor.leave()
 
     with started_by_script(example, open_directory) as (url, temporary):

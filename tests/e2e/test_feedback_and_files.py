@@ -78,7 +78,7 @@ class Client:
     def __init__(self, server: ChainlitServer) -> None:
         self.server = server
         limits = httpx.Limits(max_keepalive_connections=0)
-        self.http = httpx.AsyncClient(base_url=server.url, timeout=20, limits=limits)
+        self.http = httpx.AsyncClient(base_url=server.url, timeout=60, limits=limits)
 
     async def sign_in(self, name: str) -> Visitor:
         self.http.cookies.clear()
@@ -177,7 +177,7 @@ async def test_users_are_distinct_and_connected(client: Client) -> None:
         async def reached() -> bool:
             return await users() == number
 
-        await wait_until_async(reached, 10, f"{number} users")
+        await wait_until_async(reached, 60, f"{number} users")
 
     await become(0)
     await ada.connect()

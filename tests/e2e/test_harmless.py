@@ -248,7 +248,7 @@ async def visits(server: ChainlitServer) -> tuple[list[Transcript], Counter[str]
         # Every guest starts two chats and leaves one connection more, by losing it.
         return calls["end"] == 3 * VISITORS
 
-    await asyncio.to_thread(wait_until, ended, 10, "the end of every connection")
+    await asyncio.to_thread(wait_until, ended, 60, "the end of every connection")
     return transcripts, Counter(server.read("calls.txt").splitlines())
 
 
@@ -426,7 +426,7 @@ class Operator:
             gone = scrape.sum("chainlit_session_active") == 1
             return scrape if over and gone else None
 
-        found = await wait_until_async(condition, 10, f"the end of {closed} connections")
+        found = await wait_until_async(condition, 60, f"the end of {closed} connections")
         assert found is not None
         return found
 
@@ -626,7 +626,7 @@ async def leave_in_every_way(server: ChainlitServer) -> Counter[str]:
         return Counter(server.read("calls.txt").splitlines())
 
     last = "data_layer nowhere RuntimeError last"
-    await asyncio.to_thread(wait_until, lambda: calls()[last], 10, "the last disconnect")
+    await asyncio.to_thread(wait_until, lambda: calls()[last], 60, "the last disconnect")
     return calls()
 
 

@@ -18,6 +18,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 import chainlit_otel
 from chainlit_otel.runtime import OPTIONAL_PROBES
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -103,7 +104,7 @@ async def scrape_after_the_end(server: ChainlitServer, closed: int) -> Scrape:
         over = scrape.sum("chainlit_connection_duration_seconds_count") == closed
         return scrape if over and scrape.sum("chainlit_session_active") == 0 else None
 
-    found = await wait_until_async(condition, 10, f"the end of {closed} connections")
+    found = await wait_until_async(condition, 60, f"the end of {closed} connections")
     assert found is not None
     return found
 
@@ -126,12 +127,12 @@ async def test_a_visit_is_counted_once(hosted: ChainlitServer) -> None:
 
 
 def test_metrics_inside_the_app(hosted: ChainlitServer) -> None:
-    inside = httpx.get(f"{hosted.url}/metrics")
+    inside = fetch(f"{hosted.url}/metrics")
     assert inside.status_code == 200
     assert inside.headers["content-type"].startswith("text/plain")
     assert "<html" not in inside.text
     assert Scrape(inside.text).series == hosted.scrape().series
-    page = httpx.get(f"{hosted.url}/anything-else")
+    page = fetch(f"{hosted.url}/anything-else")
     assert "<html" in page.text, "Chainlit's own catch-all route is in place"
     assert hosted.log.count("are for whoever reaches the app; CHAINLIT_OTEL_METRICS_TOKEN=") == 1
 
@@ -148,7 +149,7 @@ def test_the_start_says_once_where_the_metrics_are_and_where_telemetry_goes(
 def test_openmetrics_for_those_who_ask(hosted: ChainlitServer) -> None:
     accept = {"Accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
     for url in (hosted.metrics_url, f"{hosted.url}/metrics"):
-        answer = httpx.get(url, headers=accept)
+        answer = fetch(url, headers=accept)
         assert answer.headers["content-type"].startswith("application/openmetrics-text")
         assert answer.text.endswith("# EOF\n")
         families = text_string_to_metric_families(answer.text)  # type: ignore[no-untyped-call]
@@ -156,7 +157,7 @@ def test_openmetrics_for_those_who_ask(hosted: ChainlitServer) -> None:
 
 
 def test_healthy(hosted: ChainlitServer) -> None:
-    answer = httpx.get(hosted.metrics_url.replace("/metrics", "/healthz"))
+    answer = fetch(hosted.metrics_url.replace("/metrics", "/healthz"))
     state = answer.json()
     assert answer.status_code == 200
     assert state["status"] == "ok"
@@ -247,7 +248,7 @@ async def test_urls_that_the_environment_excludes_are_not_measured(variable: str
     with Receiver() as backend:
         with ChainlitServer({"app.py": ENABLE + CALLBACKS}, env=env | backend.env) as server:
             for path in ("/project/translations", "/favicon", "/logo"):
-                (await asyncio.to_thread(httpx.get, f"{server.url}{path}")).raise_for_status()
+                (await asyncio.to_thread(fetch, f"{server.url}{path}")).raise_for_status()
             scrape = await asyncio.to_thread(server.scrape)
         routes = {span.attributes.get("http.route") for span in backend.spans}
 
@@ -265,14 +266,14 @@ def test_token() -> None:
         for url in (server.metrics_url, f"{server.url}/metrics"):
             for sent in (None, "Bearer wrong", "Bearer s3cret2", "Basic s3cret", "s3cret", ""):
                 headers = {} if sent is None else {"Authorization": sent}
-                answer = httpx.get(url, headers=headers)
+                answer = fetch(url, headers=headers)
                 assert answer.status_code == 401
                 assert answer.headers["www-authenticate"] == "Bearer"
                 assert "chainlit_session" not in answer.text
-            admitted = httpx.get(url, headers={"Authorization": "Bearer s3cret"})
+            admitted = fetch(url, headers={"Authorization": "Bearer s3cret"})
             assert admitted.status_code == 200
             assert "chainlit_session_starts_total" in admitted.text
-        assert httpx.get(server.metrics_url.replace("/metrics", "/healthz")).status_code == 200
+        assert fetch(server.metrics_url.replace("/metrics", "/healthz")).status_code == 200
         assert "s3cret" not in server.log
         assert "for whoever reaches the app" not in server.log
 
@@ -294,14 +295,14 @@ def test_port_taken() -> None:
             [(url, why)] = announced(server)
             assert why == f", because port {server.admin_port} is taken"
             assert httpx.URL(url).port in range(server.admin_port + 2, server.admin_port + 16)
-            assert "chainlit_session_starts_total" in httpx.get(url).text
+            assert "chainlit_session_starts_total" in fetch(url).text
 
 
 def test_any_port() -> None:
     with ChainlitServer(PLAIN, env={"OTEL_EXPORTER_PROMETHEUS_PORT": "0"}) as server:
         [(url, why)] = announced(server)
         assert why == ""
-        assert "chainlit_session_starts_total" in httpx.get(url).text
+        assert "chainlit_session_starts_total" in fetch(url).text
 
 
 def test_a_keyword_that_cannot_be_stops_the_app_in_one_line() -> None:
@@ -387,7 +388,7 @@ async def test_disabled_by_the_standard_variable() -> None:
         assert json.loads(answer) is True
         with pytest.raises(httpx.ConnectError):
             server.scrape()
-        page = await asyncio.to_thread(httpx.get, f"{server.url}/metrics")
+        page = await asyncio.to_thread(fetch, f"{server.url}/metrics")
         assert "<html" in page.text
 
 
@@ -434,7 +435,7 @@ async def test_metrics_go_to_the_applications_own_provider(both: bool) -> None:
             sums: dict[str, float] = json.loads(answer)
             return sums if sums["chainlit.session.duration"] else None
 
-        there = await wait_until_async(dump, 10, "the end of the first session")
+        there = await wait_until_async(dump, 60, "the end of the first session")
         assert there is not None
         here = server.scrape()
         await visitor.leave()

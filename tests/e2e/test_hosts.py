@@ -242,7 +242,7 @@ async def visit(
         ours = names["chainlit.turn"] >= 2 and names["chainlit.disconnect"] >= 2
         return ours and all(requests(server, path) for path in paths)
 
-    await wait_until_async(arrived, 10, "the spans")
+    await wait_until_async(arrived, 60, "the spans")
 
 
 def requests(server: ChainlitServer, path: str) -> list[Span]:
@@ -454,7 +454,7 @@ async def test_the_span_of_a_socket_by_fastapi_is_no_part_of_a_turn() -> None:
             names = {span.name for span in spans(server)}
             return {"WS /ws/socket.io/{path}", "chainlit.disconnect"} <= names
 
-        await wait_until_async(arrived, 10, "the end of the socket")
+        await wait_until_async(arrived, 60, "the end of the socket")
         (socket,) = requests(server, "socket.io")
         (page,) = requests(server, "/project/translations")
         assert (socket.scope, socket.kind) == (page.scope, page.kind) == ("fastapi", "SERVER")

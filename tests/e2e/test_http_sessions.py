@@ -218,7 +218,7 @@ async def test_open_requests_are_active_and_no_part_of_the_peak(client: Client) 
         scrape = await client.scrape()
         return scrape if grown(before, scrape)["active"] == 5 else None
 
-    scrape = await wait_until_async(all_there, 10, "five open requests")
+    scrape = await wait_until_async(all_there, 60, "five open requests")
     assert scrape is not None
     assert grown(before, scrape) == {**after(0), "starts": 5, "active": 5}
     await client.get("/release")

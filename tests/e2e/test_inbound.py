@@ -77,7 +77,7 @@ class Poller:
     """A browser whose proxy lets no websocket through."""
 
     def __init__(self, server: ChainlitServer) -> None:
-        self.http = httpx.AsyncClient(base_url=server.url, timeout=10)
+        self.http = httpx.AsyncClient(base_url=server.url, timeout=60)
         self.query = {"EIO": "4", "transport": "polling"}
 
     async def connect(self) -> None:
@@ -123,7 +123,7 @@ async def after(server: ChainlitServer, before: Scrape, **more: int) -> Scrape:
         is_open = scrape.sum("chainlit_connection_active")
         return +thrown_away(scrape) == expected and is_open == 0
 
-    await asyncio.to_thread(wait_until, as_expected, 15, f"{expected}")
+    await asyncio.to_thread(wait_until, as_expected, 60, f"{expected}")
     return server.scrape()
 
 

@@ -109,7 +109,7 @@ async def trace_of(receiver: Receiver, visitor: Visitor, turns: int = 1) -> list
         found = receiver.roots(visitor.session_id)
         return [span for span in found if span.name == "chainlit.turn"]
 
-    await asyncio.to_thread(wait_until, lambda: len(roots()) == turns, 10, "the turns")
+    await asyncio.to_thread(wait_until, lambda: len(roots()) == turns, 60, "the turns")
     return receiver.trace(roots()[-1])
 
 

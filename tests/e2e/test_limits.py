@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
 
@@ -71,20 +72,20 @@ async def test_half_sent_requests_keep_nobody_out() -> None:
                 socket.create_connection(("127.0.0.1", server.admin_port))
             )
             connection.sendall(b"GET /metrics HTTP/1.1\r\nHo")
-        await asyncio.to_thread(wait_until, lambda: 0 < held(server) <= MOST, 10, "the connections")
+        await asyncio.to_thread(wait_until, lambda: 0 < held(server) <= MOST, 60, "the connections")
         visitor = Visitor(server.url)
         await visitor.connect()
         assert await visitor.talk("hello") == ["done"]
 
         def scraped() -> Scrape | None:
             try:
-                answer = httpx.get(server.metrics_url, timeout=10)
+                answer = fetch(server.metrics_url)
             except httpx.TransportError:
                 return None
             return Scrape(answer.text) if answer.status_code == 200 else None
 
         # Those who were there first have a second to say what they want.
-        scrape = await asyncio.to_thread(wait_until, scraped, 10, "a scrape")
+        scrape = await asyncio.to_thread(wait_until, scraped, 60, "a scrape")
         assert scrape is not None
         assert scrape.sum("chainlit_session_starts_total") == 1
         assert held(server) <= MOST
@@ -101,14 +102,12 @@ async def test_half_sent_requests_keep_nobody_out() -> None:
         await asyncio.to_thread(
             wait_until, lambda: failed(2), 10, "the error of the one that exits"
         )
-        health = await asyncio.to_thread(
-            httpx.get, server.metrics_url.replace("/metrics", "/healthz")
-        )
+        health = await asyncio.to_thread(fetch, server.metrics_url.replace("/metrics", "/healthz"))
         assert health.json()["internal_errors"]["server"] == 0
 
         foreign = {"Host": "evil.example"}
         for path in ("/metrics", "/healthz", "/"):
             url = server.metrics_url.replace("/metrics", path)
-            refused = await asyncio.to_thread(httpx.get, url, headers=foreign)
+            refused = await asyncio.to_thread(fetch, url, headers=foreign)
             assert refused.status_code == 403
         await visitor.leave()

@@ -197,7 +197,7 @@ async def agree(server: ChainlitServer) -> None:
     def do_agree() -> bool:
         return counted(server.scrape()) == expected(server)
 
-    await asyncio.to_thread(wait_until, do_agree, 10, "the same figures")
+    await asyncio.to_thread(wait_until, do_agree, 60, "the same figures")
 
 
 async def test_what_was_called_and_never_ran_is_an_error(server: ChainlitServer) -> None:

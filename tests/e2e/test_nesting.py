@@ -97,7 +97,7 @@ async def trace_of(
                 found.update({span.id: span for span in receiver.trace(root)})
         return bool(found) and {s.parent for s in found.values()} - set(found) == {""}
 
-    await asyncio.to_thread(wait_until, complete, 10, "the spans of the turn")
+    await asyncio.to_thread(wait_until, complete, 60, "the spans of the turn")
     await visitor.leave(clear=True)
     return session, found
 

@@ -46,7 +46,7 @@ from tests.support.story import (
     replica,
 )
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.e2e
 
 # What Grafana is given
 

@@ -127,7 +127,7 @@ async def until_stored(database: Postgres, step: str) -> None:
     def stored() -> bool:
         return bool(database.query('SELECT FROM "Step" WHERE id = $1', step))
 
-    await asyncio.to_thread(wait_until, stored, 10, "the step to be stored")
+    await asyncio.to_thread(wait_until, stored, 60, "the step to be stored")
 
 
 _FIRST_PAGE = {"pagination": {"first": 20}, "filter": {}}
@@ -142,7 +142,7 @@ def settled_operations(server: ChainlitServer) -> Scrape:
         last.append(now)
         return last[-1] == last[-2] == last[-3] if len(last) > 3 else False
 
-    wait_until(same, 15, "the operations to end")
+    wait_until(same, 60, "the operations to end")
     return server.scrape()
 
 
@@ -273,7 +273,7 @@ async def answers(server: ChainlitServer, database: Postgres, observed: bool) ->
     await until_stored(database, step)
     await visitor.talk("sleep")
     sleeps = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(600)'"
-    await asyncio.to_thread(wait_until, lambda: database.query(sleeps), 10, "the long query")
+    await asyncio.to_thread(wait_until, lambda: database.query(sleeps), 60, "the long query")
     if observed:
         assert server.scrape().value("db_client_connection_count", **USED) >= 1
     await asyncio.to_thread(database.stop)
@@ -383,7 +383,7 @@ async def test_a_pool_that_runs_dry_shows_before_users_see_errors(database: Post
             return seen[-1] == (5, 5)
 
         talks = asyncio.gather(*(visitor.talk("go") for visitor in visitors))
-        await asyncio.to_thread(wait_until, used_up, 10, "the pool to be used up")
+        await asyncio.to_thread(wait_until, used_up, 60, "the pool to be used up")
         assert await talks == [["done"]] * 20
         assert max(seen) == (5, 5)
         scrape = server.scrape()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, free_port
@@ -71,7 +72,7 @@ def gunicorn(*args: str, env: dict[str, str]) -> ChainlitServer:
     command += ["-b", "127.0.0.1:{port}", "-w", str(WORKERS), "--no-control-socket", *args]
     files = {"main.py": MAIN, "app.py": APP}
     # Each worker imports Chainlit by itself, all at once.
-    return ChainlitServer(files, command=command, path="/chat", env=env, startup_timeout=120)
+    return ChainlitServer(files, command=command, path="/chat", env=env)
 
 
 def scrapes(server: ChainlitServer) -> list[Scrape]:
@@ -79,7 +80,7 @@ def scrapes(server: ChainlitServer) -> list[Scrape]:
     found = []
     for port in range(server.admin_port, server.admin_port + 5):
         with suppress(httpx.ConnectError):
-            found.append(Scrape(httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=10).text))
+            found.append(Scrape(fetch(f"http://127.0.0.1:{port}/metrics").text))
     return found
 
 
@@ -125,7 +126,6 @@ def served_by_all(scraped: list[Scrape], name: str) -> list[float]:
     return sorted(scrape.sum(name) for scrape in scraped)
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
 async def test_the_sum_over_the_workers_of_gunicorn_is_the_truth(preload: bool) -> None:
     with Receiver() as backend:
@@ -148,7 +148,7 @@ async def test_the_sum_over_the_workers_of_gunicorn_is_the_truth(preload: bool) 
                 ends = sum(s.sum("chainlit_session_ends_total") for s in scrapes(server))
                 return ends == sessions
 
-            await asyncio.to_thread(wait_until, ended, 10, "the end of all sessions")
+            await asyncio.to_thread(wait_until, ended, 60, "the end of all sessions")
             scraped = scrapes(server)
             code = await asyncio.to_thread(server.stop)
             log = server.log
@@ -282,7 +282,7 @@ async def test_a_child_that_does_not_serve_chainlit_says_nothing() -> None:
             assert await visitor.talk("process") == ["0"]
             assert await visitor.talk("fork") == ["7"]
             await visitor.talk("stay")
-            await asyncio.to_thread(wait_until, lambda: server.read("stays"), 10, "the child")
+            await asyncio.to_thread(wait_until, lambda: server.read("stays"), 60, "the child")
             await scraper.aclose()
             told = [json.loads(server.read(name)) for name in ("process", "forked", "stays")]
             children = [*json.loads(pooled), *told]
@@ -369,7 +369,7 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
 
         def answers() -> bool:
             with suppress(httpx.TransportError):
-                return httpx.get(childs_url).status_code == 200
+                return fetch(childs_url).status_code == 200
             return False
 
         await asyncio.to_thread(wait_until, answers, 30, "the child to serve")
@@ -378,7 +378,7 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         [childs_pid] = await second.talk("hello")
         # Its application has built its middleware in the parent.
         for path in ("/logo", "/favicon"):
-            answer = await asyncio.to_thread(httpx.get, f"{childs_url}{path}")
+            answer = await asyncio.to_thread(fetch, f"{childs_url}{path}")
             answer.raise_for_status()
         parent, child = scrapes(server)
         for visitor in (first, second):

@@ -85,7 +85,7 @@ class Person:
 
     def __init__(self, server: ChainlitServer, name: str, dice: random.Random) -> None:
         self.name = name
-        self.http = httpx.AsyncClient(base_url=server.url, timeout=30)
+        self.http = httpx.AsyncClient(base_url=server.url, timeout=60)
         self._server, self._dice = server, dice
         self._tabs: list[Visitor] = []
 

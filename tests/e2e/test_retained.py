@@ -122,7 +122,7 @@ async def test_what_http_sessions_leave_behind(server: ChainlitServer) -> None:
     # One connection a request: uvicorn holds the last request's context on a kept one.
     once = {"Connection": "close"}
     origin = f"http://127.0.0.1:{server.port}"
-    async with httpx.AsyncClient(base_url=origin, headers=once, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=origin, headers=once, timeout=60) as http:
         held = asyncio.create_task(http.get("/hold"))
         for path in ("/use", "/use", "/delete", "/delete", "/delete"):
             (await http.get(path)).raise_for_status()
@@ -131,7 +131,7 @@ async def test_what_http_sessions_leave_behind(server: ChainlitServer) -> None:
             # The visitor, the one who is held, and two who left theirs.
             return len(list((server.directory / ".files").iterdir())) == 4
 
-        await wait_until_async(all_have_files, 10, "the files")
+        await wait_until_async(all_have_files, 60, "the files")
         await http.get("/collect")
         # Those who are there have as much, and do not count.
         assert retained(await scrape(server)) == {
@@ -150,7 +150,7 @@ async def test_what_http_sessions_leave_behind(server: ChainlitServer) -> None:
     async def gone() -> bool:
         return retained(await scrape(server))["chat_contexts"] == 7
 
-    await wait_until_async(gone, 10, "the visitor's end")
+    await wait_until_async(gone, 60, "the visitor's end")
     now = retained(await scrape(server))
     assert (now["user_sessions"], now["sessions"]) == (6, 0)
 
@@ -170,7 +170,7 @@ async def test_sessions_that_chainlit_cannot_let_go_of(server: ChainlitServer) -
         now = await scrape(server)
         return now if now.sum("chainlit_session_ends_total") == 3 else None
 
-    now = await wait_until_async(over, 15, "the end of the grace time")
+    now = await wait_until_async(over, 60, "the end of the grace time")
     assert now is not None
     assert now.sum("chainlit_session_active") == 0
     assert now.sum("chainlit_connection_active") == 0

@@ -10,7 +10,7 @@ from chainlit_otel import catalog
 from tests.support.scrape import Scrape
 from tests.support.server import ChainlitServer
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(120)]
+pytestmark = pytest.mark.e2e
 
 QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart" / "app.py"
 

@@ -174,7 +174,6 @@ async def everybody(tasks: list[Callable[[], Awaitable[None]]], at_once: int = 6
     await asyncio.gather(*(one(task) for task in tasks))
 
 
-@pytest.mark.timeout(180)
 async def test_books_equal_the_ledger_of_the_script(server: ChainlitServer, script: Script) -> None:
     dice = random.Random(SEED)
     kinds = [

@@ -170,7 +170,7 @@ class Script:
             scrape = await asyncio.to_thread(self._server.scrape)
             return scrape.sum("chainlit_session_oldest_age_seconds") > 1.5
 
-        await wait_until_async(been_a_while, 10, "a while in the grace")
+        await wait_until_async(been_a_while, 60, "a while in the grace")
 
     async def watch_the_end(self) -> None:
         """Stay until the server closes the connections."""
@@ -197,7 +197,7 @@ class Script:
             scrape = await asyncio.to_thread(self._server.scrape)
             return scrape.sum(name, **labels) == value
 
-        await wait_until_async(holds, 10, f"{value} {name} {labels}")
+        await wait_until_async(holds, 60, f"{value} {name} {labels}")
 
 
 @pytest.fixture

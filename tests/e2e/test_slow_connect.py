@@ -109,7 +109,7 @@ class Tab:
                 opened = await answer.text()
         else:
             websocket = await self._http.ws_connect(f"{url}websocket")
-            opened = str(await websocket.receive_str(timeout=10))
+            opened = str(await websocket.receive_str(timeout=60))
         self._polling = f"{url}polling&sid={json.loads(opened[1:])['sid']}"
         if polling:
             self._post = asyncio.create_task(self._send(packet))
@@ -117,9 +117,9 @@ class Tab:
             await websocket.send_str(packet)
         if slow:
             entered = self._server.directory / f"{self._thread_id}.entered"
-            await asyncio.to_thread(wait_until, entered.exists, 10, "Chainlit at the connect")
+            await asyncio.to_thread(wait_until, entered.exists, 60, "Chainlit at the connect")
         else:
-            assert str(await websocket.receive_str(timeout=10)).startswith("40{")
+            assert str(await websocket.receive_str(timeout=60)).startswith("40{")
 
     async def release(self) -> None:
         """Let Chainlit go on with the connect."""
@@ -145,7 +145,7 @@ class Tab:
             async with self._http.get(self._polling) as answer:
                 return "Invalid session" in await answer.text()
 
-        await wait_until_async(dead, 10, "the ping timeout")
+        await wait_until_async(dead, 60, "the ping timeout")
 
     async def _send(self, packet: str) -> None:
         async with self._http.post(self._polling, data=packet) as answer:

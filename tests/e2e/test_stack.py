@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from chainlit_otel.rules import Windows, render
+from tests.support.http import fetch
 from tests.support.scrape import wait_until
 from tests.support.server import free_port, python_path
 from tools import stack
@@ -64,7 +64,7 @@ class Stack:
 
     def ask(self, path: str) -> Any:
         """The data in an answer of Prometheus."""
-        return httpx.get(self.url("prometheus") + path).json()["data"]
+        return fetch(self.url("prometheus") + path).json()["data"]
 
     def remains(self) -> list[str]:
         """The processes, files and listening ports of it."""
@@ -117,7 +117,7 @@ def test_prometheus_watches_the_demo_by_the_shipped_rules(running: Stack) -> Non
         found = [(target["scrapeUrl"], target["health"]) for target in targets]
         return found == [(running.url("metrics"), "up")]
 
-    wait_until(up, 20, "the demo to be scraped")
+    wait_until(up, 60, "the demo to be scraped")
     shipped = yaml.safe_load(render(window=Windows(SCALE)))["groups"]
     loaded = running.ask("/api/v1/rules")["groups"]
     assert {group["name"]: len(group["rules"]) for group in loaded} == {
@@ -128,15 +128,15 @@ def test_prometheus_watches_the_demo_by_the_shipped_rules(running: Stack) -> Non
         query = "/api/v1/query?query=job:chainlit_session_starts:rate5m"
         return any(float(one["value"][1]) > 0 for one in running.ask(query)["result"])
 
-    wait_until(recorded, 30, "visitors in a recording rule")
+    wait_until(recorded, 60, "visitors in a recording rule")
     url = running.url("alertmanager")
 
     def connected() -> bool:
         found = running.ask("/api/v1/alertmanagers")["activeAlertmanagers"]
         return [one["url"] for one in found] == [f"{url}/api/v2/alerts"]
 
-    wait_until(connected, 20, "the Alertmanager to be known")
-    assert httpx.get(f"{url}/api/v2/status").json()["cluster"]["status"] == "disabled"
+    wait_until(connected, 60, "the Alertmanager to be known")
+    assert fetch(f"{url}/api/v2/status").json()["cluster"]["status"] == "disabled"
     running.process.send_signal(signal.SIGINT)
     assert running.process.wait(30) == 0, running.output
     assert "most at one time" in running.output

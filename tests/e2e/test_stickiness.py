@@ -163,7 +163,7 @@ async def test_the_one_without_the_session_counts_the_misses(
     failed: Counter[str] = Counter()
     rated = 0
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=proxy.url, limits=limits, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=proxy.url, limits=limits, timeout=60) as http:
         requests = Requests(http, visitor.session_id)
         for _ in range(ROUNDS):
             for name, ask in requests.all().items():
@@ -217,7 +217,7 @@ async def test_polls_that_come_to_the_wrong_one(
     before = await scrapes(servers)
     refused: Counter[int] = Counter()
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=proxy.url, limits=limits, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=proxy.url, limits=limits, timeout=60) as http:
         for _ in range(5):
             # A browser's own way: open by polling, then say what session it is.
             poll = {"EIO": "4", "transport": "polling"}

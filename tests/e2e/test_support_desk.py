@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
@@ -55,7 +56,7 @@ def api(server: ChainlitServer) -> Iterator[httpx.Client]:
     url = server.url.removesuffix("/chat") + "/api"
     # One connection a request: uvicorn holds the last request's context on a kept one.
     headers = {"X-API-Key": "demo", "Connection": "close"}
-    with httpx.Client(base_url=url, headers=headers, timeout=20) as client:
+    with httpx.Client(base_url=url, headers=headers, timeout=60) as client:
         yield client
 
 
@@ -93,7 +94,7 @@ def history(api: httpx.Client, thread: str, customer: str, length: int) -> list[
         answer = api.get(f"/chats/{thread}", params={"customer": customer}).raise_for_status()
         return [(line["author"], line["text"].strip()) for line in answer.json()]
 
-    wait_until(lambda: len(read()) >= length, 10, f"{length} messages")
+    wait_until(lambda: len(read()) >= length, 60, f"{length} messages")
     return read()
 
 
@@ -172,7 +173,7 @@ def test_nobody_gets_a_chat_that_is_not_theirs(server: ChainlitServer, api: http
     other = api.get(f"/chats/{thread}", params={"customer": "mallory"})
     unknown = api.get("/chats/nothing", params={"customer": "eve"})
     url = api.build_request("GET", f"/chats/{thread}", params={"customer": "eve"}).url
-    keyless = httpx.get(url)
+    keyless = fetch(url)
     assert [answer.status_code for answer in (other, unknown, keyless)] == [404, 404, 401]
     after = server.scrape()
 
@@ -207,7 +208,7 @@ def test_one_trace_goes_from_the_request_to_the_database(
         stored = sum(s.name == "chainlit.data_layer create_step" for s in request())
         return stored >= 3 and parents - ids == {""}
 
-    wait_until(complete, 10, "the spans")
+    wait_until(complete, 60, "the spans")
     spans = {span.id: span for span in request()}
     (root,) = (span for span in spans.values() if not span.parent)
     assert root.name.startswith("POST /api/chats/{thread}/messages")
@@ -220,13 +221,13 @@ def test_one_trace_goes_from_the_request_to_the_database(
 
 def test_all_of_it_is_in_the_metrics(server: ChainlitServer, api: httpx.Client) -> None:
     thread = begin(api, "alan")
-    httpx.get(server.url.removesuffix("/chat") + "/collect").raise_for_status()
+    fetch(server.url.removesuffix("/chat") + "/collect").raise_for_status()
     wait_until(
         lambda: (
             server.scrape().sum("chainlit_session_starts_total", chainlit_session_type="http")
             == server.scrape().sum("chainlit_session_ends_total", chainlit_session_type="http")
         ),
-        10,
+        60,
         "the HTTP sessions to end",
     )
     scrape = server.scrape()

@@ -290,7 +290,7 @@ def test_all_that_is_wrapped_answers_as_without_us(tmp_path: Path) -> None:
         env={**os.environ, **python_path()},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

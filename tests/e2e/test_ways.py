@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing.client import Visitor
+from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -270,7 +271,7 @@ def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     env = {**receiver.env, "TZ": "Asia/Kolkata"}
     with ChainlitServer({"app.py": APP}, config=config, env=env) as server:
         # As every page does; Chainlit before 2.7.2 asks the app for its profiles here alone.
-        httpx.get(f"{server.url}/project/settings").raise_for_status()
+        fetch(f"{server.url}/project/settings").raise_for_status()
         yield server
 
 
@@ -328,7 +329,7 @@ class Script:
             done = scrape.sum(TURNS) == self.turns + turns
             return scrape if done and scrape.value("chainlit_turn_active") == 0 else None
 
-        found = await wait_until_async(check, 20, "the end of the turn")
+        found = await wait_until_async(check, 60, "the end of the turn")
         assert found is not None
         assert found.sum("chainlit_otel_internal_errors_total") == 0
         return found
@@ -534,7 +535,7 @@ async def test_every_kind_of_content_that_is_lost_is_counted_and_was_not_sent(
         async def gone() -> bool:
             return (await scraped(server)).sum("chainlit_connection_active") == 0
 
-        await wait_until_async(gone, 10, "the socket to be gone")
+        await wait_until_async(gone, 60, "the socket to be gone")
         (server.directory / "gone").touch()
         after = await script.over()
     lost = {

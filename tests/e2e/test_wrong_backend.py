@@ -103,7 +103,7 @@ async def over(server: ChainlitServer) -> Scrape:
         gone = now.sum("chainlit_session_ends_total") == 1
         return now if gone and now.sum("chainlit_connection_active") == 0 else None
 
-    found = await wait_until_async(condition, 10, "the end of the visit")
+    found = await wait_until_async(condition, 60, "the end of the visit")
     assert found is not None
     return found
 
@@ -155,7 +155,7 @@ async def test_wrong_backends_change_nothing_and_their_losses_are_figures(
             gone = {signal: lost(now, signal, reason) for signal, reason in reasons.items()}
             return now if gone["spans"] >= normal.spans and gone["metrics"] else None
 
-        lately = await wait_until_async(all_lost, 20, f"the loss of {normal.spans} spans")
+        lately = await wait_until_async(all_lost, 60, f"the loss of {normal.spans} spans")
         assert lately is not None
         assert lost(lately, "spans", reasons["spans"]) == normal.spans
         for signal, reason in reasons.items():

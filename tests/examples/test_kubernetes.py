@@ -35,7 +35,7 @@ Check = Callable[[Manifest], str]
 
 def build(directory: Path) -> list[Manifest]:
     kubectl = ["kubectl", "kustomize", str(directory)]
-    done = subprocess.run(kubectl, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(kubectl, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""  # it warns of what is deprecated
     return list(yaml.safe_load_all(done.stdout))
@@ -75,7 +75,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     for name in ("package.json", "types.ts"):
         shutil.copy(SCHEMA / name, directory)
     install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run([*install, "--ignore-scripts"], cwd=directory, check=True, timeout=110)
+    subprocess.run([*install, "--ignore-scripts"], cwd=directory, check=True, timeout=240)
 
     def compile(manifest: Manifest) -> str:
         (directory / "manifest.ts").write_text(
@@ -89,7 +89,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert (done.returncode == 0) is not bool(done.stdout), done.stderr
         return done.stdout

@@ -143,7 +143,7 @@ def test_prometheus_takes_its_files_where_they_are_mounted(tmp_path: Path) -> No
         shutil.copy(source, place)
     config = tmp_path / "etc" / "prometheus" / "prometheus.yml"
     done = subprocess.run(
-        ["promtool", "check", "config", config], capture_output=True, text=True, timeout=30
+        ["promtool", "check", "config", config], capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
     shipped = yaml.safe_load((ROOT / "dashboards" / "rules.yml").read_text(encoding="utf-8"))
@@ -154,7 +154,7 @@ def test_prometheus_takes_its_files_where_they_are_mounted(tmp_path: Path) -> No
 
 def test_alertmanager_takes_its_file() -> None:
     amtool = ["amtool", "check-config", str(STACK / "alertmanager.yml")]
-    done = subprocess.run(amtool, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(amtool, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

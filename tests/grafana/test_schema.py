@@ -34,7 +34,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
         shutil.copy(SCHEMA / name, directory)
     quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--silent")
     install = ["npm", "install", "--prefer-offline", *quiet]
-    subprocess.run(install, cwd=directory, check=True, timeout=110)
+    subprocess.run(install, cwd=directory, check=True, timeout=240)
 
     def compile(text: str) -> str:
         source = "import type { AnyDashboard } from './types.js';\n"
@@ -47,7 +47,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
             cwd=directory,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert (done.returncode == 0) is not bool(done.stdout), done.stderr
         return done.stdout

@@ -149,7 +149,7 @@ def test_no_lock_of_ours_is_held_in_a_child(tmp_path: Path) -> None:
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ def run(code: str, **env: str) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -432,7 +432,7 @@ def test_the_console_prints_spans_and_metrics() -> None:
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     *printed, facts = done.stdout.splitlines()
@@ -455,7 +455,7 @@ def test_an_sdk_that_cannot_be_imported_here_leaves_the_application_alone() -> N
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=True,
     )
     assert done.stdout == "runs\n"

@@ -44,7 +44,7 @@ def monitor() -> Iterator[LoopMonitor]:
     monitor.patches = Patches(None)
     yield monitor
     monitor.stop()
-    wait_until(lambda: watchers() == [], 10, "the end of the watcher")
+    wait_until(lambda: watchers() == [], 60, "the end of the watcher")
     assert guard.errors == 0
 
 

@@ -8,11 +8,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from chainlit_otel.rules import render
 from tests.rules.fleet import EPOCH, SCRAPE, Fleet
+from tests.support.http import fetch
 from tests.support.prometheus import Prometheus
 
 HOURS = 3
@@ -39,7 +39,7 @@ def create_blocks(directory: Path, *arguments: str) -> None:
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -100,7 +100,7 @@ def evaluated(prometheus: Prometheus, expression: str, job: str, at: Points) -> 
 
 
 def _points(prometheus: Prometheus, way: str, job: str = "", **parameters: Any) -> Points:
-    answer = httpx.get(f"{prometheus.url}/api/v1/{way}", params=parameters, timeout=30).json()
+    answer = fetch(f"{prometheus.url}/api/v1/{way}", params=parameters, timeout=30).json()
     assert answer["status"] == "success", answer
     (found,) = (one for one in answer["data"]["result"] if one["metric"]["job"] in (job or FLEETS))
     return [(time - EPOCH, float(value)) for time, value in found["values"]]

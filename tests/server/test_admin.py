@@ -70,7 +70,7 @@ def half_sent(server: AdminServer, stack: ExitStack) -> socket.socket:
     before = open_connections(server)
     connection = stack.enter_context(connect(server))
     connection.sendall(b"GET / HTTP/1.1\r\nHost: local")
-    wait_until(lambda: open_connections(server) > before, 10, "the connection")
+    wait_until(lambda: open_connections(server) > before, 60, "the connection")
     return connection
 
 
@@ -90,7 +90,7 @@ def test_one_too_many_is_told_so(patient: pytest.MonkeyPatch) -> None:
             assert answer(refused).startswith(b"HTTP/1.1 503 ")
         silent[0].sendall(b"host\r\nConnection: close\r\n\r\n")
         assert answer(silent[0]).endswith(b"hello"), "it was not closed for the sake of another"
-        wait_until(lambda: open_connections(server) == 2, 10, "the end of that one")
+        wait_until(lambda: open_connections(server) == 2, 60, "the end of that one")
         assert ask(server).endswith(b"hello")
 
 
@@ -108,8 +108,8 @@ def test_an_answer_that_nobody_reads_is_given_up(patient: pytest.MonkeyPatch) ->
     huge = Response(b"x" * 50_000_000)
     with serving(huge) as server, connect(server) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 2)
-        wait_until(lambda: open_connections(server) == 1, 10, "the connection")
-        wait_until(lambda: open_connections(server) == 0, 10, "the server to give up")
+        wait_until(lambda: open_connections(server) == 1, 60, "the connection")
+        wait_until(lambda: open_connections(server) == 0, 60, "the server to give up")
 
 
 def test_an_answer_may_take_longer_than_a_header(patient: pytest.MonkeyPatch) -> None:

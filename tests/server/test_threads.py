@@ -106,7 +106,7 @@ def imported_in_threads(script: str, directory: Path, env: dict[str, str] | None
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -77,7 +77,7 @@ class Services:
 
     def __enter__(self) -> Services:
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(60)
         return self
 
     def __exit__(
@@ -106,7 +106,7 @@ class Services:
             "X-Slack-Request-Timestamp": stamp,
             "X-Slack-Signature": f"v0={signature.hexdigest()}",
         }
-        answer = httpx.post(f"{chat}/slack/events", content=body, headers=headers, timeout=20)
+        answer = httpx.post(f"{chat}/slack/events", content=body, headers=headers, timeout=60)
         answer.raise_for_status()
 
     def say_in_teams(self, chat: str, text: str) -> None:
@@ -121,7 +121,7 @@ class Services:
             "conversation": {"id": "C1"},
             "text": text,
         }
-        answer = httpx.post(f"{chat}/teams/events", json=activity, timeout=20)
+        answer = httpx.post(f"{chat}/teams/events", json=activity, timeout=60)
         answer.raise_for_status()
 
     def say_in_discord(self, text: str, files: int = 0) -> None:

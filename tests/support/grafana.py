@@ -65,7 +65,7 @@ class Grafana:
     def __init__(
         self, url: str, start: float, end: float, *, scrape: int = 15, points: int = 1000
     ) -> None:
-        self._http = httpx.Client(base_url=url, timeout=20)
+        self._http = httpx.Client(base_url=url, timeout=60)
         self.start, self.end = start, end
         self.interval = max(scrape, math.ceil((end - start) / points))
         self._variables = {

@@ -14,11 +14,12 @@ from typing import Any
 import httpx
 import yaml
 
+from tests.support.http import fetch
 from tests.support.local import Handler, LocalServer
 from tests.support.scrape import wait_until
 from tests.support.server import free_port
 
-_START = 30.0
+_START = 60.0
 _STOP = 10.0
 
 
@@ -74,7 +75,7 @@ class _Process:
         if self._process is None or self._process.poll() is not None:
             raise RuntimeError((self.directory / "log").read_text())
         try:
-            return httpx.get(f"{self.url}/-/ready", timeout=2).status_code == 200
+            return fetch(f"{self.url}/-/ready", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
 
@@ -124,7 +125,11 @@ class Prometheus(_Process):
             (self.directory / "history").write_text(history)
             fill = ["tsdb", "create-blocks-from", "openmetrics", "history", "data"]
             subprocess.run(
-                ["promtool", *fill], cwd=self.directory, check=True, capture_output=True, timeout=60
+                ["promtool", *fill],
+                cwd=self.directory,
+                check=True,
+                capture_output=True,
+                timeout=240,
             )
 
     def arguments(self) -> list[str]:
@@ -141,7 +146,7 @@ class Prometheus(_Process):
         Raises:
             ValueError: Prometheus does not take the expression.
         """
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        answer = fetch(f"{self.url}/api/v1/query", params={"query": expression}).json()
         if answer["status"] != "success":
             raise ValueError(f"{expression}: {answer['error']}")
         data = answer["data"]
@@ -151,7 +156,7 @@ class Prometheus(_Process):
 
     def evaluation_seconds(self) -> dict[str, float]:
         """How long the last evaluation of each group of rules took."""
-        answer = httpx.get(f"{self.url}/api/v1/rules").json()
+        answer = fetch(f"{self.url}/api/v1/rules").json()
         return {group["name"]: group["evaluationTime"] for group in answer["data"]["groups"]}
 
 

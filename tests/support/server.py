@@ -19,9 +19,11 @@ from types import TracebackType
 import httpx
 
 import chainlit_otel
+from tests.support.http import fetch
 from tests.support.scrape import POLL, Scrape
 
 _TAIL = 80
+_STARTUP_TIMEOUT = 120.0
 # No test may depend on what the developer has set for an app of his own.
 _NOT_INHERITED = ("OTEL_", "CHAINLIT_", "TRACELOOP_", "LITERAL_", "DATABASE_URL")
 
@@ -71,7 +73,6 @@ class ChainlitServer:
         command: run instead of ``python -m chainlit run app.py``; ``{port}`` in it becomes the
             port. Starts with what follows ``python -m``.
         path: path of the chat below the server, for ``--root-path`` and ``mount_chainlit``.
-        startup_timeout: seconds until it must answer.
 
     Attributes:
         url: address of the chat.
@@ -88,7 +89,6 @@ class ChainlitServer:
         args: Sequence[str] = (),
         command: Sequence[str] | None = None,
         path: str = "",
-        startup_timeout: float = 60.0,
     ) -> None:
         self.files = dict(files)
         self.config = {table: dict(values) for table, values in (config or {}).items()}
@@ -103,7 +103,6 @@ class ChainlitServer:
             *(part.replace("{port}", str(self.port)) for part in chosen),
             *args,
         ]
-        self._startup_timeout = startup_timeout
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -156,7 +155,7 @@ class ChainlitServer:
         Raises:
             httpx.HTTPError: it cannot be fetched.
         """
-        response = httpx.get(self.metrics_url, timeout=10)
+        response = fetch(self.metrics_url)
         response.raise_for_status()
         return Scrape(response.text)
 
@@ -165,7 +164,7 @@ class ChainlitServer:
         file = self.directory / name
         return file.read_text(encoding="utf-8") if file.exists() else ""
 
-    def stop(self, sig: int = signal.SIGTERM, timeout: float = 20.0) -> int:
+    def stop(self, sig: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Send `sig`, wait for the end; the directory stays until `close`.
 
         Blocks: with visitors connected from the same event loop, call it by `asyncio.to_thread`,
@@ -258,14 +257,14 @@ class ChainlitServer:
 
     def _wait_for_answer(self) -> None:
         process = self._started()
-        deadline = time.monotonic() + self._startup_timeout
+        deadline = time.monotonic() + _STARTUP_TIMEOUT
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended with {process.returncode}\n{self.tail()}")
             try:
-                if httpx.get(f"{self.url}/", timeout=2).status_code < 500:
+                if fetch(f"{self.url}/", timeout=2).status_code < 500:
                     return
             except httpx.TransportError:
                 pass
             time.sleep(POLL)
-        raise RuntimeError(f"no answer within {self._startup_timeout:g} s\n{self.tail()}")
+        raise RuntimeError(f"no answer within {_STARTUP_TIMEOUT:g} s\n{self.tail()}")

@@ -521,7 +521,7 @@ class Script:
         self.done["denied"] += 1
         await sign_in(self._first.url, "ada", "unknown")
         self.done["unknown"] += 1
-        async with httpx.AsyncClient(timeout=20) as http:
+        async with httpx.AsyncClient(timeout=60) as http:
             for n in range(4):
                 (await http.get(f"http://127.0.0.1:{self._first.port}/bot")).raise_for_status()
                 self.done["bots"] += 1
@@ -625,7 +625,7 @@ class Script:
         self.done["outbound"] += outbound
 
     def _http(self, visitor: Visitor) -> httpx.AsyncClient:
-        return httpx.AsyncClient(base_url=str(visitor.address), headers=visitor.headers, timeout=20)
+        return httpx.AsyncClient(base_url=str(visitor.address), headers=visitor.headers, timeout=60)
 
     async def _scraped(self, name: str, value: float, **labels: str) -> None:
         await asyncio.to_thread(
@@ -643,13 +643,13 @@ class Script:
         def there() -> bool:
             return any(label in labels.values() for labels, _ in self._prometheus.query(query))
 
-        await asyncio.to_thread(wait_until, there, 20, f"{name} of {label}")
+        await asyncio.to_thread(wait_until, there, 60, f"{name} of {label}")
 
     async def _prometheus_says(self, query: str, value: float) -> None:
         def says() -> bool:
             return [found for _, found in self._prometheus.query(query)] == [value]
 
-        await asyncio.to_thread(wait_until, says, 20, f"{query} to be {value}")
+        await asyncio.to_thread(wait_until, says, 60, f"{query} to be {value}")
 
 
 def _has_said(visitor: Visitor, text: str, since: int = 0) -> bool:

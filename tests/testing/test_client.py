@@ -111,4 +111,4 @@ async def test_who_is_refused_hears_why_at_once(transports: list[str] | None) ->
             return len(gone) == 1
 
         # The server need not wait for another poll.
-        await wait_until_async(is_gone, 10, "the end of the connection")
+        await wait_until_async(is_gone, 60, "the end of the connection")
