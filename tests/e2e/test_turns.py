@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -20,13 +21,12 @@ pytestmark = pytest.mark.e2e
 SEED = 20260714
 TURNS = 120
 TOKENS = 20
-TOLERANCE = 0.005  # seconds, between the app's clock and the ledger's
 
 APP = """
 import asyncio
 import json
 import time
-from datetime import datetime, timezone
+from datetime import datetime
 
 import chainlit_otel
 
@@ -69,10 +69,11 @@ async def on_message(message):
     kind = message.content.split()[0]
     if kind == "stream":
         await asyncio.sleep(0.02)
+        begun = time.time()
         await stream("t")
-        first = datetime.now(timezone.utc)
+        first = time.time()
         with open("first.jsonl", "a") as file:
-            file.write(json.dumps((first - arrived).total_seconds()) + "\\n")
+            file.write(json.dumps([arrived.timestamp(), begun, first]) + "\\n")
         await stream("u" * 19)
     elif kind == "raise":
         raise ValueError("no " + message.content)
@@ -298,14 +299,17 @@ def test_books_equal_the_ledger_of_the_script(server: ChainlitServer) -> None:
 
 
 def test_time_to_first_token_is_what_the_clock_of_the_app_says(server: ChainlitServer) -> None:
+    sent: list[float] = []
+
     async def stream() -> None:
         visitor = Visitor(server.url)
         await visitor.connect()
         for _ in range(20):
+            sent.append(time.time())
             await visitor.talk("stream")
         await visitor.leave(clear=True)
 
-    def said() -> list[float]:
+    def said() -> list[list[float]]:
         return [json.loads(line) for line in server.read("first.jsonl").splitlines()]
 
     def recorded_times() -> tuple[float, float]:
@@ -315,9 +319,11 @@ def test_time_to_first_token_is_what_the_clock_of_the_app_says(server: ChainlitS
     before, (count, seconds) = said(), recorded_times()
     asyncio.run(stream())
     after, (new_count, new_seconds) = said(), recorded_times()
-    by_app = sum(after[len(before) :])
-    print(
-        f"20 turns: {by_app:.4f} s by the app's clock, {new_seconds - seconds:.4f} s in the ledger"
-    )
+    # However long a busy machine lets any of them wait: from what the app saw to what it did last
+    # before the token, and from what the visitor did to what the app saw of the token.
+    turns = list(zip(sent, after[len(before) :], strict=True))
+    least = sum(begun - arrived for _, (arrived, begun, _) in turns)
+    most = sum(first - asked for asked, (_, _, first) in turns)
+    print(f"20 turns: {new_seconds - seconds:.4f} s in the ledger, {least:.4f} to {most:.4f} s")
     assert new_count - count == 20
-    assert 0 <= new_seconds - seconds - by_app <= 20 * TOLERANCE
+    assert least <= new_seconds - seconds <= most
