@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -168,12 +169,10 @@ def it_is_run_in_the_repository(place: Place, command: str, shown: list[str]) ->
 
 
 def it_is_run_among_the_deployments(place: Place, command: str, shown: list[str]) -> None:
-    rules = DEPLOYMENTS / "workers" / "rules.yml"
-    rules.write_text(render(), encoding="utf-8")
-    try:
-        place.run(command, cwd=DEPLOYMENTS)
-    finally:
-        rules.unlink()
+    copy = place.directory / "deployments"
+    shutil.copytree(DEPLOYMENTS, copy)
+    (copy / "workers" / "rules.yml").write_text(render(), encoding="utf-8")
+    place.run(command, cwd=copy)
 
 
 def its_parser_takes_it(place: Place, command: str, shown: list[str]) -> None:
