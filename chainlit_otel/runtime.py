@@ -45,7 +45,7 @@ FAILED = "off: it failed"
 
 _lock = RLock()
 _active: Runtime | None = None
-_dormant: Runtime | None = None
+_last_runtime: Runtime | None = None
 # In a forked child, what the parent had, until the child serves Chainlit itself; and what with.
 _inherited: Runtime | None = None
 
@@ -73,10 +73,10 @@ def enable(
     Raises:
         ValueError: A setting is unknown or out of its range.
     """
-    global _active, _dormant
+    global _active, _last_runtime
     asked, settings = settings, settings or Settings()
     with _lock:
-        _active = _active or _surviving()
+        _active = _active or _runtime_of_earlier_import()
         if _active is not None:
             with Guard("server"):
                 _active.warn_of_others(asked, tracer_provider, meter_provider)
@@ -87,10 +87,10 @@ def enable(
             return
         pipeline = build_pipeline(settings, meter_provider, tracer_provider)
         # The histograms of a provider go on counting, so the ledgers behind them do, too.
-        reusable = _dormant is not None and _dormant.suits(settings, pipeline)
-        dormant, _dormant = _dormant if reusable else None, None
+        is_reusable = _last_runtime is not None and _last_runtime.same_config(settings, pipeline)
+        last, _last_runtime = _last_runtime if is_reusable else None, None
         with Guard("server"):
-            runtime = dormant or Runtime(settings, pipeline)
+            runtime = last or Runtime(settings, pipeline)
             runtime.start()
             _active = runtime
 
@@ -106,14 +106,14 @@ def disable() -> None:
     a lock that it needs: then it returns after twice the `shutdown_timeout`, and the rest is done
     when that goes on.
     """
-    global _active, _dormant, _inherited
+    global _active, _last_runtime, _inherited
     with _lock:
         if _inherited is not None:
             _inherited.abandon()
             _inherited = None
-        runtime, _active = _active or _surviving(), None
+        runtime, _active = _active or _runtime_of_earlier_import(), None
         if runtime is not None:
-            _dormant = runtime if runtime.close() else None
+            _last_runtime = runtime if runtime.close() else None
 
 
 def access_denied(scope: str, reason: str) -> None:
@@ -129,7 +129,7 @@ def access_denied(scope: str, reason: str) -> None:
         reason: Why, in a few words that do not name anybody. The first 32 reasons of up to 64
             characters are told apart; the rest counts as `other`.
     """
-    runtime = _active or _surviving()
+    runtime = _active or _runtime_of_earlier_import()
     if runtime is not None:
         runtime.access_denied(scope, reason)
 
@@ -137,14 +137,14 @@ def access_denied(scope: str, reason: str) -> None:
 def active() -> Runtime | None:
     """Return the instance that observes; None if there is none."""
     with _lock:
-        return _active or _surviving()
+        return _active or _runtime_of_earlier_import()
 
 
 def _forked() -> None:
     """Leave to the parent what is the parent's; called in every forked child."""
-    global _lock, _active, _dormant, _inherited
+    global _lock, _active, _last_runtime, _inherited
     _lock = RLock()
-    runtime, _active, _dormant = _active, None, None
+    runtime, _active, _last_runtime = _active, None, None
     if runtime is not None:
         renew_locks([runtime, registry.pools, registry.caches, losses])
         _inherited = runtime
@@ -171,12 +171,12 @@ def _observe_child() -> None:
         with guard:
             meters, tracers = parents.pipeline.given()
             pipeline = build_pipeline(parents.settings, meters, tracers)
-            runtime = Runtime(parents.settings, pipeline, adopt=False)
+            runtime = Runtime(parents.settings, pipeline, resync=False)
             runtime.start()
             _active = runtime
 
 
-def _surviving() -> Runtime | None:
+def _runtime_of_earlier_import() -> Runtime | None:
     """Return the instance of an earlier import of this package, if it still observes."""
     session = sys.modules.get("chainlit.session")
     if session is None or not hasattr(session, "WebsocketSession"):
@@ -191,10 +191,10 @@ class Runtime:
     Args:
         settings: The settings.
         pipeline: Where metrics and spans go.
-        adopt: Whether the sessions that are open when the probes are installed are this process's.
+        resync: Whether the sessions that are open when the probes are installed are this process's.
     """
 
-    def __init__(self, settings: Settings, pipeline: Pipeline, adopt: bool = True) -> None:
+    def __init__(self, settings: Settings, pipeline: Pipeline, resync: bool = True) -> None:
         self._settings = settings
         self._pipeline = pipeline
         self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
@@ -205,7 +205,7 @@ class Runtime:
             pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
         )
         self.context = context = ProbeContext(
-            settings, pipeline, guards, telemetry, tracing, self, adopt
+            settings, pipeline, guards, telemetry, tracing, self, resync
         )
         self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
         self._patches: list[Patches] = []
@@ -234,10 +234,10 @@ class Runtime:
     def access_denied(self, scope: str, reason: str) -> None:
         """Count something that the app denied."""
         with self._guards["access"]:
-            self.context.get(Access).denied_by_app(scope, reason)
+            self.context.get(Access).record_denial(scope, reason)
 
-    def suits(self, settings: Settings, pipeline: Pipeline) -> bool:
-        """Tell whether an instance with these would do the very same."""
+    def same_config(self, settings: Settings, pipeline: Pipeline) -> bool:
+        """Tell whether it was made with these settings and this pipeline."""
         return (self._settings, self._pipeline) == (settings, pipeline)
 
     def start(self) -> None:
@@ -384,7 +384,7 @@ class Runtime:
         return not thread.is_alive()
 
     def _shut_down(self) -> None:
-        self._finish(catalog.OTHER)
+        self._end_probes(catalog.OTHER)
         with self._guards["server"]:
             self._telemetry.close()
         if self._admin is not None:
@@ -396,9 +396,9 @@ class Runtime:
         """The process stops: end what is open and export it all, within a bounded time."""
         if not self._exported:
             self._exported = True
-            self._finish("shutdown")
+            self._end_probes("shutdown")
 
-    def _finish(self, reason: str) -> None:
+    def _end_probes(self, reason: str) -> None:
         guard, timeout = self._guards["server"], self._settings.shutdown_timeout
         for probe in reversed(self._probes):
             with probe.guard:

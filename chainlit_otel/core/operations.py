@@ -33,17 +33,17 @@ class _Call:
         coroutine: What runs it, held weakly.
         labels: Name and data layer.
         at: Monotonic time of the call, in nanoseconds.
-        outer: What it is a part of, which has `ended` or not; None if it stands for itself.
+        parent: What it is a part of, which has `ended` or not; None if it stands for itself.
         loop: The event loop in which it has begun, held weakly; None before.
     """
 
-    __slots__ = ("at", "coroutine", "labels", "loop", "outer")
+    __slots__ = ("at", "coroutine", "labels", "loop", "parent")
 
-    def __init__(self, coroutine: weakref.ref[Any], labels: Labels, at: int, outer: Any) -> None:
+    def __init__(self, coroutine: weakref.ref[Any], labels: Labels, at: int, parent: Any) -> None:
         self.coroutine = coroutine
         self.labels = labels
         self.at = at
-        self.outer = outer
+        self.parent = parent
         self.loop: weakref.ref[Any] | None = None
 
     def is_stranded(self, now: int) -> bool:
@@ -109,11 +109,13 @@ class OperationLedger:
             self._drain()
             return self._discarded.copy()
 
-    def number(self) -> int:
+    def next_id(self) -> int:
         """Return what one call will be known by."""
         return next(self._numbers)
 
-    def called(self, number: int, coroutine: Any, name: str, layer: str, outer: Any = None) -> None:
+    def add_call(
+        self, number: int, coroutine: Any, name: str, layer: str, parent: Any = None
+    ) -> None:
         """An operation was called.
 
         Args:
@@ -121,19 +123,19 @@ class OperationLedger:
             coroutine: What runs it.
             name: Name of the operation.
             layer: Name of the data layer.
-            outer: What it is a part of, which has `ended` or not; then it counts no more.
+            parent: What it is a part of, which has `ended` or not; then it counts no more.
         """
         # Collected it may be anywhere, in the middle of another method here too, so that only
         # takes note.
         reference = weakref.ref(coroutine, partial(self._coroutine_gone, number))
-        self._calls[number] = _Call(reference, (name, layer), self._clock(), outer)
+        self._calls[number] = _Call(reference, (name, layer), self._clock(), parent)
 
-    def begun(self, number: int, loop: Any) -> None:
+    def start_call(self, number: int, loop: Any) -> None:
         """A call has begun to run in an event loop."""
         if (call := self._calls.get(number)) is not None:
             call.loop = weakref.ref(loop)
 
-    def over(self, number: int) -> bool:
+    def end_call(self, number: int) -> bool:
         """A call is over.
 
         Returns:
@@ -145,7 +147,7 @@ class OperationLedger:
         if (call := self._calls.pop(number, None)) is not None:
             self._gone.append(call)
 
-    def ended(self, name: str, layer: str, outcome: str) -> None:
+    def end(self, name: str, layer: str, outcome: str) -> None:
         """An operation has ended."""
         with self._lock:
             self._operations[name, layer, outcome] += 1
@@ -182,11 +184,11 @@ class OperationLedger:
             self._discard(self._finalized.popleft())
         now = self._clock()
         for number, call in list(self._calls.items()):
-            if call.is_stranded(now) and self.over(number):
+            if call.is_stranded(now) and self.end_call(number):
                 self._gone.append(call)
         while self._gone:
             call = self._gone.popleft()
-            if call.outer is None or call.outer.ended:
+            if call.parent is None or call.parent.ended:
                 self._lost[call.labels] += 1
                 self._operations[(*call.labels, "error")] += 1
 

@@ -44,9 +44,9 @@ from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.pipeline.spans import utf8_safe
-from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
+from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.sessions import asking
+from chainlit_otel.probes.sessions import calling_function
 
 Result = Literal["granted", "denied", "error"]
 
@@ -71,7 +71,7 @@ _REFUSALS = ("authentication failed", "authorization failed")
 _PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
 
 
-class _Check:
+class _AccessCheck:
     """A socket that asks to be let in, or goes on with a stored thread.
 
     Attributes:
@@ -82,13 +82,15 @@ class _Check:
     def __init__(self) -> None:
         self.failed = False
         self.thread: Literal["found", "error"] | None = None
-        self.token: Token[_Check | None] = _check.set(self)
+        self.token: Token[_AccessCheck | None] = _current_check.set(self)
 
 
 # The callback and what asks for its answer run in one context, and so do a handler of a socket
 # and what it calls.
 _callback_failed: ContextVar[bool] = ContextVar("chainlit_otel_callback_failed", default=False)
-_check: ContextVar[_Check | None] = ContextVar("chainlit_otel_access_check", default=None)
+_current_check: ContextVar[_AccessCheck | None] = ContextVar(
+    "chainlit_otel_access_check", default=None
+)
 
 
 class Access(Probe):
@@ -129,7 +131,9 @@ class Access(Probe):
         patches.replace_item(handlers, "connect", functools.partial(_wrap_connect, patches, self))
         wrap_get_thread = functools.partial(_wrap_get_thread, patches, self)
         self._data_layer.listen(
-            patches, self.guard, lambda layer: shadow(patches, layer, "get_thread", wrap_get_thread)
+            patches,
+            self.guard,
+            lambda layer: wrap_method(patches, layer, "get_thread", wrap_get_thread),
         )
         self.telemetry.register_observable(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
         self.telemetry.register_observable(catalog.ACCESS_DENIALS, self.denials, self.guard)
@@ -146,15 +150,15 @@ class Access(Probe):
         """What the app denied, by method and reason."""
         return self._denials.read()
 
-    def attempt(self, method: str, result: Result) -> None:
+    def record_attempt(self, method: str, result: Result) -> None:
         """Somebody asked to be let in."""
         self._attempts.add((method, result))
 
-    def denied_by_app(self, scope: object, reason: object) -> None:
+    def record_denial(self, scope: object, reason: object) -> None:
         """The app denied something, and says so."""
         method = self.methods(scope)
         text = utf8_safe(reason) if isinstance(reason, str) else ""
-        self.attempt(method, "denied")
+        self.record_attempt(method, "denied")
         with self._lock:
             named = self.reasons.admit(text)
         self._denials.add((method, named))
@@ -163,26 +167,26 @@ class Access(Probe):
             {catalog.ACCESS_METHOD.key: method, catalog.DENIAL_REASON.key: named},
         )
 
-    def called_back(self, name: str, error: BaseException | None) -> None:
+    def on_callback_end(self, name: str, error: BaseException | None) -> None:
         """A callback of the app has returned, or raised what Chainlit is about to swallow."""
         if name in SIGN_INS:
             _callback_failed.set(error is not None)
 
     # Sign-in
 
-    def signed_in(self, endpoint: str, error: BaseException | None) -> None:
+    def on_signed_in(self, endpoint: str, error: BaseException | None) -> None:
         """Chainlit let a user in, or raised instead."""
         method = _METHODS.get(endpoint, catalog.OTHER)
         if method is None:
             return
         if error is None:
-            self.attempt(method, "granted")
+            self.record_attempt(method, "granted")
         elif _status(error) == 401 and not _callback_failed.get():
-            self.attempt(method, "denied")
+            self.record_attempt(method, "denied")
         else:
-            self.attempt(method, "error")
+            self.record_attempt(method, "error")
 
-    def sent_back(self, request: Any, error: BaseException | None) -> None:
+    def on_oauth_redirect(self, request: Any, error: BaseException | None) -> None:
         """Chainlit sends a browser back that came from an OAuth provider.
 
         Args:
@@ -194,81 +198,81 @@ class Access(Probe):
             failed = _callback_failed.get() or said in _PROVIDER_FAILURES
         else:
             failed = _raiser(error) != "validate_oauth_state_cookie" and _status(error) != 400
-        self.attempt("oauth", "error" if failed else "denied")
+        self.record_attempt("oauth", "error" if failed else "denied")
 
-    def presented(self, error: BaseException | None) -> None:
+    def on_token_checked(self, error: BaseException | None) -> None:
         """A token was checked, and Chainlit takes it or raises."""
         if error is None:
-            self.attempt("jwt", "granted")
+            self.record_attempt("jwt", "granted")
         else:
-            self.attempt("jwt", "denied" if _is_bad_token(error) else "error")
+            self.record_attempt("jwt", "denied" if _is_bad_token(error) else "error")
 
     # Sockets
 
-    def connecting(self) -> _Check | None:
+    def on_connect(self) -> _AccessCheck | None:
         """Chainlit is about to be asked whether a socket may connect."""
-        return _Check() if import_module("chainlit.auth").require_login() else None
+        return _AccessCheck() if import_module("chainlit.auth").require_login() else None
 
-    def unauthenticated(self, error: BaseException) -> None:
+    def on_unauthenticated(self, error: BaseException) -> None:
         """The user of a socket that connects could not be told."""
-        if check := _check.get():
+        if check := _current_check.get():
             # Chainlit answers 401 whatever it was that kept it from reading the token.
             cause = error.__cause__
             check.failed = _status(error) != 401 or (cause is not None and not _is_bad_token(cause))
 
-    def looked_up_thread(self, thread: Any, error: BaseException | None) -> None:
+    def on_thread_looked_up(self, thread: Any, error: BaseException | None) -> None:
         """The data layer was asked for a thread."""
-        check = _check.get()
+        check = _current_check.get()
         if check is not None and check.thread is None:
             if error is not None:
                 check.thread = "error"
             elif thread:
                 check.thread = "found"
 
-    def connected(self, sid: str, check: _Check, error: BaseException | None) -> None:
+    def on_connected(self, sid: str, check: _AccessCheck, error: BaseException | None) -> None:
         """Chainlit has said whether a socket may connect."""
-        _check.reset(check.token)
+        _current_check.reset(check.token)
         refusal = str(error) if isinstance(error, ConnectionRefusedError) else ""
         refused = refusal in _REFUSALS
         if check.thread is not None:
             self._thread_checked(check, refused and _raiser(error) != "restore_existing_session")
         if error is None:
-            self.attempt("websocket", "granted")
+            self.record_attempt("websocket", "granted")
             session = import_module("chainlit.session").ws_sessions_sid.get(sid)
             if check.thread is not None and session is not None:
                 self._with_checked_thread.add(session)
         elif check.failed or check.thread == "error":
-            self.attempt("websocket", "error")
+            self.record_attempt("websocket", "error")
         elif refused:
-            self.attempt("websocket", "denied")
+            self.record_attempt("websocket", "denied")
 
-    def resuming(self) -> _Check:
+    def on_resume(self) -> _AccessCheck:
         """A session is about to go on with a stored thread."""
-        return _Check()
+        return _AccessCheck()
 
-    def resumed(self, session: Any, check: _Check, refused: bool) -> None:
+    def on_resumed(self, session: Any, check: _AccessCheck, refused: bool) -> None:
         """A session goes on with a stored thread, or is not let."""
-        _check.reset(check.token)
+        _current_check.reset(check.token)
         # From Chainlit 2.9.2 on, the socket that came with the thread has been checked.
         if check.thread == "error" or (
             check.thread is not None and session not in self._with_checked_thread
         ):
             self._thread_checked(check, refused)
 
-    def _thread_checked(self, check: _Check, refused: bool) -> None:
+    def _thread_checked(self, check: _AccessCheck, refused: bool) -> None:
         if check.thread == "error":
-            self.attempt("thread", "error")
+            self.record_attempt("thread", "error")
         else:
-            self.attempt("thread", "denied" if refused else "granted")
+            self.record_attempt("thread", "denied" if refused else "granted")
 
     # HTTP
 
-    def asked_for_thread(self, error: BaseException | None) -> None:
+    def on_thread_requested(self, error: BaseException | None) -> None:
         """Chainlit has said whether a user may have a thread."""
         if error is None:
-            self.attempt("thread", "granted")
+            self.record_attempt("thread", "granted")
         else:
-            self.attempt("thread", "denied" if _status(error) in (401, 404) else "error")
+            self.record_attempt("thread", "denied" if _status(error) in (401, 404) else "error")
 
 
 def _status(error: BaseException) -> int | None:
@@ -297,15 +301,15 @@ def _wrap_authenticate_user(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         endpoint = ""
         with access.guard:
-            _, endpoint = asking(sys._getframe())
+            _, endpoint = calling_function(sys._getframe())
         try:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.signed_in(endpoint, error)
+                access.on_signed_in(endpoint, error)
             raise
         with access.guard:
-            access.signed_in(endpoint, None)
+            access.on_signed_in(endpoint, None)
         return response
 
     return wrapper
@@ -315,7 +319,7 @@ def _wrap_get_oauth_redirect_error(access: Access) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         with access.guard:
             # It is called from within the `except` of what went wrong, if anything did.
-            access.sent_back(args[0], sys.exc_info()[1])
+            access.on_oauth_redirect(args[0], sys.exc_info()[1])
         return wrapped(*args, **kwargs)
 
     return wrapper
@@ -329,10 +333,10 @@ def _wrap_decode_jwt(access: Access) -> Any:
         except Exception as error:
             with access.guard:
                 if presented:
-                    access.presented(error)
+                    access.on_token_checked(error)
             raise
         with access.guard:
-            access.presented(None)
+            access.on_token_checked(None)
         return user
 
     return wrapper
@@ -344,10 +348,10 @@ def _wrap_is_thread_author(access: Access) -> Any:
             result = await wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.asked_for_thread(error)
+                access.on_thread_requested(error)
             raise
         with access.guard:
-            access.asked_for_thread(None)
+            access.on_thread_requested(None)
         return result
 
     return wrapper
@@ -359,7 +363,7 @@ def _wrap_authenticate_connection(access: Access) -> Any:
             return await wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.unauthenticated(error)
+                access.on_unauthenticated(error)
             raise
 
     return wrapper
@@ -367,16 +371,16 @@ def _wrap_authenticate_connection(access: Access) -> Any:
 
 def _wrap_resume_thread(access: Access) -> Any:
     async def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        check: _Check | None = None
+        check: _AccessCheck | None = None
         with access.guard:
-            check = access.resuming()
+            check = access.on_resume()
         thread = None
         try:
             thread = await wrapped(*args, **kwargs)
         finally:
             with access.guard:
                 if check is not None:
-                    access.resumed(args[0], check, refused=not thread)
+                    access.on_resumed(args[0], check, refused=not thread)
         return thread
 
     return wrapper
@@ -385,11 +389,11 @@ def _wrap_resume_thread(access: Access) -> Any:
 def _wrap_connect(patches: Patches, access: Access, original: Any) -> Any:
     @wraps(original)
     async def connect(sid: str, environ: Any, *auth: Any) -> Any:
-        check: _Check | None = None
+        check: _AccessCheck | None = None
         with access.guard:
             # Without auth this is python-socketio trying an older signature.
             if patches.active and auth:
-                check = access.connecting()
+                check = access.on_connect()
         error: BaseException | None = None
         try:
             return await original(sid, environ, *auth)
@@ -399,7 +403,7 @@ def _wrap_connect(patches: Patches, access: Access, original: Any) -> Any:
         finally:
             with access.guard:
                 if check is not None:
-                    access.connected(sid, check, error)
+                    access.on_connected(sid, check, error)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
@@ -415,10 +419,10 @@ def _wrap_get_thread(patches: Patches, access: Access, original: Any) -> Any:
             thread = await original(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.looked_up_thread(None, error)
+                access.on_thread_looked_up(None, error)
             raise
         with access.guard:
-            access.looked_up_thread(thread, None)
+            access.on_thread_looked_up(thread, None)
         return thread
 
     return get_thread

@@ -101,9 +101,9 @@ class Bots(Probe):
 
     def on_session(self, bot: _Bot, incoming: _Incoming, session: Any) -> None:
         """A message is about to be answered, in a session made for it; None if it has failed."""
-        incoming.turn = self._messages.begin(session, incoming.arrived)
-        self._messages.trace(incoming.turn, session)
-        self._messages.received(bot.text(incoming.message))
+        incoming.turn = self._messages.start_turn(session, incoming.arrived)
+        self._messages.start_span(incoming.turn, session)
+        self._messages.on_received(bot.text(incoming.message))
 
     def on_end(self, bot: _Bot, incoming: _Incoming, error: BaseException | None) -> None:
         """A message is answered, or was not worth it, or has failed."""
@@ -115,7 +115,7 @@ class Bots(Probe):
     def on_step(self, step: Any) -> None:
         """A step was sent; of all of them a bot shows the app's messages that are not empty."""
         if step["type"] == "assistant_message" and step.get("output"):
-            self._messages.answered(step, is_new=True)
+            self._messages.on_message_sent(step, is_new=True)
         elif step["type"] == "user_message" and (turn := current_turn.get()) is not None:
             # Teams and Discord are sent the message of the user, too.
             turn.message_id = step["id"]
@@ -123,7 +123,7 @@ class Bots(Probe):
     def on_element(self, element: Any) -> None:
         """A file was sent; a bot shows those that are to be seen beside the message."""
         if element.get("display") == "inline":
-            self._messages.shown(element)
+            self._messages.on_output(element)
 
 
 def _wrap_bot(patches: Patches, bots: Bots, bot: _Bot, module: Any) -> None:

@@ -78,7 +78,7 @@ class Callbacks(Probe):
         self._spans = context.get(SessionSpans)
         self._messages = context.get(Messages)
         self._access = context.get(Access)
-        self._observed: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
+        self._instrumented: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
         # By identity: code that is compiled again is equal to what it replaces, and outlives it.
         self._names: dict[int, tuple[ReferenceType[CodeType], str]] = {}
 
@@ -92,7 +92,7 @@ class Callbacks(Probe):
         wrap = functools.partial(_wrap_wrap_user_function, self)
         for module in (decorators, utils):
             patches.replace_attribute(module, "wrap_user_function", wrap)
-        self.observe_all()
+        self.instrument_all()
 
     def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the names of callbacks and of actions."""
@@ -100,7 +100,7 @@ class Callbacks(Probe):
 
     def on_startup(self) -> None:
         """Observe the callbacks of an app that had `wrap_user_function` imported before."""
-        self.observe_all()
+        self.instrument_all()
 
     def name_of(self, code: CodeType) -> str | None:
         """Return the name of the callback that a code object belongs to, if it is one."""
@@ -112,23 +112,23 @@ class Callbacks(Probe):
         # It goes before another object can have its number.
         self._names[key] = ref(code, lambda _: self._names.pop(key, None)), name
 
-    def observe(self, wrapper: Function) -> None:
+    def instrument(self, wrapper: Function) -> None:
         """Observe the callback that Chainlit has wrapped, unless it is observed."""
         patches = self.patches
-        if patches is None or not patches.active or self._observed.get(wrapper) is patches:
+        if patches is None or not patches.active or self._instrumented.get(wrapper) is patches:
             return
-        self._observed[wrapper] = patches
+        self._instrumented[wrapper] = patches
         cell = _cell(wrapper)
         if cell is not None:
             function = cell.cell_contents
             patches.set_closure_cell(
-                wrapper, cell, self._observing(patches, function, _Callback(wrapper))
+                wrapper, cell, self._wrap_callback(patches, function, _Callback(wrapper))
             )
 
-    def observe_all(self) -> None:
+    def instrument_all(self) -> None:
         """Observe the callbacks that are registered now."""
         for name, _, wrapper in _registered():
-            self.observe(wrapper)
+            self.instrument(wrapper)
             self._expect(name)
 
     def _expect(self, name: str) -> None:
@@ -153,51 +153,51 @@ class Callbacks(Probe):
                     self._remember(code, name)
                 return
 
-    def _observing(self, patches: Patches, function: Function, callback: _Callback) -> Function:
+    def _wrap_callback(self, patches: Patches, function: Function, callback: _Callback) -> Function:
         """Return a function of the same kind and signature, since Chainlit asks for both."""
         guard = self.guard
 
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)
-            async def observed(*args: Any, **kwargs: Any) -> Any:
+            async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 if not patches.active:
                     return await function(*args, **kwargs)
                 call: _Call | None = None
                 with guard:
-                    call = self._begin(callback, function)
+                    call = self._start_call(callback, function)
                 try:
                     result = await function(*args, **kwargs)
                 except BaseException as error:
                     with guard:
-                        self._end(call, error)
+                        self._end_call(call, error)
                     raise
                 with guard:
-                    self._end(call, None, result)
+                    self._end_call(call, None, result)
                 return result
 
-            return observed
+            return wrapped
 
         @wraps(function)
-        def observed_sync(*args: Any, **kwargs: Any) -> Any:
+        def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return function(*args, **kwargs)
             call: _Call | None = None
             with guard:
-                call = self._begin(callback, function)
+                call = self._start_call(callback, function)
             try:
                 result = function(*args, **kwargs)
             except BaseException as error:
                 with guard:
-                    self._end(call, error)
+                    self._end_call(call, error)
                 raise
             with guard:
-                self._end(call, None, result)
+                self._end_call(call, None, result)
             return result
 
-        return observed_sync
+        return wrapped_sync
 
-    def _begin(self, callback: _Callback, function: Function) -> _Call | None:
+    def _start_call(self, callback: _Callback, function: Function) -> _Call | None:
         if callback.name is None:
             self._find(callback, function)
         name = callback.name
@@ -212,15 +212,17 @@ class Callbacks(Probe):
         scope = self._spans.start(f"{catalog.SPAN_CALLBACK} {name}", attributes)
         return _Call(name, started, scope)
 
-    def _end(self, call: _Call | None, error: BaseException | None, result: Any = None) -> None:
+    def _end_call(
+        self, call: _Call | None, error: BaseException | None, result: Any = None
+    ) -> None:
         if call is None or (call.name == "on_audio_chunk" and error is None):
             return
         seconds = (time.monotonic_ns() - call.started) / NS
         outcome = self._messages.outcome_of(error)
         self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
-        self._access.called_back(call.name, error)
+        self._access.on_callback_end(call.name, error)
         if call.name in _ANSWERS and error is not None:
-            self._messages.failed(error)
+            self._messages.on_error(error)
         if call.name == "set_chat_profiles" and result:
             self._messages.profiles.add(profile.name for profile in result)
         self._tracing.end(call.scope, outcome, error)
@@ -263,7 +265,7 @@ def _wrap_wrap_user_function(callbacks: Callbacks, original: Function) -> Functi
     def wrap_user_function(*args: Any, **kwargs: Any) -> Any:
         wrapper = original(*args, **kwargs)
         with callbacks.guard:
-            callbacks.observe(wrapper)
+            callbacks.instrument(wrapper)
         return wrapper
 
     return wrap_user_function

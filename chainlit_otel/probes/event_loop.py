@@ -284,7 +284,7 @@ class EventLoop(Probe):
             self.guard,
             self.telemetry,
             context.get(Callbacks).name_of,
-            context.get(Messages).stalled,
+            context.get(Messages).on_stall,
         )
 
     def install(self, patches: Patches) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.probe import Probe
-from chainlit_otel.probes.sessions import asking
+from chainlit_otel.probes.sessions import calling_function
 
 # The parts of Chainlit that take files from users.
 _FROM_USERS = ("chainlit.server", "chainlit.slack", "chainlit.teams", "chainlit.discord")
@@ -47,5 +47,5 @@ def _wrap_persist_file(files: Files) -> Any:
 
 
 def _direction() -> str:
-    module, _ = asking(sys._getframe())
+    module, _ = calling_function(sys._getframe())
     return "upload" if module.startswith(_FROM_USERS) else "element"

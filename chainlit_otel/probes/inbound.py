@@ -24,7 +24,7 @@ _MESSAGE_TOO_BIG = 1009
 _SEPARATOR = b"\x1e"
 
 
-class _Request:
+class _InboundRequest:
     """A request of a browser, or the websocket that it becomes; called, it receives an event.
 
     Args:
@@ -51,31 +51,31 @@ class _Request:
     async def __call__(self) -> Any:
         event = await self._receive()
         with self._guard:
-            self._look(event)
+            self._on_event(event)
         return event
 
-    def _look(self, event: Any) -> None:
+    def _on_event(self, event: Any) -> None:
         kind = event["type"]
         if kind == "http.request":
             self.packets += event.get("body", b"").count(_SEPARATOR)
         elif kind == "websocket.receive":
             data = event.get("bytes") or event.get("text") or ""
             if len(data) > self._eio.max_http_buffer_size:
-                self.over_limit()
+                self.on_too_large()
         elif kind == "websocket.disconnect" and event.get("code") == _MESSAGE_TOO_BIG:
-            self.over_limit()
+            self.on_too_large()
 
-    def over_limit(self) -> None:
+    def on_too_large(self) -> None:
         """It was too large; saying so again changes nothing."""
         if not self.too_large:
             self.too_large = True
             self._ledger.throw_away("too_large")
 
-    def refused(self, error: Exception) -> None:
+    def on_refused(self, error: Exception) -> None:
         """Engine.IO has raised instead of taking in a poll."""
         if type(error).__name__ == "ContentTooLongError":
             # It has not been read, so nobody knows what was in it.
-            self.over_limit()
+            self.on_too_large()
         elif type(error).__name__ == "UnknownPacketError":
             self._ledger.throw_away("malformed")
         elif isinstance(error, (ValueError, LookupError)):
@@ -84,7 +84,7 @@ class _Request:
 
 
 # Engine.IO deals with a request, and closes its connection, in the task that has brought it.
-_request: ContextVar[_Request | None] = ContextVar("chainlit_otel_request", default=None)
+_request: ContextVar[_InboundRequest | None] = ContextVar("chainlit_otel_request", default=None)
 
 
 def is_too_large() -> bool:
@@ -109,21 +109,21 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
     if socket is None or not hasattr(socket, "handle_post_request"):
         raise SeamMissing("engineio.AsyncSocket.handle_post_request")
 
-    def handling(original: Any) -> Any:
+    def wrap_handle_request(original: Any) -> Any:
         # A coroutine of its own would be kept for as long as the websocket is open.
         @wraps(original)
         def handle_request(*args: Any, **kwargs: Any) -> Any:
             with guard:
                 if patches.active and len(args) == 3:
                     scope, receive, send = args
-                    request = _Request(receive, guard, ledger, sio.eio)
+                    request = _InboundRequest(receive, guard, ledger, sio.eio)
                     _request.set(request)
                     args = (scope, request, send)
             return original(*args, **kwargs)
 
         return mark_coroutine_function(handle_request)
 
-    def posting(original: Any) -> Any:
+    def wrap_handle_post_request(original: Any) -> Any:
         @wraps(original)
         async def handle_post_request(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -132,12 +132,12 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
                 with guard:
                     # One of another server of the app has no request here.
                     if patches.active and (request := _request.get()) is not None:
-                        request.refused(error)
+                        request.on_refused(error)
                 raise
 
         return handle_post_request
 
-    def hearing(original: Any) -> Any:
+    def wrap_message(original: Any) -> Any:
         @wraps(original)
         async def message(*args: Any, **kwargs: Any) -> Any:
             try:
@@ -151,9 +151,9 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
 
         return message
 
-    patches.wrap_on_instance(sio.eio, "handle_request", handling)
-    patches.replace_attribute(socket, "handle_post_request", posting)
-    patches.replace_item(sio.eio.handlers, "message", hearing)
+    patches.wrap_on_instance(sio.eio, "handle_request", wrap_handle_request)
+    patches.replace_attribute(socket, "handle_post_request", wrap_handle_post_request)
+    patches.replace_item(sio.eio.handlers, "message", wrap_message)
 
 
 def _raiser(error: BaseException) -> str:

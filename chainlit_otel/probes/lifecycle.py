@@ -84,7 +84,7 @@ def _wrap_lifespan(probe: Lifecycle) -> Any:
             return await wrapped(*args, **kwargs)
         scope, receive, send = args
 
-        async def overhear() -> Any:
+        async def wrapped_receive() -> Any:
             message = await receive()
             with guard:
                 if message["type"] == "lifespan.startup":
@@ -93,13 +93,13 @@ def _wrap_lifespan(probe: Lifecycle) -> Any:
                     await lifespan.on_shutdown()
             return message
 
-        async def answer(message: Any) -> None:
+        async def wrapped_send(message: Any) -> None:
             await send(message)
             with guard:
                 if message["type"] == "lifespan.startup.complete":
                     lifespan.on_serving()
 
-        return await wrapped(scope, overhear, answer)
+        return await wrapped(scope, wrapped_receive, wrapped_send)
 
     return wrapper
 

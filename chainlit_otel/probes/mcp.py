@@ -35,14 +35,14 @@ class Mcp(Probe):
         patches.wrap_attribute(session, "close", _wrap_close(self))
         self.telemetry.register_observable(catalog.MCP_CONNECTIONS, self.active, self.guard)
 
-    def opened(self, connection: Any) -> None:
+    def on_open(self, connection: Any) -> None:
         """A connection stands; it counts until it is closed or garbage-collected."""
         key = id(connection)
         finalizer = weakref.finalize(connection, self._open.pop, key, None)
         finalizer.atexit = False
         self._open[key] = finalizer
 
-    def closed(self, connection: Any) -> None:
+    def on_close(self, connection: Any) -> None:
         """A connection is closed; closing it again changes nothing."""
         if finalizer := self._open.get(id(connection)):
             finalizer()
@@ -56,7 +56,7 @@ def _wrap_init(mcp: Mcp) -> Any:
     def wrapper(wrapped: Any, connection: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
         with mcp.guard:
-            mcp.opened(connection)
+            mcp.on_open(connection)
 
     return wrapper
 
@@ -67,6 +67,6 @@ def _wrap_close(mcp: Mcp) -> Any:
             return await wrapped(*args, **kwargs)
         finally:
             with mcp.guard:
-                mcp.closed(connection)
+                mcp.on_close(connection)
 
     return wrapper

@@ -83,7 +83,9 @@ class Messages(Probe):
         def bound(wrap: Callable[..., Handler], *args: Any) -> Callable[..., Handler]:
             return functools.partial(wrap, patches, self, *args)
 
-        patches.replace_item(handlers, "client_message", functools.partial(_wrap_arrival, patches))
+        patches.replace_item(
+            handlers, "client_message", functools.partial(_wrap_client_message, patches)
+        )
         patches.replace_attribute(socket, "process_message", bound(_wrap_process_message))
         patches.replace_item(handlers, "edit_message", bound(_wrap_handler, socket, _on_edit))
         patches.replace_item(handlers, "audio_end", bound(_wrap_handler, socket, _on_audio_end))
@@ -111,7 +113,7 @@ class Messages(Probe):
             if (gap := turn.time_per_output_chunk) is not None:
                 record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
 
-    def begin(self, session: Any, arrived: int | None = None) -> Turn:
+    def start_turn(self, session: Any, arrived: int | None = None) -> Turn:
         """A message of the session's user is about to be processed.
 
         Args:
@@ -126,10 +128,10 @@ class Messages(Probe):
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
         if session is not None:
-            self._sessions.took_a_turn(session)
+            self._sessions.record_turn(session)
         return turn
 
-    def trace(self, turn: Turn, session: Any) -> None:
+    def start_span(self, turn: Turn, session: Any) -> None:
         """Open the span of a turn that has begun, if anybody listens."""
         if not self._tracing.is_enabled:
             return
@@ -139,7 +141,7 @@ class Messages(Probe):
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
         if error is not None:
-            self.failed(error)
+            self.on_error(error)
         scope = self._scopes.pop(turn, None)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
@@ -156,7 +158,7 @@ class Messages(Probe):
             self._tracing.end(scope, turn.outcome)
         self._scopes.clear()
 
-    def failed(self, error: BaseException) -> None:
+    def on_error(self, error: BaseException) -> None:
         """What makes the turn raised something that Chainlit is about to swallow."""
         turn = current_turn.get()
         # A task that a turn has left behind tells no more of it.
@@ -199,7 +201,7 @@ class Messages(Probe):
         # Outside of turns the user can stop `on_chat_start`, and tasks of its own with it.
         return getattr(current_session(), "current_task", None) in self._stopped
 
-    def stalled(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
+    def on_stall(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
         """The event loop is blocked, while it ran `task`; called from another thread."""
         turn = self._tasks.get(task) if task is not None else None
         scope = self._scopes.get(turn) if turn is not None else None
@@ -214,7 +216,7 @@ class Messages(Probe):
             attributes[catalog.CODE_FUNCTION] = stall.source.function
         scope.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
-    def received(self, text: object, message_id: str = "") -> None:
+    def on_received(self, text: object, message_id: str = "") -> None:
         """A user's message was taken in, or an answer to a question of the app.
 
         Args:
@@ -230,7 +232,7 @@ class Messages(Probe):
         if self._capture:
             self._annotate(catalog.TURN_INPUT, text)
 
-    def emitted(self, event: str, data: Any, to: object) -> None:
+    def on_emit(self, event: str, data: Any, to: object) -> None:
         """Content other than one more token is about to be sent."""
         socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
         if socket is not None and socket not in self.connections:
@@ -240,25 +242,25 @@ class Messages(Probe):
             self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
         elif event in ("new_message", "update_message"):
             if _is_answer(data):
-                self.answered(data, is_new=event == "new_message")
+                self.on_message_sent(data, is_new=event == "new_message")
         elif event == "ask":
-            self.answered(data["msg"], is_new=True)
+            self.on_message_sent(data["msg"], is_new=True)
         elif event == "element":
-            self.shown(data)
+            self.on_output(data)
         elif event == "audio_chunk" and (turn := current_turn.get()) is not None:
             turn.output(time.monotonic_ns())
 
-    def answered(self, message: Any, is_new: bool) -> None:
+    def on_message_sent(self, message: Any, is_new: bool) -> None:
         """A message of the app is sent to a user, for the first time or with another content."""
         if is_new:
             self.ledger.message("outbound")
         # An empty message is where an answer will be put.
         if text := message.get("output"):
-            self.shown(message)
+            self.on_output(message)
             if self._capture:
                 self._annotate(catalog.TURN_OUTPUT, text)
 
-    def shown(self, content: Any) -> None:
+    def on_output(self, content: Any) -> None:
         """Something that a user can see is sent, be it a text or a file."""
         turn = current_turn.get()
         # What the user has attached to the message is sent back to the page that it came from.
@@ -280,7 +282,7 @@ class Messages(Probe):
             scope.span.set_attribute(key, utf8_safe(text))
 
 
-def _wrap_arrival(patches: Patches, original: Handler) -> Handler:
+def _wrap_client_message(patches: Patches, original: Handler) -> Handler:
     @wraps(original)
     async def client_message(*args: Any) -> Any:
         if patches.active:
@@ -326,11 +328,11 @@ def _on_edit(messages: Messages, payload: Any = None, *_: Any) -> None:
     message = payload.get("message") if isinstance(payload, dict) else None
     # Chainlit's handler fails on anything else that a browser may send.
     if isinstance(message, dict) and "id" in message and "output" in message:
-        messages.received(message["output"], message["id"])
+        messages.on_received(message["output"], message["id"])
 
 
 def _on_audio_end(messages: Messages, *_: Any) -> None:
-    messages.received(None)
+    messages.on_received(None)
 
 
 def _wrap_stop(patches: Patches, messages: Messages, socket: Any, original: Handler) -> Handler:
@@ -361,8 +363,8 @@ class _InTurn:
         if self._session is None:
             return
         with self._messages.guard:
-            self._turn = self._messages.begin(self._session)
-            self._messages.trace(self._turn, self._session)
+            self._turn = self._messages.start_turn(self._session)
+            self._messages.start_span(self._turn, self._session)
 
     def __exit__(
         self,
@@ -387,10 +389,10 @@ def _wrap_emitter_process_message(
             message = await original(*args, **kwargs)
         except BaseException as error:
             with messages.guard:
-                messages.failed(error)
+                messages.on_error(error)
             raise
         with messages.guard:
-            messages.received(message.content, message.id)
+            messages.on_received(message.content, message.id)
         return message
 
     return process_message
@@ -409,7 +411,7 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
             turn.last_chunk = clock()
         elif patches.active and isinstance(event, str) and event in _CONTENT:
             with messages.guard:
-                messages.emitted(event, data, to or _room(*args, **kwargs))
+                messages.on_emit(event, data, to or _room(*args, **kwargs))
         # Handing on what nobody gave takes as long as all the rest.
         if args or kwargs:
             return original(event, data, to, *args, **kwargs)

@@ -43,7 +43,7 @@ class ProbeContext:
         telemetry: Records histograms, and reads counters and gauges.
         tracing: Starts and ends spans.
         lifespan: Told when the server starts and stops.
-        adopt: Whether the sessions that are open when the probes are installed are this process's.
+        resync: Whether the sessions that are open when the probes are installed are this process's.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class ProbeContext:
         telemetry: Telemetry,
         tracing: Tracing,
         lifespan: Lifespan,
-        adopt: bool = True,
+        resync: bool = True,
     ) -> None:
         self.settings = settings
         self.pipeline = pipeline
@@ -62,7 +62,7 @@ class ProbeContext:
         self.telemetry = telemetry
         self.tracing = tracing
         self.lifespan = lifespan
-        self.adopt = adopt
+        self.resync = resync
         self._made: dict[type[Any], Any] = {}
 
     def get(self, kind: type[T]) -> T:

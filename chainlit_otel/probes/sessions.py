@@ -75,7 +75,7 @@ class Sessions(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.ledger = SessionLedger(self._on_end)
-        self._adopts = context.adopt
+        self._resyncs = context.resync
         self._capture_user = context.settings.capture_user
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
         self.misses: Counts[tuple[str, ...]] = Counts()
@@ -100,8 +100,8 @@ class Sessions(Probe):
         patches.wrap_attribute(websocket, "require", _wrap_require(self))
         patches.wrap_attribute(http, "__init__", _wrap_init(self, "http"))
         patches.wrap_attribute(http, "delete", _wrap_delete(self))
-        if self._adopts:
-            self.adopt()
+        if self._resyncs:
+            self.resync()
         register = functools.partial(self.telemetry.register_observable, guard=self.guard)
         register(catalog.SESSION_STARTS, self.ledger.starts)
         register(catalog.SESSION_ACTIVE, self.ledger.active)
@@ -138,7 +138,7 @@ class Sessions(Probe):
                 self.telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
             self.telemetry.session_ended(session.hash, reason)
 
-    def started(self, session: Any, type: SessionType) -> None:
+    def on_start(self, session: Any, type: SessionType) -> None:
         """Chainlit made a session."""
         client = self.client_type(session.client_type)
         handle = self.ledger.start(type, client, _origin(session, type), hashed(session.id))
@@ -146,23 +146,23 @@ class Sessions(Probe):
         if type == "http":
             self._http[session.id] = session
         else:
-            self._signed_in(session)
+            self._connect_user(session)
         reason = "completed" if type == "http" else catalog.OTHER
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
         finalizer = weakref.finalize(session, self.ledger.finalized, handle, reason)
         finalizer.atexit = False
         self.telemetry.session_started(handle.hash)
 
-    def adopt(self) -> None:
+    def resync(self) -> None:
         """Take up the sessions that are open now."""
         for session in list(_registry().values()):
-            self.started(session, "websocket")
+            self.on_start(session, "websocket")
 
     def knows(self, session: Any) -> bool:
         """Tell whether a session is in the ledger, be it over."""
         return session in self._handles
 
-    def took_a_turn(self, session: Any) -> None:
+    def record_turn(self, session: Any) -> None:
         """A message of the session's user is about to be processed."""
         if handle := self._handles.get(session):
             handle.turns += 1
@@ -180,26 +180,26 @@ class Sessions(Probe):
             attributes[catalog.USER_ID] = utf8_safe(session.user.identifier)
         return attributes
 
-    def restored(self, session: Any) -> None:
+    def on_restore(self, session: Any) -> None:
         """A socket took up a session; one that has ended in the ledger begins anew."""
         handle = self._handles.get(session)
         if handle is None or not self.ledger.restore(handle):
             self._failed.discard(session)
-            self.started(session, "websocket")
-        self._signed_in(session)
+            self.on_start(session, "websocket")
+        self._connect_user(session)
 
-    def dropped(self, session: Any) -> None:
+    def on_drop(self, session: Any) -> None:
         """The current socket of a session is gone, and Chainlit begins to clean up."""
         self._disconnecting.add(session)
         self.users.disconnect(session)
         if handle := self._handles.get(session):
             self.ledger.drop(handle)
 
-    def cleaned_up(self, session: Any) -> None:
+    def on_cleanup(self, session: Any) -> None:
         """Chainlit is done with the disconnect of a session, well or badly."""
         self._disconnecting.discard(session)
 
-    def abandoned(self, session: Any, grace: float) -> None:
+    def on_abandoned(self, session: Any, grace: float) -> None:
         """Chainlit failed to clean up after a session, or will never be asked to.
 
         Args:
@@ -217,7 +217,7 @@ class Sessions(Probe):
                 grace, self._expire, weakref.ref(session), handle, handle.left
             )
 
-    def deleted(self, session: Any) -> None:
+    def on_delete(self, session: Any) -> None:
         """Chainlit deletes a session."""
         self.users.disconnect(session)
         self._http.pop(session.id, None)
@@ -234,12 +234,12 @@ class Sessions(Probe):
         alive = {*list(_registry()), *(session.id for session in self._http_sessions())}
         return {**self._retained.by_kind(alive), ("sessions",): len(self._failed)}
 
-    def missed(self, site: str | None) -> None:
+    def on_lookup_miss(self, site: str | None) -> None:
         """A session was asked for that is not here."""
         if site is not None:
             self.misses.add((site,))
 
-    def _signed_in(self, session: Any) -> None:
+    def _connect_user(self, session: Any) -> None:
         if session.user is not None:
             self.users.connect(session, str(session.user.identifier))
 
@@ -290,21 +290,21 @@ def _registry() -> Any:
     return import_module("chainlit.session").ws_sessions_id
 
 
-def asking(scope: FrameType | None) -> tuple[str, str]:
-    """Return the module and the function of Chainlit that is asking: its innermost frame.
+def calling_function(frame: FrameType | None) -> tuple[str, str]:
+    """Return the module and the name of the function of Chainlit that is calling.
 
-    Both are empty if nothing of Chainlit's is.
+    It is that of the innermost frame of Chainlit; both are empty if there is none.
     """
-    while scope is not None:
-        module = scope.f_globals.get("__name__", "")
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
         if module.startswith("chainlit."):
-            return module, scope.f_code.co_name
-        scope = scope.f_back
+            return module, frame.f_code.co_name
+        frame = frame.f_back
     return "", ""
 
 
-def _site(scope: FrameType | None) -> str | None:
-    _, function = asking(scope)
+def _site(frame: FrameType | None) -> str | None:
+    _, function = calling_function(frame)
     return _SITES.get(function, catalog.OTHER)
 
 
@@ -312,7 +312,7 @@ def _wrap_init(sessions: Sessions, type: SessionType) -> Any:
     def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
         with sessions.guard:
-            sessions.started(session, type)
+            sessions.on_start(session, type)
 
     return wrapper
 
@@ -321,7 +321,7 @@ def _wrap_restore(sessions: Sessions) -> Any:
     def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
         with sessions.guard:
-            sessions.restored(session)
+            sessions.on_restore(session)
         return result
 
     return wrapper
@@ -330,7 +330,7 @@ def _wrap_restore(sessions: Sessions) -> Any:
 def _wrap_delete(sessions: Sessions) -> Any:
     async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
         with sessions.guard:
-            sessions.deleted(session)
+            sessions.on_delete(session)
         try:
             return await wrapped(*args, **kwargs)
         finally:
@@ -345,7 +345,7 @@ def _wrap_get_by_id(sessions: Sessions) -> Any:
         session = wrapped(*args, **kwargs)
         if session is None:
             with sessions.guard:
-                sessions.missed(_site(sys._getframe(1)))
+                sessions.on_lookup_miss(_site(sys._getframe(1)))
         return session
 
     return wrapper
@@ -359,7 +359,7 @@ def _wrap_require(sessions: Sessions) -> Any:
             with sessions.guard:
                 # Without a socket, a request goes on here whose miss has been counted.
                 if None not in (*args, *kwargs.values()):
-                    sessions.missed("socket")
+                    sessions.on_lookup_miss("socket")
             raise
 
     return wrapper

@@ -77,7 +77,7 @@ class Sockets(Probe):
             sio.eio, "_bad_request", functools.partial(_wrap_bad_request, patches, self)
         )
         inbound.install(patches, self.guard, self.ledger, sio)
-        self.adopt()
+        self.resync()
         self.telemetry.register_observable(
             catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard
         )
@@ -104,11 +104,11 @@ class Sockets(Probe):
         with self.guard:
             self.telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
-    def connecting(self) -> SpanScope:
+    def start_connect(self) -> SpanScope:
         """Chainlit is about to be asked whether a socket may connect."""
         return self._tracing.start_root(catalog.SPAN_CONNECT, {}, [current_span_context()])
 
-    def connected(self, sid: str, scope: SpanScope, error: BaseException | None) -> None:
+    def end_connect(self, sid: str, scope: SpanScope, error: BaseException | None) -> None:
         """Chainlit has said whether a socket may connect."""
         session = _session_of(sid)
         if session is not None:
@@ -118,7 +118,7 @@ class Sockets(Probe):
                 self._spans.connected(sid, scope.span.get_span_context())
         self._tracing.end(scope, outcome_of(error), error)
 
-    def disconnecting(self, sid: str) -> SpanScope:
+    def start_disconnect(self, sid: str) -> SpanScope:
         """Chainlit is about to be told that a socket is gone."""
         session = _session_of(sid)
         attributes = {} if session is None else self._sessions.attributes(session)
@@ -126,11 +126,11 @@ class Sockets(Probe):
             catalog.SPAN_DISCONNECT, attributes, self._spans.forget(sid)
         )
 
-    def disconnected(self, scope: SpanScope, error: BaseException | None) -> None:
+    def end_disconnect(self, scope: SpanScope, error: BaseException | None) -> None:
         """Chainlit has dealt with a socket that is gone."""
         self._tracing.end(scope, outcome_of(error), error)
 
-    def opened(self, sid: str) -> None:
+    def on_connect(self, sid: str) -> None:
         """A socket is connected to Chainlit."""
         sio = import_module("chainlit.server").sio
         engine_sid = sio.manager.eio_sid_from_sid(sid, _NAMESPACE)
@@ -139,13 +139,13 @@ class Sockets(Probe):
         self.connections[sid] = self.ledger.open(upgraded)
         self._sids[engine_sid] = sid
         if socket is None or socket.closed or socket.closing:
-            self.lost(engine_sid)
+            self.on_engine_close(engine_sid)
 
-    def refused(self, error: BaseException | None) -> None:
+    def on_refused(self, error: BaseException | None) -> None:
         """Chainlit refused a socket, by an exception or by returning False."""
         self.ledger.reject(refusal(error))
 
-    def closed(self, sid: str, reason: object) -> Any:
+    def on_disconnect(self, sid: str, reason: object) -> Any:
         """A socket is closed.
 
         Returns:
@@ -153,7 +153,7 @@ class Sockets(Probe):
         """
         session = _session_of(sid)
         if session is not None:
-            self._sessions.dropped(session)
+            self._sessions.on_drop(session)
         told = self._reasons.pop(sid, None)
         if connection := self.connections.pop(sid, None):
             self.ledger.close(connection, self._reason(reason or told))
@@ -164,32 +164,32 @@ class Sockets(Probe):
             return "shutdown"
         return "message_too_large" if inbound.is_too_large() else close_reason(reason)
 
-    def cleaned_up(self, session: Any, failed: bool) -> None:
+    def on_cleanup(self, session: Any, failed: bool) -> None:
         """Chainlit's handler is done with the disconnect of a session."""
-        self._sessions.cleaned_up(session)
+        self._sessions.on_cleanup(session)
         if failed:
-            self._sessions.abandoned(session, _grace())
+            self._sessions.on_abandoned(session, _grace())
 
-    def losing(self, engine_sid: str, reason: object) -> None:
+    def on_engine_closing(self, engine_sid: str, reason: object) -> None:
         """An Engine.IO socket closes; older releases of python-socketio do not pass on why."""
         sid = self._sids.get(engine_sid, "")
         if sid in self.connections:
             self._reasons[sid] = reason
 
-    def lost(self, engine_sid: str) -> None:
+    def on_engine_close(self, engine_sid: str) -> None:
         """The Engine.IO socket is closed; Chainlit may not have been told."""
         sid = self._sids.pop(engine_sid, "")
         self._spans.forget(sid)
         if sid in self.connections:
-            session = self.closed(sid, None)
+            session = self.on_disconnect(sid, None)
             if session is not None:
-                self.cleaned_up(session, failed=True)
+                self.on_cleanup(session, failed=True)
 
-    def strayed(self) -> None:
+    def on_unknown_engine_sid(self) -> None:
         """A request came for an Engine.IO socket that is not here."""
-        self._sessions.missed("socket")
+        self._sessions.on_lookup_miss("socket")
 
-    def adopt(self) -> None:
+    def resync(self) -> None:
         """Take up the sockets that are open now, and only those."""
         self.stopping = False
         self._spans.clear()
@@ -201,10 +201,10 @@ class Sockets(Probe):
             if not self._sessions.knows(session):
                 continue
             if sio.manager.is_connected(sid, _NAMESPACE):
-                self.opened(sid)
+                self.on_connect(sid)
             else:
-                self._sessions.dropped(session)
-                self._sessions.cleaned_up(session)
+                self._sessions.on_drop(session)
+                self._sessions.on_cleanup(session)
 
 
 def refusal(error: BaseException | None) -> str:
@@ -240,7 +240,7 @@ def _wrap_connect(patches: Patches, sockets: Sockets, original: Handler) -> Hand
             return await original(sid, environ, *auth)
         scope: SpanScope | None = None
         with sockets.guard:
-            scope = sockets.connecting()
+            scope = sockets.start_connect()
         error: BaseException | None = None
         try:
             accepted = await original(sid, environ, *auth)
@@ -249,19 +249,19 @@ def _wrap_connect(patches: Patches, sockets: Sockets, original: Handler) -> Hand
             with sockets.guard:
                 # Without auth this is python-socketio trying an older signature.
                 if auth and isinstance(error, Exception):
-                    sockets.refused(error)
+                    sockets.on_refused(error)
             raise
         else:
             with sockets.guard:
                 if accepted is False:
-                    sockets.refused(None)
+                    sockets.on_refused(None)
                 else:
-                    sockets.opened(sid)
+                    sockets.on_connect(sid)
             return accepted
         finally:
             with sockets.guard:
                 if scope is not None:
-                    sockets.connected(sid, scope, error)
+                    sockets.end_connect(sid, scope, error)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
@@ -277,7 +277,7 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
             return await original(sid, *reason)
         session = None
         with sockets.guard:
-            session = sockets.closed(
+            session = sockets.on_disconnect(
                 sid, reason[0] if reason else _reason_of_close(sys._getframe())
             )
         # python-socketio offers a reason first and calls again without, on the TypeError of a
@@ -287,7 +287,7 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
             return await original(sid, *reason)
         scope: SpanScope | None = None
         with sockets.guard:
-            scope = sockets.disconnecting(sid)
+            scope = sockets.start_disconnect(sid)
         error: BaseException | None = None
         try:
             return await original(sid, *reason)
@@ -297,9 +297,9 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
         finally:
             with sockets.guard:
                 if session is not None:
-                    sockets.cleaned_up(session, failed=error is not None)
+                    sockets.on_cleanup(session, failed=error is not None)
                 if scope is not None:
-                    sockets.disconnected(scope, error)
+                    sockets.end_disconnect(scope, error)
             del error
 
     return disconnect
@@ -322,7 +322,7 @@ def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handle
     async def disconnect(engine_sid: str, *reason: Any) -> Any:
         with sockets.guard:
             if patches.active and reason:
-                sockets.losing(engine_sid, reason[0])
+                sockets.on_engine_closing(engine_sid, reason[0])
         # python-engineio, too, calls again without a reason, and has closed nothing until then.
         if len(reason) >= arity:
             return await original(engine_sid, *reason)
@@ -331,7 +331,7 @@ def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handle
         finally:
             with sockets.guard:
                 if patches.active:
-                    sockets.lost(engine_sid)
+                    sockets.on_engine_close(engine_sid)
 
     return disconnect
 
@@ -343,7 +343,7 @@ def _wrap_bad_request(patches: Patches, sockets: Sockets, original: Any) -> Any:
             # Without a socket's id it is no poll at all.
             message = str(args[0]) if args else ""
             if patches.active and message.startswith("Invalid session ") and message[16:] != "None":
-                sockets.strayed()
+                sockets.on_unknown_engine_sid()
         return original(*args, **kwargs)
 
     return bad_request

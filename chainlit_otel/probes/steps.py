@@ -96,19 +96,19 @@ class Steps(Probe):
         """Return what bounds the types and the names of steps."""
         return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
 
-    def entering(self, step: Any) -> _StepState:
+    def on_enter(self, step: Any) -> _StepState:
         """A step is about to be entered, which sends it."""
         state = self._states[step] = _StepState(True)
         return state
 
-    def entered(self, step: Any, state: _StepState) -> None:
+    def on_entered(self, step: Any, state: _StepState) -> None:
         """A step was entered."""
         state.open = True
         if self._tracing.is_enabled:
             wall = time.time_ns() - (time.monotonic_ns() - state.started)
             self._start(step, state, wall)
 
-    def exited(self, step: Any, error: BaseException | None) -> None:
+    def on_exit(self, step: Any, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
         state = self._states.get(step)
         if state is None or not state.open:
@@ -117,7 +117,7 @@ class Steps(Probe):
         outcome = "error" if failed else self._messages.outcome_of(error)
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
-    def sent(self, step: Any) -> None:
+    def on_send(self, step: Any) -> None:
         """A step was sent or updated, which tells of one that is not entered."""
         state = self._states.get(step)
         if not step.start or (state is not None and state.entered):
@@ -197,11 +197,11 @@ def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
     async def aenter(step: Any) -> Any:
         state: _StepState | None = None
         with steps.guard:
-            state = steps.entering(step) if patches.active else None
+            state = steps.on_enter(step) if patches.active else None
         result = await original(step)
         with steps.guard:
             if state is not None:
-                steps.entered(step, state)
+                steps.on_entered(step, state)
         return result
 
     return aenter
@@ -212,11 +212,11 @@ def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
     def enter(step: Any) -> Any:
         state: _StepState | None = None
         with steps.guard:
-            state = steps.entering(step) if patches.active else None
+            state = steps.on_enter(step) if patches.active else None
         result = original(step)
         with steps.guard:
             if state is not None:
-                steps.entered(step, state)
+                steps.on_entered(step, state)
         return result
 
     return enter
@@ -227,7 +227,7 @@ def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
     async def aexit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with steps.guard:
             if patches.active:
-                steps.exited(step, exc_val)
+                steps.on_exit(step, exc_val)
         return await original(step, exc_type, exc_val, exc_tb)
 
     return aexit
@@ -238,7 +238,7 @@ def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
     def exit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with steps.guard:
             if patches.active:
-                steps.exited(step, exc_val)
+                steps.on_exit(step, exc_val)
         return original(step, exc_type, exc_val, exc_tb)
 
     return exit
@@ -249,7 +249,7 @@ def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:
     async def send(step: Any, *args: Any, **kwargs: Any) -> Any:
         with steps.guard:
             if patches.active:
-                steps.sent(step)
+                steps.on_send(step)
         return await original(step, *args, **kwargs)
 
     return send

@@ -60,7 +60,7 @@ class MetricsEndpoint:
         GCCollector(registry=registry)
         self._token = token
         self._guard = guard
-        self._elsewhere = reader is None
+        self._not_served_here = reader is None
         collector: Collector = registry
         if reader is not None:
             collector = OpenTelemetryCollector(reader, guard, registry, label_sets)
@@ -82,7 +82,7 @@ class MetricsEndpoint:
 
     async def _page(self, request: Request) -> Page:
         asked = wanted(request)
-        if not self._elsewhere:
+        if not self._not_served_here:
             return await self._pages.page(asked)
         page = await self._pages.page(asked._replace(openmetrics=False, gzip=False))
         return Page(_ELSEWHERE.encode() + page.body, page.headers)

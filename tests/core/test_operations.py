@@ -51,7 +51,7 @@ class Recorded(RuleBasedStateMachine):
     @rule(name=NAMES, outcome=st.sampled_from(["ok", "error", "cancelled"]))
     def end(self, name: str, outcome: str) -> None:
         before = self.ledger.operations[name, "Layer", outcome]
-        self.ledger.ended(name, "Layer", outcome)
+        self.ledger.end(name, "Layer", outcome)
         assert self.ledger.operations[name, "Layer", outcome] == before + 1
 
     @invariant()
@@ -108,8 +108,8 @@ class Clock:
 def calling(outer: Outer | None = None) -> tuple[OperationLedger, Clock, int, Any]:
     clock = Clock()
     ledger = OperationLedger(clock)
-    number, coroutine = ledger.number(), operation()
-    ledger.called(number, coroutine, "create_step", "Layer", outer)
+    number, coroutine = ledger.next_id(), operation()
+    ledger.add_call(number, coroutine, "create_step", "Layer", outer)
     return ledger, clock, number, coroutine
 
 
@@ -131,8 +131,8 @@ def test_a_call_that_nobody_runs_is_lost_when_it_is_collected() -> None:
 def test_a_call_that_is_over_is_not_lost() -> None:
     ledger, clock, number, coroutine = calling()
     loop = Loop()
-    ledger.begun(number, loop)
-    assert ledger.over(number)
+    ledger.start_call(number, loop)
+    assert ledger.end_call(number)
     coroutine.close()
     del coroutine, loop
     gc.collect()
@@ -144,7 +144,7 @@ def test_a_call_that_is_over_is_not_lost() -> None:
 def test_a_call_whose_loop_has_stopped_is_lost_and_counts_once(gone: bool) -> None:
     ledger, clock, number, coroutine = calling()
     loop = Loop()
-    ledger.begun(number, loop)
+    ledger.start_call(number, loop)
     clock.now = 10 * NS
     assert ledger.lost == {}
     if gone:
@@ -153,7 +153,7 @@ def test_a_call_whose_loop_has_stopped_is_lost_and_counts_once(gone: bool) -> No
         loop.running = False
     assert (ledger.operations, ledger.lost) == (AS_ERROR, LOST)
     # It may go on after all, when it has been counted.
-    assert not ledger.over(number)
+    assert not ledger.end_call(number)
     coroutine.close()
     del coroutine
     gc.collect()
@@ -163,12 +163,12 @@ def test_a_call_whose_loop_has_stopped_is_lost_and_counts_once(gone: bool) -> No
 def test_a_loop_may_pause_for_a_moment() -> None:
     ledger, clock, number, coroutine = calling()
     loop = Loop()
-    ledger.begun(number, loop)
+    ledger.start_call(number, loop)
     loop.running, clock.now = False, NS // 2 - 1
     assert ledger.lost == {}
     loop.running, clock.now = True, NS
     assert ledger.lost == {}
-    assert ledger.over(number)
+    assert ledger.end_call(number)
     coroutine.close()
 
 

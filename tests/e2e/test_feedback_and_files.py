@@ -223,9 +223,9 @@ def broken(*args, **kwargs):
 
 
 for owner, names in (
-    (feedback.Feedback, ["gave", "given"]),
+    (feedback.Feedback, ["record", "given"]),
     (files, ["_direction"]),
-    (Users, ["came", "left", "active"]),
+    (Users, ["connect", "disconnect", "active"]),
     (Retained, ["by_kind"]),
     (Telemetry, ["record"]),
 ):

@@ -11,7 +11,7 @@ def test_the_app_may_deny_in_the_middle_of_a_reading() -> None:
     attempts, denials = access._attempts._lock, access._denials._lock
     with access._lock, attempts, denials, access.reasons._enum._overflowed._lock:
         # As a finalizer does, or the handler of a signal.
-        access.denied_by_app("thread", "")
+        access.record_denial("thread", "")
     assert access.attempts() == {("thread", "denied"): 1}
     assert access.denials() == {("thread", "other"): 1}
     assert access.reasons.overflowed == 1

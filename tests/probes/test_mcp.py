@@ -47,11 +47,11 @@ class Connection:
 def test_a_connection_stands_until_it_is_closed_or_collected() -> None:
     connections = probe_context().get(Mcp)
     first, second = Connection(), Connection()
-    connections.opened(first)
-    connections.opened(second)
+    connections.on_open(first)
+    connections.on_open(second)
     assert connections.active() == {(): 2}
-    connections.closed(first)
-    connections.closed(first)
+    connections.on_close(first)
+    connections.on_close(first)
     assert connections.active() == {(): 1}
     del second
     gc.collect()

@@ -38,12 +38,12 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
 
     async def process() -> None:
         mine = asyncio.current_task()
-        turn = messages.begin(Chat())
-        messages.trace(turn, Chat())
+        turn = messages.start_turn(Chat())
+        messages.start_span(turn, Chat())
         try:
             raise ValueError(mine)
         except ValueError as error:
-            messages.failed(error)
+            messages.on_error(error)
         messages.end_turn(turn, None)
 
     task = asyncio.create_task(process())
@@ -92,7 +92,7 @@ async def test_a_lost_step_is_no_lost_answer() -> None:
     messages = new_messages()
     for event in ("new_message", "update_message"):
         for kind in ("assistant_message", "run", "tool", "user_message"):
-            messages.emitted(event, {"type": kind}, "gone")
+            messages.on_emit(event, {"type": kind}, "gone")
     assert messages.ledger.dropped == {
         ("new_message",): 1,
         ("update_message",): 1,
@@ -157,9 +157,9 @@ def test_what_cannot_be_seen_is_no_first_output() -> None:
         ("element", {"forId": "m"}),
         ("call_fn", {"name": "look"}),
     ):
-        messages.emitted(event, data, None)
+        messages.on_emit(event, data, None)
         assert turn.first_output == 0, event
-    messages.emitted("element", {"forId": "another"}, None)
+    messages.on_emit("element", {"forId": "another"}, None)
     current_turn.reset(token)
     assert turn.first_output > 0
     assert messages.ledger.messages == {("outbound",): 1}
@@ -170,7 +170,7 @@ def test_what_can_be_seen_or_heard_is_a_first_output_and_no_new_message(event: s
     messages = new_messages()
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
-    messages.emitted(event, ANSWER, None)
+    messages.on_emit(event, ANSWER, None)
     current_turn.reset(token)
     assert turn.first_output > 0
     assert messages.ledger.messages == {}
@@ -192,7 +192,7 @@ async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
     outcomes: list[str] = []
 
     async def turn() -> None:
-        now = messages.begin(session)
+        now = messages.start_turn(session)
         await stopped.wait()
         messages.end_turn(now, None)
         outcomes.append(now.outcome)

@@ -27,8 +27,8 @@ class Session:
     [
         # Deleted while its socket is there: nobody has said why.
         ([], "other"),
-        (["dropped"], "cleared"),
-        (["dropped", "cleaned_up"], "timeout"),
+        (["on_drop"], "cleared"),
+        (["on_drop", "on_cleanup"], "timeout"),
     ],
 )
 def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
@@ -36,10 +36,10 @@ def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
     context = probe_context(histograms=histograms)
     sessions = context.get(Sessions)
     session = Session()
-    sessions.started(session, "websocket")
+    sessions.on_start(session, "websocket")
     for event in events:
         getattr(sessions, event)(session)
-    sessions.deleted(session)
+    sessions.on_delete(session)
     context.telemetry.flush()
     recorded = {(metric, values): sum(s.counts) for metric, values, s in histograms.read()}
     assert recorded == {
@@ -55,7 +55,7 @@ def test_of_a_session_that_is_gone_without_a_word_nobody_knows_why(
 ) -> None:
     sessions = probe_context().get(Sessions)
     session = Session()
-    sessions.started(session, type)
+    sessions.on_start(session, type)
     del session
     gc.collect()
     assert sessions.ledger.ends() == {(type, "webapp", reason): 1}

@@ -42,11 +42,11 @@ def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
     chat = Chat()
     monkeypatch.setattr(probe, "_session_of", lambda _: chat)
 
-    sockets.connected("a", sockets.connecting(), None)
+    sockets.end_connect("a", sockets.start_connect(), None)
     assert spans.links(chat) == []
 
     sockets.connections["a"] = sockets.ledger.open(lambda: True)
-    sockets.connected("a", sockets.connecting(), None)
+    sockets.end_connect("a", sockets.start_connect(), None)
     assert len(spans.links(chat)) == 1
 
 
@@ -89,7 +89,7 @@ class OlderServer:
 async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     chats = {engine_sid: Chat() for engine_sid in ("a", "b", "c", "d", "never told")}
     abandoned: list[object] = []
-    monkeypatch.setattr(Sessions, "abandoned", lambda _, chat, grace: abandoned.append(chat))
+    monkeypatch.setattr(Sessions, "on_abandoned", lambda _, chat, grace: abandoned.append(chat))
     monkeypatch.setattr(probe, "_session_of", lambda sid: chats[sid.removeprefix("sid of ")])
     monkeypatch.setattr(probe, "_grace", lambda: 1.0)
     histograms = Histograms()

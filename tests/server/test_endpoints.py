@@ -16,7 +16,7 @@ from tests.server.test_sharing import Counting
 
 def endpoint_of(collector: Counting) -> MetricsEndpoint:
     endpoint = MetricsEndpoint(None, None, Guard("server"), lambda _: ())
-    endpoint._elsewhere = False
+    endpoint._not_served_here = False
     endpoint._pages = SharedPages(collector)
     return endpoint
 

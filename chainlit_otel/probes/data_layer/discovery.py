@@ -24,7 +24,7 @@ from chainlit_otel.patching import Patches, SeamMissing, like, wraps
 from chainlit_otel.probes.probe import ProbeContext
 
 _NAME = "get_data_layer"
-_told: weakref.WeakSet[type] = weakref.WeakSet()
+_warned: weakref.WeakSet[type] = weakref.WeakSet()
 
 Method = Callable[..., Awaitable[Any]]
 
@@ -83,17 +83,17 @@ class Discovery:
             layer = original(*args, **kwargs)
             # It is asked for several times a turn, and is hardly ever another one.
             if layer is not None and layer is not self._latest():
-                self._tell(layer)
+                self._notify(layer)
             return layer
 
         get_data_layer = like(original, asked)
         _rebind_everywhere(original, get_data_layer)
         self._uninstall = functools.partial(_rebind_everywhere, get_data_layer, original)
 
-    def _tell(self, layer: Any) -> None:
+    def _notify(self, layer: Any) -> None:
         for listener in list(self._listeners):
             with listener.guard:
-                if observable(layer):
+                if is_instrumentable(layer):
                     self._latest = weakref.ref(layer)
                     if listener.known.add(layer):
                         listener.found(layer)
@@ -111,18 +111,18 @@ def _rebind_everywhere(old: Any, new: Any) -> None:
                 names[_NAME] = new
 
 
-def observable(layer: Any) -> bool:
+def is_instrumentable(layer: Any) -> bool:
     """Tell whether a data layer, or its storage, can be observed; if not, say so once."""
     kind = type(layer)
     if kind.__dictoffset__ and kind.__weakrefoffset__:
         return True
-    if kind not in _told:
-        _told.add(kind)
+    if kind not in _warned:
+        _warned.add(kind)
         log(logging.WARNING, "%s is not observed: it has __slots__", kind.__name__)
     return False
 
 
-def shadow(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:
+def wrap_method(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:
     """Put a method of a data layer before that of its class, if it has it.
 
     Args:

@@ -18,7 +18,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.patching import Patches, wraps
-from chainlit_otel.probes.data_layer.discovery import Discovery, shadow
+from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
@@ -38,12 +38,12 @@ class Feedback(Probe):
         def found(layer: Any) -> None:
             for name, describe in (("upsert_feedback", _value), ("delete_feedback", _deletion)):
                 wrap = functools.partial(_wrap_store, patches, self, describe)
-                shadow(patches, layer, name, wrap)
+                wrap_method(patches, layer, name, wrap)
 
         self._data_layer.listen(patches, self.guard, found)
         self.telemetry.register_observable(catalog.FEEDBACK, self.given, self.guard)
 
-    def gave(self, value: str | None) -> None:
+    def record(self, value: str | None) -> None:
         """The data layer has stored or deleted feedback; None is neither."""
         if value is not None:
             self._given.add((value,))
@@ -70,7 +70,7 @@ def _wrap_store(
         result = await original(*args, **kwargs)
         with feedback.guard:
             if patches.active:
-                feedback.gave(describe(result, *args, **kwargs))
+                feedback.record(describe(result, *args, **kwargs))
         return result
 
     return store

@@ -39,7 +39,12 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import SpanScope, outcome_of
-from chainlit_otel.probes.data_layer.discovery import Discovery, Method, observable, shadow
+from chainlit_otel.probes.data_layer.discovery import (
+    Discovery,
+    Method,
+    is_instrumentable,
+    wrap_method,
+)
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import current_session
 from chainlit_otel.probes.spans import SessionSpans
@@ -61,12 +66,12 @@ class Operation:
         ended: Whether it is over.
     """
 
-    __slots__ = ("ended", "failed", "inner", "layer", "name", "scope", "started")
+    __slots__ = ("ended", "failed", "is_nested", "layer", "name", "scope", "started")
 
-    def __init__(self, name: str, layer: str, inner: bool, scope: SpanScope) -> None:
+    def __init__(self, name: str, layer: str, is_nested: bool, scope: SpanScope) -> None:
         self.name = name
         self.layer = layer
-        self.inner = inner
+        self.is_nested = is_nested
         self.scope = scope
         self.started = time.monotonic_ns()
         self.failed = False
@@ -78,7 +83,7 @@ class Operation:
 _current: ContextVar[Operation | None] = ContextVar("chainlit_otel_operation", default=None)
 
 
-def _under_way() -> Operation | None:
+def _current_operation() -> Operation | None:
     """Return the operation that this is a part of, if there is one."""
     operation = _current.get()
     return None if operation is None or operation.ended else operation
@@ -114,7 +119,7 @@ class DataLayers(Probe):
     def install(self, patches: Patches) -> None:
         """Observe the data layer as soon as there is one."""
         websocket = import_module("chainlit.session").WebsocketSession
-        self._discovery.listen(patches, self.guard, functools.partial(self.observe, patches))
+        self._discovery.listen(patches, self.guard, functools.partial(self.instrument, patches))
         patches.wrap_attribute(
             websocket, "flush_method_queue", _wrap_flush_method_queue(patches, self)
         )
@@ -164,7 +169,7 @@ class DataLayers(Probe):
         """Return how many operations are queued now."""
         return {(): self.ledger.queue_length}
 
-    def observe(self, patches: Patches, layer: Any) -> None:
+    def instrument(self, patches: Patches, layer: Any) -> None:
         """Observe a data layer."""
         name = type(layer).__name__
         self.names.add([name])
@@ -173,43 +178,45 @@ class DataLayers(Probe):
         for metric in (catalog.DATA_LAYER_QUEUED, catalog.DATA_LAYER_DISCARDED):
             self.telemetry.expect(metric, *product(catalog.QUEUED_OPERATION.values))
         for operation in _OPERATIONS:
-            observing = functools.partial(self._observing, patches, operation, name)
-            shadow(patches, layer, operation, observing)
+            wrap = functools.partial(self._wrap_operation, patches, operation, name)
+            wrap_method(patches, layer, operation, wrap)
         if _swallows(layer):
-            shadow(patches, layer, "execute_sql", functools.partial(_executing, patches))
+            wrap_method(
+                patches, layer, "execute_sql", functools.partial(_wrap_execute_sql, patches)
+            )
         for attribute in _STORAGES:
             storage = getattr(layer, attribute, None)
-            if storage is not None and observable(storage) and self._storages.add(storage):
+            if storage is not None and is_instrumentable(storage) and self._storages.add(storage):
                 for method, is_lost in _losses(storage).items():
-                    storing = functools.partial(_storing, patches, self.guard, is_lost)
-                    shadow(patches, storage, method, storing)
+                    wrap = functools.partial(_wrap_storage_method, patches, self.guard, is_lost)
+                    wrap_method(patches, storage, method, wrap)
 
     def start_operation(self, name: str, layer: str) -> Operation:
         """An operation begins."""
-        inner = _under_way() is not None
+        is_nested = _current_operation() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        operation = Operation(name, layer, inner, self._spans.start(span, attributes))
+        operation = Operation(name, layer, is_nested, self._spans.start(span, attributes))
         _current.set(operation)
         return operation
 
     def end_operation(
         self,
         operation: Operation,
-        outer: Operation | None,
+        parent: Operation | None,
         error: BaseException | None,
         is_counted: bool = False,
     ) -> None:
         """An operation is over, by `error` if that is not None; it may be counted as lost."""
-        _current.set(outer)
+        _current.set(parent)
         operation.ended = True
         outcome = "error" if error is None and operation.failed else outcome_of(error)
-        if operation.inner and outer is not None:
-            outer.failed = outer.failed or operation.failed
+        if operation.is_nested and parent is not None:
+            parent.failed = parent.failed or operation.failed
         elif not is_counted:
             seconds = (time.monotonic_ns() - operation.started) / NS
             labels = (operation.name, operation.layer, outcome)
-            self.ledger.ended(*labels)
+            self.ledger.end(*labels)
             self.telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
         span = operation.scope.span
         if error is not None:
@@ -236,7 +243,12 @@ class DataLayers(Probe):
         """Chainlit is about to run what it has queued for a session."""
         for name, queue in session.thread_queues.items():
             for n, (function, layer, args, kwargs) in enumerate(queue):
-                queue[n] = (self._replay(patches, session, name, function), layer, args, kwargs)
+                queue[n] = (
+                    self._wrap_queued(patches, session, name, function),
+                    layer,
+                    args,
+                    kwargs,
+                )
 
     def on_flushed(self, session: Any) -> None:
         """Chainlit has run what it had queued; what it has left over will never run."""
@@ -263,14 +275,14 @@ class DataLayers(Probe):
             if (session := reference()) is not None:
                 self.on_session_deleted(session)
 
-    def _observing(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
-        guard, queues = self.guard, _holds_back(original)
+    def _wrap_operation(self, patches: Patches, name: str, layer: str, original: Method) -> Method:
+        guard, queues = self.guard, _is_queueing(original)
 
         @wraps(original)
         async def run(call: int | None, args: Any, kwargs: Any) -> Any:
             with guard:
                 if call is not None:
-                    self.ledger.begun(call, asyncio.get_running_loop())
+                    self.ledger.start_call(call, asyncio.get_running_loop())
             if not patches.active or call is None:
                 return await original(*args, **kwargs)
             session = None
@@ -282,22 +294,22 @@ class DataLayers(Probe):
                 return await self._run(name, layer, original, args, kwargs, call)
             finally:
                 with guard:
-                    self.ledger.over(call)
+                    self.ledger.end_call(call)
                     if session is not None:
                         self.on_queued(session, name)
 
         @wraps(original)
         def operation(*args: Any, **kwargs: Any) -> Any:
-            call = self.ledger.number() if patches.active else None
+            call = self.ledger.next_id() if patches.active else None
             coroutine = run(call, args, kwargs)
             with guard:
                 if call is not None:
-                    self.ledger.called(call, coroutine, name, layer, _under_way())
+                    self.ledger.add_call(call, coroutine, name, layer, _current_operation())
             return coroutine
 
         return mark_coroutine_function(operation)
 
-    def _replay(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
+    def _wrap_queued(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
         session_queue = self._session_queues.get(session)
 
         @wraps(function)
@@ -323,7 +335,7 @@ class DataLayers(Probe):
         call: int | None = None,
     ) -> Any:
         operation: Operation | None = None
-        outer = _current.get()
+        parent = _current.get()
         with self.guard:
             operation = self.start_operation(self.operations(name), layer)
         error: BaseException | None = None
@@ -334,14 +346,14 @@ class DataLayers(Probe):
             raise
         finally:
             with self.guard:
-                is_counted = call is not None and not self.ledger.over(call)
+                is_counted = call is not None and not self.ledger.end_call(call)
                 if operation is not None:
-                    self.end_operation(operation, outer, error, is_counted)
+                    self.end_operation(operation, parent, error, is_counted)
             # A traceback holds this frame: without this they would keep each other alive.
             del error
 
 
-def _executing(patches: Patches, original: Method) -> Method:
+def _wrap_execute_sql(patches: Patches, original: Method) -> Method:
     @wraps(original)
     async def execute_sql(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
@@ -353,7 +365,7 @@ def _executing(patches: Patches, original: Method) -> Method:
     return execute_sql
 
 
-def _storing(
+def _wrap_storage_method(
     patches: Patches, guard: Guard, is_lost: Callable[..., bool], original: Method
 ) -> Method:
     @wraps(original)
@@ -384,7 +396,7 @@ def _swallows(layer: Any) -> bool:
     return any(kind.__module__ == "chainlit.data.sql_alchemy" for kind in type(layer).__mro__)
 
 
-def _holds_back(method: Any) -> bool:
+def _is_queueing(method: Any) -> bool:
     """Tell whether a method has the decorator of Chainlit that holds calls back."""
     # Some objects have every attribute that they are asked for.
     for _ in range(_DEEPEST):
