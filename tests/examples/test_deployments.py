@@ -199,6 +199,17 @@ def test_an_instance_of_cloud_run_sends_all_of_it_to_the_vendor() -> None:
         assert receiver.headers[path]["authorization"] == "Basic BASE64_OF_ID_AND_TOKEN"
 
 
+def test_cloud_run_keeps_browsers_with_their_instance_and_lets_it_export() -> None:
+    template = yaml.safe_load(text("cloud-run/service.yaml"))["spec"]["template"]
+    annotations = template["metadata"]["annotations"]
+    assert annotations["run.googleapis.com/sessionAffinity"] == "true"
+    assert annotations["run.googleapis.com/cpu-throttling"] == "false"
+    _, plain, _ = of_cloud_run()
+    known = {row["env"] for row in settings.describe()} | set(vars(environment_variables))
+    assert set(plain) <= known
+    assert "CHAINLIT_OTEL_METRICS_PATH" not in plain  # one of several instances would answer
+
+
 # Vendors
 
 
