@@ -44,6 +44,7 @@ from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.pipeline.spans import utf8_safe
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import calling_function
@@ -250,7 +251,7 @@ class Access(Probe):
         """A session is about to go on with a stored thread."""
         return _AccessCheck()
 
-    def on_resumed(self, session: Any, check: _AccessCheck, refused: bool) -> None:
+    def on_resumed(self, session: ChainlitSession, check: _AccessCheck, refused: bool) -> None:
         """A session goes on with a stored thread, or is not let."""
         _current_check.reset(check.token)
         # From Chainlit 2.9.2 on, the socket that came with the thread has been checked.

@@ -20,6 +20,7 @@ import wrapt
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
@@ -99,7 +100,7 @@ class Bots(Probe):
             wrap = functools.partial(_wrap_bot, patches, self, bot)
             wrapt.register_post_import_hook(wrap, bot.module)
 
-    def on_session(self, bot: _Bot, incoming: _Incoming, session: Any) -> None:
+    def on_session(self, bot: _Bot, incoming: _Incoming, session: ChainlitSession | None) -> None:
         """A message is about to be answered, in a session made for it; None if it has failed."""
         incoming.turn = self._messages.start_turn(session, incoming.arrived)
         self._messages.start_span(incoming.turn, session)

@@ -31,6 +31,7 @@ from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.callbacks import Callbacks
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
@@ -310,7 +311,7 @@ class EventLoop(Probe):
 
 
 def _wrap_session_init(probe: EventLoop) -> Any:
-    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
+    def wrapper(wrapped: Any, session: ChainlitSession, args: Any, kwargs: Any) -> None:
         with probe.guard:
             probe.monitor.start()
         wrapped(*args, **kwargs)

@@ -12,6 +12,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.probe import Probe
 from chainlit_otel.probes.sessions import calling_function
 
@@ -33,7 +34,7 @@ class Files(Probe):
 
 
 def _wrap_persist_file(files: Files) -> Any:
-    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    async def wrapper(wrapped: Any, session: ChainlitSession, args: Any, kwargs: Any) -> Any:
         direction = "element"
         with files.guard:
             direction = _direction()

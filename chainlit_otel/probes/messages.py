@@ -29,6 +29,7 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
@@ -113,7 +114,7 @@ class Messages(Probe):
             if (gap := turn.time_per_output_chunk) is not None:
                 record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
 
-    def start_turn(self, session: Any, arrived: int | None = None) -> Turn:
+    def start_turn(self, session: ChainlitSession | None, arrived: int | None = None) -> Turn:
         """A message of the session's user is about to be processed.
 
         Args:
@@ -131,7 +132,7 @@ class Messages(Probe):
             self._sessions.record_turn(session)
         return turn
 
-    def start_span(self, turn: Turn, session: Any) -> None:
+    def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
         """Open the span of a turn that has begun, if anybody listens."""
         if not self._tracing.is_enabled:
             return
@@ -170,7 +171,7 @@ class Messages(Probe):
         elif outcome == "cancelled":
             turn.cancelled = True
 
-    def on_stop(self, session: Any) -> None:
+    def on_stop(self, session: ChainlitSession | None) -> None:
         """The user stops what runs for a session: Chainlit is about to cancel its task."""
         task = getattr(session, "current_task", None)
         if task is None or task.done():
@@ -294,7 +295,7 @@ def _wrap_client_message(patches: Patches, original: Handler) -> Handler:
 
 def _wrap_process_message(patches: Patches, messages: Messages, original: Handler) -> Handler:
     @wraps(original)
-    async def process_message(session: Any, *args: Any, **kwargs: Any) -> Any:
+    async def process_message(session: ChainlitSession, *args: Any, **kwargs: Any) -> Any:
         with _InTurn(messages, session if patches.active else None):
             return await original(session, *args, **kwargs)
 
@@ -354,7 +355,7 @@ class _InTurn:
 
     __slots__ = ("_messages", "_session", "_turn")
 
-    def __init__(self, messages: Messages, session: Any) -> None:
+    def __init__(self, messages: Messages, session: ChainlitSession | None) -> None:
         self._messages = messages
         self._session = session
         self._turn: Turn | None = None

@@ -27,6 +27,7 @@ from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.spans import utf8_safe
+from chainlit_otel.probes.chainlit_types import ChainlitSession, ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
 
@@ -48,7 +49,7 @@ _SITES = {
 }
 
 
-def current_session() -> Any:
+def current_session() -> ChainlitSession | None:
     """Return Chainlit's session that this runs on behalf of, if there is one."""
     held = _context_var().get(None)
     return None if held is None else held.session
@@ -79,7 +80,9 @@ class Sessions(Probe):
         self._capture_user = context.settings.capture_user
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
         self.misses: Counts[tuple[str, ...]] = Counts()
-        self._handles: weakref.WeakKeyDictionary[Any, Session] = weakref.WeakKeyDictionary()
+        self._handles: weakref.WeakKeyDictionary[ChainlitSession, Session] = (
+            weakref.WeakKeyDictionary()
+        )
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failed: weakref.WeakSet[Any] = weakref.WeakSet()
         self._http: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -138,7 +141,7 @@ class Sessions(Probe):
                 self.telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
             self.telemetry.session_ended(session.hash, reason)
 
-    def on_start(self, session: Any, type: SessionType) -> None:
+    def on_start(self, session: ChainlitSession, type: SessionType) -> None:
         """Chainlit made a session."""
         client = self.client_type(session.client_type)
         handle = self.ledger.start(type, client, _origin(session, type), hashed(session.id))
@@ -158,16 +161,16 @@ class Sessions(Probe):
         for session in list(_registry().values()):
             self.on_start(session, "websocket")
 
-    def knows(self, session: Any) -> bool:
+    def knows(self, session: ChainlitSession) -> bool:
         """Tell whether a session is in the ledger, be it over."""
         return session in self._handles
 
-    def record_turn(self, session: Any) -> None:
+    def record_turn(self, session: ChainlitSession) -> None:
         """A message of the session's user is about to be processed."""
         if handle := self._handles.get(session):
             handle.turns += 1
 
-    def attributes(self, session: Any) -> dict[str, str]:
+    def attributes(self, session: ChainlitSession) -> dict[str, str]:
         """Return the span attributes of a session."""
         handle = self._handles.get(session)
         attributes = {
@@ -180,7 +183,7 @@ class Sessions(Probe):
             attributes[catalog.USER_ID] = utf8_safe(session.user.identifier)
         return attributes
 
-    def on_restore(self, session: Any) -> None:
+    def on_restore(self, session: ChainlitSession) -> None:
         """A socket took up a session; one that has ended in the ledger begins anew."""
         handle = self._handles.get(session)
         if handle is None or not self.ledger.restore(handle):
@@ -188,18 +191,18 @@ class Sessions(Probe):
             self.on_start(session, "websocket")
         self._connect_user(session)
 
-    def on_drop(self, session: Any) -> None:
+    def on_drop(self, session: ChainlitSession) -> None:
         """The current socket of a session is gone, and Chainlit begins to clean up."""
         self._disconnecting.add(session)
         self.users.disconnect(session)
         if handle := self._handles.get(session):
             self.ledger.drop(handle)
 
-    def on_cleanup(self, session: Any) -> None:
+    def on_cleanup(self, session: ChainlitSession) -> None:
         """Chainlit is done with the disconnect of a session, well or badly."""
         self._disconnecting.discard(session)
 
-    def on_abandoned(self, session: Any, grace: float) -> None:
+    def on_abandoned(self, session: ChainlitWebsocketSession, grace: float) -> None:
         """Chainlit failed to clean up after a session, or will never be asked to.
 
         Args:
@@ -217,14 +220,14 @@ class Sessions(Probe):
                 grace, self._expire, weakref.ref(session), handle, handle.left
             )
 
-    def on_delete(self, session: Any) -> None:
+    def on_delete(self, session: ChainlitSession) -> None:
         """Chainlit deletes a session."""
         self.users.disconnect(session)
         self._http.pop(session.id, None)
         if handle := self._handles.get(session):
             self.ledger.end(handle, self._end_reason(session, handle))
 
-    def check_retained(self, session: Any) -> None:
+    def check_retained(self, session: ChainlitSession) -> None:
         """After a deletion: does Chainlit still hold the session?"""
         if _registry().get(session.id) is session:
             self._failed.add(session)
@@ -239,7 +242,7 @@ class Sessions(Probe):
         if site is not None:
             self.misses.add((site,))
 
-    def _connect_user(self, session: Any) -> None:
+    def _connect_user(self, session: ChainlitSession) -> None:
         if session.user is not None:
             self.users.connect(session, str(session.user.identifier))
 
@@ -249,7 +252,7 @@ class Sessions(Probe):
             if (session := reference()) is not None:
                 yield session
 
-    def _end_reason(self, session: Any, handle: Session) -> str:
+    def _end_reason(self, session: ChainlitSession, handle: Session) -> str:
         if handle.type == "http":
             return "completed"
         if session in self._disconnecting:
@@ -275,7 +278,7 @@ def hashed(session_id: object) -> str:
     return hashlib.sha256(str(session_id).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
-def _origin(session: Any, type: SessionType) -> str:
+def _origin(session: ChainlitSession, type: SessionType) -> str:
     """Tell whether the browser came with a thread to go on with.
 
     It does when a user opens a stored thread, and also when a tab in which somebody has chatted
@@ -309,7 +312,7 @@ def _site(frame: FrameType | None) -> str | None:
 
 
 def _wrap_init(sessions: Sessions, type: SessionType) -> Any:
-    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> None:
+    def wrapper(wrapped: Any, session: ChainlitSession, args: Any, kwargs: Any) -> None:
         wrapped(*args, **kwargs)
         with sessions.guard:
             sessions.on_start(session, type)
@@ -318,7 +321,7 @@ def _wrap_init(sessions: Sessions, type: SessionType) -> Any:
 
 
 def _wrap_restore(sessions: Sessions) -> Any:
-    def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    def wrapper(wrapped: Any, session: ChainlitSession, args: Any, kwargs: Any) -> Any:
         result = wrapped(*args, **kwargs)
         with sessions.guard:
             sessions.on_restore(session)
@@ -328,7 +331,7 @@ def _wrap_restore(sessions: Sessions) -> Any:
 
 
 def _wrap_delete(sessions: Sessions) -> Any:
-    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    async def wrapper(wrapped: Any, session: ChainlitSession, args: Any, kwargs: Any) -> Any:
         with sessions.guard:
             sessions.on_delete(session)
         try:

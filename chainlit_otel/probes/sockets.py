@@ -27,6 +27,7 @@ from chainlit_otel.pipeline.spans import (
     outcome_of,
 )
 from chainlit_otel.probes import inbound
+from chainlit_otel.probes.chainlit_types import ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.spans import SessionSpans
@@ -164,7 +165,7 @@ class Sockets(Probe):
             return "shutdown"
         return "message_too_large" if inbound.is_too_large() else close_reason(reason)
 
-    def on_cleanup(self, session: Any, failed: bool) -> None:
+    def on_cleanup(self, session: ChainlitWebsocketSession, failed: bool) -> None:
         """Chainlit's handler is done with the disconnect of a session."""
         self._sessions.on_cleanup(session)
         if failed:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from opentelemetry.trace import SpanContext
 
 from chainlit_otel.pipeline.spans import (
@@ -13,6 +11,7 @@ from chainlit_otel.pipeline.spans import (
     current_span_context,
     in_trace,
 )
+from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.probe import ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 
@@ -43,13 +42,17 @@ class SessionSpans:
         """Forget the spans of all sockets."""
         self._connects.clear()
 
-    def links(self, session: Any) -> list[SpanContext]:
+    def links(self, session: ChainlitSession | None) -> list[SpanContext]:
         """Return the span that connected the current socket of a session, if there is one."""
         span = self._connects.get(getattr(session, "socket_id", ""))
         return [] if span is None else [span]
 
     def start_root(
-        self, name: str, session: Any, attributes: Attributes, start: int | None = None
+        self,
+        name: str,
+        session: ChainlitSession | None,
+        attributes: Attributes,
+        start: int | None = None,
     ) -> SpanScope:
         """Start a new trace for a session, linked to the span of its connection.
 

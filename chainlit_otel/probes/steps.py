@@ -24,6 +24,7 @@ from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
+from chainlit_otel.probes.chainlit_types import ChainlitStep
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.spans import SessionSpans
@@ -96,19 +97,19 @@ class Steps(Probe):
         """Return what bounds the types and the names of steps."""
         return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
 
-    def on_enter(self, step: Any) -> _StepState:
+    def on_enter(self, step: ChainlitStep) -> _StepState:
         """A step is about to be entered, which sends it."""
         state = self._states[step] = _StepState(True)
         return state
 
-    def on_entered(self, step: Any, state: _StepState) -> None:
+    def on_entered(self, step: ChainlitStep, state: _StepState) -> None:
         """A step was entered."""
         state.open = True
         if self._tracing.is_enabled:
             wall = time.time_ns() - (time.monotonic_ns() - state.started)
             self._start(step, state, wall)
 
-    def on_exit(self, step: Any, error: BaseException | None) -> None:
+    def on_exit(self, step: ChainlitStep, error: BaseException | None) -> None:
         """A step is left, by `error` if that is not None."""
         state = self._states.get(step)
         if state is None or not state.open:
@@ -117,7 +118,7 @@ class Steps(Probe):
         outcome = "error" if failed else self._messages.outcome_of(error)
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
-    def on_send(self, step: Any) -> None:
+    def on_send(self, step: ChainlitStep) -> None:
         """A step was sent or updated, which tells of one that is not entered."""
         state = self._states.get(step)
         if not step.start or (state is not None and state.entered):
@@ -135,7 +136,7 @@ class Steps(Probe):
         self._end(step, state, max(0, end - start) / NS, outcome, None, end)
 
     def _start(
-        self, step: Any, state: _StepState, start: int, parent: SpanScope | None = None
+        self, step: ChainlitStep, state: _StepState, start: int, parent: SpanScope | None = None
     ) -> None:
         name, attributes = self._describe(step)
         state.named = (step.type, step.name)
@@ -143,7 +144,7 @@ class Steps(Probe):
 
     def _end(
         self,
-        step: Any,
+        step: ChainlitStep,
         state: _StepState,
         seconds: float,
         outcome: str,
@@ -167,19 +168,19 @@ class Steps(Probe):
                     span.set_attributes(_content(step))
         self._tracing.end(state.scope, outcome, error, end)
 
-    def _describe(self, step: Any) -> tuple[str, dict[str, str]]:
+    def _describe(self, step: ChainlitStep) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""
         kind, name = self.types(step.type), utf8_safe(step.name)
         span = f"{catalog.SPAN_STEP} {kind} {self.names.admit(name)}"
         return span, {catalog.STEP_TYPE.key: kind, catalog.STEP_NAME.key: name}
 
-    def _parent_of(self, step: Any) -> SpanScope | None:
-        parent = self._sent.get(step.parent_id)
+    def _parent_of(self, step: ChainlitStep) -> SpanScope | None:
+        parent = self._sent.get(step.parent_id or "")
         state = None if parent is None else self._states.get(parent)
         return None if state is None else state.scope
 
 
-def _content(step: Any) -> dict[str, str]:
+def _content(step: ChainlitStep) -> dict[str, str]:
     # The input of this one, which Chainlit opens itself, is the user's message.
     if step.type == "run" and step.name == "on_message":
         return {}
@@ -194,7 +195,7 @@ def _nanoseconds(stamp: str) -> int:
 
 def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    async def aenter(step: Any) -> Any:
+    async def aenter(step: ChainlitStep) -> Any:
         state: _StepState | None = None
         with steps.guard:
             state = steps.on_enter(step) if patches.active else None
@@ -209,7 +210,7 @@ def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
 
 def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    def enter(step: Any) -> Any:
+    def enter(step: ChainlitStep) -> Any:
         state: _StepState | None = None
         with steps.guard:
             state = steps.on_enter(step) if patches.active else None
@@ -224,7 +225,7 @@ def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
 
 def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    async def aexit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+    async def aexit(step: ChainlitStep, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with steps.guard:
             if patches.active:
                 steps.on_exit(step, exc_val)
@@ -235,7 +236,7 @@ def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
 
 def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    def exit(step: Any, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
+    def exit(step: ChainlitStep, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
         with steps.guard:
             if patches.active:
                 steps.on_exit(step, exc_val)
@@ -246,7 +247,7 @@ def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
 
 def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
-    async def send(step: Any, *args: Any, **kwargs: Any) -> Any:
+    async def send(step: ChainlitStep, *args: Any, **kwargs: Any) -> Any:
         with steps.guard:
             if patches.active:
                 steps.on_send(step)

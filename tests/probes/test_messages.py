@@ -29,6 +29,10 @@ class Chat:
     current_task: asyncio.Task[None] | None = None
 
 
+def a_chat() -> Any:
+    return Chat()
+
+
 def new_messages(tracer: Tracer | None = None) -> Messages:
     return probe_context(tracer).get(Messages)
 
@@ -38,8 +42,8 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
 
     async def process() -> None:
         mine = asyncio.current_task()
-        turn = messages.start_turn(Chat())
-        messages.start_span(turn, Chat())
+        turn = messages.start_turn(a_chat())
+        messages.start_span(turn, a_chat())
         try:
             raise ValueError(mine)
         except ValueError as error:
@@ -64,7 +68,7 @@ async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
 
     messages = new_messages(Broken())
 
-    with _InTurn(messages, Chat()):
+    with _InTurn(messages, a_chat()):
         assert messages.ledger.active() == {(): 1}
     assert messages.ledger.active() == {(): 0}
     assert [str(error) for _, error in expected_internal_errors] == ["no span"]
@@ -188,7 +192,7 @@ async def test_a_cancellation_is_a_stop_only_if_the_user_or_the_end_of_the_proce
 
 async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
     messages = new_messages()
-    session, stopped = Chat(), asyncio.Event()
+    session, stopped = a_chat(), asyncio.Event()
     outcomes: list[str] = []
 
     async def turn() -> None:

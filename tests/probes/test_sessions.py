@@ -35,7 +35,7 @@ def test_the_reason_of_an_end(events: list[str], reason: str) -> None:
     histograms = Histograms()
     context = probe_context(histograms=histograms)
     sessions = context.get(Sessions)
-    session = Session()
+    session: Any = Session()
     sessions.on_start(session, "websocket")
     for event in events:
         getattr(sessions, event)(session)
@@ -54,7 +54,7 @@ def test_of_a_session_that_is_gone_without_a_word_nobody_knows_why(
     type: Literal["websocket", "http"], reason: str
 ) -> None:
     sessions = probe_context().get(Sessions)
-    session = Session()
+    session: Any = Session()
     sessions.on_start(session, type)
     del session
     gc.collect()

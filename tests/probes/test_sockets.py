@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -39,7 +41,7 @@ def test_the_span_of_a_socket_that_died_while_it_connected_is_not_kept(
 ) -> None:
     context = probe_context(TracerProvider(shutdown_on_exit=False).get_tracer("ours"))
     sockets, spans = context.get(probe.Sockets), context.get(SessionSpans)
-    chat = Chat()
+    chat: Any = Chat()
     monkeypatch.setattr(probe, "_session_of", lambda _: chat)
 
     sockets.end_connect("a", sockets.start_connect(), None)

@@ -39,6 +39,7 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.patching import Patches, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import SpanScope, outcome_of
+from chainlit_otel.probes.chainlit_types import ChainlitWebsocketSession
 from chainlit_otel.probes.data_layer.discovery import (
     Discovery,
     Method,
@@ -111,7 +112,7 @@ class DataLayers(Probe):
         self._tracing = context.tracing
         self._zeros: dict[tuple[str, ...], int] = {}
         self._warned: set[tuple[str, ...]] = set()
-        self._session_queues: weakref.WeakKeyDictionary[Any, SessionQueue] = (
+        self._session_queues: weakref.WeakKeyDictionary[ChainlitWebsocketSession, SessionQueue] = (
             weakref.WeakKeyDictionary()
         )
         self._storages = WeakIdentitySet()
@@ -225,7 +226,7 @@ class DataLayers(Probe):
             span.set_attribute(catalog.ERROR_TYPE, _SWALLOWED)
         self._tracing.end(operation.scope, outcome, error)
 
-    def on_queued(self, session: Any, name: str) -> None:
+    def on_queued(self, session: ChainlitWebsocketSession, name: str) -> None:
         """Chainlit may have put operations in the queue of a session."""
         queue = session.thread_queues.get(name)
         if not queue:
@@ -239,7 +240,7 @@ class DataLayers(Probe):
         for _ in range(len(queue) - session_queue.operations[name]):
             self.ledger.enqueue(session_queue, name)
 
-    def on_flush(self, patches: Patches, session: Any) -> None:
+    def on_flush(self, patches: Patches, session: ChainlitWebsocketSession) -> None:
         """Chainlit is about to run what it has queued for a session."""
         for name, queue in session.thread_queues.items():
             for n, (function, layer, args, kwargs) in enumerate(queue):
@@ -250,12 +251,12 @@ class DataLayers(Probe):
                     kwargs,
                 )
 
-    def on_flushed(self, session: Any) -> None:
+    def on_flushed(self, session: ChainlitWebsocketSession) -> None:
         """Chainlit has run what it had queued; what it has left over will never run."""
         if session_queue := self._session_queues.pop(session, None):
             self.ledger.discard(session_queue)
 
-    def on_session_deleted(self, session: Any) -> None:
+    def on_session_deleted(self, session: ChainlitWebsocketSession) -> None:
         """A session is deleted, and runs no more of what was queued for it.
 
         Unless its user has written: Chainlit stores the thread before it runs them, and by then
@@ -309,7 +310,9 @@ class DataLayers(Probe):
 
         return mark_coroutine_function(operation)
 
-    def _wrap_queued(self, patches: Patches, session: Any, name: str, function: Method) -> Method:
+    def _wrap_queued(
+        self, patches: Patches, session: ChainlitWebsocketSession, name: str, function: Method
+    ) -> Method:
         session_queue = self._session_queues.get(session)
 
         @wraps(function)
@@ -411,13 +414,15 @@ def _is_queueing(method: Any) -> bool:
 
 def _silent_session() -> Any:
     """Return the session, if its user has not written yet."""
-    session = current_session()
+    session: Any = current_session()
     waiting = hasattr(session, "thread_queues") and not session.has_first_interaction
     return session if waiting else None
 
 
 def _wrap_flush_method_queue(patches: Patches, data_layers: DataLayers) -> Any:
-    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    async def wrapper(
+        wrapped: Any, session: ChainlitWebsocketSession, args: Any, kwargs: Any
+    ) -> Any:
         with data_layers.guard:
             data_layers.on_flush(patches, session)
         try:
@@ -430,7 +435,9 @@ def _wrap_flush_method_queue(patches: Patches, data_layers: DataLayers) -> Any:
 
 
 def _wrap_delete(data_layers: DataLayers) -> Any:
-    async def wrapper(wrapped: Any, session: Any, args: Any, kwargs: Any) -> Any:
+    async def wrapper(
+        wrapped: Any, session: ChainlitWebsocketSession, args: Any, kwargs: Any
+    ) -> Any:
         with data_layers.guard:
             data_layers.on_session_deleted(session)
         return await wrapped(*args, **kwargs)

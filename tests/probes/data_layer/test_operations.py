@@ -29,8 +29,8 @@ def new_layers() -> DataLayers:
     return probe_context().get(DataLayers)
 
 
-def holding(layers: DataLayers) -> Session:
-    session = Session()
+def holding(layers: DataLayers) -> Any:
+    session: Any = Session()
     session.thread_queues["create_step"] = deque([1, 2, 3])
     layers.on_queued(session, "create_step")
     return session
