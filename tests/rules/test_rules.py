@@ -4,6 +4,7 @@ where nothing is wrong; and rules, file, runbook and catalogue agree."""
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 from dataclasses import fields
@@ -52,7 +53,13 @@ ASKED_FOR = {
 def promtool(*arguments: str) -> str:
     """What promtool says, which must not be an objection."""
     done = subprocess.run(
-        ["promtool", *arguments], capture_output=True, text=True, timeout=110, cwd=HERE
+        ["promtool", *arguments],
+        cwd=HERE,
+        # A fifth less of a CPU, for 300 MB more of memory.
+        env={**os.environ, "GOGC": "400"},
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -128,8 +135,18 @@ def _cause_of(labels: Any) -> str:
 # All of them, where nothing is wrong
 
 
-def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -> None:
-    """Run every alert over the series, and see that none fires at any of these minutes."""
+def silent(
+    tmp_path: Path, found: list[Series], step: str, minutes: list[int], every: str = "1m"
+) -> None:
+    """Run every alert over the series, and see that none fires at any of these minutes.
+
+    Args:
+        tmp_path: where the file for promtool is written.
+        found: the series.
+        step: the time between two of their samples.
+        minutes: when to look.
+        every: how often Prometheus evaluates the rules.
+    """
     check = [
         {"eval_time": f"{minute}m", "alertname": name, "exp_alerts": []}
         for minute in minutes
@@ -141,7 +158,7 @@ def silent(tmp_path: Path, found: list[Series], step: str, minutes: list[int]) -
         "rule_files": [str(RULES)],
         # Else promtool evaluates them in an order that changes from run to run.
         "group_eval_order": ["chainlit.recording", "chainlit.alerts"],
-        "evaluation_interval": step,
+        "evaluation_interval": every,
         "tests": [test],
     }
     file.write_text(json.dumps(test_of_all))
@@ -230,7 +247,7 @@ def test_all_are_silent_over_a_week_with_a_peak_each_day(tmp_path: Path) -> None
     assert sum(steps for _, steps in day) * 150 == 24 * 60 * 60
     found = series(Replica("a", day * 9), step=150)
     # What is usual at this time of the week is known from the second week on.
-    silent(tmp_path, found, "150s", [7 * 1440 + minute for minute in range(0, 2880, 20)])
+    silent(tmp_path, found, "150s", [7 * 1440 + minute for minute in range(0, 2880, 20)], "5m")
 
 
 # Whom they point to
