@@ -8,6 +8,9 @@ READY := .venv/.ready
 OLDEST := .venv-oldest
 # What looks at the clock, or has a Prometheus look twice a second, runs beside nothing else.
 TIMED_TESTS := tests/e2e/test_panels.py tests/e2e/test_event_loop.py
+# More than the cores of a small machine: many a test waits for what it has started. In the order of
+# their names, since xdist would begin the files with few tests last, which are the longest.
+IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 # What must hold with any release of Chainlit and of what it stands on.
 CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test_, $(addsuffix .py, \
   access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
@@ -30,11 +33,11 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(or $(TEST_ARGS),$(addprefix --ignore=,$(TIMED_TESTS)))
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),$(addprefix --ignore=,$(TIMED_TESTS)))
 	$(if $(TEST_ARGS),,$(BIN)/python -m pytest $(TIMED_TESTS))
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
-	$(OLDEST)/bin/python -m pytest -W default -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
+	$(OLDEST)/bin/python -m pytest -W default $(IN_PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
 
 dist: $(READY) ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m pip install -qq -c constraints.txt hatchling hatch-fancy-pypi-readme
@@ -48,7 +51,7 @@ test-wheel: $(READY) ## run the core of the tests with the wheel in dist/, where
 	cp -R tests examples pyproject.toml build/wheel
 	build/wheel/.venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
 	build/wheel/.venv/bin/python -m pip install -qq -c constraints.txt dist/*.whl --group core-test
-	cd build/wheel && .venv/bin/python -m pytest -n 3 --dist loadfile $(CORE_TESTS) $(TEST_ARGS)
+	cd build/wheel && .venv/bin/python -m pytest $(IN_PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
 
 install-check: $(READY) ## install the wheel without constraints, by old pip, new pip and uv, timed, and run it
 	$(BIN)/python -m tools.install_check

@@ -129,6 +129,12 @@ def patient(tmp_path: Path) -> Patient:
     return Patient(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    """What the doctor says of an environment in which nothing is set, without an app."""
+    return Patient(tmp_path_factory.mktemp("bare")).examine()
+
+
 class Collector:
     """Answers every export with one status, and keeps the headers and paths it saw."""
 
@@ -205,9 +211,8 @@ def test_a_healthy_app_is_in_order_and_everything_is_shown(patient: Patient) -> 
     assert ">=2.6.1" in versions["chainlit"]
 
 
-def test_columns_are_aligned(patient: Patient) -> None:
-    report = patient.examine()
-    block = re.search(r"^settings\n((?:  .*\n)+)", report.text, re.MULTILINE)
+def test_columns_are_aligned(bare: Report) -> None:
+    block = re.search(r"^settings\n((?:  .*\n)+)", bare.text, re.MULTILINE)
     assert block
     columns = {
         match.start()
@@ -215,13 +220,12 @@ def test_columns_are_aligned(patient: Patient) -> None:
         for match in re.finditer("[A-Z]+_[A-Z_]+$", line)
     }
     assert len(columns) == 1
-    assert not [line for line in report.text.splitlines() if line != line.rstrip()]
+    assert not [line for line in bare.text.splitlines() if line != line.rstrip()]
 
 
-def test_without_an_app_the_environment_is_examined(patient: Patient) -> None:
-    report = patient.examine()
-    assert_well(report)
-    assert set(report.rows("probes").values()) == {"on"}
+def test_without_an_app_the_environment_is_examined(bare: Report) -> None:
+    assert_well(bare)
+    assert set(bare.rows("probes").values()) == {"on"}
 
 
 def test_the_settings_in_force_are_those_of_the_app_and_of_its_dotenv(patient: Patient) -> None:
@@ -307,17 +311,16 @@ def test_an_endpoint_that_answers_is_in_order(patient: Patient, collector: Colle
     assert report.rows("endpoints")["traces"].endswith("answers (200)")
 
 
-@pytest.mark.parametrize("with_scheme", [True, False])
-def test_an_endpoint_of_grpc_is_in_order_if_it_takes_connections(
-    patient: Patient, with_scheme: bool
-) -> None:
+def test_an_endpoint_of_grpc_is_in_order_if_it_takes_connections(patient: Patient) -> None:
     with create_server(("127.0.0.1", 0)) as server:
         place = f"127.0.0.1:{server.getsockname()[1]}"
         report = patient.examine(
-            OTEL_EXPORTER_OTLP_ENDPOINT=f"http://{place}" if with_scheme else place,
+            OTEL_EXPORTER_OTLP_ENDPOINT=place,
+            OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"http://{place}",
             OTEL_EXPORTER_OTLP_PROTOCOL="grpc",
         )
     assert_well(report)
+    assert report.rows("endpoints")["metrics"].endswith("answers")
     assert report.rows("endpoints")["traces"].endswith("answers")
 
 
@@ -352,36 +355,30 @@ def test_an_endpoint_of_grpc_that_nobody_answers_at_is_named(patient: Patient) -
     assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in problem
 
 
-def test_an_endpoint_that_takes_connections_and_says_nothing_is_no_endpoint(
-    patient: Patient,
-) -> None:
-    with create_server(("127.0.0.1", 0)) as silent:
-        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces"
-        report = patient.examine(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=url)
-    assert "timed out" in assert_one_problem(report)
-
-
-@pytest.mark.parametrize(
-    ("status", "mend"),
-    [
-        (401, "OTEL_EXPORTER_OTLP_HEADERS"),
-        (404, "path"),
-        (503, "log of the collector"),
-        (400, None),
-    ],
-)
-def test_a_refusal_says_what_to_mend(patient: Patient, status: int, mend: str | None) -> None:
-    collector = Collector(status)
-    try:
-        report = patient.examine(OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.url + "/v1/metrics")
-    finally:
-        collector.close()
-    if mend is None:
-        assert_well(report)
-    else:
-        problem = assert_one_problem(report)
-        assert f"answers ({status}) at {collector.url}/v1/metrics" in problem
-        assert mend in problem
+def test_a_refusal_says_what_to_mend(patient: Patient) -> None:
+    mends = {401: "OTEL_EXPORTER_OTLP_HEADERS", 404: "path", 503: "log of the collector"}
+    for statuses in ((401, 404), (400, 503)):
+        metrics, traces = map(Collector, statuses)
+        try:
+            report = patient.examine(
+                OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=f"{metrics.url}/v1/metrics",
+                OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{traces.url}/v1/traces",
+            )
+        finally:
+            metrics.close()
+            traces.close()
+        told = {
+            status: f"answers ({status}) at {place}"
+            for status, place in zip(
+                statuses, (f"{metrics.url}/v1/metrics", f"{traces.url}/v1/traces"), strict=True
+            )
+            # A backend that is well may call an export without anything in it a bad request.
+            if status in mends
+        }
+        assert len(report.problems) == len(told)
+        for problem, (status, words) in zip(report.problems, told.items(), strict=True):
+            assert words in problem
+            assert mends[status] in problem
 
 
 @pytest.mark.parametrize("with_app", [True, False])
@@ -535,17 +532,16 @@ raise RuntimeError(" ".join(value for name, value in os.environ.items() if "OTEL
         assert [secret for secret in secrets if secret in report.text] == []
 
 
-def test_a_token_that_the_app_sets_is_masked(patient: Patient) -> None:
+def test_a_token_that_the_app_sets_is_masked_and_its_temporary_files_are_removed(
+    patient: Patient,
+) -> None:
     app = HEALTHY.replace("enable()", "enable(chainlit_otel.Settings(metrics_token='tok3n-one'))")
-    report = patient.examine(patient.app(app))
+    # What it writes to temporary files is removed: `examine` sees to it.
+    writes = "\nimport tempfile\nopen(tempfile.mkstemp()[1], 'w').write('x')\n"
+    report = patient.examine(patient.app(app + writes))
     assert_well(report)
     assert report.rows("settings")["metrics_token"].startswith("***")
     assert "tok3n" not in report.text
-
-
-def test_what_the_app_writes_to_temporary_files_is_removed(patient: Patient) -> None:
-    writes = "\nimport tempfile\nopen(tempfile.mkstemp()[1], 'w').write('x')\n"
-    assert_well(patient.examine(patient.app(HEALTHY + writes)))
 
 
 # Redirects, and what others would record
@@ -593,8 +589,10 @@ def test_secrets_of_the_environment_that_an_app_quotes_are_masked(patient: Patie
     assert "ValueError: ***postgresql://me:***@localhost/db" in assert_one_problem(report)
 
 
-def test_an_endpoint_that_answers_byte_by_byte_is_no_endpoint(patient: Patient) -> None:
-    with create_server(("127.0.0.1", 0)) as slow:
+def test_an_endpoint_that_says_nothing_or_a_byte_at_a_time_is_no_endpoint(
+    patient: Patient,
+) -> None:
+    with create_server(("127.0.0.1", 0)) as silent, create_server(("127.0.0.1", 0)) as slow:
         over = Event()
 
         def drip() -> None:
@@ -605,23 +603,26 @@ def test_an_endpoint_that_answers_byte_by_byte_is_no_endpoint(patient: Patient) 
 
         dripping = Thread(target=drip)
         dripping.start()
+        places = [f"http://127.0.0.1:{server.getsockname()[1]}" for server in (silent, slow)]
         try:
             report = patient.examine(
-                OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"http://127.0.0.1:{slow.getsockname()[1]}"
+                OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=places[0],
+                OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=places[1],
             )
         finally:
             over.set()
             dripping.join()
-    assert "nobody answers" in assert_one_problem(report)
+    said_nothing, dripped = report.problems
+    assert f"nobody answers at {places[0]}" in said_nothing
+    assert "timed out" in said_nothing
+    assert f"nobody answers at {places[1]}" in dripped
 
 
 def test_what_opentelemetry_instrument_would_record_is_told_with_what_stops_it(
-    patient: Patient,
+    patient: Patient, bare: Report
 ) -> None:
-    report = patient.examine()
-    assert_well(report)
     section = "opentelemetry-instrument would record"
-    told = report.text.partition(section)[2].partition("\n\n")[0]
+    told = bare.text.partition(section)[2].partition("\n\n")[0]
     prompts = next(line for line in told.splitlines() if "prompts and answers" in line)
     assert "openai" in prompts
     assert prompts.endswith("TRACELOOP_TRACE_CONTENT=false")
