@@ -228,6 +228,8 @@ async def scrape_when_settled(server: ChainlitServer, starts: float) -> Scrape:
     return found
 
 
+# Two minutes of a CPU, and five beside three others.
+@pytest.mark.timeout(900)
 async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
     first = visitor_of(server)
     await first.connect()
