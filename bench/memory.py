@@ -67,7 +67,7 @@ async def answer(message):
 """
 
 _AT_ONCE = 20
-_PATIENCE = 300.0
+_READY_TIMEOUT = 300.0
 
 
 class Held(NamedTuple):
@@ -114,7 +114,7 @@ class Sockets:
         socket = await client.ws_connect(url, max_msg_size=0)
         ready = asyncio.Event()
         self._tasks.append(asyncio.create_task(self._live(socket, ready)))
-        await asyncio.wait_for(ready.wait(), _PATIENCE)
+        await asyncio.wait_for(ready.wait(), _READY_TIMEOUT)
 
     async def _live(self, socket: aiohttp.ClientWebSocketResponse, ready: asyncio.Event) -> None:
         session = {"sessionId": str(uuid.uuid4()), "clientType": "webapp", "userEnv": "{}"}
@@ -141,7 +141,7 @@ class Sockets:
 def _held(server: ChainlitServer) -> Held:
     before = server.read("told").count("\n")
     os.kill(server.pid, signal.SIGUSR1)
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _READY_TIMEOUT
     while server.read("told").count("\n") == before:
         if time.monotonic() > deadline:
             raise SystemExit(f"no answer\n{server.tail()}")

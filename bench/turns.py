@@ -48,7 +48,7 @@ VARIANTS = {
 }
 SCRAPES = 10
 
-_PATIENCE = 20.0
+_TURN_TIMEOUT = 20.0
 _MIDDLE_PER_FULL = 11  # one more than `gc.get_threshold()[2]`
 _ADDR_NO_RANDOMIZE = 0x0040000  # sys/personality.h
 _libc = ctypes.CDLL(None)
@@ -192,7 +192,7 @@ class Subject:
     async def _flush(self) -> None:
         self._flushes += 1
         os.kill(self.server.pid, signal.SIGUSR1)
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _TURN_TIMEOUT
         while self.server.read("flushed").count("\n") < self._flushes:
             if time.monotonic() > deadline:
                 raise BenchError(f"{self.variant}: no export\n{self.server.tail()}")

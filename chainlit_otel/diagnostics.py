@@ -45,7 +45,7 @@ _SHORTEST_SECRET = 4  # what is shorter would be found in any text
 _SHORTEST_FOREIGN_SECRET = 8  # a variable with such a name may hold a plain word
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|(?:^|_)PASS(?:_|$)|_PWD$")
 _LONGEST = 200  # characters of what a stranger says that are shown
-_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 class Findings:
@@ -54,7 +54,7 @@ class Findings:
     Attributes:
         enabled: Whether `enable()` was called.
         sections: Rows of the report, by title.
-        problems: What is wrong and how to mend it, one line each.
+        problems: What is wrong and how to fix it, one line each.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ def _loads(findings: Findings, app: str | None) -> bool:
         else:
             import_module("chainlit.config").load_module(app)
     except BaseException as error:  # noqa: BLE001 - an app may raise anything, SystemExit too
-        ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_OURS)
+        ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_PACKAGE_DIRECTORY)
         refused = isinstance(error, (TypeError, ValueError)) and ours
         findings.problem(str(error) if refused else f"{app} cannot be loaded: {_told(error)}")
         return False
@@ -203,7 +203,7 @@ def _admin_server(findings: Findings, active: runtime.Runtime) -> None:
     elif active.admin_url is None:
         findings.add(title, where, "not possible")
         findings.problem(
-            f"no admin server on {where}: mend OTEL_EXPORTER_PROMETHEUS_HOST, or choose another "
+            f"no admin server on {where}: fix OTEL_EXPORTER_PROMETHEUS_HOST, or choose another "
             "port by OTEL_EXPORTER_PROMETHEUS_PORT (this one and the next fifteen are taken)"
         )
     else:
@@ -283,10 +283,10 @@ def _endpoint(findings: Findings, signal: str) -> None:
         return
     url, variable = _url(signal, protocol)
     shown = mask_url(url, _SECRET)
-    answer, mend = _ask_grpc(url) if protocol == "grpc" else _ask_in_time(url, signal)
+    answer, fix = _ask_grpc(url) if protocol == "grpc" else _ask_in_time(url, signal)
     findings.add("endpoints", name, protocol, shown, answer)
-    if mend:
-        findings.problem(f"{answer} at {shown}, where {name} go ({variable}): {mend}")
+    if fix:
+        findings.problem(f"{answer} at {shown}, where {name} go ({variable}): {fix}")
 
 
 def _url(signal: str, protocol: str) -> tuple[str, str]:
@@ -308,14 +308,14 @@ class _StayHere(HTTPRedirectHandler):
 def _ask_in_time(url: str, signal: str) -> tuple[str, str]:
     """Ask by HTTP, but wait no longer for somebody who answers one byte at a time."""
     answers: list[tuple[str, str]] = []
-    asking = Thread(target=lambda: answers.append(_ask_http(url, signal)), daemon=True)
-    asking.start()
-    asking.join(2 * _TIMEOUT)
+    thread = Thread(target=lambda: answers.append(_ask_http(url, signal)), daemon=True)
+    thread.start()
+    thread.join(2 * _TIMEOUT)
     return answers[0] if answers else ("nobody answers", _unreachable("timed out"))
 
 
 def _ask_http(url: str, signal: str) -> tuple[str, str]:
-    """Send an empty export; return what comes of it, and what to mend, if anything."""
+    """Send an empty export; return what comes of it, and what to fix, if anything."""
     address, login = _split_login(url)
     headers = {"content-type": "application/x-protobuf"}
     if login:
@@ -328,7 +328,7 @@ def _ask_http(url: str, signal: str) -> tuple[str, str]:
     except HTTPError as error:
         if error.code in _REDIRECTS:
             to = mask_url(urljoin(address, error.headers.get("Location") or ""), _SECRET)
-            return f"a redirect ({error.code}) to {_printable(to)}", _NOT_FOLLOWED
+            return f"a redirect ({error.code}) to {_shortened(to)}", _NOT_FOLLOWED
         return f"answers ({error.code})", _MENDS.get(error.code, "look at the log of the collector")
     except (OSError, HTTPException, ValueError) as error:
         return "nobody answers", _unreachable(getattr(error, "reason", error))
@@ -337,16 +337,16 @@ def _ask_http(url: str, signal: str) -> tuple[str, str]:
 _REDIRECTS = (301, 302, 303, 307, 308)
 _NOT_FOLLOWED = (
     "what is sent there is lost, since no redirect is followed; name the address that takes it, "
-    "or mend what stands in between, such as a page to sign in"
+    "or fix what stands in between, such as a page to sign in"
 )
 # Some do not take an export of nothing, and that is an answer, too.
 _MENDS = {
     400: "",
     422: "",
-    401: "mend OTEL_EXPORTER_OTLP_HEADERS",
-    403: "mend OTEL_EXPORTER_OTLP_HEADERS",
-    404: "mend the path of the address",
-    405: "mend the path of the address",
+    401: "fix OTEL_EXPORTER_OTLP_HEADERS",
+    403: "fix OTEL_EXPORTER_OTLP_HEADERS",
+    404: "fix the path of the address",
+    405: "fix the path of the address",
 }
 
 
@@ -362,7 +362,7 @@ def _ask_grpc(url: str) -> tuple[str, str]:
 
 def _unreachable(error: object) -> str:
     reason = getattr(error, "strerror", None) or str(error)
-    return f"{reason}; start the collector, or mend the variable"
+    return f"{reason}; start the collector, or fix the variable"
 
 
 # Secrets
@@ -379,7 +379,7 @@ def _split_login(url: str) -> tuple[str, str]:
     return urlunsplit(parts._replace(netloc=place)), unquote(login)
 
 
-def _printable(text: str) -> str:
+def _shortened(text: str) -> str:
     """Return what a stranger has said, as far as it can do no harm to a terminal."""
     return "".join(filter(str.isprintable, text))[:_LONGEST]
 

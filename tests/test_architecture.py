@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -243,3 +244,48 @@ def test_enabling_leaves_chainlit_to_the_application_and_writes_no_file(tmp_path
     assert "chainlit" not in modules
     assert "chainlit_otel.runtime" in modules
     assert files == []
+
+
+# One language: what a name of the source means
+
+
+def test_no_two_classes_of_the_package_share_a_name() -> None:
+    classes: dict[str, list[str]] = {}
+    for module, tree in SOURCES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(module)
+    assert {name: where for name, where in classes.items() if len(where) > 1} == {}
+
+
+# Names that have had a term of OpenTelemetry, of Prometheus or of Python put in their place.
+RETIRED = frozenset(
+    [
+        *("Book", "ClosedSet", "Frame", "Held", "Identities", "LearnedSet", "PATIENCE", "Pulse"),
+        *("Seen", "Tally", "UNHEARD", "Watch", "asking", "called_back", "cleaned_up", "complain"),
+        *("dormant", "exchange", "gave", "goes_on", "hold_back", "holds_back", "mend", "nobody"),
+        *("on_undo", "open_child", "open_root", "owner_of", "presented", "printable", "sent_back"),
+        *("settle", "shadow", "strayed", "suits", "surviving", "sweep", "took_a_turn", "unseen"),
+    ]
+)
+PROSE = re.compile(r"\b(the books|tall(y|ies)|mend(s|ed)?|frames? of ours)\b", re.IGNORECASE)
+
+
+@pytest.mark.parametrize("module", SOURCES)
+def test_no_retired_name_comes_back(module: str) -> None:
+    names = set()
+    for node in ast.walk(SOURCES[module]):
+        for field in ("id", "attr", "name", "arg"):
+            if isinstance(name := getattr(node, field, None), str):
+                names.add(name.strip("_"))
+    assert names & RETIRED == set()
+
+
+def test_no_retired_word_comes_back_in_prose() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if PROSE.search(line)
+    ]
+    assert found == []

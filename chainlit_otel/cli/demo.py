@@ -194,7 +194,7 @@ def _summary(seconds: float, headline: Headline, report: LoadReport) -> str:
         ("replies", "", str(report.replies)),
     ]
     lines = [f"{name:<18}{ours:>12}{theirs:>18}".rstrip() for name, ours, theirs in rows]
-    return "\n".join(["", *lines, *report.complaints.values()])
+    return "\n".join(["", *lines, *report.failure_examples.values()])
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

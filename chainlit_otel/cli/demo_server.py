@@ -36,7 +36,7 @@ _WELCOME = ""  # instead of Chainlit's own welcome page
 _APP = Path(__file__).with_name("demo_app.py")
 _LOCALHOST = "127.0.0.1"
 _POLL = 0.1
-_PATIENCE = 8.0  # seconds the app has to end by itself
+_EXIT_TIMEOUT = 8.0  # seconds the app has to end by itself
 _TAIL = 25
 # What belongs to the user's own app: the demo must not listen elsewhere, nor write to a database.
 _NOT_INHERITED = ("CHAINLIT_", "DATABASE_URL", "LITERAL_")
@@ -125,7 +125,7 @@ class DemoServer:
         """
         if not await self._answers(self._has_chat, timeout):
             raise ServerEnded(self._with_last_words(f"no answer within {timeout:g} s"))
-        if not await self._answers(self._has_metrics, _PATIENCE):
+        if not await self._answers(self._has_metrics, _EXIT_TIMEOUT):
             reason = f"the app runs, but there are no session metrics at {self.metrics_url}"
             raise ServerEnded(self._with_last_words(reason))
 
@@ -174,7 +174,7 @@ class DemoServer:
             return
         process.terminate()
         try:
-            await asyncio.to_thread(process.wait, _PATIENCE)
+            await asyncio.to_thread(process.wait, _EXIT_TIMEOUT)
         except subprocess.TimeoutExpired:
             pass
         finally:

@@ -1,4 +1,4 @@
-"""`chainlit-otel doctor`: what is observed, where it goes, and what to mend.
+"""`chainlit-otel doctor`: what is observed, where it goes, and what to fix.
 
 The examination itself has a process of its own (`examination`): it imports Chainlit and the app,
 and must neither leave their files behind nor end with them.
@@ -26,7 +26,7 @@ from packaging.specifiers import SpecifierSet
 from chainlit_otel.cli import instrumentors
 
 _PACKAGE = "chainlit-otel"
-_PATIENCE = 120.0  # seconds that importing Chainlit and the app may take
+_IMPORT_TIMEOUT = 120.0  # seconds that importing Chainlit and the app may take
 # The path of this process, as that of `chainlit run` is; with `-c` the working directory is on it.
 _CODE = """
 import json, sys
@@ -60,8 +60,8 @@ class Version:
             return f"{self.name} is not installed: pip install '{wanted}'"
         if self.supported is None or self.supported.contains(self.found, prereleases=True):
             return None
-        mend = "use another" if self.name == "python" else f"pip install '{wanted}'"
-        return f"{self.name} {self.found} is not supported, {self.supported} is: {mend}"
+        fix = "use another" if self.name == "python" else f"pip install '{wanted}'"
+        return f"{self.name} {self.found} is not supported, {self.supported} is: {fix}"
 
 
 def versions() -> list[Version]:
@@ -124,11 +124,11 @@ def examine(app: Path | None) -> dict[str, Any]:
                 env=_environment(root),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                timeout=_PATIENCE,
+                timeout=_IMPORT_TIMEOUT,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return _nothing(f"{app or 'Chainlit'} was not imported within {_PATIENCE:g} s")
+            return _nothing(f"{app or 'Chainlit'} was not imported within {_IMPORT_TIMEOUT:g} s")
         if not report.exists():
             return _nothing(
                 f"{app or 'Chainlit'} ended the examination with exit code {done.returncode}: "
@@ -183,7 +183,7 @@ def _version_rows(found: list[Version]) -> Iterator[tuple[str, ...]]:
     type=click.Path(exists=True, dir_okay=False, readable=True, path_type=Path),
 )
 def command(app: Path | None) -> None:
-    """Examine this environment, or the app in APP, and say what to mend.
+    """Examine this environment, or the app in APP, and say what to fix.
 
     It shows versions, settings, probes, ports, where metrics and traces go, with secrets masked,
     and which texts opentelemetry-instrument would record besides, with what stops it. APP is

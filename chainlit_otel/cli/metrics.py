@@ -13,7 +13,7 @@ import click
 from chainlit_otel import catalog
 
 
-class Row(TypedDict):
+class MetricRow(TypedDict):
     """One metric.
 
     `name` is the Prometheus name, `opentelemetry_name` the other one; `labels` maps each Prometheus
@@ -32,10 +32,10 @@ class Row(TypedDict):
     series: int
 
 
-def rows() -> list[Row]:
+def rows() -> list[MetricRow]:
     """The catalogue in its own order."""
     return [
-        Row(
+        MetricRow(
             name=metric.prometheus_name,
             opentelemetry_name=metric.name,
             kind=metric.kind,

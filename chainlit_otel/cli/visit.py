@@ -113,7 +113,7 @@ def command(
         click.echo("interrupted", err=True)
         code = _INTERRUPTED
     click.echo(summary(crowd.report, visitors))
-    sys.exit(code or int(not crowd.report.satisfied))
+    sys.exit(code or int(not crowd.report.succeeded))
 
 
 def summary(report: LoadReport, expected: int) -> str:
@@ -137,7 +137,7 @@ def summary(report: LoadReport, expected: int) -> str:
     ]
     rows += [(name, str(count)) for name, count in failures if count]
     lines = [f"{name:<14}{figure:>12}" for name, figure in rows]
-    return "\n".join([*lines, *(f"  {example}" for example in report.complaints.values())])
+    return "\n".join([*lines, *(f"  {example}" for example in report.failure_examples.values())])
 
 
 def _answer_times(seconds: list[float]) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ class SessionQueue:
         self.operations: Counter[str] = Counter()
 
 
-class _Call:
+class _OperationCall:
     """One call of an operation that is not over.
 
     Attributes:
@@ -78,8 +78,8 @@ class OperationLedger:
         self._lock = Lock()
         self._finalized: deque[SessionQueue] = deque()
         self._numbers = itertools.count()
-        self._calls: dict[int, _Call] = {}
-        self._gone: deque[_Call] = deque()
+        self._calls: dict[int, _OperationCall] = {}
+        self._gone: deque[_OperationCall] = deque()
 
     @property
     def operations(self) -> Counter[Labels]:
@@ -128,7 +128,7 @@ class OperationLedger:
         # Collected it may be anywhere, in the middle of another method here too, so that only
         # takes note.
         reference = weakref.ref(coroutine, partial(self._coroutine_gone, number))
-        self._calls[number] = _Call(reference, (name, layer), self._clock(), parent)
+        self._calls[number] = _OperationCall(reference, (name, layer), self._clock(), parent)
 
     def start_call(self, number: int, loop: Any) -> None:
         """A call has begun to run in an event loop."""

@@ -29,11 +29,11 @@ _LONGEST_TIMEOUT = 60.0
 _TOO_LATE = "the deadline of the export has passed"
 
 
-class Refused(requests.RequestException):
+class ExportRefused(requests.RequestException):
     """The backend has answered, but not by taking what was sent."""
 
 
-class Session(requests.Session):
+class ExportSession(requests.Session):
     """A session for one exporter, which exports one thing at a time, as the specification says.
 
     Attributes:
@@ -101,7 +101,7 @@ class Session(requests.Session):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: ExportSession) -> None:
         self._session = session
         self._sockets: set[socket.socket] = set()
         super().__init__()
@@ -163,7 +163,7 @@ class _Adapter(HTTPAdapter):
             self._session.failed("rejected", f"answers {status}")
             # Old exporters wait twice as long from attempt to attempt, whatever the deadline.
             if self._session.is_half_over():
-                raise Refused(self._session.detail)
+                raise ExportRefused(self._session.detail)
         elif len(answer) > _LONGEST_ANSWER:
             self._refuse(
                 catalog.OTHER, "answers with more than OTLP has to say, so the address may be wrong"
@@ -173,7 +173,7 @@ class _Adapter(HTTPAdapter):
 
     def _refuse(self, reason: str, detail: str) -> None:
         self._session.failed(reason, detail)
-        raise Refused(detail)
+        raise ExportRefused(detail)
 
     @contextmanager
     def _deadline(self, seconds: float) -> Iterator[None]:
@@ -210,7 +210,7 @@ def _watched(pool: Any, sockets: set[socket.socket]) -> Any:
     which nobody else has hold of the socket.
     """
 
-    class Connection(pool.ConnectionCls):  # type: ignore[misc]  # the class is only known here
+    class WatchedConnection(pool.ConnectionCls):  # type: ignore[misc]  # the class is only known here
         def _new_conn(self) -> socket.socket:
             connected: socket.socket = super()._new_conn()
             self._release()
@@ -228,7 +228,7 @@ def _watched(pool: Any, sockets: set[socket.socket]) -> Any:
                 sockets.discard(handle)
                 handle.close()
 
-    return type("Watched" + pool.__name__, (pool,), {"ConnectionCls": Connection})
+    return type("Watched" + pool.__name__, (pool,), {"ConnectionCls": WatchedConnection})
 
 
 def _in_words(error: BaseException) -> str:

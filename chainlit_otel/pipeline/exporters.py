@@ -21,7 +21,7 @@ from chainlit_otel.pipeline.losses import BatchProcessor, Losses, Make, MetricDe
 from chainlit_otel.settings import warn
 
 if TYPE_CHECKING:
-    from chainlit_otel.pipeline.backend import Session
+    from chainlit_otel.pipeline.backend import ExportSession
 
 _ENTRY_POINTS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PACKAGE = "opentelemetry-exporter-otlp-proto-"
@@ -196,7 +196,7 @@ def _entry_point(signal: str, name: str) -> EntryPoint | None:
     return None
 
 
-def _load(point: EntryPoint, signal: str, kind: type) -> tuple[Any, Session | None]:
+def _load(point: EntryPoint, signal: str, kind: type) -> tuple[Any, ExportSession | None]:
     """Make an exporter, and the session that it sends by, if it is one of ours."""
     # What exports later imports these in its thread, while the app may be changing `sys.path`.
     for imported_by_exporters in ("encodings.idna", "netrc"):
@@ -209,7 +209,7 @@ def _load(point: EntryPoint, signal: str, kind: type) -> tuple[Any, Session | No
     return exporter, session
 
 
-def _session(signal: str) -> Session | None:
+def _session(signal: str) -> ExportSession | None:
     """Return a session for an exporter of OTLP by HTTP; None if the environment names one."""
     provider = "CREDENTIAL_PROVIDER"
     if any(
@@ -217,9 +217,9 @@ def _session(signal: str) -> Session | None:
         for part in ("", f"{signal}_")
     ):
         return None
-    from chainlit_otel.pipeline.backend import Session
+    from chainlit_otel.pipeline.backend import ExportSession
 
-    return Session()
+    return ExportSession()
 
 
 def one_line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
-_OURS = "chainlit_otel"
+_PACKAGE = "chainlit_otel"
 
 
 def renew_locks(roots: Iterable[Any]) -> None:
@@ -36,7 +36,7 @@ def renew_locks(roots: Iterable[Any]) -> None:
             found += thing.values()
         elif isinstance(thing, (list, tuple)):
             found += thing
-        elif str(kind.__module__).startswith(_OURS):
+        elif str(kind.__module__).startswith(_PACKAGE):
             found += getattr(thing, "__dict__", {}).values()
             names = (n for base in kind.__mro__ for n in getattr(base, "__slots__", ()))
             found += [getattr(thing, name, None) for name in names]

@@ -1,7 +1,7 @@
-"""Histograms that are kept here, where a scrape of ours alone reads them.
+"""Histograms of our own, for when a scrape of our `/metrics` is the only reader.
 
-One record of the SDK costs as much as twenty tokens, and a turn makes half a dozen. It pays for
-what nobody asks for here: several readers, their temporalities, views, attributes of any type.
+A turn makes half a dozen records, and one record of the SDK is the most expensive thing in it: it
+serves several readers, their temporalities, views and attributes of any type. None is needed here.
 """
 
 from __future__ import annotations

@@ -22,9 +22,9 @@ from chainlit_otel.catalog import LabelSet
 from chainlit_otel.guard import log
 
 if TYPE_CHECKING:
-    from chainlit_otel.pipeline.backend import Session
+    from chainlit_otel.pipeline.backend import ExportSession
 
-Make = Callable[[], "tuple[Any, Session | None]"]
+Make = Callable[[], "tuple[Any, ExportSession | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""
 
 _SILENCE = 60.0  # seconds from line to line
@@ -90,7 +90,7 @@ class Losses:
             return dict(self._counts)
 
 
-class _Held(local):
+class _Suppressed(local):
     """What an exporter logs in this thread, while we do the talking."""
 
     def __init__(self) -> None:
@@ -103,29 +103,29 @@ class _Held(local):
         return not self.depth
 
 
-_held = _Held()
+_suppressed = _Suppressed()
 
 
 @contextmanager
-def _holding() -> Iterator[_Held]:
-    _held.depth += 1
-    _held.last = None
+def _suppressing() -> Iterator[_Suppressed]:
+    _suppressed.depth += 1
+    _suppressed.last = None
     try:
-        yield _held
+        yield _suppressed
     finally:
-        _held.depth -= 1
+        _suppressed.depth -= 1
 
 
-def _hold_back(*names: str) -> None:
-    """Have what these loggers say held back, but only where an exporter of ours makes them say it.
+def _suppress(*names: str) -> None:
+    """Suppress the records of these loggers, but only those of an export of ours.
 
-    They belong to everybody, so their levels and handlers are none of our business.
+    The loggers are shared with the app, so their levels and handlers stay as they are.
     """
     for name in names:
         filters = logging.getLogger(name).filters
-        # Ahead of the SDK's, which drops what was said lately: that, too, is why an export failed.
-        if _held.filter not in filters:
-            filters.insert(0, _held.filter)
+        # Before the SDK's filter, which drops duplicates: they, too, say why an export failed.
+        if _suppressed.filter not in filters:
+            filters.insert(0, _suppressed.filter)
 
 
 class _Delivery:
@@ -146,7 +146,7 @@ class _Delivery:
         self.renew()
         losses.watch(signal)
         modules = {kind.__module__ for kind in type(self.exporter).__mro__}
-        _hold_back("urllib3.connectionpool", *(name for name in modules if ".exporter." in name))
+        _suppress("urllib3.connectionpool", *(name for name in modules if ".exporter." in name))
 
     def renew(self) -> None:
         """Belong to this process, with connections of its own."""
@@ -165,12 +165,12 @@ class _Delivery:
         result, words = None, "fails"
         if self._session is not None:
             self._session.begin()
-        with _holding() as held:
+        with _suppressing() as suppressed:
             try:
                 result = export()
             except Exception as error:  # noqa: BLE001 - whatever it is, it is a loss and no more
                 words = f"fails ({type(error).__name__})"
-            logged = held.last
+            logged = suppressed.last
         if result is not success:
             self.lost(items, *self._why(logged, words))
         elif self._session is not None and (refused := self._session.refused()):
@@ -319,7 +319,7 @@ class BatchProcessor(BatchSpanProcessor):
     def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
         super().__init__(delivery, **kwargs)
         self.delivery = delivery
-        _hold_back(BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal")
+        _suppress(BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal")
         # Since 1.34 the queue is a part of another object.
         batches: Any = getattr(self, "_batch_processor", None)
         owner: Any = self if batches is None else batches
@@ -333,7 +333,7 @@ class BatchProcessor(BatchSpanProcessor):
             return
         full = len(self._queue) == self._queue.maxlen
         if full:
-            with _holding():
+            with _suppressing():
                 super().on_end(span)
         else:
             super().on_end(span)

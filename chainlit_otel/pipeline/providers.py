@@ -103,8 +103,8 @@ class Pipeline:
             self.tracer_provider or trace.get_tracer_provider(),
             get_logger_provider(),
         ]
-        # A thread for each, that nobody waits for in vain: an exporter whose backend is down
-        # goes on trying, past the timeout that it was given.
+        # A thread for each, since an exporter whose backend is down goes on retrying after the
+        # timeout that it was given.
         threads = [
             Thread(target=_flush, args=(provider, timeout, guard), daemon=True)
             for provider in providers

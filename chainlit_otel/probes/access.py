@@ -328,12 +328,12 @@ def _wrap_get_oauth_redirect_error(access: Access) -> Any:
 
 def _wrap_decode_jwt(access: Access) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-        presented = any((*args, *kwargs.values()))
+        has_token = any((*args, *kwargs.values()))
         try:
             user = wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                if presented:
+                if has_token:
                     access.on_token_checked(error)
             raise
         with access.guard:

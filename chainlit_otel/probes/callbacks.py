@@ -163,7 +163,7 @@ class Callbacks(Probe):
             async def wrapped(*args: Any, **kwargs: Any) -> Any:
                 if not patches.active:
                     return await function(*args, **kwargs)
-                call: _Call | None = None
+                call: _CallbackCall | None = None
                 with guard:
                     call = self._start_call(callback, function)
                 try:
@@ -182,7 +182,7 @@ class Callbacks(Probe):
         def wrapped_sync(*args: Any, **kwargs: Any) -> Any:
             if not patches.active:
                 return function(*args, **kwargs)
-            call: _Call | None = None
+            call: _CallbackCall | None = None
             with guard:
                 call = self._start_call(callback, function)
             try:
@@ -197,7 +197,7 @@ class Callbacks(Probe):
 
         return wrapped_sync
 
-    def _start_call(self, callback: _Callback, function: Function) -> _Call | None:
+    def _start_call(self, callback: _Callback, function: Function) -> _CallbackCall | None:
         if callback.name is None:
             self._find(callback, function)
         name = callback.name
@@ -205,15 +205,15 @@ class Callbacks(Probe):
             return None
         started = time.monotonic_ns()
         if name == "on_audio_chunk":
-            return _Call(name, started, NOOP_SCOPE)
+            return _CallbackCall(name, started, NOOP_SCOPE)
         attributes = {catalog.CALLBACK_NAME.key: name}
         if callback.action:
             attributes[catalog.ACTION_NAME.key] = callback.action
         scope = self._spans.start(f"{catalog.SPAN_CALLBACK} {name}", attributes)
-        return _Call(name, started, scope)
+        return _CallbackCall(name, started, scope)
 
     def _end_call(
-        self, call: _Call | None, error: BaseException | None, result: Any = None
+        self, call: _CallbackCall | None, error: BaseException | None, result: Any = None
     ) -> None:
         if call is None or (call.name == "on_audio_chunk" and error is None):
             return
@@ -228,7 +228,7 @@ class Callbacks(Probe):
         self._tracing.end(call.scope, outcome, error)
 
 
-class _Call:
+class _CallbackCall:
     """One callback under way."""
 
     __slots__ = ("name", "scope", "started")

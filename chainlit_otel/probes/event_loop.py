@@ -47,7 +47,7 @@ SAMPLED = 2
 """Beats that are recorded as one, by the latest of them: recording costs more than a beat."""
 
 _STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
-_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -78,7 +78,7 @@ def _rank(file: str, is_callback: bool) -> int | None:
 
     An app may be installed like any package; its callback is then what is known to be its own.
     """
-    if file.startswith(("<", _OURS)):
+    if file.startswith(("<", _PACKAGE_DIRECTORY)):
         return None
     chainlit = os.path.dirname(import_module("chainlit").__file__ or "")
     is_chainlit = file.startswith(os.path.join(chainlit, ""))

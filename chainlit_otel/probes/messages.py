@@ -413,7 +413,7 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
         elif patches.active and isinstance(event, str) and event in _CONTENT:
             with messages.guard:
                 messages.on_emit(event, data, to or _room(*args, **kwargs))
-        # Handing on what nobody gave takes as long as all the rest.
+        # Unpacking empty arguments takes as long as all the rest of this.
         if args or kwargs:
             return original(event, data, to, *args, **kwargs)
         return original(event, data, to)

@@ -148,7 +148,7 @@ class Pools:
             for attribute, value in list(vars(layer).items()):
                 if _pool_of(value) is not None:
                     name = self._name_of(f"{type(layer).__name__}.{attribute}")
-                    yield _WatchedPool(name, name, functools.partial(_itself, value))
+                    yield _WatchedPool(name, name, functools.partial(_same, value))
 
     def _name_of(self, name: str) -> str:
         if name not in self._found:
@@ -246,7 +246,7 @@ _STATS: dict[str, Callable[[Any], PoolStats | None]] = {
 }
 
 
-def _itself(pool: Any) -> Any:
+def _same(pool: Any) -> Any:
     return pool
 
 

@@ -153,7 +153,7 @@ class _Family:
     """A family in the making: each series is in it once."""
 
     def __init__(self, name: str, type: str, help: str) -> None:
-        self.family = Family(name, _printable(help), type)
+        self.family = Family(name, _utf8_safe(help), type)
         self.names = names_of(self.family)
         self.sample_name = name + _SUFFIXES.get(type, "")
         self.numbers: dict[Labels, float] = {}
@@ -334,7 +334,7 @@ def _labels(attributes: Mapping[str, Any]) -> Labels:
     labels: dict[str, str] = {}
     for key in sorted(attributes, key=str):
         value = attributes[key]
-        text = _printable(value if isinstance(value, str) else json.dumps(value, default=str))
+        text = _utf8_safe(value if isinstance(value, str) else json.dumps(value, default=str))
         # To Prometheus, an empty label is none.
         if text:
             label = _label(str(key))
@@ -351,7 +351,7 @@ def _label(key: str) -> str:
     return f"exported_{label}" if label in _RESERVED_LABELS else label
 
 
-def _printable(text: str) -> str:
+def _utf8_safe(text: str) -> str:
     """Return a text in which what is no UTF-8 is written out."""
     return text.encode(errors="backslashreplace").decode()
 

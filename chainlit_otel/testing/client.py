@@ -27,12 +27,12 @@ from engineio.packet import CLOSE, MESSAGE, Packet
 from engineio.payload import Payload
 from socketio.exceptions import SocketIOError
 
-from chainlit_otel.testing.page import Event, Page, Turn
+from chainlit_otel.testing.page import Answer, ChatPage, Event
 
 TIMEOUT = 30.0
 _NORMAL = 1000
 _GOING_AWAY = 1001  # the close code of a browser tab that is closed or leaves the page
-_PATIENCE = 2.0  # seconds a leaving visitor stays to see the app close its side
+_CLOSE_TIMEOUT = 2.0  # seconds a leaving visitor stays to see the app close its side
 _DISCONNECT = "1"  # the Socket.IO packet by which a client says goodbye
 
 # Both libraries set up a stderr handler of their own unless they are handed a logger. Whatever
@@ -193,7 +193,7 @@ class Visitor:
         self.headers = dict(headers or {})
         self.timeout = timeout
         self.user_env: dict[str, str] = {}
-        self._page = Page()
+        self._page = ChatPage()
         self._rng = rng or random.SystemRandom()
         self.session_id = self._new_id()
         self._jar: aiohttp.CookieJar | None = None
@@ -267,9 +267,9 @@ class Visitor:
             NoAnswer: the app was not done in time.
             ConnectionLost: the connection ended before.
         """
-        turn = await self._send(text)
-        await self.until(lambda: self._page.is_over(turn), "the end of the answer")
-        return [text for text in turn.texts.values() if text]
+        answer = await self._send(text)
+        await self.until(lambda: self._page.is_over(answer), "the end of the answer")
+        return [text for text in answer.texts.values() if text]
 
     async def say(self, text: str) -> str:
         """Send a message and do not wait for anything.
@@ -477,7 +477,7 @@ class Visitor:
                 await _stop_loops(sio.eio)
             if websocket is not None and close_code is not None:
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await _in_time(websocket.close(code=close_code), _PATIENCE)
+                    await _in_time(websocket.close(code=close_code), _CLOSE_TIMEOUT)
         finally:
             if http is not None:
                 await http.close()
@@ -494,12 +494,12 @@ class Visitor:
 
     # -- messages ---------------------------------------------------------------------------
 
-    async def _send(self, text: str) -> Turn:
+    async def _send(self, text: str) -> Answer:
         sio = self._connection()
         question, self._question = self._question, None
-        turn = self._page.sent(self._new_id(), answers_question=question is not None)
+        answer = self._page.sent(self._new_id(), answers_question=question is not None)
         message = {
-            "id": turn.message_id,
+            "id": answer.message_id,
             "threadId": "",
             "name": "User",
             "type": "user_message",
@@ -513,8 +513,8 @@ class Visitor:
             payload = {"message": message, "fileReferences": []}
             # The page asks for no receipt. Nothing else tells the answer to this message from
             # what the app happens to do meanwhile.
-            await sio.emit("client_message", payload, callback=turn.on_receipt)
-        return turn
+            await sio.emit("client_message", payload, callback=answer.on_receipt)
+        return answer
 
     # -- what arrives -----------------------------------------------------------------------
 
@@ -581,7 +581,7 @@ async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> None:
 async def _stop_loops(eio: Any) -> None:
     """End the tasks that read and write, so that nothing more happens to the connection."""
     left = {task for task in (eio.read_loop_task, eio.write_loop_task) if task}
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _CLOSE_TIMEOUT
     while left and time.monotonic() < deadline:
         for task in left:
             task.cancel()

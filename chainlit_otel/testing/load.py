@@ -39,7 +39,7 @@ _TOPICS = (
 
 
 @dataclass(frozen=True)
-class Act:
+class Action:
     """One thing a visitor does.
 
     Attributes:
@@ -56,7 +56,7 @@ class Act:
 
 
 @dataclass(frozen=True)
-class Itinerary:
+class VisitPlan:
     """All that one visitor is going to do, decided before the arrival.
 
     Attributes:
@@ -67,7 +67,7 @@ class Itinerary:
     """
 
     arrival: float
-    acts: tuple[Act, ...]
+    actions: tuple[Action, ...]
     length: float
     closes: bool
 
@@ -108,7 +108,7 @@ class Plan:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
 
-    def itineraries(self) -> Iterator[Itinerary]:
+    def visits(self) -> Iterator[VisitPlan]:
         """The visitors in order of arrival: a pure function of the plan.
 
         Each visitor has dice of its own, so that another number of visitors, another rate or
@@ -119,23 +119,26 @@ class Plan:
         numbers = itertools.count() if self.visitors is None else range(self.visitors)
         for number in numbers:
             arrival += arrivals.expovariate(self.rate)
-            yield self._itinerary(random.Random(f"{self.seed}/{number}"), arrival)
+            yield self._visit_plan(random.Random(f"{self.seed}/{number}"), arrival)
 
-    def _itinerary(self, dice: random.Random, arrival: float) -> Itinerary:
+    def _visit_plan(self, dice: random.Random, arrival: float) -> VisitPlan:
         length = dice.expovariate(1 / self.length)
         closes = dice.random() < self.closes
         drops, drop_at, absence = dice.random() < self.drops, dice.random(), dice.random()
         renews, renew_at = dice.random() < self.new_chats, dice.random()
         messages = min(1 + int(length / _PACE), _MOST_MESSAGES)
-        acts = [
-            Act(length * dice.random(), "talk", text=dice.choice(_TOPICS)) for _ in range(messages)
+        actions = [
+            Action(length * dice.random(), "talk", text=dice.choice(_TOPICS))
+            for _ in range(messages)
         ]
         if drops:
-            acts.append(Act(length * drop_at, "drop", absence=absence * min(length, _MOST_ABSENCE)))
+            actions.append(
+                Action(length * drop_at, "drop", absence=absence * min(length, _MOST_ABSENCE))
+            )
         if renews:
-            acts.append(Act(length * renew_at, "new_chat"))
-        acts.sort(key=lambda act: act.at)
-        return Itinerary(arrival, tuple(acts), length, closes)
+            actions.append(Action(length * renew_at, "new_chat"))
+        actions.sort(key=lambda action: action.at)
+        return VisitPlan(arrival, tuple(actions), length, closes)
 
 
 @dataclass
@@ -179,7 +182,7 @@ class LoadReport:
     connected: int = 0
     peak: int = 0
     answer_times: list[float] = field(default_factory=list, repr=False)
-    complaints: dict[str, str] = field(default_factory=dict)
+    failure_examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def mean_length(self) -> float | None:
@@ -187,7 +190,7 @@ class LoadReport:
         return self.seconds / self.ended if self.ended else None
 
     @property
-    def satisfied(self) -> bool:
+    def succeeded(self) -> bool:
         """Whether everybody got in and every message was answered."""
         return not (self.unanswered or self.refused or self.unreachable or self.errors)
 
@@ -196,7 +199,7 @@ class LoadReport:
         self.connected += 1
         self.peak = max(self.peak, self.connected)
 
-    def complain(self, error: VisitError) -> None:
+    def add_failure(self, error: VisitError) -> None:
         """Count a failure and keep the first of its kind."""
         if isinstance(error, Refused):
             self.refused += 1
@@ -206,7 +209,7 @@ class LoadReport:
             self.unanswered += 1
         else:
             self.errors += 1
-        self.complaints.setdefault(type(error).__name__, str(error))
+        self.failure_examples.setdefault(type(error).__name__, str(error))
 
 
 class Crowd:
@@ -244,9 +247,9 @@ class Crowd:
         start = time.monotonic()
         present: set[asyncio.Task[None]] = set()
         try:
-            for itinerary in self.plan.itineraries():
-                await _sleep_until(start + itinerary.arrival)
-                task = asyncio.create_task(self._visit(itinerary))
+            for plan in self.plan.visits():
+                await _sleep_until(start + plan.arrival)
+                task = asyncio.create_task(self._visit(plan))
                 present.add(task)
                 task.add_done_callback(lambda done: _unless_failed(done, present))
             if present:
@@ -258,7 +261,7 @@ class Crowd:
                 await asyncio.wait(present)
         return self.report
 
-    async def _visit(self, itinerary: Itinerary) -> None:
+    async def _visit(self, plan: VisitPlan) -> None:
         visitor = Visitor(
             self.url,
             client_type=self._client_type,
@@ -269,9 +272,9 @@ class Crowd:
         visit = _Visit(visitor, self.report)
         self.report.arrived += 1
         try:
-            await visit.follow(itinerary)
+            await visit.follow(plan)
         except VisitError as error:
-            self.report.complain(error)
+            self.report.add_failure(error)
         finally:
             await visit.leave(clear=False)
             self.report.errors += visitor.failures
@@ -288,15 +291,15 @@ class _Visit:
         self._session_start: float | None = None
         self._last_seen = 0.0
 
-    async def follow(self, itinerary: Itinerary) -> None:
+    async def follow(self, plan: VisitPlan) -> None:
         arrival = time.monotonic()
         await self._visitor.connect()
         self._start_session()
-        for act in itinerary.acts:
-            await _sleep_until(arrival + act.at)
-            await self._do(act)
-        await _sleep_until(arrival + itinerary.length)
-        await self.leave(clear=not itinerary.closes)
+        for action in plan.actions:
+            await _sleep_until(arrival + action.at)
+            await self._do(action)
+        await _sleep_until(arrival + plan.length)
+        await self.leave(clear=not plan.closes)
 
     async def leave(self, *, clear: bool) -> None:
         self._turn_to_go()
@@ -305,13 +308,13 @@ class _Visit:
         finally:
             self._end_session()
 
-    async def _do(self, act: Act) -> None:
-        if act.kind == "talk":
-            await self._talk(act.text)
-        elif act.kind == "drop":
+    async def _do(self, action: Action) -> None:
+        if action.kind == "talk":
+            await self._talk(action.text)
+        elif action.kind == "drop":
             self._turn_to_go()
             await self._visitor.drop()
-            await asyncio.sleep(act.absence)
+            await asyncio.sleep(action.absence)
             await self._visitor.reconnect()
             self._report.reconnects += 1
             self._come_in()
@@ -329,7 +332,7 @@ class _Visit:
         self._report.answer_times.append(time.monotonic() - sent)
         self._report.replies += len(replies)
         if not replies:
-            self._report.complain(NoAnswer(f"the app said nothing to {text!r}"))
+            self._report.add_failure(NoAnswer(f"the app said nothing to {text!r}"))
 
     def _start_session(self) -> None:
         self._report.sessions += 1

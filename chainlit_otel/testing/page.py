@@ -19,7 +19,7 @@ class Event(NamedTuple):
     data: Any
 
 
-class Turn:
+class Answer:
     """The answer to one message, as far as it has arrived.
 
     Args:
@@ -44,7 +44,7 @@ class Turn:
         self.received = True
 
 
-class Page:
+class ChatPage:
     """The state of one page while it is connected.
 
     Attributes:
@@ -57,35 +57,35 @@ class Page:
         self.events: list[Event] = []
         self.thread_id: str | None = None
         self.failures = 0
-        self._turn: Turn | None = None
+        self._answer: Answer | None = None
         self._open_tasks = 0
         self._beside: set[str] = set()
 
     def connected(self) -> None:
         """Forget what was under way on the connection before this one."""
         self._open_tasks = 0
-        self._turn = None
+        self._answer = None
 
-    def sent(self, message_id: str, *, answers_question: bool) -> Turn:
+    def sent(self, message_id: str, *, answers_question: bool) -> Answer:
         """Note that the visitor has sent a message; the app's answer gathers in the result."""
-        self._turn = Turn(message_id, answers_question=answers_question)
-        return self._turn
+        self._answer = Answer(message_id, answers_question=answers_question)
+        return self._answer
 
-    def is_over(self, turn: Turn) -> bool:
+    def is_over(self, answer: Answer) -> bool:
         """Whether the app is done with the message, or waits for the visitor.
 
         `on_chat_start` sends task_start and task_end, too, and may still run when the first
         message is sent: the first task_end that comes is not always the right one.
         """
-        return turn.started and self._open_tasks == 0
+        return answer.started and self._open_tasks == 0
 
     def receive(self, name: str, data: Any) -> None:
         """Take in one event."""
         self.events.append(Event(name, data))
         if name == "task_start":
             self._open_tasks += 1
-            if self._turn is not None and self._turn.received:
-                self._turn.started = True
+            if self._answer is not None and self._answer.received:
+                self._answer.started = True
         elif name == "task_end":
             self._open_tasks = max(0, self._open_tasks - 1)
         elif name == "ask":
@@ -108,18 +108,18 @@ class Page:
         # arrive after a message was sent and still is no answer to it.
         if parent in self._beside or (kind == "run" and not parent):
             self._beside.add(step["id"])
-        turn = self._turn
-        if turn is None:
+        answer = self._answer
+        if answer is None:
             return
-        if parent == turn.message_id:
-            turn.started = True
-        is_answer = turn.answers_question or step["id"] not in self._beside
+        if parent == answer.message_id:
+            answer.started = True
+        is_answer = answer.answers_question or step["id"] not in self._beside
         if is_answer and kind.endswith("_message") and kind != "user_message":
-            turn.texts[step["id"]] = step.get("output", "")
+            answer.texts[step["id"]] = step.get("output", "")
 
     def _add_token(self, data: dict[str, Any]) -> None:
-        turn = self._turn
-        if turn is None or data.get("isInput") or data["id"] not in turn.texts:
+        answer = self._answer
+        if answer is None or data.get("isInput") or data["id"] not in answer.texts:
             return
-        before = "" if data.get("isSequence") else turn.texts[data["id"]]
-        turn.texts[data["id"]] = before + data["token"]
+        before = "" if data.get("isSequence") else answer.texts[data["id"]]
+        answer.texts[data["id"]] = before + data["token"]

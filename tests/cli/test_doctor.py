@@ -339,7 +339,7 @@ def test_an_endpoint_that_nobody_answers_at_is_named_with_its_variable(patient: 
     assert report.text.endswith("\n2 problems\n")
     assert report.problems == [
         f"nobody answers at {url}/v1/{signal}, where {signal} go (OTEL_EXPORTER_OTLP_ENDPOINT): "
-        "Connection refused; start the collector, or mend the variable"
+        "Connection refused; start the collector, or fix the variable"
         for signal in ("metrics", "traces")
     ]
 
@@ -355,7 +355,7 @@ def test_an_endpoint_of_grpc_that_nobody_answers_at_is_named(patient: Patient) -
     assert "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT" in problem
 
 
-def test_a_refusal_says_what_to_mend(patient: Patient) -> None:
+def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
     mends = {401: "OTEL_EXPORTER_OTLP_HEADERS", 404: "path", 503: "log of the collector"}
     for statuses in ((401, 404), (400, 503)):
         metrics, traces = map(Collector, statuses)

@@ -264,9 +264,9 @@ async def test_a_crowd_does_what_it_planned_and_books_what_it_did(
     # What is noted late about the visitors of other tests is not about these.
     others = {line.split()[1] for line in notes(server)} - {"None"}
     report = await Crowd(server.url, plan, transports=transports).run()
-    visits = list(plan.itineraries())
-    acts = Counter(act.kind for visit in visits for act in visit.acts)
-    assert report.satisfied, report.complaints
+    visits = list(plan.visits())
+    acts = Counter(act.kind for visit in visits for act in visit.actions)
+    assert report.succeeded, report.failure_examples
     assert (report.arrived, report.finished, report.connected) == (40, 40, 0)
     assert (report.messages, report.replies) == (acts["talk"], acts["talk"])
     assert (report.reconnects, report.new_chats) == (acts["drop"], acts["new_chat"])
@@ -319,7 +319,7 @@ def test_the_command_reports_how_they_fared(server: ChainlitServer) -> None:
     result = visit(server.url, *options(visitors=12, rate=50, length=0.3, seed=5))
     assert result.exit_code == 0, result.output
     plan = Plan(12, rate=50, length=0.3, seed=5)
-    acts = Counter(act.kind for each in plan.itineraries() for act in each.acts)
+    acts = Counter(act.kind for each in plan.visits() for act in each.actions)
     assert re.search(r"^visitors +12 of 12$", result.output, re.M)
     assert re.search(rf"^sessions +{12 + acts['new_chat']}$", result.output, re.M)
     assert re.search(rf"^replies +{acts['talk']}$", result.output, re.M)

@@ -9,7 +9,7 @@ import struct
 from threading import Event, Lock, Thread
 
 _OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n"
-_PATIENCE = 60.0
+_HOLD_TIMEOUT = 60.0
 
 
 class BrokenBackend:
@@ -66,13 +66,13 @@ class BrokenBackend:
 
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError), connection:
-            connection.settimeout(_PATIENCE)
+            connection.settimeout(_HOLD_TIMEOUT)
             if self._mode == "handshake":
                 # The beginning of an answer in TLS, and then the longest record there is.
                 connection.sendall(b"\x16\x03\x03\x40\x00")
                 self._drip(connection)
             if self._mode == "blackhole":
-                self._ended.wait(_PATIENCE)
+                self._ended.wait(_HOLD_TIMEOUT)
                 return
             while self._request(connection):
                 self._answer(connection)

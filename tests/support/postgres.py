@@ -16,7 +16,7 @@ import asyncpg
 
 from tests.support.server import free_port
 
-_PATIENCE = 60
+_COMMAND_TIMEOUT = 60
 # Debian keeps the programs of each version out of the PATH.
 _DEBIAN = Path("/usr/lib/postgresql")
 _SETTINGS = {
@@ -70,7 +70,7 @@ class Postgres:
         """Start it, and wait until it answers."""
         log = self._directory / "log"
         try:
-            self._run("pg_ctl", "-D", self._data, "-l", log, "-w", "-t", _PATIENCE, "start")
+            self._run("pg_ctl", "-D", self._data, "-l", log, "-w", "-t", _COMMAND_TIMEOUT, "start")
         except RuntimeError as error:
             raise RuntimeError(f"{error}\n{log.read_text()}") from None
 
@@ -118,7 +118,7 @@ class Postgres:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_PATIENCE + 10,
+            timeout=_COMMAND_TIMEOUT + 10,
         )
         if done.returncode:
             raise RuntimeError(f"{program} failed:\n{done.stdout}")

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Refused, Unreachable
-from chainlit_otel.testing.load import Itinerary, LoadReport, Plan
+from chainlit_otel.testing.load import LoadReport, Plan, VisitPlan
 
 probabilities = st.floats(0, 1)
 plans = st.builds(
@@ -25,8 +25,8 @@ plans = st.builds(
 )
 
 
-def everybody(plan: Plan) -> list[Itinerary]:
-    return list(plan.itineraries())
+def everybody(plan: Plan) -> list[VisitPlan]:
+    return list(plan.visits())
 
 
 @given(plans)
@@ -43,15 +43,15 @@ def test_the_first_visitors_do_not_depend_on_how_many_follow(plan: Plan, more: i
 
 @given(plans)
 def test_a_plan_without_end_begins_like_one_with_an_end(plan: Plan) -> None:
-    endless = replace(plan, visitors=None).itineraries()
+    endless = replace(plan, visitors=None).visits()
     assert list(itertools.islice(endless, plan.visitors)) == everybody(plan)
 
 
 @given(plans, probabilities, st.floats(0.01, 1000))
 def test_other_odds_change_only_what_they_are_about(plan: Plan, odds: float, rate: float) -> None:
-    def rest(itinerary: Itinerary) -> object:
-        talks = [act for act in itinerary.acts if act.kind == "talk"]
-        return itinerary.length, talks
+    def rest(plan: VisitPlan) -> object:
+        talks = [action for action in plan.actions if action.kind == "talk"]
+        return plan.length, talks
 
     other = replace(plan, drops=odds, new_chats=1 - odds, closes=odds, rate=rate)
     assert [rest(i) for i in everybody(other)] == [rest(i) for i in everybody(plan)]
@@ -64,21 +64,21 @@ def test_visits_are_possible(plan: Plan) -> None:
     arrivals = [visit.arrival for visit in visits]
     assert arrivals == sorted(arrivals)
     for visit in visits:
-        times = [act.at for act in visit.acts]
+        times = [action.at for action in visit.actions]
         assert times == sorted(times)
         assert all(0 <= at <= visit.length for at in times)
-        kinds = [act.kind for act in visit.acts]
+        kinds = [action.kind for action in visit.actions]
         assert "talk" in kinds
         assert kinds.count("drop") <= 1
         assert kinds.count("new_chat") <= 1
-        assert all(bool(act.text) == (act.kind == "talk") for act in visit.acts)
+        assert all(bool(action.text) == (action.kind == "talk") for action in visit.actions)
 
 
 @pytest.mark.parametrize("certain", [True, False])
 def test_what_is_certain_happens_to_everybody(certain: bool) -> None:
     odds = float(certain)
     for visit in everybody(Plan(50, 10, 10, drops=odds, new_chats=odds, closes=odds)):
-        kinds = [act.kind for act in visit.acts]
+        kinds = [action.kind for action in visit.actions]
         assert ("drop" in kinds) == ("new_chat" in kinds) == visit.closes == certain
 
 
@@ -86,7 +86,7 @@ def test_the_averages_are_those_asked_for() -> None:
     visits = everybody(Plan(20_000, rate=4, length=30, seed=1, drops=0.25, closes=0.5))
     assert visits[-1].arrival == pytest.approx(20_000 / 4, rel=0.03)
     assert sum(visit.length for visit in visits) / 20_000 == pytest.approx(30, rel=0.03)
-    drops = sum(any(act.kind == "drop" for act in visit.acts) for visit in visits)
+    drops = sum(any(action.kind == "drop" for action in visit.actions) for visit in visits)
     assert drops / 20_000 == pytest.approx(0.25, rel=0.05)
     assert sum(visit.closes for visit in visits) / 20_000 == pytest.approx(0.5, rel=0.05)
 
@@ -96,7 +96,7 @@ def test_a_seed_means_the_same_everywhere() -> None:
     first, second = everybody(Plan(2, rate=1, length=10, seed=7))
     assert (round(first.arrival, 6), round(second.arrival, 6)) == (0.391315, 0.554833)
     assert (round(first.length, 6), round(second.length, 6)) == (12.239507, 0.566541)
-    assert [act.text for act in first.acts] == [
+    assert [action.text for action in first.actions] == [
         "How does that work?",
         "Thank you, that helps.",
         "Thank you, that helps.",
@@ -139,10 +139,10 @@ def test_the_mean_needs_an_ended_session() -> None:
 
 def test_failures_are_told_apart_and_one_of_each_kind_is_kept() -> None:
     report = LoadReport()
-    assert report.satisfied
+    assert report.succeeded
     failures = [Refused("a"), Refused("b"), Unreachable("c"), NoAnswer("d"), ConnectionLost("e")]
     for error in failures:
-        report.complain(error)
-        assert not report.satisfied
+        report.add_failure(error)
+        assert not report.succeeded
     assert (report.refused, report.unreachable, report.unanswered, report.errors) == (2, 1, 1, 1)
-    assert list(report.complaints.values()) == ["a", "c", "d", "e"]
+    assert list(report.failure_examples.values()) == ["a", "c", "d", "e"]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.testing.page import Page, Turn
+from chainlit_otel.testing.page import Answer, ChatPage
 
 Script = list[tuple[str, Any]]
 
@@ -42,7 +42,7 @@ ANSWER: Script = [
 ]
 
 
-def play(page: Page, turn: Turn, script: Script) -> list[bool]:
+def play(page: ChatPage, turn: Answer, script: Script) -> list[bool]:
     """Whether the turn was over, after each event."""
     over = []
     for name, data in script:
@@ -54,12 +54,12 @@ def play(page: Page, turn: Turn, script: Script) -> list[bool]:
     return over
 
 
-def ask(page: Page, answers_question: bool = False) -> Turn:
+def ask(page: ChatPage, answers_question: bool = False) -> Answer:
     return page.sent("question", answers_question=answers_question)
 
 
 def test_an_answer_is_over_with_its_task() -> None:
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     assert play(page, turn, ANSWER) == [False] * (len(ANSWER) - 1) + [True]
     assert turn.texts == {"answer": "Forty-two."}
@@ -75,7 +75,7 @@ def test_a_greeting_in_between_neither_ends_nor_joins_the_answer(picks: list[boo
     for pick in picks:
         script += (greeting if pick and greeting else answer or greeting).pop(0)
     script += [event for rest in (*answer, *greeting) for event in rest]
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     over = play(page, turn, script)
     assert over[-1]
@@ -84,7 +84,7 @@ def test_a_greeting_in_between_neither_ends_nor_joins_the_answer(picks: list[boo
 
 
 def test_the_end_of_a_greeting_that_began_earlier_is_not_the_end_of_the_answer() -> None:
-    page = Page()
+    page = ChatPage()
     for name, data in GREETING[:-1]:
         page.receive(name, data)
     turn = ask(page)
@@ -94,14 +94,14 @@ def test_the_end_of_a_greeting_that_began_earlier_is_not_the_end_of_the_answer()
 
 
 def test_an_app_without_on_message_ends_its_task_at_once() -> None:
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     assert play(page, turn, [(RECEIPT, None), ("task_start", {}), ("task_end", {})])[-1]
     assert turn.texts == {}
 
 
 def test_tokens_add_up_and_a_sequence_replaces() -> None:
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     message = step("answer", "assistant_message", "answer-run", "a")
     play(page, turn, [("stream_start", message), ("stream_token", token("answer", "b"))])
@@ -113,7 +113,7 @@ def test_tokens_add_up_and_a_sequence_replaces() -> None:
 
 
 def test_a_question_of_the_app_ends_the_turn_and_its_answer_is_one() -> None:
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     question = {
         "msg": step("who", "assistant_message", "answer-run", "Who are you?"),
@@ -135,7 +135,7 @@ def test_a_question_of_the_app_ends_the_turn_and_its_answer_is_one() -> None:
 
 
 def test_what_belongs_to_the_user_is_no_answer() -> None:
-    page = Page()
+    page = ChatPage()
     turn = ask(page)
     page.receive("new_message", step("echo", "user_message", None, "mine"))
     page.receive("new_message", step("tool", "tool", "answer-run", "internal"))
@@ -144,14 +144,14 @@ def test_what_belongs_to_the_user_is_no_answer() -> None:
 
 @pytest.mark.parametrize("event", ["new_message", "update_message"])
 def test_shown_failures_are_counted(event: str) -> None:
-    page = Page()
+    page = ChatPage()
     page.receive(event, step("run", "run", "question") | {"isError": True})
     page.receive(event, step("run", "run", "question") | {"isError": False})
     assert page.failures == 1
 
 
 def test_the_thread_is_the_one_the_app_names() -> None:
-    page = Page()
+    page = ChatPage()
     page.receive("first_interaction", {"interaction": "hi", "thread_id": "t1"})
     assert page.thread_id == "t1"
     page.receive("resume_thread", {"id": "t2", "steps": []})
@@ -159,7 +159,7 @@ def test_the_thread_is_the_one_the_app_names() -> None:
 
 
 def test_a_new_connection_starts_with_nothing_under_way() -> None:
-    page = Page()
+    page = ChatPage()
     page.receive("task_start", {})
     page.connected()
     turn = ask(page)

@@ -1,9 +1,8 @@
 """Finding the data layer, whichever it is.
 
-Chainlit asks `get_data_layer` for it at every use, by a name that each of its modules has imported
-for itself. So each of these names is wrapped, and the layer is seen when it is first used. Its
-methods are then put before those of its class on the one instance: a layer of the app need not
-have a base class that could be wrapped.
+Chainlit calls `get_data_layer` at every use, by a name that each of its modules has imported for
+itself. So each of these names is rebound, and the layer is found when it is first used. Its methods
+are then wrapped on the one instance: a layer of the app need not have a base class to be wrapped.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ class Discovery:
         """Have `found` called with each data layer, once, until `patches` are undone.
 
         Args:
-            patches: On whose behalf.
+            patches: Their undoing ends it.
             guard: Holds what goes wrong in it.
             found: Called before the first use of a data layer.
 
@@ -100,11 +99,11 @@ class Discovery:
 
 
 def _rebind_everywhere(old: Any, new: Any) -> None:
-    """Put one function for another in every module that has imported it, the app's included."""
+    """Rebind one function to another in every module that has imported it, the app's included."""
     # A copy first: the thread of the admin server may be importing.
     for module in list(sys.modules.values()):
-        # Some only say that they are modules; and those that load when they are first used would
-        # load, were they asked in any other way.
+        # By the type and by `object`: `__class__` may be faked, and any other attribute access
+        # would load a lazy module.
         if issubclass(type(module), ModuleType):
             names = object.__getattribute__(module, "__dict__")
             if names.get(_NAME) is old:
