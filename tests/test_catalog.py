@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from chainlit_otel import catalog
 from chainlit_otel.catalog import METRICS, Attribute, Kind, Metric, prometheus_name
 from chainlit_otel.core.peaks import WINDOWS
+from chainlit_otel.probes import PROBES
 
 # https://opentelemetry.io/docs/specs/otel/metrics/api/#instrument-name-syntax
 INSTRUMENT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,254}")
@@ -268,3 +269,7 @@ def test_whatever_others_name_and_measure_the_prometheus_name_is_valid(
     name: str, unit: str, kind: Kind
 ) -> None:
     assert PROMETHEUS_NAME.fullmatch(prometheus_name(name, unit, kind))
+
+
+def test_every_probe_has_its_name_in_the_catalogue_and_no_other_does() -> None:
+    assert tuple(probe.name for probe in PROBES) == catalog.INSTALLED_PROBE.values

@@ -37,7 +37,7 @@ class _Window:
         self._closed = level
 
     def advance(self, level: int, updated: int, now: int, wall: int) -> None:
-        """Close the current window if the wall clock has left it; `level` held since `seen`."""
+        """Close the current window if the wall clock has left it; `level` held since `updated`."""
         index = wall // self._length
         if index == self._index:
             return

@@ -52,7 +52,7 @@ class Beat(NamedTuple):
 
     Attributes:
         lag: Seconds that it came too late.
-        unseen: Whether it ended a stall that the watchdog had not detected.
+        late_detection: Whether it ended a stall that the watchdog had not detected.
     """
 
     lag: float

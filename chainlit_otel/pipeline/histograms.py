@@ -56,6 +56,10 @@ class Histograms:
         self._lock = Lock()
         self._series: dict[tuple[Metric, LabelSet], Series] = {}
 
+    def renewed(self) -> Histograms:
+        """Return histograms without a series, which choose their exemplars as these do."""
+        return Histograms(self._exemplars)
+
     def record(
         self, metric: Metric, value: float, values: LabelSet, span: SpanContext | None, at: int
     ) -> None:

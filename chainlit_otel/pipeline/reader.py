@@ -73,7 +73,7 @@ class ScrapeReader(MetricReader):
         """Begin anew, in a forked child that has inherited this."""
         self._lock = Lock()
         if self.histograms is not None:
-            self.histograms = Histograms()
+            self.histograms = self.histograms.renewed()
 
     def read(self) -> MetricsData | None:
         """Collect now and return the metrics; None if there are none."""

@@ -38,6 +38,6 @@ PROBES: tuple[type[Probe], ...] = (
 )
 """All probes, in the order in which they are installed: what comes later wraps what came before.
 
-`Sockets`, `Callbacks` and `Access` wrap the same `connect`, and `DataLayers`, `Access` and
+`Sockets` and `Access` wrap the same `connect`, and `DataLayers`, `Access` and
 `Feedback` the same methods of a data layer: the last is the outermost. They end in reverse.
 """

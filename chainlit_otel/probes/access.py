@@ -106,7 +106,7 @@ class Access(Probe):
         super().__init__(context)
         self.methods = EnumLabel(catalog.ACCESS_METHOD.values)
         self.reasons = BoundedLabel(_MOST_REASONS)
-        self._data_layer = context.get(Discovery)
+        self._discovery = context.get(Discovery)
         # A finalizer or a signal handler of the app may deny something at any moment.
         self._attempts: Counts[tuple[str, ...]] = Counts()
         self._denials: Counts[tuple[str, ...]] = Counts()
@@ -131,7 +131,7 @@ class Access(Probe):
         handlers = server.sio.handlers.get("/")
         patches.replace_item(handlers, "connect", functools.partial(_wrap_connect, patches, self))
         wrap_get_thread = functools.partial(_wrap_get_thread, patches, self)
-        self._data_layer.listen(
+        self._discovery.listen(
             patches,
             self.guard,
             lambda layer: wrap_method(patches, layer, "get_thread", wrap_get_thread),

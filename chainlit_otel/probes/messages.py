@@ -29,7 +29,7 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
-from chainlit_otel.probes.chainlit_types import ChainlitSession
+from chainlit_otel.probes.chainlit_types import ChainlitMessage, ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
@@ -387,7 +387,7 @@ def _wrap_emitter_process_message(
         if not patches.active:
             return await original(*args, **kwargs)
         try:
-            message = await original(*args, **kwargs)
+            message: ChainlitMessage = await original(*args, **kwargs)
         except BaseException as error:
             with messages.guard:
                 messages.on_error(error)

@@ -80,7 +80,7 @@ class Probe:
         context: What all probes share. Another probe is had from it by its class.
 
     Attributes:
-        name: Its name in the settings of the log, in `/healthz` and in the metrics.
+        name: Its name in lines of the log, in `/healthz` and in the metrics.
         is_optional: Whether some supported release of Chainlit lacks its seam.
         guard: Holds what goes wrong in it.
         telemetry: Takes what it measures.

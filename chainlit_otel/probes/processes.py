@@ -21,7 +21,7 @@ def install(patches: Patches, guard: Guard, serving: Callable[[], None]) -> None
 
     Args:
         patches: Takes the changes.
-        guard: Holds what goes wrong in this probe.
+        guard: Holds what goes wrong of ours.
         serving: Called then, possibly by several threads; it undoes the changes, too.
 
     Raises:

@@ -18,6 +18,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.patching import Patches, wraps
+from chainlit_otel.probes.chainlit_types import ChainlitFeedback
 from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
@@ -29,7 +30,7 @@ class Feedback(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self._data_layer = context.get(Discovery)
+        self._discovery = context.get(Discovery)
         self._given: Counts[tuple[str, ...]] = Counts()
 
     def install(self, patches: Patches) -> None:
@@ -40,7 +41,7 @@ class Feedback(Probe):
                 wrap = functools.partial(_wrap_store, patches, self, describe)
                 wrap_method(patches, layer, name, wrap)
 
-        self._data_layer.listen(patches, self.guard, found)
+        self._discovery.listen(patches, self.guard, found)
         self.telemetry.register_observable(catalog.FEEDBACK, self.given, self.guard)
 
     def record(self, value: str | None) -> None:
@@ -53,7 +54,7 @@ class Feedback(Probe):
         return self._given.read()
 
 
-def _value(_: Any, feedback: Any) -> str:
+def _value(_: Any, feedback: ChainlitFeedback) -> str:
     return "positive" if feedback.value else "negative"
 
 
