@@ -26,7 +26,7 @@ from chainlit_otel.pipeline.forks import renew_locks
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline, build_pipeline, losses
 from chainlit_otel.pipeline.spans import Tracing
-from chainlit_otel.probes import PROBES, lifecycle, processes
+from chainlit_otel.probes import PROBES, forked_child, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
 from chainlit_otel.probes.probe import Probe, ProbeContext
@@ -316,7 +316,7 @@ class Runtime:
         # On behalf of nobody: it does not observe.
         patches = Patches(None)
         with self._guards["server"]:
-            processes.install(patches, self._guards["server"], on_serving)
+            forked_child.install(patches, self._guards["server"], on_serving)
         self._patches.append(patches)
 
     def abandon(self) -> None:

@@ -21,7 +21,7 @@ from chainlit_otel.pipeline.losses import BatchProcessor, Losses, Make, MetricDe
 from chainlit_otel.settings import warn
 
 if TYPE_CHECKING:
-    from chainlit_otel.pipeline.backend import ExportSession
+    from chainlit_otel.pipeline.otlp_http import ExportSession
 
 _ENTRY_POINTS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _PACKAGE = "opentelemetry-exporter-otlp-proto-"
@@ -217,7 +217,7 @@ def _session(signal: str) -> ExportSession | None:
         for part in ("", f"{signal}_")
     ):
         return None
-    from chainlit_otel.pipeline.backend import ExportSession
+    from chainlit_otel.pipeline.otlp_http import ExportSession
 
     return ExportSession()
 

@@ -22,7 +22,7 @@ from chainlit_otel.catalog import LabelSet
 from chainlit_otel.guard import log
 
 if TYPE_CHECKING:
-    from chainlit_otel.pipeline.backend import ExportSession
+    from chainlit_otel.pipeline.otlp_http import ExportSession
 
 Make = Callable[[], "tuple[Any, ExportSession | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""

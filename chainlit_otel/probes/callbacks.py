@@ -31,7 +31,7 @@ from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.access import SIGN_INS, Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.spans import SessionSpans
+from chainlit_otel.probes.session_spans import SessionSpans
 
 Function = Callable[..., Any]
 

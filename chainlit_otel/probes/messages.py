@@ -31,9 +31,9 @@ from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitMessage, ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets import Sockets
-from chainlit_otel.probes.spans import SessionSpans
 
 _PROFILES = 32
 # What is shown to a user or played, by its event. A step goes by the events of messages.

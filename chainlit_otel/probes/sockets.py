@@ -29,8 +29,8 @@ from chainlit_otel.pipeline.spans import (
 from chainlit_otel.probes import inbound
 from chainlit_otel.probes.chainlit_types import ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.spans import SessionSpans
 
 Handler = Callable[..., Awaitable[Any]]
 

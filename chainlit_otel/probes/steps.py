@@ -27,7 +27,7 @@ from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitStep
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.spans import SessionSpans
+from chainlit_otel.probes.session_spans import SessionSpans
 
 # An app has tens of steps; one that puts what it looks for into their names has any number.
 _NAMES = 64

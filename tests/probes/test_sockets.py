@@ -11,8 +11,8 @@ from chainlit_otel import catalog
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.probes import sockets as probe
+from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.spans import SessionSpans
 from tests.support.probes import probe_context
 
 

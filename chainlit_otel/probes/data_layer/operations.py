@@ -47,8 +47,8 @@ from chainlit_otel.probes.data_layer.discovery import (
     wrap_method,
 )
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import current_session
-from chainlit_otel.probes.spans import SessionSpans
 
 _LAYERS = 8
 _DEEPEST = 32
