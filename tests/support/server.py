@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -40,23 +41,29 @@ def python_path() -> dict[str, str]:
 
 
 # Below the range the system gives to outgoing connections: one of those could otherwise take a port
-# before the server does. Each test process has a slice of its own, and a metrics server whose port
-# is taken looks at the sixteen after it.
-_SLICE, _SLICES, _STEP = 3000, 4, 20
-_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _SLICES
-_ports = list(range(20000 + _worker * _SLICE, 20000 + (_worker + 1) * _SLICE, _STEP))
-random.SystemRandom().shuffle(_ports)
+# before the server does. A metrics server whose port is taken looks at the sixteen after it.
+_PORTS = range(20000, 32000, 20)
+_dice = random.SystemRandom()
+# Keeps other test processes from the ports that were given here last, and may not be in use yet.
+_claims: deque[socket.socket] = deque(maxlen=32)
 
 
 def free_port() -> int:
-    """A port of the loopback interface on which nothing listens, and that nobody else is given."""
+    """A port of the loopback interface on which nothing listens, and that no other is given."""
     while True:
-        _ports.append(port := _ports.pop(0))
-        with socket.socket() as probe:
-            try:
+        port = _dice.choice(_PORTS)
+        claim = socket.socket(socket.AF_UNIX)
+        try:
+            # A name that is no file, and free again when the process is gone.
+            claim.bind(f"\0chainlit-otel-tests-{port}")
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        except OSError:
+            claim.close()
+            continue
+        if len(_claims) == _claims.maxlen:
+            _claims.popleft().close()
+        _claims.append(claim)
         return port
 
 
