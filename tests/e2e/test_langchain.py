@@ -29,7 +29,7 @@ from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnableLambda
 from langchain_core.tools import tool
 
-from chainlit_otel.pipeline.spans import Frame
+from chainlit_otel.pipeline.spans import SpanScope
 
 
 @tool
@@ -78,8 +78,8 @@ CHAINS = {
 async def on_message(message):
     if message.content == "census":
         gc.collect()
-        frames = [o for o in gc.get_objects() if type(o) is Frame]
-        await cl.Message(str(len(frames))).send()
+        scopes = [o for o in gc.get_objects() if type(o) is SpanScope]
+        await cl.Message(str(len(scopes))).send()
         return
     try:
         config = {"callbacks": [cl.LangchainCallbackHandler()]}
