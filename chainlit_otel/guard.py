@@ -38,7 +38,7 @@ def frames_of(error: BaseException) -> str:
     return "".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in summary)
 
 
-def _told(error: BaseException | None) -> Iterator[str]:
+def _lines_of(error: BaseException | None) -> Iterator[str]:
     """Give what an exception is and where it came from, its causes after it.
 
     Its message may quote what a user wrote, and the log is read by others than the app's spans.
@@ -108,6 +108,6 @@ class Guard:
                 "the %s probe failed; the application is not affected, further errors are "
                 "only counted (chainlit_otel_internal_errors_total): %s",
                 self.probe,
-                "".join(_told(error)).rstrip(),
+                "".join(_lines_of(error)).rstrip(),
             )
         return True

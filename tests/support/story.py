@@ -320,6 +320,7 @@ class Script:
     async def play(self) -> None:
         dice = random.Random(SEED)
         regulars = [await self._come(f"regular {n}") for n in range(REGULARS)]
+        await self._make_series(regulars[0])
         guests = asyncio.create_task(self._guests())
         kinds = [self._tell, self._fail, self._search, self._answer, self._stop, self._limit]
         doings = [*kinds * 2, *dice.choices(kinds, [6, 1, 1, 1, 1, 1], k=18)]
@@ -351,6 +352,14 @@ class Script:
         await self._everybody_counted()
         await self._stay(regulars)
 
+    async def _make_series(self, visitor: Visitor) -> None:
+        """Do what makes series appear at zero, and wait until `rate()` has them from there."""
+        await self._tell(visitor)
+        where = f'instance="{address(self._first)}",chainlit_outcome="error"'
+        failed = f'chainlit_step_duration_seconds_count{{{where},chainlit_step_type="tool"}}'
+        await self._prometheus_says(failed, 0)
+        await self._answer(visitor, is_first=True)
+
     # What a regular does
 
     async def _one_after_the_other(
@@ -376,8 +385,10 @@ class Script:
         self._turn("ok", outbound=1)
         self.done["tool error"] += 1
 
-    async def _answer(self, visitor: Visitor) -> None:
+    async def _answer(self, visitor: Visitor, is_first: bool = False) -> None:
         await visitor.talk("ask 30")
+        if is_first:
+            await self._seen("chainlit_ask_duration_seconds_count", "answered")
         await visitor.talk("Ada")
         self._turn("ok", inbound=2, outbound=1)
         self.done["answered"] += 1
@@ -522,11 +533,12 @@ class Script:
         await sign_in(self._first.url, "ada", "unknown")
         self.done["unknown"] += 1
         async with httpx.AsyncClient(timeout=60) as http:
-            for n in range(4):
+            came = 'sum(chainlit_session_starts_total{chainlit_client_type="slack"})'
+            for _ in range(4):
                 (await http.get(f"http://127.0.0.1:{self._first.port}/bot")).raise_for_status()
                 self.done["bots"] += 1
-                if n == 0:
-                    await self._seen("http_server_request_duration_seconds_count", "/bot")
+                # One between two scrapes: of what comes all at once `rate()` makes more or less.
+                await self._prometheus_says(came, self.done["bots"])
 
     async def _come_and_go(self) -> None:
         """Poll, use another client, go on with a stored chat, and be impossible to let go of."""
