@@ -60,5 +60,5 @@ def sent(destinations: Mapping[str, Sequence[str]]) -> str:
     """
     if not any(destinations.values()):
         return "nothing is sent anywhere (OTEL_EXPORTER_OTLP_ENDPOINT names no endpoint)"
-    told = (f"{name} to {' and '.join(to) or 'nobody'}" for name, to in destinations.items())
-    return f"sent: {', '.join(told)}"
+    signals = (f"{name} to {' and '.join(to) or 'nobody'}" for name, to in destinations.items())
+    return f"sent: {', '.join(signals)}"

@@ -94,7 +94,7 @@ def _imports_chainlit(findings: Findings) -> bool:
     try:
         import_module("chainlit.server")
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is what was looked for
-        findings.problem(f"Chainlit cannot be imported: {_told(error)}")
+        findings.problem(f"Chainlit cannot be imported: {_describe_error(error)}")
         return False
     return True
 
@@ -117,12 +117,14 @@ def _loads(findings: Findings, app: str | None) -> bool:
     except BaseException as error:  # noqa: BLE001 - an app may raise anything, SystemExit too
         ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_PACKAGE_DIRECTORY)
         refused = isinstance(error, (TypeError, ValueError)) and ours
-        findings.problem(str(error) if refused else f"{app} cannot be loaded: {_told(error)}")
+        findings.problem(
+            str(error) if refused else f"{app} cannot be loaded: {_describe_error(error)}"
+        )
         return False
     return True
 
 
-def _told(error: BaseException) -> str:
+def _describe_error(error: BaseException) -> str:
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 

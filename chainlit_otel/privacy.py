@@ -1,7 +1,7 @@
 """What may be told of a request and of an address: nothing that a person or a browser wrote.
 
 Whatever stands in a URL or a header may be text of a person or a secret: a page's `?prompt=`, the
-`code` of a sign-in, a path that somebody has typed. So only what is of a known form is told.
+`code` of a sign-in, a path that somebody has typed. So only what is of a known form is let through.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ REDACTED = "REDACTED"
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?")
-# The parameters whose values tell nothing of anybody, if they are of this form.
+# The parameters whose values say nothing of anybody, if they are of this form.
 _HARMLESS = {
     "EIO": re.compile(r"[0-9]"),
     "first": _NUMBER,
@@ -26,7 +26,7 @@ _HARMLESS = {
     "page": _NUMBER,
     "transport": re.compile(r"polling|websocket"),
 }
-# The parameters that are told by name. A browser can make up names as well as values.
+# The parameters that are named. A browser can make up names as well as values.
 _NAMES = _HARMLESS.keys() | {
     *("access_token", "api_key", "authuser", "client_id", "code", "cursor", "email", "error"),
     *("error_description", "file", "file_id", "filter", "format", "hd", "iss", "id", "id_token"),
@@ -82,7 +82,7 @@ def redact_scope(
         hidden: The headers, in lower case, that are left out.
     """
     path = route or f"/{REDACTED}"
-    told = {
+    redacted = {
         "type": scope["type"],
         "scheme": scope["scheme"] if scope.get("scheme") in _SCHEMES else "http",
         "http_version": scope.get("http_version"),
@@ -96,8 +96,8 @@ def redact_scope(
     }
     if method := scope.get("method"):
         # The conventions have this name for all that they do not know.
-        told["method"] = method if method in _METHODS else "_OTHER"
-    return told
+        redacted["method"] = method if method in _METHODS else "_OTHER"
+    return redacted
 
 
 def redact_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -108,12 +108,12 @@ def redact_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
     Args:
         attributes: The attributes, by their names in the semantic conventions.
     """
-    told = {k: v for k, v in (attributes or {}).items() if k in _ATTRIBUTES}
-    if "url.query" in told:
-        told["url.query"] = redact_query(str(told["url.query"]))
-    if told.get("url.scheme", "http") not in _SCHEMES:
-        del told["url.scheme"]
-    return told
+    redacted = {k: v for k, v in (attributes or {}).items() if k in _ATTRIBUTES}
+    if "url.query" in redacted:
+        redacted["url.query"] = redact_query(str(redacted["url.query"]))
+    if redacted.get("url.scheme", "http") not in _SCHEMES:
+        del redacted["url.scheme"]
+    return redacted
 
 
 def mask_url(url: str, mask: str = REDACTED) -> str:

@@ -278,8 +278,8 @@ class Settings:
 
 def describe() -> list[dict[str, Any]]:
     """Return name, environment variable, default and help text of every setting."""
-    told = ("env", "default", "help", "secret")
-    return [{"name": f.name, **{key: f.metadata[key] for key in told}} for f in fields(Settings)]
+    shown = ("env", "default", "help", "secret")
+    return [{"name": f.name, **{key: f.metadata[key] for key in shown}} for f in fields(Settings)]
 
 
 def _warn_of_unknown_variables() -> None:

@@ -266,6 +266,7 @@ RETIRED = frozenset(
         *("dormant", "exchange", "gave", "goes_on", "hold_back", "holds_back", "mend", "nobody"),
         *("on_undo", "open_child", "open_root", "owner_of", "presented", "printable", "sent_back"),
         *("settle", "shadow", "strayed", "suits", "surviving", "sweep", "took_a_turn", "unseen"),
+        *("tell", "told", "untold"),
     ]
 )
 PROSE = re.compile(r"\b(the books|tall(y|ies)|mend(s|ed)?|frames? of ours)\b", re.IGNORECASE)

@@ -42,15 +42,15 @@ class Losses:
         self._clock = clock
         self._lock = Lock()
         self._counts: Counter[LabelSet] = Counter()
-        self._untold: Counter[LabelSet] = Counter()
-        self._told: float | None = None
+        self._unlogged: Counter[LabelSet] = Counter()
+        self._last_logged: float | None = None
 
     def renew(self) -> None:
         """Begin anew, in a forked child that has inherited this."""
         self._lock = Lock()
         self._counts = Counter(dict.fromkeys(self._counts, 0))
-        self._untold.clear()
-        self._told = None
+        self._unlogged.clear()
+        self._last_logged = None
 
     def watch(self, signal: str) -> None:
         """Show a signal's losses from now on, at zero until there are any."""
@@ -69,19 +69,20 @@ class Losses:
         """
         with self._lock:
             self._counts[signal, reason] += items
-            self._untold[signal, reason] += items
+            self._unlogged[signal, reason] += items
             now = self._clock()
-            if self._told is not None and now - self._told < _SILENCE:
+            if self._last_logged is not None and now - self._last_logged < _SILENCE:
                 return
-            self._told = now
-            lost, self._untold = self._untold, Counter()
-        told = ", ".join(f"{n:,} {_ITEMS[s]} ({r})" for (s, r), n in sorted(lost.items()))
+            self._last_logged = now
+            lost, self._unlogged = self._unlogged, Counter()
+        items_lost = ", ".join(f"{n:,} {_ITEMS[s]} ({r})" for (s, r), n in sorted(lost.items()))
         log(
             logging.WARNING,
             "telemetry is lost: %s; %s. The application is not affected. "
-            "chainlit_otel_export_dropped_total counts on; this is said once a minute at most",
-            told,
+            "%s counts on; this is said once a minute at most",
+            items_lost,
             detail,
+            catalog.EXPORT_DROPPED.prometheus_name,
         )
 
     def read(self) -> dict[LabelSet, float]:
@@ -185,9 +186,9 @@ class _Delivery:
         if self._session is not None and self._session.reason is not None:
             return self._session.reason, self._session.detail
         # By gRPC, what went wrong is known to the log alone.
-        for told in (logged.args or ()) if logged is not None else ():
-            if type(told).__name__ == "StatusCode":
-                code = str(told).removeprefix("StatusCode.")
+        for argument in (logged.args or ()) if logged is not None else ():
+            if type(argument).__name__ == "StatusCode":
+                code = str(argument).removeprefix("StatusCode.")
                 return _OF_GRPC.get(code, "rejected"), f"answers {code}"
         return catalog.OTHER, words
 
@@ -235,7 +236,7 @@ class QueueBalance:
         with self._lock:
             self._put += 1
             more = self._missing() if full and self._exporting else 0
-        self._tell(more)
+        self._report(more)
 
     @contextmanager
     def taken(self, items: int) -> Iterator[None]:
@@ -244,14 +245,14 @@ class QueueBalance:
             self._taken += items
             self._exporting = True
             more = self._missing()
-        self._tell(more)
+        self._report(more)
         try:
             yield
         finally:
             with self._lock:
                 more = self._missing()
                 self._exporting = False
-            self._tell(more)
+            self._report(more)
 
     def _missing(self) -> int:
         # What other threads are about to put in is not counted yet, so it is never too many.
@@ -259,7 +260,7 @@ class QueueBalance:
         self._dropped += more
         return more
 
-    def _tell(self, more: int) -> None:
+    def _report(self, more: int) -> None:
         if more:
             self._on_drop(more)
 

@@ -40,8 +40,8 @@ class _PrivateTracer(Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> Span:
-        told = redact_attributes(attributes)
-        return self._tracer.start_span(name, context, kind, told, *args, **kwargs)
+        redacted = redact_attributes(attributes)
+        return self._tracer.start_span(name, context, kind, redacted, *args, **kwargs)
 
     def start_as_current_span(  # type: ignore[override]  # its type is private to the API
         self,
@@ -52,5 +52,5 @@ class _PrivateTracer(Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> AbstractContextManager[Span]:
-        told = redact_attributes(attributes)
-        return self._tracer.start_as_current_span(name, context, kind, told, *args, **kwargs)
+        redacted = redact_attributes(attributes)
+        return self._tracer.start_as_current_span(name, context, kind, redacted, *args, **kwargs)

@@ -134,7 +134,7 @@ class _Adapter(HTTPAdapter):
     ) -> requests.Response:
         left = self._session.left(timeout)
         if left <= 0:
-            # What the attempts before came to is what is told.
+            # What the attempts before came to is what is reported.
             raise requests.ReadTimeout(_TOO_LATE)
         response = None
         try:

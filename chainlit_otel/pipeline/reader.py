@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from threading import Lock
 from typing import Any
 
 from opentelemetry.sdk.metrics.export import MetricReader, MetricsData
 
 from chainlit_otel import catalog
+from chainlit_otel.guard import log
 from chainlit_otel.pipeline.histograms import Histograms
-
-logger = logging.getLogger("chainlit_otel")
 
 # An app may make up names without end.
 _MOST_DROPPED = 1000
@@ -36,15 +34,13 @@ class Dropped:
             if len(names) < _MOST_DROPPED:
                 names.add(name)
         if first:
-            # The handlers and filters of the log are the application's, and may raise.
-            with suppress(Exception):
-                logger.warning(
-                    "/metrics leaves out %.200r: %s; others for the same reason are only counted "
-                    "(%s)",
-                    name,
-                    why,
-                    catalog.EXPOSITION_DROPPED.prometheus_name,
-                )
+            log(
+                logging.WARNING,
+                "/metrics leaves out %.200r: %s; others for the same reason are only counted (%s)",
+                name,
+                why,
+                catalog.EXPOSITION_DROPPED.prometheus_name,
+            )
 
     def counts(self) -> dict[catalog.LabelSet, int]:
         """Return how many metrics are not shown, or not in full, by reason."""

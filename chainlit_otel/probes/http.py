@@ -42,7 +42,7 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 
 _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
-# Free text of the client, and of no use to the instrumentation but to be told.
+# Free text of the client, and of no use to the instrumentation.
 _HIDDEN_HEADERS = ("host", "user-agent", "tracestate")
 # They build their stack once, and are instrumented again after `disable()`, or in a forked child.
 _left: WeakSet[Any] = WeakSet()
@@ -111,7 +111,7 @@ class Http(Probe):
     def _is_seen_from_outside(self, chainlit: Any) -> bool:
         for app in {*self._built, *_instrumented_by_host()}:
             mounted = _paths_of(chainlit, app)
-            # Mounted at the root, its requests cannot be told from those of the outer app.
+            # Mounted at the root, its requests cannot be told apart from those of the outer app.
             if "" in mounted if app in self._ours else mounted and _is_instrumented(app):
                 return True
         return False
@@ -198,7 +198,7 @@ class _Instrumented:
         request = context = None
         with self.guard:
             route = self._describe(scope)
-            told = redact_scope(scope, route[1].get("http.route"), self._hidden)
+            redacted = redact_scope(scope, route[1].get("http.route"), self._hidden)
             context = otel_context.get_current()
             request = _Request(self, self._stack, scope, receive, send)
         if request is None or context is None:
@@ -208,7 +208,7 @@ class _Instrumented:
         with self.guard:
             middleware = _copy_of(self.app, request)
             middleware.default_span_details = lambda _: route
-            await middleware(told, receive, _ignore)
+            await middleware(redacted, receive, _ignore)
         if not request.was_called:
             otel_context.attach(context)
             await self._stack(scope, receive, send)
@@ -274,7 +274,7 @@ class _Request:
     """
 
     __slots__ = (
-        *("_instrumented", "_receive", "_scope", "_send", "_span", "_stack", "_tell"),
+        *("_instrumented", "_receive", "_scope", "_send", "_span", "_stack", "_notify"),
         *("error", "failure", "was_called"),
     )
 
@@ -287,17 +287,17 @@ class _Request:
         self._receive = receive
         self._send = send
         self._span: Span | None = None
-        self._tell: Any = None
+        self._notify: Any = None
         self.was_called = False
         self.error: BaseException | None = None
         self.failure: Exception | None = None
 
-    async def __call__(self, told: Any, _: Any, tell: Any) -> None:
+    async def __call__(self, redacted: Any, _: Any, notify: Any) -> None:
         self.was_called = True
         scope, requests = self._scope, self._instrumented.requests
-        self._tell = tell
+        self._notify = notify
         # Somebody may have suppressed it here: then it looks at nothing, and gives back its own.
-        if tell is not _ignore:
+        if notify is not _ignore:
             self._span = get_current_span()
             requests[id(scope)] = self
         try:
@@ -308,10 +308,10 @@ class _Request:
                 self.failure = error
         requests.pop(id(scope), None)
         with self._instrumented.guard:
-            self._tell_failure()
+            self._record_failure()
             # The old conventions have the route from there, in one of their metrics.
             if "route" in scope:
-                told["route"] = scope["route"]
+                redacted["route"] = scope["route"]
 
     async def _answer(self, message: Any) -> None:
         """Send a message of the application, and tell the instrumentation of it.
@@ -322,15 +322,15 @@ class _Request:
         guard = self._instrumented.guard
         if type(message) is dict and message.get("type") == "http.response.start":
             with guard:
-                await self._tell(message)
-                self._tell_failure()
+                await self._notify(message)
+                self._record_failure()
             await self._send(message)
         else:
             await self._send(message)
             with guard:
-                await self._tell(message)
+                await self._notify(message)
 
-    def _tell_failure(self) -> None:
+    def _record_failure(self) -> None:
         """Have the span say of an exception what it is, and its message if a setting says so.
 
         The status of the answer, which the instrumentation sets, says less.

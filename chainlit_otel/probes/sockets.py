@@ -155,9 +155,9 @@ class Sockets(Probe):
         session = _session_of(sid)
         if session is not None:
             self._sessions.on_drop(session)
-        told = self._reasons.pop(sid, None)
+        of_engine = self._reasons.pop(sid, None)
         if connection := self.connections.pop(sid, None):
-            self.ledger.close(connection, self._reason(reason or told))
+            self.ledger.close(connection, self._reason(reason or of_engine))
         return session
 
     def _reason(self, reason: object) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from collections.abc import Iterable
 from ipaddress import ip_address
@@ -19,8 +18,6 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from chainlit_otel.server.endpoints import KnownHosts
-
-logger = logging.getLogger("chainlit_otel")
 
 _PORTS = 16
 _MOST_CONNECTIONS = 48
