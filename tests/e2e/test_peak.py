@@ -56,6 +56,10 @@ def test_a_crowd_between_two_scrapes_shows_in_the_peak_only(server: ChainlitServ
 
     asyncio.run(come_and_go(server))
 
+    # The last visitor is gone before the server knows of it.
+    wait_until(
+        lambda: server.scrape().sum("chainlit_session_active") == 0, 60, "everybody to be gone"
+    )
     one, other = server.scrape(), server.scrape()
     print(f"active {one.sum('chainlit_session_active'):g}, peaks {peaks(one)}")
     assert one.sum("chainlit_session_starts_total") == CROWD
