@@ -26,7 +26,7 @@ from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.sockets.connections import Sockets
 from tests.support.probes import probe_context
 
 REPEATS = 9

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import atexit
 import logging
 import os
@@ -26,7 +25,7 @@ from chainlit_otel.pipeline.forks import renew_locks
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline, build_pipeline, losses
 from chainlit_otel.pipeline.spans import Tracing
-from chainlit_otel.probes import PROBES, forked_child, lifecycle
+from chainlit_otel.probes import PROBES, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
 from chainlit_otel.probes.probe import Probe, ProbeContext
@@ -40,13 +39,13 @@ from chainlit_otel.version import __version__
 _LAST_MODULE = "chainlit.socket"
 
 OPTIONAL_PROBES = tuple(probe.name for probe in PROBES if probe.is_optional)
-# The state of a probe that could not be installed, and nobody knows why.
+# The state of a probe whose installation failed for an unknown reason.
 FAILED = "off: it failed"
 
 _lock = RLock()
 _active: Runtime | None = None
 _last_runtime: Runtime | None = None
-# In a forked child, what the parent had, until the child serves Chainlit itself; and what with.
+# In a forked child: the parent's instance, until the child serves Chainlit itself.
 _inherited: Runtime | None = None
 
 
@@ -79,7 +78,7 @@ def enable(
         _active = _active or _runtime_of_earlier_import()
         if _active is not None:
             with Guard("server"):
-                _active.warn_of_others(asked, tracer_provider, meter_provider)
+                _active.warn_of_differences(asked, tracer_provider, meter_provider)
         if _active is not None or _inherited is not None:
             return
         if settings.disabled:
@@ -102,14 +101,14 @@ def disable() -> None:
     what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
     taken out; it goes inert.
 
-    It may be called anywhere, in a signal handler, too. There it may have interrupted what holds
-    a lock that it needs: then it returns after twice the `shutdown_timeout`, and the rest is done
-    when that goes on.
+    It may be called anywhere, in a signal handler, too. If that has interrupted code that holds a
+    lock that is needed here, it returns after twice the `shutdown_timeout`, and the rest is done
+    in the background once that lock is free.
     """
     global _active, _last_runtime, _inherited
     with _lock:
         if _inherited is not None:
-            _inherited.abandon()
+            _inherited.undo_patches()
             _inherited = None
         runtime, _active = _active or _runtime_of_earlier_import(), None
         if runtime is not None:
@@ -141,14 +140,14 @@ def active() -> Runtime | None:
 
 
 def _forked() -> None:
-    """Leave to the parent what is the parent's; called in every forked child."""
+    """Stop observing: the ledgers and the admin server are the parent's. Runs in each child."""
     global _lock, _active, _last_runtime, _inherited
     _lock = RLock()
     runtime, _active, _last_runtime = _active, None, None
     if runtime is not None:
         renew_locks([runtime, registry.pools, registry.caches, losses])
         _inherited = runtime
-        runtime.fall_silent(_observe_child)
+        runtime.deactivate_child(_observe_child)
 
 
 if hasattr(os, "register_at_fork"):
@@ -159,19 +158,19 @@ def _observe_child() -> None:
     """Observe this process, a forked child that begins to serve Chainlit."""
     global _active, _inherited
     with _lock:
-        parents, _inherited = _inherited, None
-        if parents is None:
+        inherited, _inherited = _inherited, None
+        if inherited is None:
             return
         guard = Guard("server")
         with guard:
-            parents.abandon()
+            inherited.undo_patches()
         with guard:
             registry.pools.renew()
             registry.caches.renew(guard)
         with guard:
-            meters, tracers = parents.pipeline.given()
-            pipeline = build_pipeline(parents.settings, meters, tracers)
-            runtime = Runtime(parents.settings, pipeline, resync=False)
+            meters, tracers = inherited.pipeline.host_providers()
+            pipeline = build_pipeline(inherited.settings, meters, tracers)
+            runtime = Runtime(inherited.settings, pipeline, resync=False)
             runtime.start()
             _active = runtime
 
@@ -205,7 +204,7 @@ class Runtime:
             pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
         )
         self.context = context = ProbeContext(
-            settings, pipeline, guards, telemetry, tracing, self, resync
+            settings, pipeline, guards, telemetry, tracing, self._announce, self.stop, resync
         )
         self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
         self._patches: list[Patches] = []
@@ -272,7 +271,7 @@ class Runtime:
         """Return what is off, not to be had here, or failing, each with the reason."""
         settings = self._settings
         off = {
-            name: f"it failed {guard.errors} times, which the log tells of"
+            name: f"it failed {guard.errors} times; see the log"
             for name, guard in self._guards.items()
             if guard.errors
         }
@@ -292,8 +291,8 @@ class Runtime:
             )
         return off
 
-    def fall_silent(self, on_serving: Callable[[], None]) -> None:
-        """In a forked child, neither observe nor say anything any more, for good.
+    def deactivate_child(self, on_serving: Callable[[], None]) -> None:
+        """In a forked child, observe nothing and serve nothing any more.
 
         Args:
             on_serving: Called when the child begins to serve Chainlit.
@@ -301,43 +300,43 @@ class Runtime:
         self._running = False
         self._on_serving = on_serving
         atexit.unregister(self.stop)
-        # Most children serve nothing, and may do without the time that it takes to undo them.
+        # Inert and not undone, which takes time: most children exit soon and serve nothing.
         for patches in self._patches:
             patches.active = False
         self._telemetry.silence()
         if self._admin is not None:
             with self._guards["server"]:
-                self._admin.abandon()
+                self._admin.close_in_child()
             self._admin = None
         if _LAST_MODULE in sys.modules:
             self._await_serving(on_serving)
 
     def _await_serving(self, on_serving: Callable[[], None]) -> None:
-        # On behalf of nobody: it does not observe.
+        # They belong to no instance, since they do not observe anything.
         patches = Patches(None)
         with self._guards["server"]:
-            forked_child.install(patches, self._guards["server"], on_serving)
+            lifecycle.await_serving(patches, self._guards["server"], on_serving)
         self._patches.append(patches)
 
-    def abandon(self) -> None:
-        """Undo every patch, and no more: what was observed is the parent's."""
+    def undo_patches(self) -> None:
+        """Undo every patch, and leave the ledgers as they are."""
         self._on_serving = None
         while self._patches:
             with self._guards["server"]:
                 self._patches.pop().undo()
 
-    def warn_of_others(
+    def warn_of_differences(
         self,
         settings: Settings | None,
         tracer_provider: TracerProvider | None,
         meter_provider: MeterProvider | None,
     ) -> None:
-        """Say it if somebody asks for other settings or providers than those in force.
+        """Warn if `enable()` is given other settings or providers than those in force.
 
         Args:
-            settings: The settings; None if nobody asks for any.
-            tracer_provider: Where spans would go; None if nobody says.
-            meter_provider: Where metrics would go; None if nobody says.
+            settings: The settings; None if none were given.
+            tracer_provider: Where spans would go; None if none was given.
+            meter_provider: Where metrics would go; None if none was given.
         """
         others = [] if settings is None else self._settings.differences(settings)
         if tracer_provider not in (None, self._pipeline.tracer_provider):
@@ -355,17 +354,17 @@ class Runtime:
     def close(self) -> bool:
         """Undo every patch, close the ledgers, export them and stop serving.
 
-        What has called it may be a signal handler that has interrupted any of our ledgers, or the
-        SDK, while it held a lock. To take that again would be to wait for ever, and a lock that
-        lets its owner in again would show a ledger that is half updated. So all that takes locks
-        is done by a thread, and this one waits for it no longer than is reasonable.
+        A signal handler may have called it, and interrupted a ledger or the SDK while it held a
+        lock. To take that lock here would be a deadlock, and a reentrant lock would expose a
+        ledger that is half updated. So everything that takes locks runs in a thread of its own,
+        which is waited for with a timeout.
 
         Returns:
             Whether all is done.
         """
         self._running = False
         atexit.unregister(self.stop)
-        self.abandon()
+        self.undo_patches()
         timeout = 2 * self._settings.shutdown_timeout
         thread = Thread(target=self._shut_down, name="chainlit-otel-disable", daemon=True)
         try:
@@ -522,43 +521,17 @@ class Runtime:
                 catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
             )
 
-    def on_startup(self, router: Any) -> None:
-        """The server is about to serve an application; called on its event loop."""
-        for probe in self._probes:
-            with probe.guard:
-                probe.on_startup()
-        with self._guards["server"]:
-            self._announce(router)
-
-    def on_serving(self) -> None:
-        """The server serves; called on its event loop."""
-        for probe in self._probes:
-            with probe.guard:
-                probe.on_serving()
-
-    def on_server_shutdown(self, server: Any) -> None:
-        """A uvicorn server begins to stop; the app may run others in this process."""
-        if self._admin is not None and self._admin.is_served_by(server):
-            return
-        if lifecycle.is_server_of(server, sys.modules["chainlit.server"].app):
-            for probe in self._probes:
-                with probe.guard:
-                    probe.on_server_shutdown()
-
-    async def on_shutdown(self) -> None:
-        """The server has stopped serving, and the application is about to clean up."""
-        await asyncio.to_thread(self.stop)
-
     def _announce(self, router: Any) -> None:
-        admin, in_app = self._admin, self._in_app
-        if in_app is not None:
-            in_app = lifecycle.path_of_chainlit(router) + in_app
-        announce(
-            *served(
-                admin.host if admin else None,
-                admin.port if admin else 0,
-                self._settings.port,
-                in_app,
+        with self._guards["server"]:
+            admin, in_app = self._admin, self._in_app
+            if in_app is not None:
+                in_app = lifecycle.path_of_chainlit(router) + in_app
+            announce(
+                *served(
+                    admin.host if admin else None,
+                    admin.port if admin else 0,
+                    self._settings.port,
+                    in_app,
+                )
             )
-        )
-        announce(logging.INFO, sent(self._pipeline.destinations()))
+            announce(logging.INFO, sent(self._pipeline.destinations()))

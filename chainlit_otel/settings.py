@@ -17,7 +17,7 @@ T = TypeVar("T")
 E = TypeVar("E", bound=Exception)
 
 Rule = tuple[Callable[[Any], bool], str]
-"""What holds for every value, and how to say so."""
+"""Tells whether a value is valid, and what to answer if it is not."""
 
 logger = logging.getLogger("chainlit_otel")
 
@@ -28,21 +28,21 @@ _problems: dict[str, None] = {}
 
 
 def warn(problem: str) -> None:
-    """Log that the environment says what cannot be, once in a process."""
+    """Log a problem with an environment variable, once in a process."""
     if problem not in _problems:
         _problems[problem] = None
-        # The handlers and filters of the log are the application's, and may raise.
+        # The handlers and filters of the logger belong to the application, and may raise.
         with suppress(Exception):
             logger.warning("%s", problem)
 
 
 def problems() -> list[str]:
-    """Return what `warn` was told so far."""
+    """Return the problems that `warn` has logged."""
     return list(_problems)
 
 
-def _said(error: E) -> E:
-    """Log what is refused: the traceback would say it only below everything that was called."""
+def _logged(error: E) -> E:
+    """Log an error that is about to be raised, since it stands below a long traceback."""
     with suppress(Exception):
         logger.error("%s", error)
     return error
@@ -144,8 +144,8 @@ def _is_route(path: str | None) -> bool:
 class Settings:
     """What can be set. Each field falls back to an environment variable, then to a default.
 
-    A variable whose value cannot be, or that is no setting though it starts with `CHAINLIT_OTEL_`,
-    is ignored with one warning: nobody is stopped by what others put into the environment.
+    A variable that has an invalid value, or that starts with `CHAINLIT_OTEL_` and is no setting, is
+    ignored with one warning: what others put into the environment must not stop the app.
 
     Raises:
         ValueError: A value that was given by keyword is out of its range.
@@ -245,12 +245,12 @@ class Settings:
     )
 
     def __new__(cls, *_: object, **keywords: object) -> Settings:
-        """Refuse what is no setting, with the one that may have been meant."""
+        """Refuse a keyword that is no setting, and name the setting that may have been meant."""
         known = [f.name for f in fields(cls)]
         for name in keywords.keys() - known:
             near = get_close_matches(name, known, n=1)
             fix = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
-            raise _said(TypeError(f"there is no setting {name}: {fix}"))
+            raise _logged(TypeError(f"there is no setting {name}: {fix}"))
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
@@ -260,13 +260,13 @@ class Settings:
             broken = _broken(f.metadata["rules"], value)
             if broken is not None:
                 shown = "***" if f.metadata["secret"] else repr(value)
-                raise _said(
+                raise _logged(
                     ValueError(f"setting {f.name} ({f.metadata['env']}) is {shown}: {broken}")
                 )
         _warn_of_unknown_variables()
 
     def differences(self, others: Settings) -> list[str]:
-        """Return what other settings have otherwise, in words that show no secret."""
+        """Return in which settings others differ, in words that show no secret."""
         return [
             f"{f.name} is another one"
             if f.metadata["secret"]

@@ -20,7 +20,7 @@ from chainlit.session import WebsocketSession, ws_sessions_id, ws_sessions_sid
 import chainlit_otel
 from chainlit_otel import runtime
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.sockets.connections import Sockets
 
 COUNT = 5000
 

@@ -19,7 +19,7 @@ logging.basicConfig(format="%(message)s")
 import chainlit_otel
 from chainlit_otel import Settings, runtime
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.sockets.connections import Sockets
 """
 
 OTHERS = """
@@ -87,7 +87,7 @@ import chainlit.server as server
 from fastapi import FastAPI
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.applications import Starlette
-from chainlit_otel.probes.lifecycle import is_server_of
+from chainlit_otel.probes.lifecycle import Lifecycle, is_server_of
 
 def serves(app):
     config = types.SimpleNamespace(loaded_app=app)
@@ -98,15 +98,17 @@ outer.mount("/chat", server.app)
 print(serves(server.app), serves(GZipMiddleware(server.app)), serves(outer), serves(lambda: None))
 print(serves(Starlette()), serves(GZipMiddleware(FastAPI())))
 instance = runtime._active
+print(is_server_of(instance._admin._server, server.app))
+lifecycle = instance.context.get(Lifecycle)
 other = types.SimpleNamespace(config=types.SimpleNamespace(loaded_app=Starlette()))
 own = types.SimpleNamespace(config=types.SimpleNamespace(loaded_app=server.app))
-instance.on_server_shutdown(other)
+lifecycle.on_uvicorn_shutdown(other)
 print(instance.context.get(Sockets).stopping)
-instance.on_server_shutdown(own)
+lifecycle.on_uvicorn_shutdown(own)
 print(instance.context.get(Sockets).stopping)
-instance.on_startup(server.app.router)
+lifecycle.on_lifespan_startup(server.app.router)
 print(instance.context.get(Sockets).stopping)
-instance.on_server_shutdown(own)
+lifecycle.on_uvicorn_shutdown(own)
 chainlit_otel.disable()
 chainlit_otel.enable(Settings(port=0))
 print(runtime._active is instance, runtime._active.context.get(Sockets).stopping)
@@ -146,6 +148,7 @@ def test_a_server_beside_the_app_does_not_stop_it(tmp_path: Path) -> None:
     assert done.stdout.splitlines() == [
         "True True True True",
         "False False",
+        "False",
         "False",
         "True",
         "False",

@@ -28,8 +28,8 @@ class Connection:
 class ConnectionLedger:
     """The ledger of all connections. Thread-safe.
 
-    Socket.IO opens by polling and upgrades to a websocket a moment later without telling
-    anybody, so a connection that still polls is asked again at each reading.
+    A connection of Socket.IO starts by polling and upgrades to a websocket a moment later. Nothing
+    is called then, so each connection that still polls is checked at each reading.
 
     Args:
         on_close: Called for each connection that closed, after it was recorded.
@@ -43,7 +43,7 @@ class ConnectionLedger:
         self._open: set[Connection] = set()
         self._polling: set[Connection] = set()
         self._rejected: Counter[tuple[str, ...]] = Counter()
-        self._thrown_away: Counter[tuple[str, ...]] = Counter()
+        self._dropped: Counter[tuple[str, ...]] = Counter()
 
     def open(self, upgraded: Callable[[], bool]) -> Connection:
         """Open a connection and return its handle.
@@ -71,10 +71,10 @@ class ConnectionLedger:
         with self._lock:
             self._rejected[(reason,)] += 1
 
-    def throw_away(self, reason: str, packets: int = 1) -> None:
-        """Packets that a browser sent were thrown away before anybody could take them in."""
+    def drop(self, reason: str, packets: int = 1) -> None:
+        """Packets that a browser sent were dropped before Chainlit got them."""
         with self._lock:
-            self._thrown_away[(reason,)] += packets
+            self._dropped[(reason,)] += packets
 
     def close_all(self, reason: str) -> None:
         """Close every open connection."""
@@ -95,7 +95,7 @@ class ConnectionLedger:
         with self._lock:
             return dict(self._rejected)
 
-    def thrown_away(self) -> dict[tuple[str, ...], int]:
-        """Packets thrown away, by reason."""
+    def dropped(self) -> dict[tuple[str, ...], int]:
+        """Packets dropped, by reason."""
         with self._lock:
-            return dict(self._thrown_away)
+            return dict(self._dropped)

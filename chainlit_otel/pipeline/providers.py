@@ -68,7 +68,7 @@ class Pipeline:
         """What keeps the histograms in place of our provider; None if that keeps them itself."""
         return self.reader.histograms if self.reader is not None else None
 
-    def given(self) -> tuple[MeterProvider | None, TracerProvider | None]:
+    def host_providers(self) -> tuple[MeterProvider | None, TracerProvider | None]:
         """Return the providers of the application, as `build_pipeline` takes them."""
         meters = self.meter_providers[0]
         return None if is_ours(meters) else meters, self.tracer_provider

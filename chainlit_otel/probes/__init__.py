@@ -17,7 +17,7 @@ from chainlit_otel.probes.mcp import Mcp
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe
 from chainlit_otel.probes.sessions import Sessions
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.sockets.connections import Sockets
 from chainlit_otel.probes.steps import Steps
 
 PROBES: tuple[type[Probe], ...] = (

@@ -1,11 +1,11 @@
 """Turns and messages of browsers: the handlers of `chainlit.socket`, `sio.emit` and `sio.call`.
 
-A turn is the run of `process_message`, which `client_message` starts as a task and looks up at
-each call, or that of the handler of `edit_message` or `audio_end`. All that reaches a browser goes
-through the `emit` of the one Socket.IO server; only there can be told, at the moment of sending,
-that the socket is gone and nobody will ever see the content. What waits for a user's answer goes
-through its `call`. That a user wants a turn stopped is what the handler of `stop` says, and nothing
-else: an app cancels tasks for reasons of its own.
+A turn is one run of `process_message`, which `client_message` starts as a task and looks up at
+each call, or of the handler of `edit_message` or `audio_end`. Everything that is sent to a browser
+goes through the `emit` of the one Socket.IO server. Only there can it be seen, at the moment of
+sending, that the socket is gone and nobody will see the content. What waits for an answer of the
+user goes through its `call`. Only the handler of `stop` shows that a user has stopped a turn: a
+cancelled task does not, since an app cancels tasks for reasons of its own.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from chainlit_otel.probes.chainlit_types import ChainlitMessage, ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions, current_session
-from chainlit_otel.probes.sockets import Sockets
+from chainlit_otel.probes.sockets.connections import Sockets
 
 _PROFILES = 32
 # What is shown to a user or played, by its event. A step goes by the events of messages.
 _CONTENT = frozenset(catalog.EMIT_EVENT.values) - {"step", "audio"} | {"audio_chunk"}
-_QUESTIONS = ("ask", "call_fn")
+_ASK_EVENTS = ("ask", "call_fn")
 _ASK_TYPES = frozenset(catalog.ASK_TYPE.values)
 
 Handler = Callable[..., Awaitable[Any]]
@@ -133,7 +133,7 @@ class Messages(Probe):
         return turn
 
     def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
-        """Open the span of a turn that has begun, if anybody listens."""
+        """Start the span of a turn that has started, if tracing is enabled."""
         if not self._tracing.is_enabled:
             return
         attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
@@ -148,21 +148,21 @@ class Messages(Probe):
         self.ledger.end(turn)
         if scope is not None:
             self._tracing.end(scope, turn.outcome, turn.error)
-        # Its traceback may lead to the session and so to the task, by which the turn is known here.
+        # Its traceback may refer to the session and so to the task, which is a weak key here.
         turn.error = None
         current_turn.set(None)
 
     def end(self, reason: str) -> None:
-        """Every turn under way ends as cancelled: nobody waits for its answer any more."""
+        """End every turn under way as cancelled: nobody will get its answer."""
         self.ledger.cancel_all()
         for turn, scope in list(self._scopes.items()):
             self._tracing.end(scope, turn.outcome)
         self._scopes.clear()
 
     def on_error(self, error: BaseException) -> None:
-        """What makes the turn raised something that Chainlit is about to swallow."""
+        """Code of the turn raised an exception that Chainlit is about to swallow."""
         turn = current_turn.get()
-        # A task that a turn has left behind tells no more of it.
+        # A task that outlives its turn does not change the outcome any more.
         if turn is None or turn.ended:
             return
         outcome = self.outcome_of(error)
@@ -172,7 +172,7 @@ class Messages(Probe):
             turn.cancelled = True
 
     def on_stop(self, session: ChainlitSession | None) -> None:
-        """The user stops what runs for a session: Chainlit is about to cancel its task."""
+        """The user has stopped the task of a session, which Chainlit is about to cancel."""
         task = getattr(session, "current_task", None)
         if task is None or task.done():
             return
@@ -181,11 +181,11 @@ class Messages(Probe):
             turn.cancelled = True
 
     def outcome_of(self, error: BaseException | None) -> str:
-        """Return the outcome of what `error` has ended here, or of what has ended without.
+        """Return the outcome of a call that has raised `error`, or has returned if that is None.
 
-        A cancellation is the user's stop, or the end of the process, or else the app's own: a
-        time-out, a task group whose child failed. Then what was to be done has failed. A generator
-        that nobody reads on has done all that was wanted of it.
+        A cancellation by the user's stop, or by the end of the process, is `cancelled`. Any other
+        one is the app's own, such as a timeout or a task group with a failed child, and an error. A
+        generator that is closed before its end has given all that its caller wanted, and is `ok`.
         """
         if error is None:
             return "ok"
@@ -218,16 +218,16 @@ class Messages(Probe):
         scope.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
     def on_received(self, text: object, message_id: str = "") -> None:
-        """A user's message was taken in, or an answer to a question of the app.
+        """A message of a user has arrived, or an answer to a question of the app.
 
         Args:
-            text: What the user wrote; None if it was said.
+            text: What the user wrote; None if the message was spoken.
             message_id: Its id, if it has one.
         """
         self.ledger.message("inbound")
         turn = current_turn.get()
         if turn is None or turn.first_output:
-            # Once the app has said something, it is an answer to a question of the app.
+            # Once the app has sent something, this is an answer to a question of the app.
             return
         turn.message_id = message_id
         if self._capture:
@@ -262,9 +262,9 @@ class Messages(Probe):
                 self._annotate(catalog.TURN_OUTPUT, text)
 
     def on_output(self, content: Any) -> None:
-        """Something that a user can see is sent, be it a text or a file."""
+        """A text or a file that a user can see is sent."""
         turn = current_turn.get()
-        # What the user has attached to the message is sent back to the page that it came from.
+        # The page is sent what its user has attached to the message, which is no output.
         if turn is not None and not (turn.message_id and content.get("forId") == turn.message_id):
             turn.output(time.monotonic_ns())
 
@@ -273,7 +273,7 @@ class Messages(Probe):
         return self._spans.start(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
 
     def end_ask(self, scope: SpanScope, outcome: str) -> None:
-        """The app waits no more."""
+        """The app no longer waits for its user."""
         self._tracing.end(scope, outcome)
 
     def _annotate(self, key: str, text: object) -> None:
@@ -309,7 +309,7 @@ def _wrap_handler(
     received: Callable[..., None],
     original: Handler,
 ) -> Handler:
-    """Wrap a handler whose run is a turn; `received` is told what came with its event."""
+    """Wrap a handler whose run is a turn; `received` is called with the data of its event."""
 
     @wraps(original)
     async def handler(sid: str, *args: Any) -> Any:
@@ -327,7 +327,7 @@ def _wrap_handler(
 
 def _on_edit(messages: Messages, payload: Any = None, *_: Any) -> None:
     message = payload.get("message") if isinstance(payload, dict) else None
-    # Chainlit's handler fails on anything else that a browser may send.
+    # For anything else that a browser may send, Chainlit's handler raises.
     if isinstance(message, dict) and "id" in message and "output" in message:
         messages.on_received(message["output"], message["id"])
 
@@ -348,9 +348,9 @@ def _wrap_stop(patches: Patches, messages: Messages, socket: Any, original: Hand
 
 
 class _InTurn:
-    """A context manager around what is a turn of a session; of none, if that is None.
+    """A context manager that starts and ends a turn of a session; it does nothing if that is None.
 
-    No coroutine of its own, which would be one more to wake for every token.
+    A coroutine around the call would be resumed at every token, too.
     """
 
     __slots__ = ("_messages", "_session", "_turn")
@@ -400,8 +400,8 @@ def _wrap_emitter_process_message(
 
 
 def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handler:
-    # This runs for every token. So it is a plain function that hands on what the original
-    # returns, and one more token of a turn is counted right here, by what cannot fail.
+    # This runs for every token. So it is a plain function that returns the coroutine of the
+    # original, and one more token of a turn is counted here, without a guard: nothing can raise.
     connections, turn_now, clock = messages.connections, current_turn.get, time.monotonic_ns
 
     @wraps(original)
@@ -413,7 +413,7 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
         elif patches.active and isinstance(event, str) and event in _CONTENT:
             with messages.guard:
                 messages.on_emit(event, data, to or _room(*args, **kwargs))
-        # Unpacking empty arguments takes as long as all the rest of this.
+        # Unpacking empty arguments would take as long as all the rest of this function.
         if args or kwargs:
             return original(event, data, to, *args, **kwargs)
         return original(event, data, to)
@@ -422,20 +422,20 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
 
 
 def _room(room: object = None, *_: object, **__: object) -> object:
-    """Return where something is sent that is not sent `to` anybody, as `sio.call` sends it."""
+    """Return the `room` argument, by which `sio.call` sends in place of `to`."""
     return room
 
 
 def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handler:
     @wraps(original)
     async def call(event: Any, data: Any = None, *args: Any, **kwargs: Any) -> Any:
-        # An app may have calls of its own, which need not wait for a person.
-        if not patches.active or event not in _QUESTIONS:
+        # An app may have calls of its own, which need not wait for a user.
+        if not patches.active or event not in _ASK_EVENTS:
             return await original(event, data, *args, **kwargs)
         started, kind, scope = time.monotonic_ns(), catalog.OTHER, NOOP_SCOPE
         with messages.guard:
             kind = ask_type(event, data)
-            # A person takes their time, so this is seen before the answer is.
+            # Users take their time to answer, so a scrape shows these at zero before.
             outcomes = product((kind,), catalog.ASK_OUTCOME.values)
             messages.telemetry.expect(catalog.ASK_DURATION, *outcomes)
             scope = messages.start_ask(kind)
@@ -461,24 +461,24 @@ def _ask_outcome(messages: Messages, error: BaseException) -> str:
     # python-socketio has a TimeoutError of its own.
     if type(error).__name__ == "TimeoutError":
         return "timeout"
-    # An app that cancels its own question, with a time-out as a rule, will wait no longer.
-    given_up = isinstance(error, CancelledError) and messages.outcome_of(error) != "cancelled"
-    return "timeout" if given_up else "cancelled"
+    # An app that cancels its own question does so, as a rule, by a timeout.
+    by_app = isinstance(error, CancelledError) and messages.outcome_of(error) != "cancelled"
+    return "timeout" if by_app else "cancelled"
 
 
 def _is_answer(step: Any) -> bool:
-    """Tell whether it is a message of the app that is sent.
+    """Tell whether a message event has a message of the app.
 
-    Steps are sent as messages, too, and what a user wrote is echoed.
+    Steps are sent by the same events, and so is the echo of what a user wrote.
     """
     kind = step["type"]
     return bool(kind.endswith("_message") and kind != "user_message")
 
 
 def _content(event: str, data: Any) -> str:
-    """Return what is sent by an event.
+    """Return the `chainlit.emit.event` of an event.
 
-    Steps, and the echo of what the user wrote, go by the events of messages and are no answers.
+    Steps, and the echo of what a user wrote, are sent by the events of messages.
     """
     if event == "audio_chunk":
         return "audio"

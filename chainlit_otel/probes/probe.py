@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, TypeVar
 
 from chainlit_otel.catalog import Attribute
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
@@ -17,22 +17,6 @@ from chainlit_otel.settings import Settings
 T = TypeVar("T")
 
 
-class Lifespan(Protocol):
-    """Who is told when the server starts and stops."""
-
-    def on_startup(self, router: Any) -> None:
-        """The server is about to serve an application; called on its event loop."""
-
-    def on_serving(self) -> None:
-        """The server serves; called on its event loop."""
-
-    def on_server_shutdown(self, server: Any) -> None:
-        """A uvicorn server begins to stop."""
-
-    async def on_shutdown(self) -> None:
-        """The server has stopped serving, and the application is about to clean up."""
-
-
 class ProbeContext:
     """What all probes of one instance share.
 
@@ -42,7 +26,8 @@ class ProbeContext:
         guards: A guard for each probe, by its name.
         telemetry: Records histograms, and reads counters and gauges.
         tracing: Starts and ends spans.
-        lifespan: Told when the server starts and stops.
+        announce: Called with the router of the application that a server is about to serve.
+        stop: Called when that server has stopped; ends what is open, and exports it.
         resync: Whether the sessions that are open when the probes are installed are this process's.
     """
 
@@ -53,7 +38,8 @@ class ProbeContext:
         guards: Mapping[str, Guard],
         telemetry: Telemetry,
         tracing: Tracing,
-        lifespan: Lifespan,
+        announce: Callable[[Any], None],
+        stop: Callable[[], None],
         resync: bool = True,
     ) -> None:
         self.settings = settings
@@ -61,7 +47,8 @@ class ProbeContext:
         self.guards = guards
         self.telemetry = telemetry
         self.tracing = tracing
-        self.lifespan = lifespan
+        self.announce = announce
+        self.stop = stop
         self.resync = resync
         self._made: dict[type[Any], Any] = {}
 
@@ -71,6 +58,11 @@ class ProbeContext:
             self._made[kind] = kind(self)  # type: ignore[call-arg]
         made: T = self._made[kind]
         return made
+
+    @property
+    def probes(self) -> list[Probe]:
+        """The probes that have been made, each after those that it uses."""
+        return [made for made in self._made.values() if isinstance(made, Probe)]
 
 
 class Probe:
@@ -94,7 +86,7 @@ class Probe:
         self.telemetry = context.telemetry
 
     def install(self, patches: Patches) -> None:
-        """Put the wrappers in place, and have the numbers read.
+        """Put the wrappers in place, and register the observable instruments.
 
         Args:
             patches: Takes the changes.
@@ -119,7 +111,7 @@ class Probe:
         """The server begins to stop, and will close its sockets."""
 
     def end(self, reason: str) -> None:
-        """Nobody will see the end of what is open: end it.
+        """End what is open, because its own end will not be observed.
 
         Args:
             reason: Why, as a value of `chainlit.session.end_reason`.

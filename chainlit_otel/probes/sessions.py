@@ -1,9 +1,9 @@
 """Sessions: `WebsocketSession` and `HTTPSession` of `chainlit.session`.
 
-The constructor, `restore` and `delete` of the session classes are the only seams that every
-way to start, take up and end a session goes through. `on_chat_start` and `on_chat_end` are
-not: the second fires whenever a socket drops, and either may be missing. The lookups are
-wrapped to see sessions that are asked for where they are not.
+Every session starts, reconnects and ends by the constructor, `restore` and `delete` of its class,
+and by nothing else. `on_chat_start` and `on_chat_end` are no such seams: the second is called
+whenever a socket drops, and an app may lack either. The lookups are wrapped to count requests for
+sessions that are not in this process.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from chainlit_otel.probes.retained import Retained
 # What Chainlit and its data layers make up is of this form; a browser may send any text for it.
 _THREAD_ID = re.compile(r"[0-9A-Fa-f-]{1,64}")
 
-# The function of Chainlit that asks for a session, and what it asks for. A browser that comes
-# with an unknown session id is no miss: that is how a new session begins.
+# The function of Chainlit that looks a session up, and what for. A browser that connects with an
+# unknown session id is no miss: that is how a new session starts.
 _SITES = {
     "restore_existing_session": None,
     "call_action": "action",
@@ -51,8 +51,8 @@ _SITES = {
 
 def current_session() -> ChainlitSession | None:
     """Return Chainlit's session that this runs on behalf of, if there is one."""
-    held = _context_var().get(None)
-    return None if held is None else held.session
+    context = _context_var().get(None)
+    return None if context is None else context.session
 
 
 @functools.cache
@@ -62,12 +62,12 @@ def _context_var() -> ContextVar[Any]:
 
 
 class Sessions(Probe):
-    """Chainlit's session objects, and what the ledger says of each.
+    """Chainlit's session objects, and the entry of each in the ledger.
 
     Attributes:
         ledger: The ledger of sessions.
         client_type: The clients.
-        misses: How often a session was asked for that is not here, by who asked.
+        misses: Lookups of sessions that are not in this process, by what looked them up.
         users: Who is signed in.
     """
 
@@ -90,7 +90,7 @@ class Sessions(Probe):
         self.users = Users()
 
     def install(self, patches: Patches) -> None:
-        """Wrap the session classes, and take up the sessions that are open."""
+        """Wrap the session classes, and start the sessions that are open in the ledger."""
         module = import_module("chainlit.session")
         for name in ("WebsocketSession", "HTTPSession", "ws_sessions_id"):
             if not hasattr(module, name):
@@ -122,7 +122,7 @@ class Sessions(Probe):
         return {catalog.CLIENT_TYPE: self.client_type}
 
     def on_startup(self) -> None:
-        """Have the sessions of each bot that the app has at zero before its first one."""
+        """Show the series of each bot that the app has at zero, before its first session."""
         bots = [("http", bot) for bot in catalog.BOTS if f"chainlit.{bot}.app" in sys.modules]
         self.telemetry.expect(catalog.SESSION_STARTS, *catalog.starts_of(*bots))
         self.telemetry.expect(catalog.SESSION_ACTIVE, *catalog.states_of(*bots))
@@ -157,12 +157,12 @@ class Sessions(Probe):
         self.telemetry.session_started(handle.hash)
 
     def resync(self) -> None:
-        """Take up the sessions that are open now."""
+        """Start the sessions that are open now in the ledger."""
         for session in list(_registry().values()):
             self.on_start(session, "websocket")
 
     def knows(self, session: ChainlitSession) -> bool:
-        """Tell whether a session is in the ledger, be it over."""
+        """Tell whether a session is in the ledger, whether it has ended or not."""
         return session in self._handles
 
     def record_turn(self, session: ChainlitSession) -> None:
@@ -184,7 +184,7 @@ class Sessions(Probe):
         return attributes
 
     def on_restore(self, session: ChainlitSession) -> None:
-        """A socket took up a session; one that has ended in the ledger begins anew."""
+        """A socket reconnects to a session; one that has ended in the ledger starts again."""
         handle = self._handles.get(session)
         if handle is None or not self.ledger.restore(handle):
             self._failed.discard(session)
@@ -199,11 +199,11 @@ class Sessions(Probe):
             self.ledger.drop(handle)
 
     def on_cleanup(self, session: ChainlitSession) -> None:
-        """Chainlit is done with the disconnect of a session, well or badly."""
+        """Chainlit has handled the disconnect of a session, with an error or without."""
         self._disconnecting.discard(session)
 
     def on_abandoned(self, session: ChainlitWebsocketSession, grace: float) -> None:
-        """Chainlit failed to clean up after a session, or will never be asked to.
+        """Chainlit failed to clean up after a session, or will never try to.
 
         Args:
             session: Chainlit's session.
@@ -228,17 +228,17 @@ class Sessions(Probe):
             self.ledger.end(handle, self._end_reason(session, handle))
 
     def check_retained(self, session: ChainlitSession) -> None:
-        """After a deletion: does Chainlit still hold the session?"""
+        """Note whether Chainlit still has a session that it has deleted."""
         if _registry().get(session.id) is session:
             self._failed.add(session)
 
     def retained(self) -> dict[tuple[str, ...], int]:
-        """What Chainlit still holds for sessions that ended, by kind."""
+        """Return how many objects Chainlit still has for sessions that ended, by kind."""
         alive = {*list(_registry()), *(session.id for session in self._http_sessions())}
         return {**self._retained.by_kind(alive), ("sessions",): len(self._failed)}
 
     def on_lookup_miss(self, site: str | None) -> None:
-        """A session was asked for that is not here."""
+        """A session was looked up that is not in this process."""
         if site is not None:
             self.misses.add((site,))
 
@@ -247,7 +247,7 @@ class Sessions(Probe):
             self.users.connect(session, str(session.user.identifier))
 
     def _http_sessions(self) -> Iterator[Any]:
-        # Taken in one go: others start and end sessions while somebody reads.
+        # A copy of the references: sessions start and end in other threads meanwhile.
         for reference in self._http.valuerefs():
             if (session := reference()) is not None:
                 yield session
@@ -271,20 +271,20 @@ def _conversation(thread_id: object) -> str:
 
 
 def hashed(session_id: object) -> str:
-    """Return what stands for a session id outside of this process, the same on every replica.
+    """Return the hash that is exported in place of a session id, the same on every replica.
 
-    Whoever knows the id itself can restore the session, if the app has no sign-in.
+    Whoever knows the id itself can restore the session if the app has no sign-in.
     """
     return hashlib.sha256(str(session_id).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _origin(session: ChainlitSession, type: SessionType) -> str:
-    """Tell whether the browser came with a thread to go on with.
+    """Return whether a session is new, or resumes the thread that the browser named.
 
-    It does when a user opens a stored thread, and also when a tab in which somebody has chatted
-    comes back after its session is gone, as all of them do after a restart.
+    A browser names one when its user opens a stored thread, and also when a tab that has had a
+    conversation reconnects after its session is gone, as all tabs do after a restart.
     """
-    # An HTTP session always carries a thread id, its own or one to go on with: they look alike.
+    # An HTTP session always has a thread id; whether the thread is stored cannot be seen.
     resumes = type == "websocket" and bool(session.thread_id_to_resume)
     return "thread_resume" if resumes else "new"
 
@@ -294,9 +294,9 @@ def _registry() -> Any:
 
 
 def calling_function(frame: FrameType | None) -> tuple[str, str]:
-    """Return the module and the name of the function of Chainlit that is calling.
+    """Return the module and the name of the function in the innermost frame of Chainlit.
 
-    It is that of the innermost frame of Chainlit; both are empty if there is none.
+    Both are empty if there is no such frame.
     """
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
@@ -360,7 +360,7 @@ def _wrap_require(sessions: Sessions) -> Any:
             return wrapped(*args, **kwargs)
         except ValueError:
             with sessions.guard:
-                # Without a socket, a request goes on here whose miss has been counted.
+                # None is the id of no socket: the miss of that request has been counted before.
                 if None not in (*args, *kwargs.values()):
                     sessions.on_lookup_miss("socket")
             raise

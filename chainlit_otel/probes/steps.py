@@ -1,12 +1,12 @@
 """Steps: `chainlit.step.Step`, by its context manager or by `send` and `update` alone.
 
-The context manager is what `@cl.step` uses, too, in a coroutine or in a worker thread. The
-handlers for LangChain and LlamaIndex never enter a step: they stamp its start and send it, and
-stamp its end and send it again. What they send in between may name it as its parent, so its span
-begins and ends with its stamps. It is never the current one; and one that never ends is not told.
+`@cl.step` uses the context manager, too, in a coroutine or in a worker thread. The handlers for
+LangChain and LlamaIndex never enter a step: they set its start time and send it, and set its end
+time and send it again. Steps that they send in between may name it as their parent. So the span of
+a step that is only sent has these two times, is never the current one, and is not exported if the
+step never ends.
 
-An app may give a step its true name and type only while it runs, and those count: they are asked
-for when it ends.
+An app may set the final name and type of a step while that runs, so both are read when it ends.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class _StepState:
     """What is known of a step.
 
     Attributes:
-        entered: Whether it is one that is entered; else it is one that is only sent.
+        entered: Whether it was entered as a context manager; else it is only sent.
         started: Monotonic time at which it was entered, in nanoseconds.
         scope: Its span.
-        named: Its type and name, as its span was named by them.
+        named: Its type and name when its span was named by them.
         open: Whether it has started and not ended.
     """
 
@@ -119,7 +119,7 @@ class Steps(Probe):
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
     def on_send(self, step: ChainlitStep) -> None:
-        """A step was sent or updated, which tells of one that is not entered."""
+        """A step was sent or updated: for one that is not entered, its start or its end."""
         state = self._states.get(step)
         if not step.start or (state is not None and state.entered):
             return
@@ -153,12 +153,12 @@ class Steps(Probe):
     ) -> None:
         state.open = False
         kind = self.types(step.type)
-        # The first step of a type that fails is told as soon as there was one that did not.
+        # From the first step of a type on, so that `rate()` does not lose the first that fails.
         self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
         self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
         span = state.scope.span
         if span.is_recording():
-            # What a step holds is the app's, and may fail to become a text.
+            # The content of a step is the app's, and its `__str__` may raise.
             with self._tracing.guard:
                 if state.named != (step.type, step.name):
                     name, attributes = self._describe(step)
@@ -181,14 +181,14 @@ class Steps(Probe):
 
 
 def _content(step: ChainlitStep) -> dict[str, str]:
-    # The input of this one, which Chainlit opens itself, is the user's message.
+    # The input of the step that Chainlit itself starts is the user's message.
     if step.type == "run" and step.name == "on_message":
         return {}
     return {catalog.STEP_INPUT: utf8_safe(step.input), catalog.STEP_OUTPUT: utf8_safe(step.output)}
 
 
 def _nanoseconds(stamp: str) -> int:
-    """Return the time since the epoch of a stamp of Chainlit's, which is in UTC."""
+    """Return a timestamp of Chainlit, which is in UTC, as nanoseconds since the epoch."""
     moment = datetime.fromisoformat(stamp.removesuffix("Z")).replace(tzinfo=timezone.utc)
     return int(moment.timestamp() * 1e6) * 1000
 

@@ -74,24 +74,20 @@ class AdminServer:
         host = "127.0.0.1" if self.host in ("0.0.0.0", "") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
-    def is_served_by(self, server: object) -> bool:
-        """Tell whether a uvicorn server is the one of this admin server."""
-        return server is self._server
-
     def stop(self) -> None:
         """Stop serving and free the port."""
         self._server.end()
         self._thread.join(timeout=5)
         self._socket.close()
 
-    def abandon(self) -> None:
-        """In a forked child, let go of what the parent serves.
+    def close_in_child(self) -> None:
+        """In a forked child, close the sockets that it shares with its parent.
 
-        As long as the child had its sockets, too, the port would not be free when the parent stops,
-        and its clients would not see that it closes their connections.
+        While the child has them open, the port is not free when the parent stops, and its clients
+        do not see that it closes their connections.
         """
-        # Its event loop is the parent's, down to the handle of the system. It must not be closed
-        # here, as it would be with the last reference to it.
+        # The child shares the file descriptor of the parent's event loop, which would be closed
+        # with the last reference to that.
         _inherited.append(self)
         self._server.close_sockets()
         self._socket.close()

@@ -134,17 +134,20 @@ class KnownHosts:
     Args:
         app: What is served.
         others: More names that are let in.
+
+    Attributes:
+        app: What is served, by the name that ASGI middlewares have for it.
     """
 
     def __init__(self, app: ASGIApp, others: Iterable[str] = ()) -> None:
-        self._app = app
+        self.app = app
         names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
         self._names = frozenset(filter(None, map(_host, names)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         host = _host(Headers(scope=scope).get("host", ""))
-        app = self._app if host in self._names or _is_loopback(host) else _foreign()
+        app = self.app if host in self._names or _is_loopback(host) else _foreign()
         await app(scope, receive, send)
 
 

@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from chainlit_otel import catalog
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.histograms import Histograms
-from chainlit_otel.probes import sockets as probe
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import connections as probe
 from tests.support.probes import probe_context
 
 

@@ -16,22 +16,6 @@ from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes.probe import ProbeContext
 
 
-class NoLifespan:
-    """Hears of no start and no stop."""
-
-    def on_startup(self, router: Any) -> None:
-        """Do nothing."""
-
-    def on_serving(self) -> None:
-        """Do nothing."""
-
-    def on_server_shutdown(self, server: Any) -> None:
-        """Do nothing."""
-
-    async def on_shutdown(self) -> None:
-        """Do nothing."""
-
-
 def probe_context(
     tracer: Tracer | None = None, histograms: Histograms | None = None, **settings: Any
 ) -> ProbeContext:
@@ -50,5 +34,6 @@ def probe_context(
         guards,
         Telemetry(providers, guards["server"], histograms),
         Tracing(tracer or NoOpTracer(), False, guards["tracing"]),
-        NoLifespan(),
+        announce=lambda _: None,
+        stop=lambda: None,
     )

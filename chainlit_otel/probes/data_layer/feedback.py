@@ -1,12 +1,12 @@
 """Feedback: the `upsert_feedback` and `delete_feedback` of the data layer.
 
-The page's thumbs and those of Slack, Teams and Discord meet there, and `on_feedback` comes after
-it, for the page alone. What the layer could not store, and says so by an exception, is no
-feedback: it shows among the layer's operations. `SQLAlchemyDataLayer` swallows the errors of its
-database and returns a fresh id, so what it failed to store counts here.
+The feedback of the page and of Slack, Teams and Discord goes through these; `on_feedback` is called
+after them, and for the page only. If the layer raises, the feedback is not stored and does not
+count here: it is an error among the operations of the layer. `SQLAlchemyDataLayer` swallows the
+errors of its database and returns a new id, so feedback that it failed to store counts.
 
-A user who changes their mind, or adds a comment, has given feedback again. It is not linked to
-its turn: it may come days later, from another process, and knows the id of a step only.
+A user who changes their mind, or adds a comment, gives feedback again. It is not linked to its
+turn: it may come days later, to another process, and has the id of a step only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
 class Feedback(Probe):
-    """What users thought of it."""
+    """The feedback of users, by its value."""
 
     name = "feedback"
 
@@ -50,7 +50,7 @@ class Feedback(Probe):
             self._given.add((value,))
 
     def given(self) -> dict[tuple[str, ...], int]:
-        """How much feedback there was, by value."""
+        """Return how much feedback there was, by value."""
         return self._given.read()
 
 
@@ -59,7 +59,7 @@ def _value(_: Any, feedback: ChainlitFeedback) -> str:
 
 
 def _deletion(deleted: Any, feedback_id: Any) -> str | None:
-    # Layers that say nothing return None.
+    # A layer that does not report whether it has deleted anything returns None.
     return None if deleted is False else "deleted"
 
 

@@ -1,11 +1,11 @@
 """Connections: the handlers that Chainlit registered with python-socketio.
 
-The `connect` and `disconnect` handlers are replaced in the table where python-socketio looks
-them up at each call. They alone know why a connection was refused or closed, and which socket
-of a session is the current one. Below them lies the close of the Engine.IO socket, for the
-sockets that die while they connect: python-socketio never calls `disconnect` for those, and
-Chainlit keeps their sessions for ever. Engine.IO alone sees a poll that comes to the wrong
-replica, which is the first thing to fail where a proxy is not sticky.
+The `connect` and `disconnect` handlers are replaced in the table in which python-socketio looks
+them up at each call. Only they know why a connection was refused or closed, and which socket of a
+session is the current one. The close of the Engine.IO socket is wrapped for the sockets that are
+lost while they connect: python-socketio never calls `disconnect` for those, and Chainlit keeps
+their sessions for ever. Only Engine.IO sees a poll that comes to the wrong replica, which is the
+first thing to fail where a load balancer has no sticky sessions.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from chainlit_otel.pipeline.spans import (
     current_span_context,
     outcome_of,
 )
-from chainlit_otel.probes import inbound
 from chainlit_otel.probes.chainlit_types import ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions
+from chainlit_otel.probes.sockets import inbound
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -60,7 +60,7 @@ class Sockets(Probe):
         self._reasons: dict[str, object] = {}
 
     def install(self, patches: Patches) -> None:
-        """Replace the handlers, and take up the sockets that are open."""
+        """Replace the handlers, and open the connections of the sockets that are open."""
         sio = getattr(import_module("chainlit.server"), "sio", None)
         if sio is None or not hasattr(sio, "eio"):
             raise SeamMissing("chainlit.server.sio")
@@ -85,9 +85,7 @@ class Sockets(Probe):
         self.telemetry.register_observable(
             catalog.CONNECTION_REJECTED, self.ledger.rejected, self.guard
         )
-        self.telemetry.register_observable(
-            catalog.INBOUND_DROPPED, self.ledger.thrown_away, self.guard
-        )
+        self.telemetry.register_observable(catalog.INBOUND_DROPPED, self.ledger.dropped, self.guard)
 
     def on_startup(self) -> None:
         """A server that starts closes no sockets, whatever another one did."""
@@ -106,21 +104,21 @@ class Sockets(Probe):
             self.telemetry.record(catalog.CONNECTION_DURATION, seconds, reason)
 
     def start_connect(self) -> SpanScope:
-        """Chainlit is about to be asked whether a socket may connect."""
+        """Chainlit's `connect` handler is about to run."""
         return self._tracing.start_root(catalog.SPAN_CONNECT, {}, [current_span_context()])
 
     def end_connect(self, sid: str, scope: SpanScope, error: BaseException | None) -> None:
-        """Chainlit has said whether a socket may connect."""
+        """Chainlit's `connect` handler has accepted or refused a socket."""
         session = _session_of(sid)
         if session is not None:
             scope.span.set_attributes(self._sessions.attributes(session))
-            # One that died meanwhile has been lost already: nobody would take its span out again.
+            # One that was lost meanwhile is closed already, and nothing would remove its span.
             if sid in self.connections and scope.span.is_recording():
                 self._spans.connected(sid, scope.span.get_span_context())
         self._tracing.end(scope, outcome_of(error), error)
 
     def start_disconnect(self, sid: str) -> SpanScope:
-        """Chainlit is about to be told that a socket is gone."""
+        """Chainlit's `disconnect` handler is about to run."""
         session = _session_of(sid)
         attributes = {} if session is None else self._sessions.attributes(session)
         return self._tracing.start_root(
@@ -128,7 +126,7 @@ class Sockets(Probe):
         )
 
     def end_disconnect(self, scope: SpanScope, error: BaseException | None) -> None:
-        """Chainlit has dealt with a socket that is gone."""
+        """Chainlit's `disconnect` handler is done."""
         self._tracing.end(scope, outcome_of(error), error)
 
     def on_connect(self, sid: str) -> None:
@@ -155,9 +153,9 @@ class Sockets(Probe):
         session = _session_of(sid)
         if session is not None:
             self._sessions.on_drop(session)
-        of_engine = self._reasons.pop(sid, None)
+        engine_reason = self._reasons.pop(sid, None)
         if connection := self.connections.pop(sid, None):
-            self.ledger.close(connection, self._reason(reason or of_engine))
+            self.ledger.close(connection, self._reason(reason or engine_reason))
         return session
 
     def _reason(self, reason: object) -> str:
@@ -172,13 +170,13 @@ class Sockets(Probe):
             self._sessions.on_abandoned(session, _grace())
 
     def on_engine_closing(self, engine_sid: str, reason: object) -> None:
-        """An Engine.IO socket closes; older releases of python-socketio do not pass on why."""
+        """An Engine.IO socket closes, by a reason that older python-socketio does not pass on."""
         sid = self._sids.get(engine_sid, "")
         if sid in self.connections:
             self._reasons[sid] = reason
 
     def on_engine_close(self, engine_sid: str) -> None:
-        """The Engine.IO socket is closed; Chainlit may not have been told."""
+        """An Engine.IO socket is closed; Chainlit's handler may not have been called for it."""
         sid = self._sids.pop(engine_sid, "")
         self._spans.forget(sid)
         if sid in self.connections:
@@ -191,7 +189,7 @@ class Sockets(Probe):
         self._sessions.on_lookup_miss("socket")
 
     def resync(self) -> None:
-        """Take up the sockets that are open now, and only those."""
+        """Start anew with the sockets that are open now."""
         self.stopping = False
         self._spans.clear()
         self.connections.clear()
@@ -221,7 +219,7 @@ def refusal(error: BaseException | None) -> str:
 
 
 def close_reason(reason: object) -> str:
-    """Return the close reason for what is known of it, which may be None."""
+    """Return the close reason for that of Engine.IO, which may be None."""
     named = str(reason).replace(" ", "_")
     return named if named in catalog.CLOSE_REASON.values else catalog.OTHER
 
@@ -281,9 +279,9 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
             session = sockets.on_disconnect(
                 sid, reason[0] if reason else _reason_of_close(sys._getframe())
             )
-        # python-socketio offers a reason first and calls again without, on the TypeError of a
-        # handler that takes none. The original gets both calls, so that a TypeError from
-        # inside it is met as it would be without us.
+        # python-socketio calls with a reason first, and without one after the TypeError of a
+        # handler that takes none. The original gets both calls, so that a TypeError that is raised
+        # inside it has the same effect as without us.
         if len(reason) >= arity:
             return await original(sid, *reason)
         scope: SpanScope | None = None
@@ -307,9 +305,9 @@ def _wrap_disconnect(patches: Patches, sockets: Sockets, original: Handler) -> H
 
 
 def _reason_of_close(frame: FrameType | None) -> str | None:
-    """Return why a socket is closed for which python-socketio gives no reason, as older ones do.
+    """Return why a socket is closed if python-socketio gives no reason, as older releases do.
 
-    What Engine.IO has not closed is closed by the browser, by a packet, or by the app.
+    If Engine.IO has not closed it, then the browser has, by a packet, or the app.
     """
     while frame is not None and frame.f_code.co_name != "_handle_eio_message":
         frame = frame.f_back
@@ -324,7 +322,7 @@ def _wrap_engine_disconnect(patches: Patches, sockets: Sockets, original: Handle
         with sockets.guard:
             if patches.active and reason:
                 sockets.on_engine_closing(engine_sid, reason[0])
-        # python-engineio, too, calls again without a reason, and has closed nothing until then.
+        # python-engineio calls again without a reason, too, and closes the socket only then.
         if len(reason) >= arity:
             return await original(engine_sid, *reason)
         try:
@@ -341,7 +339,7 @@ def _wrap_bad_request(patches: Patches, sockets: Sockets, original: Any) -> Any:
     @wraps(original)
     def bad_request(*args: Any, **kwargs: Any) -> Any:
         with sockets.guard:
-            # Without a socket's id it is no poll at all.
+            # Without the id of a socket it is no poll.
             message = str(args[0]) if args else ""
             if patches.active and message.startswith("Invalid session ") and message[16:] != "None":
                 sockets.on_unknown_engine_sid()

@@ -1,9 +1,9 @@
-"""What browsers send and Chainlit never hears of, because it is thrown away before.
+"""Packets from browsers that Engine.IO or Socket.IO drops, so that Chainlit never gets them.
 
-Engine.IO closes the connection of whoever sends a message over its limit, or over that of the web
-server, as if the tab had been closed. A poll that is over it, or has too many packets, or any that
-cannot be read, it throws away as a whole; to the latter it even answers that all is well. So each
-request of a browser is followed from its arrival, and so is each frame of its websocket.
+Engine.IO closes a connection over which a message comes that exceeds its limit, or that of the web
+server, as if the tab had been closed. It drops a whole poll that exceeds the limit, has too many
+packets, or has one that cannot be read, and answers the last of these with a success. So each
+request of a browser is wrapped when it arrives, and so is each frame of its websocket.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function
 
 Receive = Callable[[], Awaitable[Any]]
 
-# https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1: the web server has closed it for that.
+# The status by which the web server closes: https://www.rfc-editor.org/rfc/rfc6455#section-7.4.1
 _MESSAGE_TOO_BIG = 1009
 _SEPARATOR = b"\x1e"
 
 
 class _InboundRequest:
-    """A request of a browser, or the websocket that it becomes; called, it receives an event.
+    """The `receive` of a request of a browser, or of the websocket that it becomes.
 
     Args:
         receive: Receives the events of the request, by ASGI.
         guard: Holds what goes wrong of ours.
-        ledger: Learns of what is thrown away.
+        ledger: Counts the packets that are dropped.
         eio: The Engine.IO server.
 
     Attributes:
-        packets: How many packets a poll has brought, one at least.
-        too_large: Whether it was, or one of its messages.
+        packets: How many packets a poll has, at least one.
+        too_large: Whether it was too large, or one of its messages.
     """
 
     __slots__ = ("_eio", "_guard", "_ledger", "_receive", "packets", "too_large")
@@ -66,40 +66,40 @@ class _InboundRequest:
             self.on_too_large()
 
     def on_too_large(self) -> None:
-        """It was too large; saying so again changes nothing."""
+        """It was too large; it counts once."""
         if not self.too_large:
             self.too_large = True
-            self._ledger.throw_away("too_large")
+            self._ledger.drop("too_large")
 
     def on_refused(self, error: Exception) -> None:
-        """Engine.IO has raised instead of taking in a poll."""
+        """Engine.IO has raised at a poll."""
         if type(error).__name__ == "ContentTooLongError":
-            # It has not been read, so nobody knows what was in it.
+            # It has not been read, so its packets are not known.
             self.on_too_large()
         elif type(error).__name__ == "UnknownPacketError":
-            self._ledger.throw_away("malformed")
+            self._ledger.drop("malformed")
         elif isinstance(error, (ValueError, LookupError)):
             too_many = str(error).startswith("Too many packets")
-            self._ledger.throw_away("too_many" if too_many else "malformed", self.packets)
+            self._ledger.drop("too_many" if too_many else "malformed", self.packets)
 
 
-# Engine.IO deals with a request, and closes its connection, in the task that has brought it.
+# Engine.IO handles a request, and closes its connection, in the task in which it arrived.
 _request: ContextVar[_InboundRequest | None] = ContextVar("chainlit_otel_request", default=None)
 
 
 def is_too_large() -> bool:
-    """Tell whether this runs because something that a browser sent was too large."""
+    """Tell whether this request, or one of its messages, was too large."""
     request = _request.get()
     return request is not None and request.too_large
 
 
 def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) -> None:
-    """Follow what comes to a Socket.IO server.
+    """Wrap the requests to a Socket.IO server.
 
     Args:
         patches: Takes the changes.
         guard: Holds what goes wrong of ours.
-        ledger: Learns of what is thrown away.
+        ledger: Counts the packets that are dropped.
         sio: The server.
 
     Raises:
@@ -110,7 +110,7 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
         raise SeamMissing("engineio.AsyncSocket.handle_post_request")
 
     def wrap_handle_request(original: Any) -> Any:
-        # A coroutine of its own would be kept for as long as the websocket is open.
+        # A coroutine of ours would take memory for as long as the websocket is open.
         @wraps(original)
         def handle_request(*args: Any, **kwargs: Any) -> Any:
             with guard:
@@ -130,7 +130,7 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
                 return await original(*args, **kwargs)
             except Exception as error:
                 with guard:
-                    # One of another server of the app has no request here.
+                    # A request to another Socket.IO server of the app is not known here.
                     if patches.active and (request := _request.get()) is not None:
                         request.on_refused(error)
                 raise
@@ -144,9 +144,9 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
                 return await original(*args, **kwargs)
             except (ValueError, LookupError) as error:
                 with guard:
-                    # Chainlit may raise these, too, when it is asked whether a socket may connect.
+                    # The `connect` handler of Chainlit may raise these, too.
                     if patches.active and _raiser(error).startswith(("socketio.", "json.")):
-                        ledger.throw_away("malformed")
+                        ledger.drop("malformed")
                 raise
 
         return message

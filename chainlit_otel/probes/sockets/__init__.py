@@ -1,0 +1,1 @@
+"""The sockets of browsers: their connections, and what comes in by them."""
