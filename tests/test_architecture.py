@@ -111,6 +111,7 @@ USES: dict[str, tuple[str, ...]] = {
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "pipeline", "server", "version"),
+    "analysis": ("analysis", "catalog"),
     "testing": ("testing",),
     "promql": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording", "rules.thresholds"),

@@ -104,6 +104,22 @@ def scrape_panels() -> str:
     return "\n".join(dict.fromkeys(rows))
 
 
+def records_table() -> str:
+    """Return the kinds of records and their fields as Markdown."""
+    common = ["| column | type | |", "|---|---|---|"]
+    common += [_field_row(field) for field in catalog.COMMON_FIELDS]
+    parts = ["### All records", *common]
+    for kind in catalog.RECORDS:
+        rows = [_field_row(field) for field in kind.fields]
+        parts += ["", f"### `{kind.name}`", "", kind.description, "", *common[:2], *rows]
+    parts.insert(1, "")
+    return "\n".join(parts)
+
+
+def _field_row(field: catalog.RecordField) -> str:
+    return f"| `{field.column}` | {field.type} | {field.description} |"
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/alerts.md": {"alerts": alerts_table},
     "docs/deployment.md": {"scrape-panels": scrape_panels},
@@ -112,6 +128,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
         "labels": labels_table,
         "series": metrics.series,
     },
+    "docs/records.md": {"records": records_table},
     "docs/sessions.md": {"browser": browser_table},
     "docs/settings.md": {"settings": settings_table},
 }

@@ -1,8 +1,9 @@
 """What is kept of a session, a turn, a feedback or a score when it is over. Data only.
 
 A record is one flat row. Keys are OpenTelemetry attribute names; in files and tables their dots are
-underscores. Counts are always there; what did not happen, or is not known, is not. Users, queries and reports depend on the
-names and on what they mean: a change of either takes another `RECORD_SCHEMA`, more fields do not.
+underscores. Counts are always there; what did not happen, or is not known, is not. Users, queries
+and reports depend on the names and on what they mean: a change of either takes another
+`RECORD_SCHEMA`, more fields do not.
 """
 
 from __future__ import annotations

@@ -16,6 +16,7 @@ COMMANDS = {
     "dashboards": "Write the Grafana dashboards, or push them to a Grafana.",
     "demo": "Start a small chat with visitors in it and watch its figures.",
     "doctor": "Examine this environment, or the app in APP, and say what to fix.",
+    "export": "Export records of sessions, turns, feedback and scores as a table.",
     "metrics": "List every metric: name, meaning, labels.",
     "rules": "Write recording and alerting rules for Prometheus.",
     "visit": "Send visitors to the Chainlit app at URL and report how they fared.",

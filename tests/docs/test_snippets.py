@@ -29,6 +29,7 @@ from chainlit_otel.testing import Visitor
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name
 from tests.support.model import WORDS, Model
 from tests.support.otlp import Receiver
+from tests.support.population import Population
 from tests.support.prometheus import Alertmanager
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
@@ -253,12 +254,18 @@ def a_test_below_serves_it(place: Place, command: str, shown: list[str]) -> None
     assert (set(variables), command.startswith("opentelemetry-instrument")) in SERVED
 
 
+def it_is_run_on_records(place: Place, command: str, shown: list[str]) -> None:
+    Population(sessions=40).write(place.directory / "records")
+    check_output(place.run(command), shown)
+
+
 RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [
     (r"pip install .*", it_installs_what_we_know),
     (r"([A-Z_]+=\S+ |opentelemetry-instrument )*chainlit run app\.py", a_test_below_serves_it),
     (r"export .*", a_test_below_serves_it),
     (r"curl -s .*localhost.*|curl -sS .*", it_is_run),
     (r"chainlit-otel (visit|doctor|metrics)\b.*", it_is_run),
+    (r"chainlit-otel export .*", it_is_run_on_records),
     (r"chainlit-otel (rules|dashboards) (?!.*--push).*", it_is_run),
     (r"(GRAFANA_TOKEN=\S+ )?chainlit-otel (demo|dashboards --push) .*", its_parser_takes_it),
     (r"make .*", make_has_the_target),

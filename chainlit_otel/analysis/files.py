@@ -1,0 +1,211 @@
+"""Records in files, of a directory or of an object store, asked by DuckDB."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from chainlit_otel.analysis.selection import Selection, timestamp
+from chainlit_otel.analysis.tables import FIELDS, SQL_TYPES, TABLES, Table, literal, view
+from chainlit_otel.catalog import RECORD_SCHEMA, RECORDS
+
+if TYPE_CHECKING:
+    import duckdb
+
+Progress = Callable[[float], None]
+"""Is called with the share of the work that is done, from 0 to 1."""
+
+_MEMORY = "768MiB"  # of DuckDB; what needs more goes to its temporary directory
+_LOOK = 0.1  # seconds between two looks at the progress
+_LONGEST_LINE = 1 << 20  # bytes; a record has some hundred
+
+
+class AnalysisError(Exception):
+    """What a user has to know, in one line."""
+
+
+@dataclass(frozen=True)
+class ReadCounts:
+    """What was read, and what could not be.
+
+    Attributes:
+        records: Records that were read.
+        unreadable: Lines that are no record: cut by a crash, for the most part.
+        other_schema: Records of a schema that this release does not know.
+    """
+
+    records: int
+    unreadable: int
+    other_schema: int
+
+    def __str__(self) -> str:
+        parts = [f"{self.records:,} records"]
+        if self.unreadable:
+            parts.append(f"{self.unreadable:,} lines skipped that are no whole record")
+        if self.other_schema:
+            parts.append(
+                f"{self.other_schema:,} records skipped that are of another schema than "
+                f"{RECORD_SCHEMA}: a newer release has written them"
+            )
+        return "; ".join(parts)
+
+
+class RecordFiles:
+    """The records of all `*.jsonl` below a directory, read once into a temporary database.
+
+    Args:
+        location: A directory, or the address of one in an object store, `s3://…`.
+        since: What is older is not read.
+        progress: Hears how far the reading is, and the writing of an export.
+
+    Raises:
+        AnalysisError: There are no such files, or they cannot be read.
+    """
+
+    def __init__(
+        self, location: str, since: datetime | None = None, progress: Progress | None = None
+    ) -> None:
+        import duckdb
+
+        self.progress = progress
+        if "://" not in location:
+            directory = Path(location)
+            if not directory.is_dir():
+                raise AnalysisError(f"{location} is not a directory; --from names one with records")
+            if next(directory.rglob("*.jsonl"), None) is None:
+                raise AnalysisError(f"there is no *.jsonl below {location}; is it the records_dir?")
+        self._directory = tempfile.mkdtemp(prefix="chainlit-otel-")
+        try:
+            self._connection = duckdb.connect(str(Path(self._directory) / "records.db"))
+            self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
+            self._connection.execute(f"SET temp_directory = {literal(self._directory)}")
+            self._connection.execute("SET preserve_insertion_order = false")
+            if "://" in location:
+                self._prepare_object_store(location)
+            self.reading = self._read(location, since)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> RecordFiles:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the connection and the temporary database."""
+        if (connection := getattr(self, "_connection", None)) is not None:
+            connection.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _prepare_object_store(self, location: str) -> None:
+        import duckdb
+
+        try:
+            self._connection.execute("INSTALL httpfs")
+            self._connection.execute("LOAD httpfs")
+            self._connection.execute("CREATE SECRET (TYPE s3, PROVIDER credential_chain)")
+        except duckdb.Error as error:
+            raise AnalysisError(
+                f"{location} needs the httpfs extension of DuckDB: {_first_line(error)}"
+            ) from None
+
+    def _read(self, location: str, since: datetime | None) -> ReadCounts:
+        columns = {column: SQL_TYPES[field.type] for column, field in FIELDS.items()}
+        lines = (
+            f"read_json({literal(location.rstrip('/') + '/**/*.jsonl')}, "
+            "format = 'newline_delimited', ignore_errors = true, "
+            f"maximum_object_size = {_LONGEST_LINE}, columns = {columns!r})"
+        )
+        # A line that is no record is a row of nothing.
+        unreadable = "(time IS NULL OR kind IS NULL OR schema IS NULL)"
+        recent = "true" if since is None else f"(time >= {timestamp(since)} OR {unreadable})"
+        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines} WHERE {recent}")
+        kinds = ", ".join(literal(kind.name) for kind in RECORDS)
+        known = f"schema = {RECORD_SCHEMA} AND kind IN ({kinds}) AND time IS NOT NULL"
+        self._run(f"CREATE VIEW records AS SELECT * FROM lines WHERE {known}")
+        for table in TABLES:
+            self._run(f"CREATE VIEW {table} AS {view(table)}")
+        ((records, bad, other),) = self.rows(
+            f"SELECT count(*) FILTER (WHERE {known}), count(*) FILTER (WHERE {unreadable}), "
+            f"count(*) FILTER (WHERE schema <> {RECORD_SCHEMA} AND NOT {unreadable}) FROM lines"
+        )
+        return ReadCounts(records, bad, other)
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """Return the rows that a query gives."""
+        return self._run(sql).fetchall()
+
+    def columns(self, table: Table) -> Sequence[str]:
+        """Return the columns of a table."""
+        return [row[0] for row in self.rows(f"DESCRIBE {table}")]
+
+    def export(self, selection: Selection, form: str, file: Path) -> int:
+        """Write rows to a file.
+
+        Args:
+            selection: Which rows.
+            form: `csv`, `jsonl` or `parquet`.
+            file: Where to; it is overwritten.
+
+        Returns:
+            How many rows.
+        """
+        sql = selection.sql()
+        if form != "parquet":
+            sql = f"SELECT {', '.join(self._as_text(sql, form))} FROM ({sql})"
+        options = {
+            "csv": "FORMAT csv, HEADER",
+            "jsonl": "FORMAT json",
+            "parquet": "FORMAT parquet, COMPRESSION zstd",
+        }[form]
+        ((count,),) = self.rows(f"COPY ({sql}) TO {literal(str(file))} ({options})")
+        return int(count)
+
+    def _as_text(self, sql: str, form: str) -> list[str]:
+        """Return the columns of a query, times and lists in the form that records have."""
+        selected = []
+        for name, kind, *_ in self.rows(f"DESCRIBE {sql}"):
+            if kind == "TIMESTAMP":
+                selected.append(f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}")
+            elif kind.endswith("[]") and form == "csv":
+                selected.append(f"to_json({name}) AS {name}")
+            else:
+                selected.append(name)
+        return selected
+
+    def _run(self, sql: str) -> duckdb.DuckDBPyConnection:
+        """Run a query; who waits hears how far it is, and may interrupt it."""
+        import duckdb
+
+        with ThreadPoolExecutor(1) as pool:
+            running: Future[duckdb.DuckDBPyConnection]
+            running = pool.submit(self._connection.execute, sql)
+            try:
+                while wait_for([running], _LOOK).not_done:
+                    if self.progress is not None:
+                        self.progress(max(0.0, self._connection.query_progress()) / 100)
+                return running.result()
+            except duckdb.Error as error:
+                raise AnalysisError(_first_line(error)) from None
+            except BaseException:
+                self._connection.interrupt()
+                raise
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]

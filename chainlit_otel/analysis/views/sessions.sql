@@ -1,0 +1,143 @@
+-- One row for each session: those that have ended and, with `is_open`, those that have not.
+--
+-- An open session has lasted until the last record of its process, so far. A session whose socket is
+-- gone stays open for the grace time, so that of the last grace time of a running process nobody
+-- knows yet which sessions are over. `seconds_known` is how long after the start that is known.
+WITH starts AS (SELECT * FROM records WHERE kind = 'session.start'),
+ended AS (SELECT * FROM records WHERE kind = 'session.end'),
+instances AS (
+    SELECT service_instance_id, max(time) AS last_time
+    FROM records
+    GROUP BY service_instance_id
+),
+last_ends AS (
+    SELECT service_instance_id, session_id, max(time) AS last_end
+    FROM ended
+    GROUP BY service_instance_id, session_id
+),
+started AS (
+    SELECT
+        starts.service_instance_id AS service_instance_id,
+        starts.session_id AS session_id,
+        max(starts.time) AS start_time
+    FROM starts
+    LEFT JOIN last_ends
+        ON last_ends.service_instance_id = starts.service_instance_id
+        AND last_ends.session_id = starts.session_id
+    WHERE last_ends.last_end IS NULL OR last_ends.last_end < starts.time
+    GROUP BY starts.service_instance_id, starts.session_id
+),
+-- What an open session has had so far.
+so_far AS (
+    SELECT
+        events.service_instance_id AS service_instance_id,
+        events.session_id AS session_id,
+        count(*) FILTER (WHERE events.kind = 'turn') AS turns,
+        count(*) FILTER (WHERE events.chainlit_outcome = 'ok') AS ok,
+        count(*) FILTER (WHERE events.chainlit_outcome = 'error') AS error,
+        count(*) FILTER (WHERE events.chainlit_outcome = 'cancelled') AS cancelled,
+        CAST(sum(events.chainlit_turn_undelivered) AS BIGINT) AS undelivered,
+        count(*) FILTER (WHERE events.chainlit_feedback_value = 'positive') AS positive,
+        count(*) FILTER (WHERE events.chainlit_feedback_value = 'negative') AS negative,
+        min(events.chainlit_turn_start) AS first_turn,
+        max(events.gen_ai_conversation_id) AS conversation
+    FROM started
+    INNER JOIN (SELECT * FROM records WHERE kind IN ('turn', 'feedback')) AS events
+        ON events.service_instance_id = started.service_instance_id
+        AND events.session_id = started.session_id
+    WHERE events.time >= started.start_time
+    GROUP BY events.service_instance_id, events.session_id
+),
+running AS (SELECT DISTINCT service_instance_id, true AS has_open FROM started),
+grace AS (
+    SELECT
+        quantile_cont(
+            date_diff('millisecond', chainlit_session_start, time) / 1000.0
+            - chainlit_session_duration,
+            0.5
+        ) AS seconds
+    FROM ended
+    WHERE chainlit_session_end_reason = 'timeout'
+),
+known AS (
+    SELECT
+        instances.service_instance_id AS service_instance_id,
+        instances.last_time AS last_time,
+        CASE WHEN running.has_open THEN coalesce(grace.seconds, 0) ELSE 0 END AS unknown_seconds
+    FROM instances
+    CROSS JOIN grace
+    LEFT JOIN running ON running.service_instance_id = instances.service_instance_id
+)
+SELECT
+    ended.time AS time,
+    ended.service_name AS service_name,
+    ended.service_version AS service_version,
+    ended.service_instance_id AS service_instance_id,
+    ended.session_id AS session_id,
+    ended.chainlit_session_type AS chainlit_session_type,
+    ended.chainlit_client_type AS chainlit_client_type,
+    ended.chainlit_session_origin AS chainlit_session_origin,
+    ended.user_hash AS user_hash,
+    ended.chainlit_chat_profile AS chainlit_chat_profile,
+    ended.gen_ai_conversation_id AS gen_ai_conversation_id,
+    ended.chainlit_session_start AS chainlit_session_start,
+    false AS is_open,
+    ended.chainlit_session_duration AS chainlit_session_duration,
+    ended.chainlit_session_connected AS chainlit_session_connected,
+    ended.chainlit_session_end_reason AS chainlit_session_end_reason,
+    ended.chainlit_connection_close_reason AS chainlit_connection_close_reason,
+    ended.chainlit_session_turns_started AS chainlit_session_turns_started,
+    ended.chainlit_session_turns_ok AS chainlit_session_turns_ok,
+    ended.chainlit_session_turns_error AS chainlit_session_turns_error,
+    ended.chainlit_session_turns_cancelled AS chainlit_session_turns_cancelled,
+    ended.chainlit_session_reconnects AS chainlit_session_reconnects,
+    ended.chainlit_session_longest_gap AS chainlit_session_longest_gap,
+    ended.chainlit_session_time_to_first_turn AS chainlit_session_time_to_first_turn,
+    ended.chainlit_session_undelivered AS chainlit_session_undelivered,
+    ended.chainlit_session_feedback_positive AS chainlit_session_feedback_positive,
+    ended.chainlit_session_feedback_negative AS chainlit_session_feedback_negative,
+    date_diff('millisecond', ended.chainlit_session_start, known.last_time) / 1000.0
+    - known.unknown_seconds AS seconds_known
+FROM ended
+INNER JOIN known ON known.service_instance_id = ended.service_instance_id
+UNION ALL
+SELECT
+    starts.time AS time,
+    starts.service_name AS service_name,
+    starts.service_version AS service_version,
+    starts.service_instance_id AS service_instance_id,
+    starts.session_id AS session_id,
+    starts.chainlit_session_type AS chainlit_session_type,
+    starts.chainlit_client_type AS chainlit_client_type,
+    starts.chainlit_session_origin AS chainlit_session_origin,
+    starts.user_hash AS user_hash,
+    starts.chainlit_chat_profile AS chainlit_chat_profile,
+    so_far.conversation AS gen_ai_conversation_id,
+    starts.time AS chainlit_session_start,
+    true AS is_open,
+    date_diff('millisecond', starts.time, known.last_time) / 1000.0 AS chainlit_session_duration,
+    CAST(NULL AS DOUBLE) AS chainlit_session_connected,
+    CAST(NULL AS VARCHAR) AS chainlit_session_end_reason,
+    CAST(NULL AS VARCHAR) AS chainlit_connection_close_reason,
+    coalesce(so_far.turns, 0) AS chainlit_session_turns_started,
+    coalesce(so_far.ok, 0) AS chainlit_session_turns_ok,
+    coalesce(so_far.error, 0) AS chainlit_session_turns_error,
+    coalesce(so_far.cancelled, 0) AS chainlit_session_turns_cancelled,
+    CAST(NULL AS BIGINT) AS chainlit_session_reconnects,
+    CAST(NULL AS DOUBLE) AS chainlit_session_longest_gap,
+    date_diff('millisecond', starts.time, so_far.first_turn) / 1000.0
+        AS chainlit_session_time_to_first_turn,
+    coalesce(so_far.undelivered, 0) AS chainlit_session_undelivered,
+    coalesce(so_far.positive, 0) AS chainlit_session_feedback_positive,
+    coalesce(so_far.negative, 0) AS chainlit_session_feedback_negative,
+    date_diff('millisecond', starts.time, known.last_time) / 1000.0
+    - known.unknown_seconds AS seconds_known
+FROM starts
+INNER JOIN started
+    ON started.service_instance_id = starts.service_instance_id
+    AND started.session_id = starts.session_id
+    AND started.start_time = starts.time
+INNER JOIN known ON known.service_instance_id = starts.service_instance_id
+LEFT JOIN so_far
+    ON so_far.service_instance_id = starts.service_instance_id
+    AND so_far.session_id = starts.session_id

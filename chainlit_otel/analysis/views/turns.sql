@@ -1,0 +1,30 @@
+-- One row for each turn.
+SELECT
+    time,
+    service_name,
+    service_version,
+    service_instance_id,
+    session_id,
+    chainlit_turn_number,
+    trace_id,
+    span_id,
+    chainlit_turn_source,
+    chainlit_client_type,
+    user_hash,
+    chainlit_chat_profile,
+    chainlit_turn_start,
+    chainlit_turn_duration,
+    chainlit_turn_time_to_first_token,
+    chainlit_turn_chunks,
+    chainlit_outcome,
+    error_type,
+    chainlit_callback_name,
+    chainlit_turn_steps,
+    chainlit_turn_tools,
+    chainlit_turn_input_size,
+    chainlit_turn_output_size,
+    chainlit_turn_undelivered,
+    chainlit_turn_data_layer_errors,
+    gen_ai_conversation_id
+FROM records
+WHERE kind = 'turn'

@@ -1,0 +1,83 @@
+"""What `export` and `report` have in common: where records come from, which time they are of."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta, timezone
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import click
+
+PACKAGES = ("altair", "duckdb", "jinja2", "sqlglot", "vl_convert")
+"""What the extra `analysis` installs."""
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d")
+_BACK = re.compile(r"(\d+)([hdw])")
+_UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+def time_of(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """Return what an option means by a date, a time, or a span back from now, in UTC."""
+    if value is None:
+        return None
+    if back := _BACK.fullmatch(value):
+        return datetime.now(timezone.utc) - int(back[1]) * _UNITS[back[2]]
+    try:
+        time = datetime.fromisoformat(value.removesuffix("Z"))
+    except ValueError:
+        wanted = "neither a date such as 2026-11-26 nor a span such as 7d"
+        raise click.BadParameter(f"{value!r} is {wanted}", ctx, param) from None
+    return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
+
+
+def end_of(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
+    """Return the same for an option where a date alone means the end of its day."""
+    time = time_of(ctx, param, value)
+    if time is not None and value is not None and _DATE.fullmatch(value):
+        return time + timedelta(days=1)
+    return time
+
+
+def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the option that says where the records are."""
+    return click.option(
+        "--from",
+        "source",
+        envvar="CHAINLIT_OTEL_RECORDS_DIR",
+        required=True,
+        metavar="PLACE",
+        help="Where the records are: a directory or s3://bucket/path.  "
+        "[default: $CHAINLIT_OTEL_RECORDS_DIR]",
+    )(command)
+
+
+def check_packages() -> None:
+    """Raise a `ClickException` if the extra is not installed."""
+    if any(find_spec(package) is None for package in PACKAGES):
+        raise click.ClickException(
+            "this needs more packages: pip install 'chainlit-otel[analysis]'"
+        )
+
+
+def check_output(output: Path | None) -> None:
+    """Raise a `ClickException` if the directory of a file to be written is not there."""
+    if output is not None and not output.parent.is_dir():
+        raise click.ClickException(f"cannot write {output}: there is no directory {output.parent}")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[float], None]]:
+    """Show how far it is on standard error, if somebody looks at it."""
+    with click.progressbar(
+        length=1000, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
+    ) as bar:
+
+        def show(share: float) -> None:
+            bar.update(int(share * 1000) - bar.pos)
+
+        yield show

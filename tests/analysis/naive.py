@@ -1,0 +1,104 @@
+"""The tables of an analysis, made of records by plain Python: what the SQL must come to as well."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timezone
+from statistics import median
+from typing import Any
+
+from tests.support.population import Record
+
+Row = dict[str, Any]
+Key = tuple[str, str]
+
+
+def time_of(text: str) -> datetime:
+    return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=timezone.utc)
+
+
+def seconds(start: str, end: str) -> float:
+    """Seconds between two times, by whole milliseconds as these are counted in each."""
+
+    def milliseconds(text: str) -> int:
+        return int(time_of(text).timestamp() * 1_000_000) // 1000
+
+    return (milliseconds(end) - milliseconds(start)) / 1000
+
+
+def key(record: Record) -> Key:
+    return record["service_instance_id"], record["session_id"]
+
+
+def sessions(records: Iterable[Record]) -> list[Row]:
+    """One row for each session, ended or open, with what a test asks for."""
+    kinds: dict[str, list[Record]] = defaultdict(list)
+    last: dict[str, str] = {}
+    for record in records:
+        kinds[record["kind"]].append(record)
+        instance = record["service_instance_id"]
+        last[instance] = max(last.get(instance, ""), record["time"])
+    last_end: dict[Key, str] = {}
+    for end in kinds["session.end"]:
+        last_end[key(end)] = max(last_end.get(key(end), ""), end["time"])
+    started: dict[Key, Record] = {}
+    for start in kinds["session.start"]:
+        if last_end.get(key(start), "") < start["time"]:
+            before = started.get(key(start))
+            started[key(start)] = max(before or start, start, key=lambda one: one["time"])
+    waits = [
+        seconds(end["chainlit_session_start"], end["time"]) - end["chainlit_session_duration"]
+        for end in kinds["session.end"]
+        if end["chainlit_session_end_reason"] == "timeout"
+    ]
+    running = {instance for instance, _ in started}
+    unknown = {i: median(waits) if waits and i in running else 0.0 for i in last}
+
+    def known(instance: str, start: str) -> float:
+        return seconds(start, last[instance]) - unknown[instance]
+
+    rows = [
+        {
+            **end,
+            "is_open": False,
+            "seconds_known": known(end["service_instance_id"], end["chainlit_session_start"]),
+        }
+        for end in kinds["session.end"]
+    ]
+    turns: dict[Key, list[Record]] = defaultdict(list)
+    feedback: dict[Key, list[Record]] = defaultdict(list)
+    for table, kind in ((turns, "turn"), (feedback, "feedback")):
+        for record in kinds[kind]:
+            if key(record) in started and record["time"] >= started[key(record)]["time"]:
+                table[key(record)].append(record)
+    for one, start in started.items():
+        values = [given["chainlit_feedback_value"] for given in feedback[one]]
+        outcomes = [turn["chainlit_outcome"] for turn in turns[one]]
+        row = {
+            **start,
+            "chainlit_session_start": start["time"],
+            "is_open": True,
+            "chainlit_session_duration": seconds(start["time"], last[one[0]]),
+            "chainlit_session_turns_started": len(outcomes),
+            **{f"chainlit_session_turns_{o}": outcomes.count(o) for o in OUTCOMES},
+            "chainlit_session_undelivered": sum(
+                turn["chainlit_turn_undelivered"] for turn in turns[one]
+            ),
+            "chainlit_session_feedback_positive": values.count("positive"),
+            "chainlit_session_feedback_negative": values.count("negative"),
+            "seconds_known": known(one[0], start["time"]),
+        }
+        if turns[one]:
+            first = min(turn["chainlit_turn_start"] for turn in turns[one])
+            row["chainlit_session_time_to_first_turn"] = seconds(start["time"], first)
+            row["gen_ai_conversation_id"] = turns[one][0]["gen_ai_conversation_id"]
+        rows.append(row)
+    return rows
+
+
+OUTCOMES = ("ok", "error", "cancelled")
+
+
+def of_kind(records: Iterable[Record], kind: str) -> list[Row]:
+    return [record for record in records if record["kind"] == kind]
