@@ -161,7 +161,7 @@ class Door:
         return {"Cookie": "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())}
 
     def visitor(self, headers: dict[str, str] | None = None, thread: str = "") -> Visitor:
-        visitor = Visitor(self.server.url, headers=headers, transports=["websocket"], timeout=10)
+        visitor = Visitor(self.server.url, headers=headers, transports=["websocket"], timeout=60)
         visitor.thread_id = thread or None
         return visitor
 

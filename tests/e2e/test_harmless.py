@@ -668,9 +668,11 @@ async def books_agree(
     async def condition() -> Scrape | None:
         scrape = await asyncio.to_thread(server.scrape)
         over = scrape.sum("chainlit_session_ends_total") >= sum(ends.values())
-        return scrape if over else None
+        # A session has ended before Chainlit fails to let go of it.
+        failed = scrape.value("chainlit_retained", chainlit_retained_kind="sessions") >= kept
+        return scrape if over and failed else None
 
-    scrape = await wait_until_async(condition, 10 * GRACE, "the end of the grace time")
+    scrape = await wait_until_async(condition, 60, "the end of the grace time")
     assert scrape is not None
     for reason, number in ends.items():
         labels = {"chainlit_session_end_reason": reason}

@@ -245,14 +245,21 @@ PLAIN = {"app.py": ENABLE + CALLBACKS}
 )
 async def test_urls_that_the_environment_excludes_are_not_measured(variable: str) -> None:
     env = {variable: "/project/translations,/favicon"}
+    measured = "http_server_request_duration_seconds_count"
     with Receiver() as backend:
         with ChainlitServer({"app.py": ENABLE + CALLBACKS}, env=env | backend.env) as server:
             for path in ("/project/translations", "/favicon", "/logo"):
                 (await asyncio.to_thread(fetch, f"{server.url}{path}")).raise_for_status()
-            scrape = await asyncio.to_thread(server.scrape)
+
+            async def is_measured() -> Scrape | None:
+                # An answer is there before the request is over.
+                now = await asyncio.to_thread(server.scrape)
+                return now if now.sum(measured, http_route="/logo") else None
+
+            scrape = await wait_until_async(is_measured, 60, "the end of the last request")
         routes = {span.attributes.get("http.route") for span in backend.spans}
 
-    measured = "http_server_request_duration_seconds_count"
+    assert scrape is not None
     assert scrape.sum(measured, http_route="/logo") == 1
     assert scrape.sum(measured, http_route="/project/translations") == 0
     assert scrape.sum(measured, http_route="/favicon") == 0

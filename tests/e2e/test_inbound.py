@@ -180,7 +180,7 @@ async def test_a_poll_that_is_thrown_away(
     assert await poller.post(PACKET) == 200
     heard += 1 + (16 if not lost else 0)
     await asyncio.to_thread(
-        wait_until, lambda: len(server.read("heard")) == heard, 10, f"{heard} messages"
+        wait_until, lambda: len(server.read("heard")) == heard, 60, f"{heard} messages"
     )
     await poller.close()
     now = await after(server, before, **lost)

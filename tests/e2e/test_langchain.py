@@ -10,7 +10,7 @@ import pytest
 from chainlit_otel.testing.client import Visitor
 from chainlit_otel.testing.page import Event
 from tests.support.otlp import Receiver, Span
-from tests.support.scrape import wait_until
+from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer
 
 pytestmark = pytest.mark.e2e
@@ -198,7 +198,11 @@ async def test_a_step_that_never_ends_is_not_told_and_nothing_stays_of_it(
     before = await held()
     for _ in range(10):
         await stop_a_model(visitor)
-    assert await held() < before + 10, "less than one a turn"
+
+    async def let_go() -> bool:
+        return await held() < before + 10
+
+    await wait_until_async(let_go, 60, "less than one a turn to be held")
     assert await visitor.talk("ignored") == ["done"]
     clean = await trace_of(receiver, visitor, 14)
     await visitor.leave(clear=True)

@@ -265,4 +265,4 @@ async def reach(server: ChainlitServer, holds: Callable[[Scrape], bool], what: s
     async def check() -> bool:
         return holds(await scrape(server))
 
-    await wait_until_async(check, 30, what)
+    await wait_until_async(check, 60, what)

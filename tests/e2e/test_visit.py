@@ -389,12 +389,12 @@ def test_a_wrong_address_is_one_line(server: ChainlitServer) -> None:
 
 def test_ctrl_c_sends_everybody_home_and_still_reports(server: ChainlitServer) -> None:
     before = len(notes(server))
-    many = options(visitors=500, rate=20, length=60)
+    many = options(visitors=500, rate=5, length=60)
     visitors = start("visit", server.url, *many, "--quiet")
     try:
         wait_until(lambda: len(notes(server)) > before + 5, 60, "visitors")
         visitors.send_signal(signal.SIGINT)
-        output, errors = visitors.communicate(timeout=50)
+        output, errors = visitors.communicate(timeout=120)
     finally:
         visitors.kill()
         visitors.communicate()

@@ -103,7 +103,9 @@ async def over(server: ChainlitServer) -> Scrape:
     async def condition() -> Scrape | None:
         now = await asyncio.to_thread(server.scrape)
         gone = now.sum("chainlit_session_ends_total") == 1
-        return now if gone and now.sum("chainlit_connection_active") == 0 else None
+        gone = gone and now.sum("chainlit_connection_active") == 0
+        # What Chainlit leaves behind shows when it has let go of the session.
+        return now if gone and now.sum("chainlit_retained") == 1 else None
 
     found = await wait_until_async(condition, 60, "the end of the visit")
     assert found is not None
