@@ -1,7 +1,7 @@
-"""The examination of an app or of the environment; `doctor` runs it in a process of its own.
+"""Examines an app, or the environment; `doctor` runs it in a process of its own.
 
-It does what `chainlit run` does up to the start of the server, and writes what it found to a file,
-since the app may print whatever it likes.
+It does what `chainlit run` does before the server starts, and writes what it finds to a file, since
+the app may print anything.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _SECRET = "***"
 _SHORTEST_SECRET = 4  # what is shorter would be found in any text
 _SHORTEST_FOREIGN_SECRET = 8  # a variable with such a name may hold a plain word
 _SECRET_NAME = re.compile(r"KEY|SECRET|TOKEN|PASSW|CREDENTIAL|(?:^|_)PASS(?:_|$)|_PWD$")
-_LONGEST = 200  # characters of what a stranger says that are shown
+_LONGEST = 200  # characters of an answer of an unknown server that are shown
 _PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
@@ -63,12 +63,12 @@ class Findings:
         self.problems: list[str] = []
 
     def add(self, section: str, *row: str) -> None:
-        """Add a row to the report; a value that is a secret elsewhere is none to be shown here."""
+        """Add a row to the report, with all secrets in it masked."""
         name, *cells = row
         self.sections.setdefault(section, []).append((name, *map(_masked, cells)))
 
-    def problem(self, text: str) -> None:
-        """Add a problem; the same one is told once."""
+    def add_problem(self, text: str) -> None:
+        """Add a problem, unless it is there already."""
         line = _masked(" ".join(text.split()))
         if line not in self.problems:
             self.problems.append(line)
@@ -86,29 +86,29 @@ def main(report: str, app: str | None = None) -> None:
         _examine(findings, app)
     found = {"sections": findings.sections, "problems": findings.problems}
     Path(report).write_text(json.dumps(found), encoding="utf-8")
-    # Threads and exit handlers of the app could take their time, and nobody needs them.
+    # Threads and exit handlers of the app may take long, and are not needed here.
     os._exit(0)
 
 
 def _imports_chainlit(findings: Findings) -> bool:
     try:
         import_module("chainlit.server")
-    except BaseException as error:  # noqa: BLE001 - whatever it is, it is what was looked for
-        findings.problem(f"Chainlit cannot be imported: {_describe_error(error)}")
+    except BaseException as error:  # noqa: BLE001 - any failure is a finding
+        findings.add_problem(f"Chainlit cannot be imported: {_describe_error(error)}")
         return False
     return True
 
 
 def _loads(findings: Findings, app: str | None) -> bool:
-    """Load the app, or do without one what every app does."""
+    """Load the app; without one, call `enable()` as an app would."""
     enable = runtime.enable
 
     @functools.wraps(enable)
-    def noting(*args: Any, **kwargs: Any) -> None:
+    def enable_and_note(*args: Any, **kwargs: Any) -> None:
         findings.enabled = True
         enable(*args, **kwargs)
 
-    runtime.enable = noting
+    runtime.enable = enable_and_note
     try:
         if app is None:
             chainlit_otel.enable()
@@ -117,7 +117,7 @@ def _loads(findings: Findings, app: str | None) -> bool:
     except BaseException as error:  # noqa: BLE001 - an app may raise anything, SystemExit too
         ours = traceback.extract_tb(error.__traceback__)[-1].filename.startswith(_PACKAGE_DIRECTORY)
         refused = isinstance(error, (TypeError, ValueError)) and ours
-        findings.problem(
+        findings.add_problem(
             str(error) if refused else f"{app} cannot be loaded: {_describe_error(error)}"
         )
         return False
@@ -139,25 +139,27 @@ def _examine(findings: Findings, app: str | None) -> None:
         _providers(findings, active)
         served = active.admin_url or active.settings.metrics_path
         if not served and not any(active.pipeline.destinations().values()):
-            findings.problem(
+            findings.add_problem(
                 "nothing is served or sent anywhere: set CHAINLIT_OTEL_ADMIN_SERVER=true, or "
                 "OTEL_EXPORTER_OTLP_ENDPOINT"
             )
         for part, reason in active.off().items():
             findings.add("off", part, reason)
     elif settings.disabled:
-        findings.problem("chainlit-otel is off: unset OTEL_SDK_DISABLED")
+        findings.add_problem("chainlit-otel is off: unset OTEL_SDK_DISABLED")
     elif findings.enabled:
-        findings.problem("chainlit_otel.enable() failed: please report it, with the log of the app")
+        findings.add_problem(
+            "chainlit_otel.enable() failed: please report it, with the log of the app"
+        )
     else:
-        findings.problem(
+        findings.add_problem(
             f"{app} does not call chainlit_otel.enable(): add `import chainlit_otel` and "
             "`chainlit_otel.enable()`, or start it by opentelemetry-instrument"
         )
     for signal in _SIGNALS:
         _endpoint(findings, signal)
     for problem in problems():
-        findings.problem(problem)
+        findings.add_problem(problem)
 
 
 def _settings(findings: Findings, settings: Settings) -> None:
@@ -185,14 +187,16 @@ def _probes(findings: Findings, active: runtime.Runtime) -> None:
         if missing and name in runtime.OPTIONAL_PROBES:
             continue
         if missing:
-            findings.problem(f"the {name} probe is {state}: use a version of Chainlit that has it")
+            findings.add_problem(
+                f"the {name} probe is {state}: use a version of Chainlit that has it"
+            )
         elif state == runtime.FAILED:
-            findings.problem(f"the {name} probe is {state}: please report it, with the log")
+            findings.add_problem(f"the {name} probe is {state}: please report it, with the log")
         elif state != "on":
-            findings.problem(f"the {name} probe is {state}")
+            findings.add_problem(f"the {name} probe is {state}")
     for name, errors in health["internal_errors"].items():
         if errors:
-            findings.problem(
+            findings.add_problem(
                 f"the {name} probe failed {errors} times: please report it, with the log"
             )
 
@@ -204,7 +208,7 @@ def _admin_server(findings: Findings, active: runtime.Runtime) -> None:
         findings.add(title, "off", "CHAINLIT_OTEL_ADMIN_SERVER")
     elif active.admin_url is None:
         findings.add(title, where, "not possible")
-        findings.problem(
+        findings.add_problem(
             f"no admin server on {where}: fix OTEL_EXPORTER_PROMETHEUS_HOST, or choose another "
             "port by OTEL_EXPORTER_PROMETHEUS_PORT (this one and the next fifteen are taken)"
         )
@@ -263,7 +267,7 @@ def _reader(reader: object) -> str:
 
 
 def _exporter(exporter: object) -> str:
-    # Ours hand over to one of the SDK.
+    # An exporter of ours delivers by one of the SDK.
     exporter = getattr(exporter, "exporter", exporter)
     endpoint = getattr(exporter, "_endpoint", None)
     to = f" to {mask_url(endpoint, _SECRET)}" if isinstance(endpoint, str) else ""
@@ -288,7 +292,7 @@ def _endpoint(findings: Findings, signal: str) -> None:
     answer, fix = _ask_grpc(url) if protocol == "grpc" else _ask_in_time(url, signal)
     findings.add("endpoints", name, protocol, shown, answer)
     if fix:
-        findings.problem(f"{answer} at {shown}, where {name} go ({variable}): {fix}")
+        findings.add_problem(f"{answer} at {shown}, where {name} go ({variable}): {fix}")
 
 
 def _url(signal: str, protocol: str) -> tuple[str, str]:
@@ -300,15 +304,15 @@ def _url(signal: str, protocol: str) -> tuple[str, str]:
     return f"{url.rstrip('/')}/v1/{signal.lower()}", "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-class _StayHere(HTTPRedirectHandler):
-    """Follows no redirect: it would take the credentials along, to whomever it leads."""
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect, which would send the credentials to another server."""
 
     def redirect_request(self, *_: Any) -> None:
-        """Have the redirect be the answer."""
+        """Return None, so that the redirect is the answer."""
 
 
 def _ask_in_time(url: str, signal: str) -> tuple[str, str]:
-    """Ask by HTTP, but wait no longer for somebody who answers one byte at a time."""
+    """Ask by HTTP, with one timeout for all: a server may answer one byte at a time."""
     answers: list[tuple[str, str]] = []
     thread = Thread(target=lambda: answers.append(_ask_http(url, signal)), daemon=True)
     thread.start()
@@ -317,7 +321,7 @@ def _ask_in_time(url: str, signal: str) -> tuple[str, str]:
 
 
 def _ask_http(url: str, signal: str) -> tuple[str, str]:
-    """Send an empty export; return what comes of it, and what to fix, if anything."""
+    """Send an empty export; return the answer, and what to fix, if anything."""
     address, login = _split_login(url)
     headers = {"content-type": "application/x-protobuf"}
     if login:
@@ -325,13 +329,13 @@ def _ask_http(url: str, signal: str) -> tuple[str, str]:
     headers.update(parse_env_headers(otlp_variable(signal, "HEADERS"), liberal=True))
     try:
         request = Request(address, b"", headers, method="POST")
-        with build_opener(_StayHere).open(request, timeout=_TIMEOUT) as response:
+        with build_opener(_NoRedirects).open(request, timeout=_TIMEOUT) as response:
             return f"answers ({response.status})", ""
     except HTTPError as error:
         if error.code in _REDIRECTS:
             to = mask_url(urljoin(address, error.headers.get("Location") or ""), _SECRET)
             return f"a redirect ({error.code}) to {_shortened(to)}", _NOT_FOLLOWED
-        return f"answers ({error.code})", _MENDS.get(error.code, "look at the log of the collector")
+        return f"answers ({error.code})", _FIXES.get(error.code, "look at the log of the collector")
     except (OSError, HTTPException, ValueError) as error:
         return "nobody answers", _unreachable(getattr(error, "reason", error))
 
@@ -341,8 +345,8 @@ _NOT_FOLLOWED = (
     "what is sent there is lost, since no redirect is followed; name the address that takes it, "
     "or fix what stands in between, such as a page to sign in"
 )
-# Some do not take an export of nothing, and that is an answer, too.
-_MENDS = {
+# Some backends refuse an empty export, by which they have answered, too.
+_FIXES = {
     400: "",
     422: "",
     401: "fix OTEL_EXPORTER_OTLP_HEADERS",
@@ -382,7 +386,7 @@ def _split_login(url: str) -> tuple[str, str]:
 
 
 def _shortened(text: str) -> str:
-    """Return what a stranger has said, as far as it can do no harm to a terminal."""
+    """Return the printable part of an unknown server's answer, shortened."""
     return "".join(filter(str.isprintable, text))[:_LONGEST]
 
 
@@ -409,7 +413,7 @@ def _secrets_of(url: str) -> Iterator[str]:
 
 
 def _foreign_secrets() -> Iterator[str]:
-    """Give what others keep in the environment; the app may quote it when it cannot be loaded."""
+    """Give secrets of others in the environment: the error of an app may quote them."""
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name):
             yield value

@@ -34,7 +34,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_the_benchmark_tells_what_each_variant_and_each_event_costs() -> None:
+def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", *QUICK, "--markdown"],
         cwd=Path(__file__).parents[1],
@@ -65,7 +65,7 @@ def test_the_benchmark_tells_what_each_variant_and_each_event_costs() -> None:
     assert "1 rounds of 3 turns of 2 visitors at once" in method
 
 
-def test_the_benchmark_of_the_rules_tells_how_long_each_of_them_takes() -> None:
+def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.rules", *QUICK_RULES, "--markdown"],
         cwd=Path(__file__).parents[1],

@@ -179,7 +179,7 @@ def test_an_empty_value_is_an_attribute_that_is_not_there() -> None:
     }
 
 
-def test_what_is_folded_is_counted_for_every_attribute_that_outsiders_choose() -> None:
+def test_what_overflows_is_counted_for_every_attribute_that_outsiders_choose() -> None:
     chosen = {a.key for a in attributes() if not a.values}
     named = {
         catalog.CLIENT_TYPE.key,
@@ -190,7 +190,7 @@ def test_what_is_folded_is_counted_for_every_attribute_that_outsiders_choose() -
         catalog.OPERATION.key,
         catalog.ACCESS_METHOD.key,
     }
-    assert set(catalog.FOLDED_ATTRIBUTE.values) == chosen | named
+    assert set(catalog.OVERFLOW_ATTRIBUTE.values) == chosen | named
 
 
 def constants(*prefixes: str) -> list[str]:

@@ -27,12 +27,12 @@ from chainlit_otel.privacy import mask_url, redact_query, redact_scope
         (b"code=\xff", "code=REDACTED"),
     ],
 )
-def test_of_a_query_only_what_is_known_to_be_harmless_is_told(query: bytes, told: str) -> None:
+def test_of_a_query_only_what_is_known_to_be_harmless_is_left(query: bytes, told: str) -> None:
     assert redact_query(query) == told
     assert redact_query(query.decode("latin-1")) == told
 
 
-def test_a_query_of_any_length_is_told_in_bounds() -> None:
+def test_the_redacted_query_is_bounded() -> None:
     assert redact_query(b"&".join([b"a=b"] * 10_000)) == "&".join(["a=REDACTED"] * 32)
 
 
@@ -43,7 +43,7 @@ def test_no_query_lets_a_text_through(pairs: list[tuple[str, str]]) -> None:
 
 
 @given(st.dictionaries(st.text(alphabet="abcXYZ_"), st.text(max_size=5)))
-def test_no_name_that_a_browser_makes_up_is_told(query: dict[str, str]) -> None:
+def test_no_name_that_a_browser_makes_up_is_left(query: dict[str, str]) -> None:
     told = redact_query("&".join(f"CANARY{name}={value}" for name, value in query.items()))
     assert "CANARY" not in told
 
@@ -89,13 +89,13 @@ def test_an_instrumentation_sees_of_a_request_what_it_may_tell() -> None:
         ({"path_params": {"tenant": "CANARY"}, "root_path": "/CANARY"}, "root_path", ""),
     ],
 )
-def test_what_a_client_makes_up_is_not_told(
+def test_what_a_client_makes_up_is_redacted(
     changed: dict[str, object], key: str, told: object
 ) -> None:
     assert redact_scope({**SCOPE, **changed}, "/", ())[key] == told
 
 
-def test_a_path_without_a_route_is_not_told() -> None:
+def test_a_path_without_a_route_is_redacted() -> None:
     assert redact_scope(SCOPE, None, ())["path"] == "/REDACTED"
 
 
@@ -114,5 +114,5 @@ def test_a_path_without_a_route_is_not_told() -> None:
         ("", ""),
     ],
 )
-def test_an_address_is_told_without_its_secrets(url: str, told: str) -> None:
+def test_an_address_is_shown_without_its_secrets(url: str, told: str) -> None:
     assert mask_url(url, "***") == told

@@ -216,7 +216,7 @@ def test_a_bad_keyword_is_refused_in_one_line_that_names_it_its_variable_and_the
         ("SHUTDOWN_TIMOUT", "SHUTDOWN_TIMEOUT"),
     ],
 )
-def test_an_unknown_variable_of_ours_is_told_with_the_one_that_was_meant(
+def test_an_unknown_variable_of_ours_is_logged_with_the_one_that_was_meant(
     variable: str, suggestion: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(PREFIX + variable, "secret")
@@ -227,7 +227,7 @@ def test_an_unknown_variable_of_ours_is_told_with_the_one_that_was_meant(
     assert "secret" not in problem
 
 
-def test_an_unknown_variable_like_none_of_ours_is_told_with_all_of_them(
+def test_an_unknown_variable_like_none_of_ours_is_logged_with_all_of_them(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unknown = PREFIX + "X" * 60
@@ -343,7 +343,7 @@ def test_what_is_secret_is_told_apart() -> None:
     assert [name for name, row in ROWS.items() if row["secret"]] == ["metrics_token"]
 
 
-def test_nothing_that_a_user_said_or_is_is_recorded_unless_somebody_asks() -> None:
+def test_nothing_of_a_user_is_recorded_unless_a_setting_asks_for_it() -> None:
     captures = [name for name in ROWS if name.startswith("capture_")]
     assert captures
     assert [name for name in captures if getattr(Settings(), name)] == []

@@ -101,7 +101,7 @@ EMIT_EVENT = Attribute(
     ),
 )
 
-# What is one message each. A token, an element, a part of a voice is part of an answer.
+# The events that send one message each; a token, an element or a part of a voice is no message.
 MESSAGE_EVENTS = ("new_message", "update_message", "ask")
 
 REFUSAL = Attribute(
@@ -179,7 +179,7 @@ PROBE = Attribute(
     INSTALLED_PROBE.key, (*INSTALLED_PROBE.values, "pools", "caches", "tracing", "server")
 )
 
-FOLDED_ATTRIBUTE = Attribute(
+OVERFLOW_ATTRIBUTE = Attribute(
     "chainlit_otel.attribute",
     (
         CLIENT_TYPE.key,

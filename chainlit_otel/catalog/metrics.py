@@ -24,7 +24,6 @@ from chainlit_otel.catalog.attributes import (
     EXPORT_SIGNAL,
     FEEDBACK_VALUE,
     FILE_DIRECTION,
-    FOLDED_ATTRIBUTE,
     INBOUND_DROP_REASON,
     INSTALLED_PROBE,
     LOOKUP_SITE,
@@ -32,6 +31,7 @@ from chainlit_otel.catalog.attributes import (
     OPERATION,
     OTHER,
     OUTCOME,
+    OVERFLOW_ATTRIBUTE,
     PEAK_WINDOW,
     POOL_NAME,
     POOL_STATE,
@@ -236,7 +236,7 @@ INBOUND_DROPPED = Metric(
     "chainlit.inbound.dropped",
     "counter",
     "{packet}",
-    "Packets of browsers that were thrown away before Chainlit saw them; what is too large is one.",
+    "Packets of browsers that were dropped before Chainlit saw them; what is too large is one.",
     (INBOUND_DROP_REASON,),
     label_sets=_every(INBOUND_DROP_REASON),
 )
@@ -359,7 +359,7 @@ DATA_LAYER_QUEUED = Metric(
     "chainlit.data_layer.queued",
     "counter",
     "{operation}",
-    "Operations that Chainlit held back until the first message of the user.",
+    "Operations that Chainlit queued until the first message of the user.",
     (QUEUED_OPERATION,),
     label_sets=(),
 )
@@ -368,7 +368,7 @@ DATA_LAYER_DISCARDED = Metric(
     "chainlit.data_layer.discarded",
     "counter",
     "{operation}",
-    "Operations that were held back and never ran, because no message came.",
+    "Operations that were queued and never ran, because no message came.",
     (QUEUED_OPERATION,),
     label_sets=(),
 )
@@ -377,7 +377,7 @@ DATA_LAYER_QUEUE_LENGTH = Metric(
     "chainlit.data_layer.queue_length",
     "updowncounter",
     "{operation}",
-    "Operations held back now.",
+    "Operations queued now.",
 )
 
 CACHE_LOOKUPS = Metric(
@@ -518,8 +518,8 @@ LABEL_OVERFLOW = Metric(
     "counter",
     "{value}",
     "Label values outside their set, recorded as `other`.",
-    (FOLDED_ATTRIBUTE,),
-    label_sets=_every(FOLDED_ATTRIBUTE),
+    (OVERFLOW_ATTRIBUTE,),
+    label_sets=_every(OVERFLOW_ATTRIBUTE),
 )
 
 EXPOSITION_DROPPED = Metric(

@@ -25,12 +25,12 @@ _REFRESH = 1.0  # seconds between two looks at the metrics
 _LINE_EVERY = 5.0  # seconds between two lines where a line cannot be written over
 _STARTUP = 120.0  # seconds the app may take; its imports alone take 3 on a fast machine
 
-Beside = Callable[[DemoServer], AbstractContextManager[Mapping[str, str]]]
-"""Starts what runs beside the app once that is ready; yields more addresses by their names."""
+Companion = Callable[[DemoServer], AbstractContextManager[Mapping[str, str]]]
+"""Starts what runs next to the app once that is ready; yields more addresses by their names."""
 
 
 @contextlib.contextmanager
-def _nothing(_: DemoServer) -> Iterator[Mapping[str, str]]:
+def _no_companion(_: DemoServer) -> Iterator[Mapping[str, str]]:
     yield {}
 
 
@@ -69,7 +69,10 @@ def command(seconds: float | None, port: int | None, visitors_rate: float) -> No
 
 
 def run(
-    seconds: float | None, port: int | None, visitors_rate: float, beside: Beside = _nothing
+    seconds: float | None,
+    port: int | None,
+    visitors_rate: float,
+    companion: Companion = _no_companion,
 ) -> None:
     """Run the demo until its time is over or a signal ends it.
 
@@ -77,19 +80,19 @@ def run(
         seconds: counted from when the app is ready; None for no end.
         port: of the chat; None for 8000 or the next free one.
         visitors_rate: how many arrive per second.
-        beside: starts what runs beside the app.
+        companion: starts what runs next to the app.
 
     Raises:
         click.ClickException: the app could not be started, or ended by itself.
     """
     plan = Plan(None, visitors_rate, _LENGTH, closes=_CLOSES)
     try:
-        asyncio.run(_demo(seconds, port, plan, beside))
+        asyncio.run(_demo(seconds, port, plan, companion))
     except ServerEnded as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _demo(seconds: float | None, port: int | None, plan: Plan, beside: Beside) -> None:
+async def _demo(seconds: float | None, port: int | None, plan: Plan, companion: Companion) -> None:
     stop = asyncio.Event()
     with _set_by_signals(stop):
         async with DemoServer(port) as server:
@@ -97,7 +100,7 @@ async def _demo(seconds: float | None, port: int | None, plan: Plan, beside: Bes
             if not await _before(stop, server.wait_until_ready(_STARTUP)):
                 click.echo("ended before the app was ready")
                 return
-            with beside(server) as more:
+            with companion(server) as more:
                 click.echo(_places(server, more))
                 click.echo(await _visits(server, plan, stop, seconds))
 
@@ -111,7 +114,7 @@ async def _visits(
     visitors = asyncio.create_task(crowd.run())
     try:
         await _before(stop, _watch(server, visitors, headline, seconds))
-        # In this order: the app then has seen everything that the visitors have reported.
+        # The report first: the app has then counted everything that is in it.
         report = dataclasses.replace(crowd.report)
         await _look(server, headline)
     finally:
@@ -149,7 +152,7 @@ async def _look(server: DemoServer, headline: Headline) -> None:
 
 
 class _Line:
-    """One line that is written over again and again; without a terminal, now and then a new one."""
+    """One line that is overwritten; without a terminal, a new line every few seconds."""
 
     def __init__(self) -> None:
         self._due = 0.0
@@ -180,7 +183,7 @@ def _places(server: DemoServer, more: Mapping[str, str]) -> str:
 
 
 def _summary(seconds: float, headline: Headline, report: LoadReport) -> str:
-    """The last figures; beside them those that the visitors have counted, where they have."""
+    """Return the last figures of the app, and those that the visitors have counted."""
     last = headline.last
     starts = None if last is None else last.starts
     peak = None if last is None else last.peak

@@ -1,4 +1,4 @@
-"""The process of the demo app: its directory, its ports, its beginning and its end."""
+"""The process of the demo app: its directory, its ports, its start and its end."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chainlit_otel.testing.client import Unreachable, check
 
 GRACE = 10  # `session_timeout`: short, so that sessions of closed tabs end while one watches
 
-# A version that is not too old and a name: less, and Chainlit does not take the file.
+# Without a version that is new enough and a name, Chainlit does not accept the file.
 _CONFIG = f"""\
 [meta]
 generated_by = "2.0.0"
@@ -38,12 +38,12 @@ _LOCALHOST = "127.0.0.1"
 _POLL = 0.1
 _EXIT_TIMEOUT = 8.0  # seconds the app has to end by itself
 _TAIL = 25
-# What belongs to the user's own app: the demo must not listen elsewhere, nor write to a database.
+# Settings of the user's own app: the demo must not listen elsewhere, nor write to its database.
 _NOT_INHERITED = ("CHAINLIT_", "DATABASE_URL", "LITERAL_")
 
 
 class ServerEnded(Exception):
-    """The app could not be started, or ended by itself; the message has its last words."""
+    """The app could not be started, or ended by itself; the message has the end of its log."""
 
 
 class DemoServer:
@@ -80,7 +80,7 @@ class DemoServer:
 
     @property
     def health_url(self) -> str:
-        """Address at which chainlit-otel tells whether it is well."""
+        """Address of the health of chainlit-otel."""
         return f"http://{_LOCALHOST}:{self.admin_port}/healthz"
 
     async def __aenter__(self) -> DemoServer:
@@ -101,7 +101,7 @@ class DemoServer:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for this process, which then ends the app in good order.
+                # Ctrl-C in the terminal is for this process only, which then ends the app itself.
                 start_new_session=True,
             )
         return self
@@ -124,10 +124,10 @@ class DemoServer:
             ServerEnded: the process has ended, or they do not answer in time.
         """
         if not await self._answers(self._has_chat, timeout):
-            raise ServerEnded(self._with_last_words(f"no answer within {timeout:g} s"))
+            raise ServerEnded(self._with_log_tail(f"no answer within {timeout:g} s"))
         if not await self._answers(self._has_metrics, _EXIT_TIMEOUT):
             reason = f"the app runs, but there are no session metrics at {self.metrics_url}"
-            raise ServerEnded(self._with_last_words(reason))
+            raise ServerEnded(self._with_log_tail(reason))
 
     async def _answers(self, ask: Callable[[], Awaitable[bool]], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -156,7 +156,7 @@ class DemoServer:
         """
         code = self._process.poll() if self._process is not None else None
         if code is not None:
-            raise ServerEnded(self._with_last_words(f"the app has ended with exit code {code}"))
+            raise ServerEnded(self._with_log_tail(f"the app has ended with exit code {code}"))
 
     async def scrape(self) -> Reading | None:
         """Read the metrics now; None if they cannot be had."""
@@ -178,7 +178,7 @@ class DemoServer:
         except subprocess.TimeoutExpired:
             pass
         finally:
-            process.kill()  # does nothing to one that has ended
+            process.kill()  # no effect on a process that has ended
             process.wait()
 
     def _environment(self) -> dict[str, str]:
@@ -192,10 +192,10 @@ class DemoServer:
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),
         }
 
-    def _with_last_words(self, text: str) -> str:
+    def _with_log_tail(self, text: str) -> str:
         log = (Path(self._directory.name) / "log").read_text(encoding="utf-8", errors="replace")
         words = log.splitlines()[-_TAIL:]
-        return "\n".join([f"{text}; its last words:" if words else text, *words])
+        return "\n".join([f"{text}; the end of its log:" if words else text, *words])
 
 
 def _preferred_admin_port() -> int:
@@ -219,7 +219,7 @@ def is_free(port: int) -> bool:
     """Tell whether nothing listens on a port of the loopback interface."""
     with contextlib.closing(socket.socket()) as probe:
         if os.name == "posix":
-            # Without it, a port whose last connections were just closed seems taken.
+            # Without it, a port in TIME_WAIT seems taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_LOCALHOST, port))

@@ -1,7 +1,7 @@
 """`chainlit-otel doctor`: what is observed, where it goes, and what to fix.
 
-The examination itself has a process of its own (`examination`): it imports Chainlit and the app,
-and must neither leave their files behind nor end with them.
+The examination (`diagnostics`) runs in a process of its own, since it imports Chainlit and the app:
+neither must leave files behind or end this process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Version:
     Attributes:
         name: What it is the version of.
         found: The version; None if it is not installed.
-        supported: The supported range; None if nobody says.
+        supported: The supported range; None if it is not known.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Version:
 
 
 def versions() -> list[Version]:
-    """The versions that matter, with the ranges that the packages themselves declare."""
+    """Return the versions that matter, with the ranges that the packages declare."""
     ranges = {"fastapi": _requirements("chainlit").get("fastapi"), **_requirements(_PACKAGE)}
     named = [
         "chainlit",
@@ -85,7 +85,7 @@ def versions() -> list[Version]:
 
 
 def _about(package: str) -> Mapping[str, str]:
-    """Return what a package says of itself; nothing if it is not installed."""
+    """Return version and Python range of a package; nothing if it is not installed."""
     try:
         about = metadata.metadata(package)
     except metadata.PackageNotFoundError:
@@ -109,7 +109,7 @@ def examine(app: Path | None) -> dict[str, Any]:
         app: The file of the app; None to examine the environment alone.
 
     Returns:
-        What `examination` found.
+        What `diagnostics` found.
     """
     with tempfile.TemporaryDirectory(
         prefix="chainlit-otel-doctor-", ignore_cleanup_errors=True
@@ -128,9 +128,9 @@ def examine(app: Path | None) -> dict[str, Any]:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return _nothing(f"{app or 'Chainlit'} was not imported within {_IMPORT_TIMEOUT:g} s")
+            return _failed(f"{app or 'Chainlit'} was not imported within {_IMPORT_TIMEOUT:g} s")
         if not report.exists():
-            return _nothing(
+            return _failed(
                 f"{app or 'Chainlit'} ended the examination with exit code {done.returncode}: "
                 "it must be possible to import it without that"
             )
@@ -139,20 +139,20 @@ def examine(app: Path | None) -> dict[str, Any]:
 
 
 def _copy_config(root: Path) -> None:
-    """Give Chainlit the app's configuration where it may write what it adds to it."""
+    """Copy the configuration of the app, since Chainlit may write to it."""
     config = Path(os.environ.get("CHAINLIT_APP_ROOT") or os.getcwd()) / ".chainlit"
     if config.is_dir():
         shutil.copytree(config, root / ".chainlit", ignore=shutil.ignore_patterns("*.db"))
 
 
 def _environment(root: Path) -> dict[str, str]:
-    # Whatever makes a temporary file makes it where everything is removed.
+    # Temporary files, too, go where everything is removed afterwards.
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(root))
     ours = {"CHAINLIT_APP_ROOT": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
     return {**os.environ, **temporary, **ours}
 
 
-def _nothing(problem: str) -> dict[str, Any]:
+def _failed(problem: str) -> dict[str, Any]:
     return {"sections": {}, "problems": [problem]}
 
 

@@ -1,4 +1,4 @@
-"""Files that commands generate: written, or compared with what would be written."""
+"""Files that commands generate: writes them, or checks that they are up to date."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 
 def write(file: Path, text: str) -> None:
-    """Write a file, in a directory that is made if need be, and say so.
+    """Write a file, with its directory if that is missing, and print its name.
 
     Raises:
         click.ClickException: It cannot be written.

@@ -1,4 +1,4 @@
-"""The headline figures of an app, taken from what its `/metrics` says. Pure: no clock, no I/O."""
+"""The headline figures of an app, read from its `/metrics`. Pure: no clock, no I/O."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _WEBSOCKET = {"chainlit_session_type": "websocket"}
 _FIGURES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
     ("starts", "chainlit_session_starts_total", {}),
     ("left", "chainlit_session_ends_total", {}),
-    # Whose tab is closed has left, and ends only after the grace time.
+    # A session whose tab is closed has been left, and ends only after the grace time.
     ("left", "chainlit_session_active", {**_WEBSOCKET, "chainlit_session_state": "disconnected"}),
     ("seconds", "chainlit_session_time_seconds_total", {}),
     ("connected", "chainlit_session_active", {**_WEBSOCKET, "chainlit_session_state": "connected"}),
@@ -26,10 +26,10 @@ _FIGURES: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 
 @dataclass(frozen=True)
 class Reading:
-    """What one look at the metrics shows.
+    """The session figures of one scrape.
 
     Attributes:
-        starts: sessions started since the app runs.
+        starts: sessions started since the app was started.
         left: sessions that their visitor has left, ended or not.
         seconds: time spent in all of them, the open ones included.
         connected: sessions connected now.
@@ -44,7 +44,7 @@ class Reading:
 
 
 def read(exposition: str) -> Reading:
-    """Take the figures out of the text of `/metrics`.
+    """Return the figures in the text of `/metrics`.
 
     Raises:
         LookupError: it has no session metrics.
@@ -70,7 +70,7 @@ class Headline:
         self._first: float | None = None
 
     def add(self, at: float, reading: Reading) -> None:
-        """Take in the reading made `at` this second of any steady clock."""
+        """Add the reading that was taken `at` this second of a monotonic clock."""
         self._readings.append((at, reading))
         self._first = at if self._first is None else self._first
         while at - self._readings[0][0] > WINDOW:
@@ -93,8 +93,8 @@ class Headline:
     def mean_duration(self) -> float | None:
         """Mean seconds of a session, by Little's law: the time of all by how many have left.
 
-        None while that is no estimate: nobody has left yet, or so few that it is more than the time
-        since the first reading, which no session can have lasted.
+        None while there is no estimate: no session has been left yet, or so few that the mean is
+        more than the time since the first reading, longer than any session can have lasted.
         """
         if self._first is None or not self._readings:
             return None

@@ -17,7 +17,8 @@ _DISABLED = "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
 _CONTENT = "TRACELOOP_TRACE_CONTENT"
 _LOGS = "OTEL_PYTHON_LOG_AUTO_INSTRUMENTATION"
 
-# Names of entry points. All of these ask one variable whether to record, and do so by default.
+# Names of entry points. One variable decides for all of these whether they record; they do by
+# default.
 _MODELS = frozenset(
     [
         *(
@@ -44,7 +45,7 @@ _CLIENTS = frozenset(["aiohttp-client", "httpx", "requests", "urllib", "urllib3"
 
 
 def rows() -> Iterator[tuple[str, ...]]:
-    """Give what is recorded, by whom, and what stops it; only of what would be switched on."""
+    """Give what is recorded, by which instrumentations, and the setting that stops it."""
     names = set(_switched_on())
     if (models := names & _MODELS) and not _is_false(_CONTENT):
         yield "prompts and answers", _listed(models), f"{_CONTENT}=false"
@@ -61,7 +62,7 @@ def rows() -> Iterator[tuple[str, ...]]:
 
 
 def _is_false(variable: str) -> bool:
-    # Anything else is as good as true for some of them.
+    # Some of them take any other value for true.
     return os.environ.get(variable, "").strip().lower() == "false"
 
 
@@ -74,7 +75,7 @@ def _disabled() -> set[str]:
 
 
 def _switched_on() -> Iterator[str]:
-    """Give the instrumentations of which the package that they are for is installed, too."""
+    """Give the instrumentations whose instrumented package is installed, too."""
     disabled = _disabled()
     if "*" in disabled:
         return

@@ -16,9 +16,10 @@ from chainlit_otel import catalog
 class MetricRow(TypedDict):
     """One metric.
 
-    `name` is the Prometheus name, `opentelemetry_name` the other one; `labels` maps each Prometheus
-    label to its values; `bounds` are the buckets of a histogram, in `unit`. `idle_series` are the
-    series of an app that nobody has used yet, and `series` those of each combination of labels.
+    `name` is the Prometheus name, `opentelemetry_name` that of OpenTelemetry; `labels` maps each
+    Prometheus label to its values; `bounds` are the buckets of a histogram, in `unit`.
+    `idle_series` are the series of an app that nobody has used yet, and `series` those of each
+    combination of labels.
     """
 
     name: str
@@ -33,7 +34,7 @@ class MetricRow(TypedDict):
 
 
 def rows() -> list[MetricRow]:
-    """The catalogue in its own order."""
+    """Return the catalogue, in its own order."""
     return [
         MetricRow(
             name=metric.prometheus_name,
@@ -51,7 +52,7 @@ def rows() -> list[MetricRow]:
 
 
 def table() -> str:
-    """The catalogue for a terminal: one aligned line a metric, and below it what it says."""
+    """Return the catalogue for a terminal: one aligned line a metric, its description below."""
     width = max(len(row["name"]) for row in rows())
     fill = textwrap.TextWrapper(
         width=max(60, shutil.get_terminal_size(fallback=(100, 0)).columns),
@@ -70,7 +71,7 @@ def table() -> str:
 
 
 def markdown() -> str:
-    """The catalogue as a Markdown table."""
+    """Return the catalogue as a Markdown table."""
     lines = ["| metric | kind | what it says | labels |", "|---|---|---|---|"]
     for row in rows():
         labels = ", ".join(f"`{label}`" for label in row["labels"])
@@ -79,7 +80,7 @@ def markdown() -> str:
 
 
 def series() -> str:
-    """What each metric costs, as a Markdown table: the dearest first."""
+    """Return how many series each metric has, as a Markdown table, the most first."""
     lines = ["| metric | idle | each combination of | costs |", "|---|--:|---|--:|"]
     for row in sorted(rows(), key=lambda row: (-row["idle_series"], -row["series"])):
         labels = ", ".join(f"`{label}`" for label in row["labels"])
@@ -89,7 +90,7 @@ def series() -> str:
 
 
 def as_json() -> str:
-    """The catalogue with everything in it, as a JSON array."""
+    """Return the whole catalogue as a JSON array."""
     return json.dumps(rows(), indent=2, ensure_ascii=False)
 
 
@@ -110,7 +111,7 @@ _FORMATS: dict[str, Callable[[], str]] = {"table": table, "markdown": markdown, 
     "--series",
     "costs",
     is_flag=True,
-    help="Tell instead how many series each metric costs: in an app that nobody has used yet, and "
+    help="Show instead how many series each metric costs: in an app that nobody has used yet, and "
     "for each combination of labels that occurs.",
 )
 def command(style: str, costs: bool) -> None:

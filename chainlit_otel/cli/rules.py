@@ -65,7 +65,7 @@ def command(
 ) -> None:
     """Write recording and alerting rules for Prometheus.
 
-    Each threshold is an option. What an alert means and what to do is told in the runbook.
+    Each threshold is an option. The runbook says what each alert means and what to do.
     """
     if check and output is None:
         raise click.UsageError("--check needs --output, the file to look at")

@@ -33,7 +33,7 @@ _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
     type=click.IntRange(min=1),
     default=10,
     show_default=True,
-    help="How many come, all told.",
+    help="How many come in all.",
 )
 @click.option(
     "--rate",

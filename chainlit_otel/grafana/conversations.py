@@ -18,12 +18,12 @@ from chainlit_otel.grafana.queries import (
     increase,
     label,
     legend,
-    now,
-    peak,
     per_minute,
     per_second,
     quantile,
-    share,
+    ratio,
+    sum_of,
+    sum_of_max,
 )
 from chainlit_otel.promql import Where
 from chainlit_otel.rules.thresholds import SLOW_BURN, Thresholds
@@ -32,7 +32,7 @@ _FAILED: Where = {catalog.OUTCOME: "error"}
 _OUTBOUND: Where = {catalog.DIRECTION: "outbound"}
 _LOST: Where = {catalog.EMIT_EVENT: catalog.MESSAGE_EVENTS}
 _QUANTILES = (0.5, 0.9, 0.99)
-# All quantiles of a histogram have the same exemplars: asked for with each, they are drawn thrice.
+# All quantiles of a histogram have the same exemplars: queried with each, they are drawn thrice.
 _WITH_EXEMPLARS = 0.99
 
 
@@ -71,7 +71,7 @@ def build(limits: Thresholds) -> Json:
 def turn_rate() -> Json:
     return stat(
         "Turns",
-        "Turns per minute, over 5 minutes. Worry if users are connected and it is zero.",
+        "Turns per minute, over 5 minutes. Investigate if users are connected and it is zero.",
         "suffix:/min",
         Query(per_minute(catalog.TURN_DURATION, span="5m", part="count")),
     )
@@ -84,7 +84,7 @@ def failed_turns(limits: Thresholds) -> Json:
         "is more than the objective has room for, red where the slow alert fires.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 increase(catalog.TURN_DURATION, "1h", _FAILED, part="count"),
                 increase(catalog.TURN_DURATION, "1h", part="count"),
             )
@@ -106,9 +106,9 @@ def first_token_p90(limits: Thresholds) -> Json:
 def turns_under_way() -> Json:
     return stat(
         "Turns under way",
-        "Turns that are being answered at this moment. Worry if it only grows: answers hang.",
+        "Turns that are being answered at this moment. Investigate if it only grows: answers hang.",
         "short",
-        Query(now(catalog.TURN_ACTIVE)),
+        Query(sum_of(catalog.TURN_ACTIVE)),
     )
 
 
@@ -120,7 +120,7 @@ def lost_answers(limits: Thresholds) -> Json:
         "Share of the messages of an hour that were sent to a socket that is gone. If they are "
         "many, connections break while users wait.",
         "percentunit",
-        Query(share(lost, f"({lost} + {sent})")),
+        Query(ratio(lost, f"({lost} + {sent})")),
         levels=Levels(0.4 * limits.lost_ratio, limits.lost_ratio),
     )
 
@@ -130,9 +130,9 @@ def liked() -> Json:
     judged = increase(catalog.FEEDBACK, "1d", {catalog.FEEDBACK_VALUE: ("positive", "negative")})
     return stat(
         "Positive feedback",
-        "Share of the feedback of a day that is positive. Worry if it falls after a release.",
+        "Share of the feedback of a day that is positive. Investigate if it falls after a release.",
         "percentunit",
-        Query(share(positive, judged)),
+        Query(ratio(positive, judged)),
         levels=Levels(0.8, 0.5, below=True),
     )
 
@@ -140,7 +140,7 @@ def liked() -> Json:
 def turns() -> Json:
     return timeseries(
         "Turns by outcome",
-        "Turns per minute: `cancelled` were stopped by their user. Worry about any `error` that "
+        "Turns per minute: `cancelled` were stopped by their user. Investigate any `error` that "
         "lasts.",
         "suffix:/min",
         Query(
@@ -154,18 +154,18 @@ def turns() -> Json:
 def concurrent_turns() -> Json:
     return timeseries(
         "Concurrent turns",
-        "Turns under way; dashed, the true peak between the scrapes. Worry if turns pile up.",
+        "Turns under way; dashed, the true peak between the scrapes. Investigate if turns pile up.",
         "short",
-        Query(now(catalog.TURN_ACTIVE), "under way"),
-        Query(peak(catalog.TURN_PEAK, {catalog.PEAK_WINDOW: "15s"}), "peak", dashed=True),
+        Query(sum_of(catalog.TURN_ACTIVE), "under way"),
+        Query(sum_of_max(catalog.TURN_PEAK, {catalog.PEAK_WINDOW: "15s"}), "peak", dashed=True),
     )
 
 
 def turn_durations() -> Json:
     return timeseries(
         "Duration of turns",
-        "From the arrival of a message until the app is done with it. Worry if p99 runs away; its "
-        "exemplars lead to traces.",
+        "From the arrival of a message until the app is done with it. Investigate if p99 runs "
+        "away; its exemplars lead to traces.",
         "s",
         *(
             Query(
@@ -179,7 +179,7 @@ def turn_durations() -> Json:
 def turn_duration_buckets() -> Json:
     return heatmap(
         "Duration of turns, spread",
-        "How long turns took. Worry if a second band appears above the usual one.",
+        "How long turns took. Investigate if a second band appears above the usual one.",
         "s",
         Query(buckets(catalog.TURN_DURATION), "{{le}}", exemplar=True),
     )
@@ -188,8 +188,8 @@ def turn_duration_buckets() -> Json:
 def first_tokens() -> Json:
     return timeseries(
         "Time to first token",
-        "From the arrival of a message to the first token or message sent. Worry if it rises while "
-        "turns do not get longer; its exemplars lead to traces.",
+        "From the arrival of a message to the first token or message sent. Investigate if it rises "
+        "while turns do not get longer; its exemplars lead to traces.",
         "s",
         *(
             Query(
@@ -205,7 +205,7 @@ def first_tokens() -> Json:
 def first_token_buckets() -> Json:
     return heatmap(
         "Time to first token, spread",
-        "How long users waited for the first word. Worry if it spreads upwards.",
+        "How long users waited for the first word. Investigate if it spreads upwards.",
         "s",
         Query(buckets(catalog.TIME_TO_FIRST_TOKEN), "{{le}}", exemplar=True),
     )
@@ -214,7 +214,8 @@ def first_token_buckets() -> Json:
 def chunk_gaps() -> Json:
     return timeseries(
         "Gap between chunks",
-        "Mean time between the streamed chunks of a turn. Worry above 0.2 s: the text stutters.",
+        "Mean time between the streamed chunks of a turn. Investigate above 0.2 s: the text "
+        "stutters.",
         "s",
         *(Query(quantile(q, catalog.TIME_PER_OUTPUT_CHUNK), f"p{q * 100:g}") for q in _QUANTILES),
     )
@@ -223,7 +224,7 @@ def chunk_gaps() -> Json:
 def chunks() -> Json:
     return timeseries(
         "Chunks streamed",
-        "Chunks sent to browsers per second. Worry if turns go on and it is zero.",
+        "Chunks sent to browsers per second. Investigate if turns go on and it is zero.",
         "suffix:/s",
         Query(per_second(catalog.OUTPUT_CHUNKS), "chunks"),
     )
@@ -232,8 +233,8 @@ def chunks() -> Json:
 def callbacks() -> Json:
     return timeseries(
         "Callbacks, p90",
-        "Nine in ten runs of each callback were shorter. Worry if one that is not `on_message` "
-        "takes seconds.",
+        "Nine in ten runs of each callback were shorter. Investigate if one that is not "
+        "`on_message` takes seconds.",
         "s",
         Query(
             quantile(0.9, catalog.CALLBACK_DURATION, by=label(catalog.CALLBACK_NAME)),
@@ -245,7 +246,7 @@ def callbacks() -> Json:
 def callback_errors() -> Json:
     return timeseries(
         "Errors in callbacks",
-        "Exceptions per minute that callbacks raised and Chainlit swallowed. Worry about any.",
+        "Exceptions per minute that callbacks raised and Chainlit swallowed. Investigate any.",
         "suffix:/min",
         Query(
             per_minute(
@@ -260,7 +261,7 @@ def callback_errors() -> Json:
 def steps() -> Json:
     return timeseries(
         "Steps, p90",
-        "Nine in ten steps of each type were shorter. Worry about the one that grew when turns "
+        "Nine in ten steps of each type were shorter. Investigate the one that grew when turns "
         "did.",
         "s",
         Query(
@@ -273,7 +274,7 @@ def steps() -> Json:
 def step_errors() -> Json:
     return timeseries(
         "Errors in steps",
-        "Steps per minute that failed. Worry if tools fail: the model answers without them.",
+        "Steps per minute that failed. Investigate if tools fail: the model answers without them.",
         "suffix:/min",
         Query(
             per_minute(catalog.STEP_DURATION, _FAILED, label(catalog.STEP_TYPE), part="count"),
@@ -286,7 +287,7 @@ def step_errors() -> Json:
 def asks() -> Json:
     return timeseries(
         "Questions to users",
-        "Questions of the app per minute, by what became of them. Worry if most time out.",
+        "Questions of the app per minute, by what became of them. Investigate if most time out.",
         "suffix:/min",
         Query(
             per_minute(catalog.ASK_DURATION, by=label(catalog.ASK_OUTCOME), part="count"),
@@ -299,16 +300,17 @@ def asks() -> Json:
 def mcp() -> Json:
     return timeseries(
         "MCP connections",
-        "Connections to MCP servers that are open. Worry if they only grow.",
+        "Connections to MCP servers that are open. Investigate if they only grow.",
         "short",
-        Query(now(catalog.MCP_CONNECTIONS), "open"),
+        Query(sum_of(catalog.MCP_CONNECTIONS), "open"),
     )
 
 
 def messages() -> Json:
     return timeseries(
         "Messages",
-        "Messages from users and to them per minute. Worry if users write and nothing comes back.",
+        "Messages from users and to them per minute. Investigate if users write and nothing comes "
+        "back.",
         "suffix:/min",
         Query(
             per_minute(catalog.MESSAGES, by=label(catalog.DIRECTION)),
@@ -321,7 +323,7 @@ def dropped() -> Json:
     return timeseries(
         "Lost on the way",
         "Content per minute that was sent to a socket that is gone, so nobody saw it; and packets "
-        "of browsers that were thrown away, so Chainlit never saw them. Worry about bursts: "
+        "of browsers that were dropped, so Chainlit never saw them. Investigate bursts: "
         "connections break while users wait, or a message was too large.",
         "suffix:/min",
         Query(
@@ -339,21 +341,21 @@ def dropped() -> Json:
 def feedback() -> Json:
     return timeseries(
         "Feedback",
-        "Feedback of users in an hour. Worry if the negative grows after a release.",
+        "Feedback of users in an hour. Investigate if the negative grows after a release.",
         "short",
         Query(
             increase(catalog.FEEDBACK, "1h", by=label(catalog.FEEDBACK_VALUE)),
             legend(catalog.FEEDBACK_VALUE),
         ),
         stacked=True,
-        whole=True,
+        decimals=0,
     )
 
 
 def files() -> Json:
     return timeseries(
         "Files",
-        "Bytes per second of uploads and of elements that the app sends. Worry about what the disk "
+        "Bytes per second of uploads and of elements that the app sends. Investigate what the disk "
         "cannot hold.",
         "Bps",
         Query(

@@ -19,11 +19,11 @@ from chainlit_otel.grafana.queries import (
     increase,
     label,
     legend,
-    now,
     per_minute,
     per_second,
     quantile,
-    share,
+    ratio,
+    sum_of,
 )
 from chainlit_otel.promql import Where
 from chainlit_otel.rules.thresholds import Thresholds
@@ -53,7 +53,7 @@ def build(limits: Thresholds) -> Json:
                 ],
             ),
             Row("Operations", [operations(), errors(), durations(), duration_buckets()]),
-            Row("Held back until the first message", [queue_length(), queued()]),
+            Row("Queued until the first message", [queue_length(), queued()]),
             Row("Pools and caches", [pools(), pool_shares(limits), cache_hits(), cache_sizes()]),
             Row("Access", [attempts(), sign_ins(), denials(), users()]),
         ],
@@ -63,8 +63,8 @@ def build(limits: Thresholds) -> Json:
 def operation_rate() -> Json:
     return stat(
         "Operations",
-        "Operations of the data layer per second, over 5 minutes. Worry if users chat and it is "
-        "zero: nothing is saved.",
+        "Operations of the data layer per second, over 5 minutes. Investigate if users chat and it "
+        "is zero: nothing is saved.",
         "suffix:/s",
         Query(per_second(catalog.DATA_LAYER_OPERATIONS, span="5m")),
     )
@@ -76,7 +76,7 @@ def failed_operations(limits: Thresholds) -> Json:
         "Share of the operations of 10 minutes that failed, which Chainlit hides.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 increase(catalog.DATA_LAYER_OPERATIONS, "10m", _FAILED),
                 increase(catalog.DATA_LAYER_OPERATIONS, "10m"),
             )
@@ -97,13 +97,13 @@ def operation_p95(limits: Thresholds) -> Json:
 
 def fullest_pool(limits: Thresholds) -> Json:
     by = f"instance,{label(catalog.POOL_NAME)}"
-    used, most = now(catalog.POOL_CONNECTIONS, _USED, by), now(catalog.POOL_MAX, by=by)
+    used, most = sum_of(catalog.POOL_CONNECTIONS, _USED, by), sum_of(catalog.POOL_MAX, by=by)
     return stat(
         "Fullest pool",
         "Connections in use of what the fullest pool of any replica can have. When "
         "it is full, operations wait.",
         "percentunit",
-        Query(f"max ({share(used, most)})"),
+        Query(f"max ({ratio(used, most)})"),
         levels=Levels(0.9 * limits.pool_ratio, limits.pool_ratio),
     )
 
@@ -111,11 +111,11 @@ def fullest_pool(limits: Thresholds) -> Json:
 def hits() -> Json:
     return stat(
         "Cache hits",
-        "Share of the lookups of 10 minutes that a cache could answer. Worry if it falls: the "
-        "database bears what the cache does not.",
+        "Share of the lookups of 10 minutes that a cache could answer. Investigate if it falls: "
+        "the database bears what the cache does not.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 increase(catalog.CACHE_LOOKUPS, "10m", _HIT),
                 increase(catalog.CACHE_LOOKUPS, "10m"),
             )
@@ -131,7 +131,7 @@ def denied_sign_ins(limits: Thresholds) -> Json:
         "Share of the sign-ins of 15 minutes that were denied or could not be checked.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 increase(catalog.ACCESS_ATTEMPTS, "15m", refused),
                 increase(catalog.ACCESS_ATTEMPTS, "15m", _SIGN_IN),
             )
@@ -143,7 +143,7 @@ def denied_sign_ins(limits: Thresholds) -> Json:
 def operations() -> Json:
     return timeseries(
         "Operations",
-        "Operations per second. Worry if one stands out that should be rare.",
+        "Operations per second. Investigate if one stands out that should be rare.",
         "suffix:/s",
         Query(
             per_second(catalog.DATA_LAYER_OPERATIONS, by=label(catalog.OPERATION)),
@@ -156,7 +156,7 @@ def operations() -> Json:
 def errors() -> Json:
     return timeseries(
         "Errors",
-        "Operations per minute that failed; users see none of it. Worry about any: what they write "
+        "Operations per minute that failed; users see none of it. Investigate any: what they write "
         "may not be saved.",
         "suffix:/min",
         Query(
@@ -170,8 +170,8 @@ def errors() -> Json:
 def durations() -> Json:
     return timeseries(
         "Duration of operations, p95",
-        "19 in 20 of each operation were quicker, waiting for a connection included. Worry if all "
-        "rise together: the database or the pool is the cause.",
+        "19 in 20 of each operation were quicker, waiting for a connection included. Investigate "
+        "if all rise together: the database or the pool is the cause.",
         "s",
         Query(
             quantile(0.95, catalog.DATA_LAYER_OPERATION_DURATION, by=label(catalog.OPERATION)),
@@ -184,7 +184,7 @@ def durations() -> Json:
 def duration_buckets() -> Json:
     return heatmap(
         "Duration of operations, spread",
-        "How long operations took. Worry if a band appears at the timeout of a pool.",
+        "How long operations took. Investigate if a band appears at the timeout of a pool.",
         "s",
         Query(buckets(catalog.DATA_LAYER_OPERATION_DURATION), "{{le}}", exemplar=True),
     )
@@ -192,20 +192,21 @@ def duration_buckets() -> Json:
 
 def queue_length() -> Json:
     return timeseries(
-        "Held back now",
-        "Operations that wait until their user writes a first message. Worry if it only grows.",
+        "Queued now",
+        "Operations that wait until their user writes a first message. Investigate if it only "
+        "grows.",
         "short",
-        Query(now(catalog.DATA_LAYER_QUEUE_LENGTH), "held back"),
+        Query(sum_of(catalog.DATA_LAYER_QUEUE_LENGTH), "queued"),
     )
 
 
 def queued() -> Json:
     return timeseries(
-        "Held back and discarded",
-        "Operations per minute that were held back, and those that never ran because no message "
-        "came. Worry if most are discarded: users come and do not write.",
+        "Queued and discarded",
+        "Operations per minute that were queued, and those that never ran because no message "
+        "came. Investigate if most are discarded: users come and do not write.",
         "suffix:/min",
-        Query(per_minute(catalog.DATA_LAYER_QUEUED), "held back"),
+        Query(per_minute(catalog.DATA_LAYER_QUEUED), "queued"),
         Query(per_minute(catalog.DATA_LAYER_DISCARDED), "discarded"),
     )
 
@@ -213,15 +214,15 @@ def queued() -> Json:
 def pools() -> Json:
     return timeseries(
         "Connections",
-        "Connections of each pool, in use and idle; dashed, the most it may have. Worry if those "
-        "in use come near it.",
+        "Connections of each pool, in use and idle; dashed, the most it may have. Investigate if "
+        "those in use come near it.",
         "short",
         Query(
-            now(catalog.POOL_CONNECTIONS, by=label(catalog.POOL_NAME, catalog.POOL_STATE)),
+            sum_of(catalog.POOL_CONNECTIONS, by=label(catalog.POOL_NAME, catalog.POOL_STATE)),
             f"{legend(catalog.POOL_NAME)} {legend(catalog.POOL_STATE)}",
         ),
         Query(
-            now(catalog.POOL_MAX, by=label(catalog.POOL_NAME)),
+            sum_of(catalog.POOL_MAX, by=label(catalog.POOL_NAME)),
             f"{legend(catalog.POOL_NAME)} most",
             dashed=True,
         ),
@@ -232,11 +233,11 @@ def pool_shares(limits: Thresholds) -> Json:
     by = f"instance,{label(catalog.POOL_NAME)}"
     return bar_gauge(
         "Pools in use",
-        "Connections in use of what each pool can have, on each replica. Worry about one that is "
+        "Connections in use of what each pool can have, on each replica. Investigate one that is "
         "full while others are not: it leaks.",
         "percentunit",
         Query(
-            share(now(catalog.POOL_CONNECTIONS, _USED, by), now(catalog.POOL_MAX, by=by)),
+            ratio(sum_of(catalog.POOL_CONNECTIONS, _USED, by), sum_of(catalog.POOL_MAX, by=by)),
             f"{{{{instance}}}} {legend(catalog.POOL_NAME)}",
             instant=True,
         ),
@@ -248,10 +249,11 @@ def cache_hits() -> Json:
     by = label(catalog.CACHE_NAME)
     return timeseries(
         "Cache hits",
-        "Share of the lookups that each cache could answer. Worry if it falls after a release.",
+        "Share of the lookups that each cache could answer. Investigate if it falls after a "
+        "release.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 per_second(catalog.CACHE_LOOKUPS, _HIT, by),
                 per_second(catalog.CACHE_LOOKUPS, by=by),
             ),
@@ -264,10 +266,10 @@ def cache_sizes() -> Json:
     by = label(catalog.CACHE_NAME)
     return timeseries(
         "Cache entries",
-        "Entries of each cache; dashed, those dropped per minute. Worry if many are dropped: it is "
-        "too small.",
+        "Entries of each cache; dashed, those dropped per minute. Investigate if many are dropped: "
+        "it is too small.",
         "short",
-        Query(now(catalog.CACHE_SIZE, by=by), legend(catalog.CACHE_NAME)),
+        Query(sum_of(catalog.CACHE_SIZE, by=by), legend(catalog.CACHE_NAME)),
         Query(
             per_minute(catalog.CACHE_EVICTIONS, by=by),
             f"{legend(catalog.CACHE_NAME)} dropped",
@@ -280,8 +282,8 @@ def cache_sizes() -> Json:
 def attempts() -> Json:
     return timeseries(
         "Access checks",
-        "Checks per minute. Worry about any `error`: what checks failed itself, and users are told "
-        "that they may not.",
+        "Checks per minute. Investigate any `error`: what checks failed itself, and users see "
+        "that they are denied.",
         "suffix:/min",
         Query(
             per_minute(
@@ -296,7 +298,8 @@ def attempts() -> Json:
 def sign_ins() -> Json:
     return timeseries(
         "Sign-ins",
-        "Sign-ins per minute, by result. Worry if many are denied: somebody guesses passwords.",
+        "Sign-ins per minute, by result. Investigate if many are denied: somebody guesses "
+        "passwords.",
         "suffix:/min",
         Query(
             per_minute(catalog.ACCESS_ATTEMPTS, _SIGN_IN, label(catalog.ACCESS_RESULT)),
@@ -309,8 +312,8 @@ def sign_ins() -> Json:
 def denials() -> Json:
     return timeseries(
         "Denied by the app",
-        "What the app itself denied per minute, by its reason. Worry if a rate limit hits users "
-        "who only chat.",
+        "What the app itself denied per minute, by its reason. Investigate if a rate limit hits "
+        "users who only chat.",
         "suffix:/min",
         Query(
             per_minute(
@@ -325,9 +328,9 @@ def denials() -> Json:
 def users() -> Json:
     return timeseries(
         "Users",
-        "Distinct signed-in users connected to each replica. Worry if users are connected and this "
-        "is zero, though the app has a sign-in.",
+        "Distinct signed-in users connected to each replica. Investigate if users are connected "
+        "and this is zero, though the app has a sign-in.",
         "short",
-        Query(now(catalog.USER_ACTIVE, by="instance"), "{{instance}}"),
+        Query(sum_of(catalog.USER_ACTIVE, by="instance"), "{{instance}}"),
         stacked=True,
     )

@@ -1,8 +1,8 @@
-"""Panels and dashboards in the form that Grafana has now.
+"""Panels and dashboards as current Grafana has them.
 
-Alone in importing grafanalib, which builds them. Its panels date from several generations of
-Grafana: what a panel shows and how is given here, and keys that Grafana no longer knows are left
-out of the JSON.
+The only module that imports grafanalib, which builds them. Its panels are those of several
+generations of Grafana, so the options of a panel are given here, and keys that Grafana no longer
+knows are left out of the JSON.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Query:
         expr: PromQL.
         legend: What a series is called; a label in double braces.
         instant: Whether only the last value counts.
-        exemplar: Whether exemplars, which lead to traces, are asked for.
-        dashed: Whether its line only serves for comparison.
+        exemplar: Whether to query exemplars, too, which link to traces.
+        dashed: Whether its line is for comparison only.
         unit: Its unit, if it is not that of the panel.
     """
 
@@ -55,9 +55,9 @@ class Levels:
     """From which values on a figure is coloured; red is where its alert fires, if it has one.
 
     Attributes:
-        yellow: Look at it.
-        red: Do something.
-        below: Whether it is small values that matter.
+        yellow: From here on somebody should look at it.
+        red: From here on somebody should act.
+        below: Whether low values are the bad ones.
     """
 
     yellow: float
@@ -65,7 +65,7 @@ class Levels:
     below: bool = False
 
     def words(self, unit: str) -> str:
-        """Return a sentence that says so.
+        """Return a sentence with both levels, for a description.
 
         Args:
             unit: Grafana's name of the unit of the figure.
@@ -90,17 +90,17 @@ def stat(
     unit: str,
     *queries: Query,
     levels: Levels | None = None,
-    whole: bool = False,
+    decimals: int | None = None,
 ) -> Json:
-    """Return a figure with its recent course behind it.
+    """Return a single figure, with a sparkline behind it.
 
     Args:
         title: Title.
         description: What it shows.
         unit: Unit.
         queries: The queries.
-        levels: From where on it is coloured, which its description then says.
-        whole: Whether it counts events: `increase()` makes a little more than 2 of 2.
+        levels: From where on it is coloured, which is added to its description.
+        decimals: Decimals; 0 for a number of events, since `increase()` of 2 events is not quite 2.
     """
     options = {
         "colorMode": "value",
@@ -115,7 +115,7 @@ def stat(
     }
     if levels is not None:
         description += " " + levels.words(unit)
-    field = _field(unit, levels, whole)
+    field = _field(unit, levels, decimals)
     return _panel(core.Stat, title, description, queries, field, options, 4, 4)
 
 
@@ -125,7 +125,7 @@ def timeseries(
     unit: str,
     *queries: Query,
     stacked: bool = False,
-    whole: bool = False,
+    decimals: int | None = None,
     width: int = 12,
 ) -> Json:
     """Return lines over time.
@@ -136,10 +136,10 @@ def timeseries(
         unit: Unit.
         queries: The queries.
         stacked: Whether the lines add up.
-        whole: Whether they count events: `increase()` makes a little more than 2 of 2.
+        decimals: Decimals; 0 for numbers of events, since `increase()` of 2 events is not quite 2.
         width: Width, of 24.
     """
-    field = _field(unit, whole=whole)
+    field = _field(unit, decimals=decimals)
     field["color"] = {"mode": "palette-classic"}
     field["min"] = 0
     field["custom"] = {
@@ -337,7 +337,7 @@ def dashboard(uid: str, title: str, description: str, rows: Iterable[Row]) -> Js
         ],
         annotations=core.Annotations([_restarts()]),
     )
-    return _only(_DASHBOARD_KEYS, built)
+    return _with_keys(_DASHBOARD_KEYS, built)
 
 
 def render(built: Json) -> str:
@@ -346,12 +346,12 @@ def render(built: Json) -> str:
 
 
 def _number(level: float) -> float:
-    """Return a level as somebody would write it: a share of a threshold is seldom a round float."""
+    """Return a level without the rounding error of a float, since it may be part of a threshold."""
     rounded = round(float(level), 9)
     return int(rounded) if rounded.is_integer() else rounded
 
 
-def _field(unit: str, levels: Levels | None = None, whole: bool = False) -> Json:
+def _field(unit: str, levels: Levels | None = None, decimals: int | None = None) -> Json:
     steps: list[Json] = [{"color": _GREEN, "value": None}]
     if levels is not None and levels.below:
         steps = [
@@ -369,7 +369,7 @@ def _field(unit: str, levels: Levels | None = None, whole: bool = False) -> Json
         "mappings": [],
         "thresholds": {"mode": "absolute", "steps": steps},
         "unit": unit,
-        **({"decimals": 0} if whole else {}),
+        **({} if decimals is None else {"decimals": decimals}),
     }
 
 
@@ -407,9 +407,9 @@ def _panel(
         gridPos=core.GridPos(h=height, w=width, x=0, y=0),
         transformations=list(transformations),
     )
-    # What grafanalib says of fields and options is partly that of older panels.
+    # The field options of grafanalib are in part those of older panels.
     return {
-        **_only(_PANEL_KEYS, built),
+        **_with_keys(_PANEL_KEYS, built),
         "datasource": DATASOURCE,
         "fieldConfig": {"defaults": field, "overrides": list(overrides)},
         "options": options,
@@ -436,7 +436,7 @@ def _laid_out(rows: Iterable[Row]) -> Iterable[Json]:
     ids, y = count(1), 0
     for row in rows:
         title = core.RowPanel(title=row.title, id=next(ids), gridPos=core.GridPos(1, _WIDTH, 0, y))
-        yield _only(_ROW_KEYS, title)
+        yield _with_keys(_ROW_KEYS, title)
         x, y, lowest = 0, y + 1, y + 1
         for panel in row.panels:
             place = panel["gridPos"]
@@ -449,7 +449,7 @@ def _laid_out(rows: Iterable[Row]) -> Iterable[Json]:
 
 def _variables() -> Iterable[Json]:
     source = core.Template("datasource", "prometheus", type="datasource", label="Data source")
-    yield _only(_VARIABLE_KEYS, source)
+    yield _with_keys(_VARIABLE_KEYS, source)
     yield _values_of("job", "", "Job")
     yield _values_of("instance", '{job=~"$job"}', "Instance")
 
@@ -469,7 +469,7 @@ def _values_of(label: str, matchers: str, title: str) -> Json:
         refresh=core.REFRESH_ON_TIME_RANGE_CHANGE,
     )
     return {
-        **_only(_VARIABLE_KEYS, built),
+        **_with_keys(_VARIABLE_KEYS, built),
         "datasource": DATASOURCE,
         "query": {"query": query, "refId": label},
     }
@@ -479,7 +479,7 @@ def _restarts() -> Json:
     return {
         "datasource": DATASOURCE,
         "enable": True,
-        # Its value is when it happened: a change would not be seen across a gap.
+        # The value is the time of the start: a change of it would not show across a gap of scrapes.
         "expr": f"1000 * process_start_time_seconds{{{SCOPE}}}",
         "iconColor": "purple",
         "name": "Restarts",
@@ -511,7 +511,7 @@ _ROW_KEYS = ("collapsed", "gridPos", "id", "panels", "title", "type")
 _VARIABLE_KEYS = ("includeAll", "label", "multi", "name", "query", "refresh", "sort", "type")
 
 
-def _only(keys: Iterable[str], built: Any) -> Json:
+def _with_keys(keys: Iterable[str], built: Any) -> Json:
     """Return what grafanalib has built, without the keys that Grafana no longer knows."""
     encoded: Json = json.loads(json.dumps(built.to_json_data(), cls=DashboardEncoder))
     return {key: encoded[key] for key in keys}

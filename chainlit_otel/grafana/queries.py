@@ -1,4 +1,4 @@
-"""The kinds of PromQL that the panels are made of, within what the dashboard is set to show."""
+"""The PromQL of the panels, restricted to the jobs and instances that the dashboard shows."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from chainlit_otel.promql import Part, Where, select
 INTERVAL = "$__rate_interval"
 
 
-def now(metric: Metric, where: Where | None = None, by: str = "") -> str:
+def sum_of(metric: Metric, where: Where | None = None, by: str = "") -> str:
     """Return the sum of a gauge over all replicas."""
     return f"sum{_by(by)} ({select(metric, where, SCOPE)})"
 
 
-def peak(metric: Metric, where: Where | None = None) -> str:
-    """Return what the sum of a high-water mark over all replicas is at most.
+def sum_of_max(metric: Metric, where: Where | None = None) -> str:
+    """Return an upper bound of the peak of all replicas together, from their high-water marks.
 
     The replicas are scraped one after the other: when the last one shows the peak of an instant,
-    the first may have forgotten its own.
+    the window of the first may be over. So the maximum of each is taken before the sum.
     """
     return f"sum (max_over_time({select(metric, where, SCOPE)}[{INTERVAL}]))"
 
@@ -52,9 +52,9 @@ def increase(
     return f"sum{_by(by)} (increase({select(metric, where, SCOPE, part)}[{span}]))"
 
 
-def share(part: str, whole: str) -> str:
-    """Return a part of a whole, and nothing where there is no whole."""
-    return f"{part} / ({whole} > 0)"
+def ratio(part: str, total: str) -> str:
+    """Return the ratio of a part to its total, and nothing where the total is zero."""
+    return f"{part} / ({total} > 0)"
 
 
 def quantile(

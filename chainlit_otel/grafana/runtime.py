@@ -1,4 +1,4 @@
-"""Runtime and fleet: are the processes well, do they share the work, and can ours be trusted."""
+"""Runtime and fleet: are the processes well, do they share the work, are the figures complete."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from chainlit_otel.grafana.queries import (
     increase,
     label,
     legend,
-    now,
     per_minute,
     quantile,
+    sum_of,
 )
 from chainlit_otel.promql import Where, select
 from chainlit_otel.rules.thresholds import Thresholds
@@ -65,7 +65,7 @@ def replicas() -> Json:
     up = f"up{{{SCOPE}}}"
     return stat(
         "Replicas",
-        "Processes that answer. Worry if it is fewer than you run.",
+        "Processes that answer. Investigate if it is fewer than you run.",
         "short",
         Query(f"sum ({up})"),
     )
@@ -78,7 +78,7 @@ def stalls_of_the_hour() -> Json:
         "user of that replica. The log names the line.",
         "short",
         Query(increase(catalog.EVENT_LOOP_BLOCKED, "1h")),
-        whole=True,
+        decimals=0,
         levels=Levels(1, 10),
     )
 
@@ -96,7 +96,7 @@ def lag_p99() -> Json:
 def memory_of_all() -> Json:
     return stat(
         "Memory",
-        "Resident memory of all replicas. Worry if it grows while sessions do not.",
+        "Resident memory of all replicas. Investigate if it grows while sessions do not.",
         "bytes",
         Query(f"sum ({_MEMORY})"),
     )
@@ -108,7 +108,7 @@ def retained_sessions(limits: Thresholds) -> Json:
         "Sessions that Chainlit keeps though they have ended. A failing disconnect "
         "leaks them for ever.",
         "short",
-        Query(now(catalog.RETAINED, {catalog.RETAINED_KIND: "sessions"})),
+        Query(sum_of(catalog.RETAINED, {catalog.RETAINED_KIND: "sessions"})),
         levels=Levels(1, limits.leaked_sessions),
     )
 
@@ -120,7 +120,7 @@ def own_errors() -> Json:
         "The app is not affected.",
         "short",
         Query(increase(catalog.INTERNAL_ERRORS, "1h")),
-        whole=True,
+        decimals=0,
         levels=Levels(1, 10),
     )
 
@@ -128,8 +128,8 @@ def own_errors() -> Json:
 def lag() -> Json:
     return timeseries(
         "Event loop lag, p99",
-        "How late the event loop of each replica is. Worry above 0.1 s; above 20 s browsers give "
-        "up.",
+        "How late the event loop of each replica is. Investigate above 0.1 s; above 20 s browsers "
+        "give up.",
         "s",
         Query(quantile(0.99, catalog.EVENT_LOOP_LAG, by="instance"), "{{instance}}"),
     )
@@ -138,7 +138,7 @@ def lag() -> Json:
 def lag_buckets() -> Json:
     return heatmap(
         "Event loop lag, spread",
-        "How late the event loops are. Worry about dots far above the band: something blocks.",
+        "How late the event loops are. Investigate dots far above the band: something blocks.",
         "s",
         Query(buckets(catalog.EVENT_LOOP_LAG), "{{le}}"),
     )
@@ -147,11 +147,11 @@ def lag_buckets() -> Json:
 def stalls() -> Json:
     return timeseries(
         "Stalls",
-        "How often the event loop stood still for more than 1 s, within 10 minutes. Worry about "
+        "How often the event loop stood still for more than 1 s, within 10 minutes. Investigate "
         "any.",
         "short",
         Query(increase(catalog.EVENT_LOOP_BLOCKED, "10m", by="instance"), "{{instance}}"),
-        whole=True,
+        decimals=0,
     )
 
 
@@ -161,7 +161,7 @@ def http_durations() -> Json:
     by = "http_route"
     return timeseries(
         "HTTP requests, p95",
-        "19 in 20 requests to each route were quicker. Worry about routes that take seconds.",
+        "19 in 20 requests to each route were quicker. Investigate routes that take seconds.",
         "s",
         Query(f"histogram_quantile(0.95, sum by (le,{by}) ({rate}))", f"{{{{{by}}}}}"),
     )
@@ -170,7 +170,7 @@ def http_durations() -> Json:
 def memory() -> Json:
     return timeseries(
         "Memory",
-        "Resident memory of each replica. Worry if it grows and does not fall at night.",
+        "Resident memory of each replica. Investigate if it grows and does not fall at night.",
         "bytes",
         Query(f"sum by (instance) ({_MEMORY})", "{{instance}}"),
     )
@@ -179,7 +179,7 @@ def memory() -> Json:
 def cpu() -> Json:
     return timeseries(
         "Processor",
-        "Processor time of each replica; one event loop can use one core. Worry above 80 %.",
+        "Processor time of each replica; one event loop can use one core. Investigate above 80 %.",
         "percentunit",
         Query(f"sum by (instance) ({_CPU})", "{{instance}}"),
     )
@@ -188,11 +188,11 @@ def cpu() -> Json:
 def retained() -> Json:
     return timeseries(
         "Retained objects",
-        "What Chainlit keeps for sessions that are gone. Worry if it grows faster than you "
+        "What Chainlit keeps for sessions that are gone. Investigate if it grows faster than you "
         "restart.",
         "short",
         Query(
-            now(catalog.RETAINED, by=label(catalog.RETAINED_KIND)),
+            sum_of(catalog.RETAINED, by=label(catalog.RETAINED_KIND)),
             legend(catalog.RETAINED_KIND),
         ),
     )
@@ -204,8 +204,8 @@ def open_files() -> Json:
     )
     return timeseries(
         "File descriptors",
-        "Share of the file descriptors that each replica has in use. Worry above 80 %: then no "
-        "connection can be opened any more.",
+        "Share of the file descriptors that each replica has in use. Investigate above 80 %: then "
+        "no connection can be opened any more.",
         "percentunit",
         Query(f"{opened} / {most}", "{{instance}}"),
     )
@@ -214,11 +214,11 @@ def open_files() -> Json:
 def balance() -> Json:
     return table(
         "Replicas",
-        "What each replica bears. Worry if one has many times the sessions of the others.",
+        "What each replica bears. Investigate if one has many times the sessions of the others.",
         {
-            "connected": (Query(now(catalog.SESSION_ACTIVE, _CONNECTED, "instance")), "short"),
-            "turns": (Query(now(catalog.TURN_ACTIVE, by="instance")), "short"),
-            "users": (Query(now(catalog.USER_ACTIVE, by="instance")), "short"),
+            "connected": (Query(sum_of(catalog.SESSION_ACTIVE, _CONNECTED, "instance")), "short"),
+            "turns": (Query(sum_of(catalog.TURN_ACTIVE, by="instance")), "short"),
+            "users": (Query(sum_of(catalog.USER_ACTIVE, by="instance")), "short"),
             "memory": (Query(f"sum by (instance) ({_MEMORY})"), "bytes"),
             "up for": (Query(f"max by (instance) ({_AGE})"), "s"),
         },
@@ -230,17 +230,17 @@ def balance() -> Json:
 def sessions_of_each() -> Json:
     return bar_gauge(
         "Sessions of each replica",
-        "Connected sessions. Worry if one replica has them all: the load balancer does not "
+        "Connected sessions. Investigate if one replica has them all: the load balancer does not "
         "balance.",
         "short",
-        Query(now(catalog.SESSION_ACTIVE, _CONNECTED, "instance"), "{{instance}}", instant=True),
+        Query(sum_of(catalog.SESSION_ACTIVE, _CONNECTED, "instance"), "{{instance}}", instant=True),
     )
 
 
 def up() -> Json:
     return state_timeline(
         "Up",
-        "Whether each replica answers the scrape. Worry about red.",
+        "Whether each replica answers the scrape. Investigate red.",
         Query(f"up{{{SCOPE}}}", "{{instance}}"),
         states={"0": ("down", "red"), "1": ("up", "green")},
     )
@@ -249,8 +249,8 @@ def up() -> Json:
 def misses() -> Json:
     return timeseries(
         "Sessions asked for where they are not",
-        "Requests per minute for a session that the replica does not have. Worry if they go on: "
-        "the load balancer has to keep a user on one replica.",
+        "Requests per minute for a session that the replica does not have. Investigate if they go "
+        "on: the load balancer has to keep a user on one replica.",
         "suffix:/min",
         Query(
             per_minute(catalog.SESSION_LOOKUP_MISSES, by=label(catalog.LOOKUP_SITE)),
@@ -263,7 +263,7 @@ def misses() -> Json:
 def restarts() -> Json:
     return timeseries(
         "Age of the processes",
-        "How long each replica has been up. Worry about a saw: it restarts again and again.",
+        "How long each replica has been up. Investigate a saw: it restarts again and again.",
         "s",
         Query(f"max by (instance) ({_AGE})", "{{instance}}"),
     )
@@ -272,13 +272,13 @@ def restarts() -> Json:
 def internal_errors() -> Json:
     return timeseries(
         "Our own errors",
-        "Errors of chainlit-otel within an hour, by probe. Worry about any, and tell us.",
+        "Errors of chainlit-otel within an hour, by probe. Investigate any, and report it.",
         "short",
         Query(
             increase(catalog.INTERNAL_ERRORS, "1h", by=label(catalog.PROBE)),
             legend(catalog.PROBE),
         ),
-        whole=True,
+        decimals=0,
         width=6,
     )
 
@@ -286,7 +286,7 @@ def internal_errors() -> Json:
 def probes() -> Json:
     return state_timeline(
         "Probes",
-        "Whether each probe observes Chainlit on every replica. Worry about one that is off: this "
+        "Whether each probe observes Chainlit on every replica. Investigate one that is off: this "
         "Chainlit lacks what it needs, and its figures are missing.",
         Query(
             f"min by ({label(catalog.INSTALLED_PROBE)}) "
@@ -300,15 +300,15 @@ def probes() -> Json:
 
 def overflow() -> Json:
     return timeseries(
-        "Values folded into other",
-        "Label values within an hour that are recorded as `other`. Worry if there are thousands: "
-        "somebody makes them up.",
+        "Values recorded as other",
+        "Label values within an hour that are recorded as `other`. Investigate if there are "
+        "thousands: somebody makes them up.",
         "short",
         Query(
-            increase(catalog.LABEL_OVERFLOW, "1h", by=label(catalog.FOLDED_ATTRIBUTE)),
-            legend(catalog.FOLDED_ATTRIBUTE),
+            increase(catalog.LABEL_OVERFLOW, "1h", by=label(catalog.OVERFLOW_ATTRIBUTE)),
+            legend(catalog.OVERFLOW_ATTRIBUTE),
         ),
-        whole=True,
+        decimals=0,
         width=6,
     )
 
@@ -317,8 +317,8 @@ def lost() -> Json:
     return timeseries(
         "Telemetry lost",
         "Within an hour: spans, metric data points and log records that could not be delivered, by "
-        "signal and reason, and metrics of the app that `/metrics` cannot show. Worry if it goes "
-        "on: the log says where they should have gone, and which metrics.",
+        "signal and reason, and metrics of the app that `/metrics` cannot show. Investigate if it "
+        "goes on: the log says where they should have gone, and which metrics.",
         "short",
         Query(
             increase(
@@ -332,6 +332,6 @@ def lost() -> Json:
             increase(catalog.EXPOSITION_DROPPED, "1h", by=label(catalog.DROP_REASON)),
             f"on /metrics: {legend(catalog.DROP_REASON)}",
         ),
-        whole=True,
+        decimals=0,
         width=6,
     )

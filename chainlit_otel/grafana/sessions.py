@@ -21,11 +21,11 @@ from chainlit_otel.grafana.queries import (
     increase,
     label,
     legend,
-    now,
-    peak,
     per_minute,
     quantile,
-    share,
+    ratio,
+    sum_of,
+    sum_of_max,
 )
 from chainlit_otel.promql import Where, select
 from chainlit_otel.rules import recording
@@ -69,8 +69,8 @@ def build(limits: Thresholds) -> Json:
 def creation_rate() -> Json:
     return stat(
         "Sessions started",
-        "Sessions started per minute, over 5 minutes. Worry if it is far from what is usual at "
-        "this time of the week.",
+        "Sessions started per minute, over 5 minutes. Investigate if it is far from what is usual "
+        "at this time of the week.",
         "suffix:/min",
         Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, span="5m")),
     )
@@ -79,8 +79,8 @@ def creation_rate() -> Json:
 def mean_duration() -> Json:
     return stat(
         "Mean duration",
-        "Mean duration of sessions over the last hour, open ones included. Worry if it falls: "
-        "users may be cut off.",
+        "Mean duration of sessions over the last hour, open ones included. Investigate if it "
+        "falls: users may be cut off.",
         "s",
         Query(_mean_of_all("1h")),
     )
@@ -89,9 +89,10 @@ def mean_duration() -> Json:
 def connected_now() -> Json:
     return stat(
         "Connected now",
-        "Sessions whose browser is connected. Worry if it comes near what your replicas can hold.",
+        "Sessions whose browser is connected. Investigate if it comes near what your replicas can "
+        "hold.",
         "short",
-        Query(now(catalog.SESSION_ACTIVE, _CONNECTED)),
+        Query(sum_of(catalog.SESSION_ACTIVE, _CONNECTED)),
     )
 
 
@@ -99,7 +100,7 @@ def peak_of_the_hour() -> Json:
     return stat(
         "Peak of the last hour",
         "The most sessions connected at once, all replicas together: at least the first figure, at "
-        "most the second. Worry if it comes near what your replicas can hold.",
+        "most the second. Investigate if it comes near what your replicas can hold.",
         "short",
         *_bounds_of_peak(),
     )
@@ -112,9 +113,9 @@ def reconnects_per_session(limits: Thresholds) -> Json:
         "are many, a proxy or the network cuts connections.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 increase(catalog.SESSION_RECONNECTS, "5m"),
-                now(catalog.SESSION_ACTIVE, _CONNECTED),
+                sum_of(catalog.SESSION_ACTIVE, _CONNECTED),
             )
         ),
         levels=Levels(0.5 * limits.reconnects, limits.reconnects),
@@ -129,7 +130,7 @@ def refused(limits: Thresholds) -> Json:
         "Refused",
         "Share of connections that were refused in 15 minutes. These users cannot get in.",
         "percentunit",
-        Query(share(rejected, f"({rejected} + {started} + {came_back})")),
+        Query(ratio(rejected, f"({rejected} + {started} + {came_back})")),
         levels=Levels(0.2 * limits.rejected, limits.rejected),
     )
 
@@ -138,8 +139,9 @@ def starts() -> Json:
     by = label(catalog.SESSION_ORIGIN)
     return timeseries(
         "Creation rate",
-        "Sessions started per minute; dashed, those of all replicas a week ago. Worry if it leaves "
-        "the rhythm of last week. After a restart the open tabs come back as `thread_resume`.",
+        "Sessions started per minute; dashed, those of all replicas a week ago. Investigate if it "
+        "leaves the rhythm of last week. After a restart the open tabs come back as "
+        "`thread_resume`.",
         "suffix:/min",
         Query(per_minute(catalog.SESSION_STARTS, _WEBSOCKET, by), legend(catalog.SESSION_ORIGIN)),
         # Replicas had other names a week ago.
@@ -158,11 +160,12 @@ def concurrent() -> Json:
     return timeseries(
         "Concurrent sessions",
         "Sessions connected and those whose user may still come back; dashed, the true peak "
-        "between the scrapes, which the lines miss. Worry if the disconnected ones grow and grow.",
+        "between the scrapes, which the lines miss. Investigate if the disconnected ones grow and "
+        "grow.",
         "short",
-        Query(now(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
-        Query(now(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
-        Query(peak(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
+        Query(sum_of(catalog.SESSION_ACTIVE, _CONNECTED), "connected"),
+        Query(sum_of(catalog.SESSION_ACTIVE, _DISCONNECTED), "disconnected"),
+        Query(sum_of_max(catalog.SESSION_PEAK, last_15s), "peak", dashed=True),
         width=8,
     )
 
@@ -171,24 +174,25 @@ def fleet_peak() -> Json:
     process: Where = {catalog.PEAK_WINDOW: "process"}
     return timeseries(
         "Peak of all replicas",
-        "The most sessions connected at once within an hour lies between the two lines. Worry if "
-        "it comes near what your replicas can hold; dashed, the sum of their records.",
+        "The most sessions connected at once within an hour lies between the two lines. "
+        "Investigate if it comes near what your replicas can hold; dashed, the sum of their "
+        "records.",
         "short",
         *_bounds_of_peak(),
-        Query(now(catalog.SESSION_PEAK, process), "records", dashed=True),
+        Query(sum_of(catalog.SESSION_PEAK, process), "records", dashed=True),
         width=8,
     )
 
 
 def durations() -> Json:
-    completed = share(
+    completed = ratio(
         increase(catalog.SESSION_DURATION, "1h", _WEBSOCKET, part="sum"),
         increase(catalog.SESSION_DURATION, "1h", _WEBSOCKET, part="count"),
     )
     return timeseries(
         "Mean duration",
         "Mean duration over an hour: of all sessions, and of those that have ended, which is too "
-        "low while long ones are open. Worry if the first falls.",
+        "low while long ones are open. Investigate if the first falls.",
         "s",
         Query(_mean_of_all("1h"), "all sessions"),
         Query(completed, "ended sessions", dashed=True),
@@ -199,7 +203,7 @@ def durations() -> Json:
 def quantiles() -> Json:
     return timeseries(
         "Duration of ended sessions",
-        "Half, nine in ten and 99 in a hundred sessions were shorter. Worry about a cliff: a proxy "
+        "Half, nine in ten and 99 in a hundred sessions were shorter. Investigate a cliff: a proxy "
         "that cuts connections after a fixed time.",
         "s",
         *(
@@ -213,7 +217,7 @@ def quantiles() -> Json:
 def duration_buckets() -> Json:
     return heatmap(
         "Duration of ended sessions, spread",
-        "How long sessions lasted. Worry if a dark band appears at a fixed duration.",
+        "How long sessions lasted. Investigate if a dark band appears at a fixed duration.",
         "s",
         Query(buckets(catalog.SESSION_DURATION, _WEBSOCKET), "{{le}}"),
         width=8,
@@ -223,8 +227,8 @@ def duration_buckets() -> Json:
 def ends() -> Json:
     return timeseries(
         "Ends by reason",
-        "Sessions ended per minute: `cleared` by New Chat, `timeout` after the grace time. Worry "
-        "about `other`: sessions that Chainlit lost.",
+        "Sessions ended per minute: `cleared` by New Chat, `timeout` after the grace time. "
+        "Investigate `other`: sessions that Chainlit lost.",
         "suffix:/min",
         Query(
             per_minute(catalog.SESSION_ENDS, _WEBSOCKET, label(catalog.END_REASON)),
@@ -237,7 +241,8 @@ def ends() -> Json:
 def turns_of_a_session() -> Json:
     return timeseries(
         "Turns of a session",
-        "Turns of the sessions that ended within an hour. Worry if it falls: users give up sooner.",
+        "Turns of the sessions that ended within an hour. Investigate if it falls: users give up "
+        "sooner.",
         "short",
         Query(quantile(0.5, catalog.SESSION_TURNS, span="1h"), "p50"),
         Query(quantile(0.9, catalog.SESSION_TURNS, span="1h"), "p90"),
@@ -248,11 +253,11 @@ def bounces() -> Json:
     none = select(catalog.SESSION_TURNS, scope=f'{SCOPE},le="0.0"', part="bucket")
     return timeseries(
         "Bounces",
-        "Share of the sessions ended within an hour that had no turn at all. Worry if it rises: "
-        "users come and do not know what to ask, or cannot.",
+        "Share of the sessions ended within an hour that had no turn at all. Investigate if it "
+        "rises: users come and do not know what to ask, or cannot.",
         "percentunit",
         Query(
-            share(
+            ratio(
                 f"sum (increase({none}[1h]))",
                 increase(catalog.SESSION_TURNS, "1h", part="count"),
             ),
@@ -264,7 +269,7 @@ def bounces() -> Json:
 def oldest() -> Json:
     return timeseries(
         "Oldest session",
-        "Age of the oldest session that has not ended. Worry if it never falls: a session is "
+        "Age of the oldest session that has not ended. Investigate if it never falls: a session is "
         "stuck.",
         "s",
         Query(
@@ -277,7 +282,7 @@ def oldest() -> Json:
 def reconnects() -> Json:
     return timeseries(
         "Reconnects",
-        "Sockets per minute that took up a session that was there already. Worry about bursts: the "
+        "Sockets per minute that took up a session that was there already. Investigate bursts: the "
         "network or a proxy drops many at once.",
         "suffix:/min",
         Query(
@@ -291,7 +296,7 @@ def reconnects() -> Json:
 def rejections() -> Json:
     return timeseries(
         "Refused connections",
-        "Connections per minute that Chainlit refused. Worry about any that last.",
+        "Connections per minute that Chainlit refused. Investigate any that last.",
         "suffix:/min",
         Query(
             per_minute(catalog.CONNECTION_REJECTED, by=label(catalog.REFUSAL)),
@@ -304,7 +309,7 @@ def rejections() -> Json:
 def closed() -> Json:
     return timeseries(
         "Closed connections",
-        "Connections closed per minute, by reason. Worry about `ping_timeout` and "
+        "Connections closed per minute, by reason. Investigate `ping_timeout` and "
         "`transport_error`: users lost their connection and did not want to.",
         "suffix:/min",
         Query(
@@ -318,7 +323,7 @@ def closed() -> Json:
 def connection_durations() -> Json:
     return heatmap(
         "Duration of connections",
-        "How long connections lasted. Worry about a dark band at 60, 300 or 3600 s: the timeout of "
+        "How long connections lasted. Investigate a dark band at 60, 300 or 3600 s: the timeout of "
         "a proxy.",
         "s",
         Query(buckets(catalog.CONNECTION_DURATION), "{{le}}"),
@@ -328,11 +333,11 @@ def connection_durations() -> Json:
 def client_types() -> Json:
     return timeseries(
         "Client types",
-        "Connected sessions by what they come with. Worry about `other`: a client that Chainlit "
+        "Connected sessions by what they come with. Investigate `other`: a client that Chainlit "
         "does not know.",
         "short",
         Query(
-            now(catalog.SESSION_ACTIVE, _CONNECTED, label(catalog.CLIENT_TYPE)),
+            sum_of(catalog.SESSION_ACTIVE, _CONNECTED, label(catalog.CLIENT_TYPE)),
             legend(catalog.CLIENT_TYPE),
         ),
         stacked=True,
@@ -343,10 +348,11 @@ def client_types() -> Json:
 def transports() -> Json:
     return timeseries(
         "Transports",
-        "Open connections by transport. Worry if many poll: a proxy lets no websocket through.",
+        "Open connections by transport. Investigate if many poll: a proxy lets no websocket "
+        "through.",
         "short",
         Query(
-            now(catalog.CONNECTION_ACTIVE, by=label(catalog.TRANSPORT)),
+            sum_of(catalog.CONNECTION_ACTIVE, by=label(catalog.TRANSPORT)),
             legend(catalog.TRANSPORT),
         ),
         stacked=True,
@@ -357,7 +363,7 @@ def transports() -> Json:
 def http_sessions() -> Json:
     return timeseries(
         "HTTP sessions",
-        "Sessions of endpoints and bots started per minute. Worry if bots fall silent.",
+        "Sessions of endpoints and bots started per minute. Investigate if bots fall silent.",
         "suffix:/min",
         Query(
             per_minute(
@@ -379,7 +385,7 @@ def _mean_of_all(span: str) -> str:
     """
     waiting = f"sum (delta({select(catalog.SESSION_ACTIVE, _DISCONNECTED, SCOPE)}[{span}]))"
     left = f"({increase(catalog.SESSION_ENDS, span, _WEBSOCKET)} + {waiting})"
-    return share(increase(catalog.SESSION_TIME, span, _WEBSOCKET), left)
+    return ratio(increase(catalog.SESSION_TIME, span, _WEBSOCKET), left)
 
 
 def _bounds_of_peak() -> tuple[Query, Query]:

@@ -1,7 +1,7 @@
-"""The exporters that the standard variables ask for. Nothing in them stops the application.
+"""The exporters that the standard variables name. No value of these stops the application.
 
-The SDK knows exporters by the names of their entry points; what it does not know, or cannot make,
-is left out with one warning.
+Exporters are found by the names of their entry points, as the SDK does; one that is unknown, or
+cannot be made, is left out with one warning.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from chainlit_otel.pipeline.forks import ReaderOfOneProcess
+from chainlit_otel.pipeline.forks import RenewableReader
 from chainlit_otel.pipeline.losses import BatchProcessor, Losses, Make, MetricDelivery, SpanDelivery
 from chainlit_otel.settings import warn
 
@@ -47,7 +47,7 @@ def span_processors(losses: Losses) -> list[BatchProcessor]:
     ]
 
 
-class ExportingReader(ReaderOfOneProcess):
+class ExportingReader(RenewableReader):
     """Reads the metrics at intervals, and exports them.
 
     Attributes:
@@ -111,7 +111,7 @@ def exporter_names(signal: str) -> list[str]:
 
 
 def warn_of_logs() -> None:
-    """Say it if exporters of logs are asked for, which only a provider of somebody else's has."""
+    """Warn if exporters of logs are asked for: we have no LoggerProvider that could use them."""
     variable = "OTEL_LOGS_EXPORTER"
     asked = os.environ.get(variable, "")
     if asked and exporter_names("LOGS"):
@@ -122,7 +122,7 @@ def warn_of_logs() -> None:
 
 
 def _protocol(signal: str, name: str) -> str | None:
-    """Return the protocol that a name of OTLP means; None if it means nothing here."""
+    """Return the protocol of a name of an OTLP exporter; None if it would send nothing."""
     if not otlp_variable(signal, "ENDPOINT"):
         if os.environ.get(f"OTEL_{signal}_EXPORTER"):
             warn(f"OTEL_{signal}_EXPORTER={name} sends nothing: set OTEL_EXPORTER_OTLP_ENDPOINT")
@@ -173,7 +173,7 @@ def _deliveries(
 
 
 def _entry_point(signal: str, name: str) -> EntryPoint | None:
-    """Return what an exporter is loaded from; None if there is none, or it would send nothing."""
+    """Return the entry point of an exporter; None if there is none, or it would send nothing."""
     wanted = name
     if name == "otlp" or name in _ENTRY_POINTS.values():
         protocol = _protocol(signal, name)
@@ -198,7 +198,7 @@ def _entry_point(signal: str, name: str) -> EntryPoint | None:
 
 def _load(point: EntryPoint, signal: str, kind: type) -> tuple[Any, ExportSession | None]:
     """Make an exporter, and the session that it sends by, if it is one of ours."""
-    # What exports later imports these in its thread, while the app may be changing `sys.path`.
+    # Exporters import these later in their threads, while the app may be changing `sys.path`.
     for imported_by_exporters in ("encodings.idna", "netrc"):
         import_module(imported_by_exporters)
     session = _session(signal) if point.name == "otlp_proto_http" else None
@@ -223,5 +223,5 @@ def _session(signal: str) -> ExportSession | None:
 
 
 def one_line(error: BaseException) -> str:
-    """Return what an error says, in one line."""
+    """Return the message of an error in one line."""
     return " ".join(str(error).split())

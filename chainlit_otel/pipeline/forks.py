@@ -1,7 +1,7 @@
 """What a forked child inherits and must not use: held locks, connections to a backend, figures.
 
-The SDK starts the threads of its processors and readers in every child. It leaves the figures of
-the parent in there, and the exporters with the connections of the parent.
+The SDK starts the threads of its processors and readers in every child, with the figures of the
+parent still in them, and with exporters that share the connections of the parent.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ _PACKAGE = "chainlit_otel"
 
 
 def renew_locks(roots: Iterable[Any]) -> None:
-    """Have every lock that objects of ours hold free, whoever held it in the parent.
+    """Release every lock of our objects, whichever thread of the parent held it.
 
     Args:
-        roots: Where to begin; what these refer to is found from there.
+        roots: The objects to start from; all that they refer to is searched.
     """
-    seen: set[int] = set()
+    visited: set[int] = set()
     found = list(roots)
     while found:
         thing = found.pop()
-        if id(thing) in seen:
+        if id(thing) in visited:
             continue
-        seen.add(id(thing))
+        visited.add(id(thing))
         kind = type(thing)
         if kind.__module__ in ("_thread", "threading") and hasattr(thing, "_at_fork_reinit"):
             thing._at_fork_reinit()
@@ -42,22 +42,22 @@ def renew_locks(roots: Iterable[Any]) -> None:
             found += [getattr(thing, name, None) for name in names]
 
 
-class ReaderOfOneProcess(PeriodicExportingMetricReader):
-    """Reads the metrics of one process at intervals; a forked child has no thread for that."""
+class RenewableReader(PeriodicExportingMetricReader):
+    """Reads the metrics at intervals; in a forked child it has no thread until it is renewed."""
 
     def _at_fork_reinit(self) -> None:
         pass
 
     def renew(self) -> None:
-        """Begin to read, in a child that has inherited this."""
+        """Start to read, in a child that has inherited this."""
         self._export_lock = Lock()
         super()._at_fork_reinit()  # type: ignore[no-untyped-call]
 
 
 def forget(provider: MeterProvider) -> None:
-    """Have a provider that a child has inherited forget all that the parent measured.
+    """Clear what the parent has measured from a provider that a child has inherited.
 
-    Its instruments stay: whoever made them goes on to use them.
+    Its instruments stay, since the code that made them goes on to use them.
     """
     consumer: Any = provider._measurement_consumer
     consumer._lock = Lock()

@@ -1,7 +1,8 @@
-"""Histograms of our own, for when a scrape of our `/metrics` is the only reader.
+"""Histograms of our own, used when a scrape of our `/metrics` is the only reader.
 
-A turn makes half a dozen records, and one record of the SDK is the most expensive thing in it: it
-serves several readers, their temporalities, views and attributes of any type. None is needed here.
+A turn records half a dozen values, and a record of the SDK costs more than all the rest of our work
+in it: the SDK serves several readers, temporalities, views and attributes of any type. None of that
+is needed here.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Histograms:
         self._series: dict[tuple[Metric, LabelSet], Series] = {}
 
     def renewed(self) -> Histograms:
-        """Return histograms without a series, which choose their exemplars as these do."""
+        """Return histograms without a series, with the same filter of exemplars."""
         return Histograms(self._exemplars)
 
     def record(

@@ -28,7 +28,7 @@ from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.version import __version__
 
 Reading = Callable[[], Mapping[LabelSet, float]]
-"""Gives the numbers of one metric now, by label values; what is not in it is zero."""
+"""Gives the numbers of one metric now, by label values; label sets that are missing are zero."""
 
 # The SDK has bucket advice since 1.30; for older ones our own provider has views.
 BUCKET_ADVICE = (
@@ -40,7 +40,7 @@ BUCKET_ADVICE = (
 _EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 
 
-# A reading takes what waits; without any, this many records are taken at once.
+# A collection flushes the queue; between two of them it is flushed at this length.
 _MAX_QUEUED = 512
 
 _Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
@@ -55,7 +55,7 @@ class Telemetry:
     Args:
         providers: Where the instruments are made.
         guard: Holds what goes wrong in a reading.
-        histograms: Keep the histograms in place of the last provider, if they are kept here.
+        histograms: Keep the histograms in place of the last provider; None if that keeps them.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Telemetry:
         """
         guard = guard or self._guard
         self._max_queued = _MAX_QUEUED
-        # Seconds are floats and counts are whole, at zero too: one stream has one type.
+        # Seconds are floats and counts are integers, also at zero: one stream has one type.
         zero = 0.0 if metric.unit == "s" else 0
 
         def observations() -> list[Observation]:
@@ -101,7 +101,7 @@ class Telemetry:
             instruments.register_observable(metric, observations)
 
     def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
-        """Have label sets exist at zero from now on, since this app can have what they count."""
+        """Have label sets exist at zero from now on, because this app can produce them."""
         known = self.label_sets(metric)
         if more := [labels for labels in label_sets if labels not in known]:
             self._expected[metric] = (*known, *more)
@@ -124,7 +124,7 @@ class Telemetry:
         # Recording in the middle of a turn costs three times as much as recording many at once, so
         # they are queued until the next collection.
         self._queued.append((metric, value, values, span, time_ns()))
-        # Not those with an exemplar: the SDK gives it the time at which it is recorded.
+        # Not if it has an exemplar: the SDK gives that the time at which it is recorded.
         exemplar = self._recording and span is not None and span.trace_flags.sampled
         if exemplar or len(self._queued) >= self._max_queued:
             self.flush()
@@ -149,7 +149,7 @@ class Telemetry:
         return [(i.histogram(metric).record, attributes) for i in self._recording]
 
     def session_started(self, session_id: str) -> None:
-        """Log the start of a session, given what stands for its id."""
+        """Log the start of a session, by the hash of its id."""
         self._log(catalog.EVENT_SESSION_START, {catalog.SESSION_ID: session_id})
 
     def session_ended(self, session_id: str, reason: str) -> None:
@@ -168,19 +168,19 @@ class Telemetry:
             )
 
     def close(self) -> None:
-        """Flush, and give no more observations: an instrument cannot be unregistered."""
+        """Flush, and give no more observations, since instruments cannot be unregistered."""
         self.flush()
         self.silence()
 
     def silence(self) -> None:
-        """Give no more observations, and leave what was recorded where it is."""
+        """Give no more observations, without a flush."""
         for instruments in self._instruments:
             instruments.silence()
 
 
 def _context_with(span: SpanContext | None) -> Context:
-    """Return a context in which a span is current, or none is, whatever is current here."""
-    # Not an empty one: the SDK takes that for none given, and asks for the current one.
+    """Return a context in which a span, or none, is the current one."""
+    # An empty context is false, and the SDK would take the current one instead.
     return set_span_in_context(NonRecordingSpan(span or INVALID_SPAN_CONTEXT), Context())
 
 
@@ -228,7 +228,7 @@ _known: list[tuple[ReferenceType[MeterProvider], _Instruments]] = []
 
 
 def _instruments_of(provider: MeterProvider) -> _Instruments:
-    # By identity, since a provider need not be hashable: that of logfire is not.
+    # By identity, since a provider need not be hashable: the one of logfire is not.
     _known[:] = [known for known in _known if known[0]() is not None]
     for reference, instruments in _known:
         if reference() is provider:

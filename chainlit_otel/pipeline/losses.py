@@ -1,4 +1,4 @@
-"""What the exporters of ours lose: counted by signal and reason, and said once a minute at most."""
+"""What our exporters lose: counted by signal and reason, and logged once a minute at most."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class Losses:
                 self._counts[signal, reason] += 0
 
     def add(self, signal: str, reason: str, items: int, detail: str) -> None:
-        """Count what was lost, and say so unless something was said within the last minute.
+        """Count what was lost, and log it unless a loss was logged within the last minute.
 
         Args:
             signal: `spans`, `metrics` or `logs`.
             reason: Why, as the catalogue has it.
             items: How many.
-            detail: What to say of it.
+            detail: What has happened, for the log.
         """
         with self._lock:
             self._counts[signal, reason] += items
@@ -79,7 +79,7 @@ class Losses:
         log(
             logging.WARNING,
             "telemetry is lost: %s; %s. The application is not affected. "
-            "%s counts on; this is said once a minute at most",
+            "%s counts on; this is logged once a minute at most",
             items_lost,
             detail,
             catalog.EXPORT_DROPPED.prometheus_name,
@@ -92,7 +92,7 @@ class Losses:
 
 
 class _Suppressed(local):
-    """What an exporter logs in this thread, while we do the talking."""
+    """Drops what an exporter logs in this thread, which is logged as a loss instead."""
 
     def __init__(self) -> None:
         self.depth = 0
@@ -124,15 +124,15 @@ def _suppress(*names: str) -> None:
     """
     for name in names:
         filters = logging.getLogger(name).filters
-        # Before the SDK's filter, which drops duplicates: they, too, say why an export failed.
+        # Before the SDK's filter, which drops duplicates: they, too, have the reason of a failure.
         if _suppressed.filter not in filters:
             filters.insert(0, _suppressed.filter)
 
 
 class _Delivery:
-    """Hands over to an exporter and counts what it loses.
+    """Calls an exporter and counts what it loses.
 
-    A forked child sends nothing by what it has inherited: not until it is renewed.
+    In a forked child it exports nothing until it is renewed.
 
     Args:
         signal: `spans`, `metrics` or `logs`.
@@ -150,18 +150,18 @@ class _Delivery:
         _suppress("urllib3.connectionpool", *(name for name in modules if ".exporter." in name))
 
     def renew(self) -> None:
-        """Belong to this process, with connections of its own."""
+        """Belong to this process, by an exporter with connections of its own."""
         self.exporter, self._session = self._make()
         self._pid = os.getpid()
 
     @property
-    def is_at_home(self) -> bool:
-        """Whether this process is the one that it belongs to."""
+    def is_of_this_process(self) -> bool:
+        """Whether it was made or renewed in this process, and not inherited by a fork."""
         return self._pid == os.getpid()
 
     def __call__(self, items: int, export: Callable[[], Any], success: object) -> Any:
         """Export and return what the exporter returns, None if it raises."""
-        if not self.is_at_home:
+        if not self.is_of_this_process:
             return success
         result, words = None, "fails"
         if self._session is not None:
@@ -169,7 +169,7 @@ class _Delivery:
         with _suppressing() as suppressed:
             try:
                 result = export()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is a loss and no more
+            except Exception as error:  # noqa: BLE001 - whatever an exporter raises is a loss
                 words = f"fails ({type(error).__name__})"
             logged = suppressed.last
         if result is not success:
@@ -185,7 +185,7 @@ class _Delivery:
     def _why(self, logged: logging.LogRecord | None, words: str) -> tuple[str, str]:
         if self._session is not None and self._session.reason is not None:
             return self._session.reason, self._session.detail
-        # By gRPC, what went wrong is known to the log alone.
+        # With gRPC, only the log record has the reason.
         for argument in (logged.args or ()) if logged is not None else ():
             if type(argument).__name__ == "StatusCode":
                 code = str(argument).removeprefix("StatusCode.")
@@ -206,13 +206,13 @@ def destination(exporter: object) -> str:
 
 
 class QueueBalance:
-    """Finds out how many items a queue has dropped, which it does without notice.
+    """Finds out how many items a queue has dropped, of which it informs nobody.
 
-    What was put in is compared with what was taken out and what is still in it, at moments at which
-    nothing is in between: a batch has just been handed over, or is being exported. Thread-safe.
+    The number of items put in is compared with those taken out and those still in it, at moments at
+    which all are one or the other: a batch was just taken, or is being exported. Thread-safe.
 
     Args:
-        dropped: Told how many more were dropped.
+        dropped: Called with how many more were dropped.
     """
 
     def __init__(self, dropped: Callable[[int], None]) -> None:
@@ -255,7 +255,7 @@ class QueueBalance:
             self._report(more)
 
     def _missing(self) -> int:
-        # What other threads are about to put in is not counted yet, so it is never too many.
+        # Items that other threads are putting in are not counted yet, so it is never too many.
         more = max(0, self._put - self._taken - len(self.queue) - self._dropped)
         self._dropped += more
         return more
@@ -298,11 +298,13 @@ class SpanDelivery(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Have the other exporter flush."""
-        return not self._deliver.is_at_home or bool(self.exporter.force_flush(timeout_millis))
+        return not self._deliver.is_of_this_process or bool(
+            self.exporter.force_flush(timeout_millis)
+        )
 
     def shutdown(self) -> None:
         """Have the other exporter shut down."""
-        if self._deliver.is_at_home:
+        if self._deliver.is_of_this_process:
             self.exporter.shutdown()
 
 
@@ -373,11 +375,13 @@ class MetricDelivery(MetricExporter):
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Have the other exporter flush."""
-        return not self._deliver.is_at_home or bool(self.exporter.force_flush(timeout_millis))
+        return not self._deliver.is_of_this_process or bool(
+            self.exporter.force_flush(timeout_millis)
+        )
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
         """Have the other exporter shut down."""
-        if self._deliver.is_at_home:
+        if self._deliver.is_of_this_process:
             self.exporter.shutdown(timeout_millis, **kwargs)
 
 

@@ -1,7 +1,8 @@
-"""FastAPI's own telemetry (0.142 and newer), as far as a provider of ours takes it.
+"""The spans of FastAPI's own telemetry (0.142 and newer), with a provider of ours.
 
-It sees requests as soon as there is a provider: of other applications in this process, and of
-Chainlit where nobody could stand in its way. It tells their paths, queries and hosts.
+FastAPI records requests as soon as there is a provider: those to other applications in this
+process, and those to Chainlit where it could not be switched off. Its spans have their paths,
+queries and hosts, which are redacted here.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _SCOPE = "fastapi"
 
 
 class PrivateTracerProvider(TracerProvider):
-    """A provider whose spans of FastAPI tell nothing that a client made up."""
+    """A provider that redacts the spans of FastAPI: they have nothing that a client made up."""
 
     def get_tracer(self, instrumenting_module_name: str, *args: Any, **kwargs: Any) -> Tracer:
         """Return a tracer for an instrumentation."""

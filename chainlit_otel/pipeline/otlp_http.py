@@ -1,9 +1,9 @@
-"""Sessions of requests for backends that nobody can vouch for.
+"""Sessions of `requests` for OTLP backends that cannot be trusted.
 
-A session as the SDK has it waits for each byte anew, reads an answer of any size into memory, and
-follows redirects with all its headers, or calls them a success. With a session of this module an
-export has one deadline over all of it, no more than a few KB of an answer are read, and a redirect
-is a failure.
+With a plain session, as the SDK has it, the timeout starts again at every byte, an answer of any
+size is read into memory, and a redirect is followed with all headers, or counts as a success. With
+a session of this module an export has one deadline for all of it, no more than a few KB of an
+answer are read, and a redirect is a failure.
 """
 
 from __future__ import annotations
@@ -30,16 +30,15 @@ _TOO_LATE = "the deadline of the export has passed"
 
 
 class ExportRefused(requests.RequestException):
-    """The backend has answered, but not by taking what was sent."""
+    """The backend has answered, and has not accepted what was sent."""
 
 
 class ExportSession(requests.Session):
     """A session for one exporter, which exports one thing at a time, as the specification says.
 
     Attributes:
-        reason: Why the last export failed, as `error.type` of the metric says it; None if nobody
-            knows.
-        detail: The same in words; no text that the backend has sent is in it.
+        reason: Why the last export failed, as `error.type` of the metric; None if it is not known.
+        detail: The same for the log, without any text that the backend has sent.
     """
 
     def __init__(self) -> None:
@@ -50,7 +49,7 @@ class ExportSession(requests.Session):
         self.begin()
 
     def begin(self) -> None:
-        """Begin an export: all its attempts have one deadline."""
+        """Start an export: all its attempts have one deadline."""
         self.reason: str | None = None
         self.detail = ""
         self._answer = b""
@@ -58,14 +57,14 @@ class ExportSession(requests.Session):
         self._began = 0.0
 
     def accepted(self, answer: bytes) -> None:
-        """Note what the backend answered to an export that it took."""
+        """Note the answer to an export that the backend has accepted."""
         self._answer = answer
 
     def refused(self) -> int:
-        """Return how many items the backend did not take, though it took the rest."""
+        """Return how many items of an accepted export the backend has rejected."""
         # The answers for other signals have the same form.
         response = ExportTraceServiceResponse()
-        # Some answer in a form of their own, and have taken it all the same.
+        # Some backends answer in a form of their own, and have accepted all.
         with suppress(Exception):
             response.ParseFromString(self._answer)
             return max(0, int(response.partial_success.rejected_spans))
@@ -80,11 +79,11 @@ class ExportSession(requests.Session):
                 self.failed(catalog.OTHER, f"cannot be sent to ({type(error).__name__})")
             raise
 
-    def left(self, timeout: Any) -> float:
+    def seconds_left(self, timeout: Any) -> float:
         """Return the seconds that an attempt may take.
 
         Args:
-            timeout: What the exporter says that it may take. The first attempt says it for all.
+            timeout: The timeout of the exporter; that of the first attempt is the deadline of all.
         """
         asked = timeout if isinstance(timeout, (int, float)) else _DEFAULT_TIMEOUT
         if self._allowed is None:
@@ -108,19 +107,19 @@ class _Adapter(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs)
-        self._watch(self.poolmanager)
+        self._keep_handles(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> Any:
         manager = super().proxy_manager_for(proxy, **kwargs)
         # A SOCKS proxy has connections of its own kind: these keep the timeout of each read.
         if not proxy.lower().startswith("socks"):
-            self._watch(manager)
+            self._keep_handles(manager)
         return manager
 
-    def _watch(self, manager: Any) -> None:
+    def _keep_handles(self, manager: Any) -> None:
         manager.pool_classes_by_scheme = {
-            "http": _watched(HTTPConnectionPool, self._sockets),
-            "https": _watched(HTTPSConnectionPool, self._sockets),
+            "http": _with_handles(HTTPConnectionPool, self._sockets),
+            "https": _with_handles(HTTPSConnectionPool, self._sockets),
         }
 
     def send(
@@ -132,9 +131,9 @@ class _Adapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> requests.Response:
-        left = self._session.left(timeout)
+        left = self._session.seconds_left(timeout)
         if left <= 0:
-            # What the attempts before came to is what is reported.
+            # The failure of an earlier attempt stays the reason.
             raise requests.ReadTimeout(_TOO_LATE)
         response = None
         try:
@@ -149,7 +148,7 @@ class _Adapter(HTTPAdapter):
             if response is not None:
                 response.close()
             raise
-        # What there is to read of it has been read; nobody may wait for more.
+        # No one may read on, which could take for ever.
         response._content = answer
         response._content_consumed = True
         self._check(response, answer)
@@ -161,7 +160,7 @@ class _Adapter(HTTPAdapter):
             self._refuse("redirect", f"answers with a redirect ({status})")
         if status >= 400:
             self._session.failed("rejected", f"answers {status}")
-            # Old exporters wait twice as long from attempt to attempt, whatever the deadline.
+            # Old exporters double the pause between attempts and know no deadline.
             if self._session.is_half_over():
                 raise ExportRefused(self._session.detail)
         elif len(answer) > _LONGEST_ANSWER:
@@ -177,18 +176,18 @@ class _Adapter(HTTPAdapter):
 
     @contextmanager
     def _deadline(self, seconds: float) -> Iterator[None]:
-        """Cut the connections after some seconds, whatever is being waited for."""
+        """Shut the connections down after some seconds, in whichever state they are."""
         passed: list[bool] = []
 
-        def cut() -> None:
+        def shut_down() -> None:
             passed.append(True)
             for connected in tuple(self._sockets):
                 with suppress(OSError):
                     connected.shutdown(socket.SHUT_RDWR)
 
-        timer = Timer(seconds, cut)
+        timer = Timer(seconds, shut_down)
         timer.daemon = True
-        # A process that exits starts no thread any more; the timeout of each read is left then.
+        # A process that exits starts no thread; then there is only the timeout of each read.
         with suppress(RuntimeError):
             timer.start()
         try:
@@ -203,14 +202,14 @@ class _Adapter(HTTPAdapter):
             raise requests.ReadTimeout(_TOO_LATE)
 
 
-def _watched(pool: Any, sockets: set[socket.socket]) -> Any:
+def _with_handles(pool: Any, sockets: set[socket.socket]) -> Any:
     """Return a class of connection pools that keeps a second handle of each socket.
 
-    By it another thread can shut the connection down, also in the middle of a TLS handshake, in
-    which nobody else has hold of the socket.
+    With it another thread can shut the connection down, even in the middle of a TLS handshake, in
+    which the socket itself belongs to the handshake.
     """
 
-    class WatchedConnection(pool.ConnectionCls):  # type: ignore[misc]  # the class is only known here
+    class ConnectionWithHandle(pool.ConnectionCls):  # type: ignore[misc]  # the class is only known here
         def _new_conn(self) -> socket.socket:
             connected: socket.socket = super()._new_conn()
             self._release()
@@ -228,11 +227,11 @@ def _watched(pool: Any, sockets: set[socket.socket]) -> Any:
                 sockets.discard(handle)
                 handle.close()
 
-    return type("Watched" + pool.__name__, (pool,), {"ConnectionCls": WatchedConnection})
+    return type("WithHandles" + pool.__name__, (pool,), {"ConnectionCls": ConnectionWithHandle})
 
 
 def _in_words(error: BaseException) -> str:
-    """Return what an error of the connection comes down to, without the address that it quotes."""
+    """Return the cause of a connection error in words, without the address that it quotes."""
     root: BaseException = error
     while (cause := root.__cause__ or root.__context__) is not None:
         root = cause

@@ -1,4 +1,4 @@
-"""Which providers take metrics and spans: the application's own, or ones of ours."""
+"""The providers of metrics and spans: the application's own, or ours."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Pipeline:
         return trace.get_tracer(catalog.SCOPE, __version__, self.tracer_provider)
 
     def destinations(self) -> dict[str, list[str]]:
-        """Return where metrics and spans are sent, in words that may be shown to anybody."""
+        """Return where metrics and spans are sent, in words without a secret."""
         sent: dict[str, list[str]] = {"metrics": [], "spans": []}
         for provider in self.meter_providers:
             sent["metrics"] += _destinations(provider, "metrics", "MeterProvider")
@@ -103,8 +103,8 @@ class Pipeline:
             self.tracer_provider or trace.get_tracer_provider(),
             get_logger_provider(),
         ]
-        # A thread for each, since an exporter whose backend is down goes on retrying after the
-        # timeout that it was given.
+        # A thread for each, since an exporter whose backend is down retries beyond the timeout that
+        # it was given.
         threads = [
             Thread(target=_flush, args=(provider, timeout, guard), daemon=True)
             for provider in providers
@@ -131,7 +131,8 @@ def build_pipeline(
         tracer_provider: Likewise, for spans.
 
     Returns:
-        The pipeline. What the standard variables ask for and cannot be had is not in it.
+        The pipeline. Exporters that the standard variables name and that cannot be made are not
+        in it.
     """
     global _our_tracers
     _renew()
@@ -233,7 +234,8 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
             _renewable(one)
             _renewable(one.delivery)
         exemplars = _exemplar_filter()
-        # What an exporter sends has the shape that the standard variables ask for.
+        # The histograms of an exporter are those of the SDK, as the standard variables configure
+        # them.
         reader = _renewable(ScrapeReader(None if exporting else Histograms(exemplars)))
         provider = SdkMeterProvider(
             metric_readers=[reader, *exporting],
@@ -265,24 +267,24 @@ def _exemplar_filter() -> str:
     return "trace_based"
 
 
-# Of all exporters made here, which live as long as the process.
+# Those of all exporters that are made here; like them it lives as long as the process.
 losses = Losses()
 _renewables: list[Any] = [losses]
-_home = os.getpid()
+_renewed_in = os.getpid()
 
 
 def _renewable(thing: T) -> T:
-    """Have something renewed in a forked child that begins to observe."""
+    """Register something to be renewed in a forked child that starts to observe."""
     _renewables.append(thing)
     return thing
 
 
 def _renew() -> None:
-    """In a forked child, have our providers begin anew: they and what was made by them stay."""
-    global _home
-    if _home == os.getpid():
+    """In a forked child, reset our providers; they and their instruments stay the same objects."""
+    global _renewed_in
+    if _renewed_in == os.getpid():
         return
-    _home = os.getpid()
+    _renewed_in = os.getpid()
     for thing in _renewables:
         thing.renew()
     if _ours is not None:
@@ -297,7 +299,7 @@ def _rename(resource: Resource) -> None:
 
     Newer SDKs do so; they put another resource in its place.
     """
-    if isinstance(resource, _OfThisProcess):
+    if isinstance(resource, _CachedResource):
         vars(resource).pop("_hash", None)
         own = {**resource.attributes, SERVICE_INSTANCE_ID: _instance_id()}
         resource._attributes = BoundedAttributes(attributes=own)
@@ -312,10 +314,10 @@ def _instance_id() -> str:
     return _id_of_process(os.getpid())
 
 
-class _OfThisProcess(Resource):
-    """A resource of ours, which is hashed once: the encoder of OTLP asks for that with each span.
+class _CachedResource(Resource):
+    """A resource whose hash is computed once: the encoder of OTLP needs it for each span.
 
-    The SDK writes all of it as JSON to do so, a fifth of what it takes to export a span.
+    The SDK writes the whole resource as JSON for it, a fifth of the time that a span takes.
     """
 
     @functools.cached_property
@@ -336,19 +338,19 @@ def _resource(settings: Settings) -> Resource:
         environment = OTELResourceDetector().detect()
     name = settings.service_name or str(environment.attributes.get(SERVICE_NAME, ""))
     instance = environment.attributes.get(SERVICE_INSTANCE_ID)
-    # The SDK calls unknown what nobody has given a name.
+    # The name by which the SDK calls a service without one.
     unnamed = not name or name.startswith("unknown_service")
     ours = {
         SERVICE_NAME: "chainlit" if unnamed else name,
         SERVICE_INSTANCE_ID: instance or _instance_id(),
     }
     resource = environment.merge(Resource(ours))
-    return _OfThisProcess(resource.attributes, resource.schema_url)
+    return _CachedResource(resource.attributes, resource.schema_url)
 
 
 def _views() -> Iterable[View]:
     for metric in catalog.METRICS:
-        # A view goes before what an exporter prefers, such as exponential buckets.
+        # A view wins over the preference of an exporter, such as exponential buckets.
         if metric.kind == "histogram" and not BUCKET_ADVICE:
             yield View(
                 instrument_name=metric.name,
@@ -362,9 +364,9 @@ def _views() -> Iterable[View]:
 
 
 def _start(thread: Thread) -> None:
-    """Start a thread, or do here what it should, if the process exits and may start none any more.
+    """Start a thread; run its target here if the process exits and cannot start one any more.
 
-    CPython 3.12 is so strict. The exporter's own timeout is then all there is.
+    That is so from CPython 3.12 on. Then only the exporter's own timeout applies.
     """
     try:
         thread.start()

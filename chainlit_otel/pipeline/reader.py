@@ -1,4 +1,4 @@
-"""What a scrape reads: the metrics of a MeterProvider, and what of them could not be shown."""
+"""What a scrape reads: the metrics of a MeterProvider; and which of them could not be shown."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MOST_DROPPED = 1000
 
 
 class Dropped:
-    """What of the application's metrics could not be shown: counted, and said once a reason.
+    """Metrics of the application that could not be shown: counted, and logged once for each reason.
 
     Thread-safe.
     """
@@ -49,7 +49,7 @@ class Dropped:
 
 
 class ScrapeReader(MetricReader):
-    """Hands over what a MeterProvider has, when a scraper asks for it.
+    """Reads what a MeterProvider has, when a scraper asks for it.
 
     Args:
         histograms: What keeps the histograms of the catalogue, if the provider does not.
@@ -66,7 +66,7 @@ class ScrapeReader(MetricReader):
         self._data: MetricsData | None = None
 
     def renew(self) -> None:
-        """Begin anew, in a forked child that has inherited this."""
+        """Reset, in a forked child that has inherited this."""
         self._lock = Lock()
         if self.histograms is not None:
             self.histograms = self.histograms.renewed()
@@ -84,7 +84,7 @@ class ScrapeReader(MetricReader):
         self._data = metrics_data
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
-        """Do nothing: a scraper comes for the metrics by itself."""
+        """Do nothing: metrics are pulled."""
         return True
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:

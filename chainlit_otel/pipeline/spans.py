@@ -1,7 +1,7 @@
 """Spans of ours, and which of them is the current one. Knows nothing of Chainlit.
 
 Samplers and span processors are the application's, and may raise whenever a span starts or ends.
-No probe notices: `Tracing` holds what they raise, so that not one figure depends on them.
+`Tracing` guards these calls, so that no figure of a probe depends on them.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ NOOP_SCOPE.ended = True
 def current() -> SpanScope | None:
     """Return the innermost scope that has not ended.
 
-    A step in an abandoned async generator ends in another context, and its own stays attached
-    here: scopes that have ended are skipped.
+    The scope of a step in an abandoned async generator ends in another context and stays attached
+    in this one, so scopes that have ended are skipped.
     """
     scope = otel_context.get_value(_SCOPE_KEY)
     while isinstance(scope, SpanScope) and scope.ended:
@@ -81,7 +81,7 @@ def in_trace() -> bool:
 def _is_innermost(scope: SpanScope) -> bool:
     """Tell whether a scope is the current one, not counting abandoned children of it.
 
-    In another task or thread than that of its start, the current context is not ours to change.
+    In another task or thread than the one in which it started, the current context is left alone.
     """
     top = otel_context.get_value(_SCOPE_KEY)
     if not isinstance(top, SpanScope) or otel_context.get_current() is not top.context:
@@ -104,7 +104,7 @@ class Tracing:
     """Starts and ends spans. None of its methods raises.
 
     Args:
-        tracer: Makes the spans. It may be one that does nothing, or does so for now.
+        tracer: Makes the spans; it may be a no-op, for good or until a provider is set.
         exception_messages: Whether the messages of exceptions are recorded; they may hold what
             users wrote.
         guard: Holds what samplers and span processors raise.
@@ -199,7 +199,7 @@ class Tracing:
     ) -> None:
         """Detach a span and end it.
 
-        It comes after the ledger, which thus does not depend on what a span processor raises.
+        Call it after the ledger, which must not depend on what a span processor raises.
 
         Args:
             scope: Its scope; ending it again changes nothing.
@@ -281,9 +281,9 @@ def utf8_safe(value: object) -> str:
 
 
 def outcome_of(error: BaseException | None) -> str:
-    """Return the outcome of a call that raised `error`.
+    """Return the outcome of a call that raised `error`, or returned if that is None.
 
-    A stop by the user is no error, and neither is a generator that nobody wants to read on.
+    A cancellation is no error, and neither is a generator that is closed before its end.
     """
     if error is None:
         return "ok"

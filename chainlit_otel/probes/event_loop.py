@@ -1,13 +1,12 @@
-"""The event loop that serves Chainlit: it beats, and a watchdog thread detects when it does not.
+"""The event loop that serves Chainlit: its heartbeat, and a watchdog thread that checks for it.
 
-A blocked loop serves nobody, and Chainlit loses its users over it. Nothing in Chainlit reports it,
-so the loop itself is measured: the one on which the server has started or, under a host that does
-not report that and for a later `enable()`, the one on which a session is made
-(`BaseSession.__init__`).
+A blocked loop serves nobody, and connections are lost over it. Nothing in Chainlit reports it, so
+the loop itself is measured: the one on which the server has started; or the one on which a session
+is made (`BaseSession.__init__`), for hosts without a lifespan and for a later `enable()`.
 
-The watchdog is a thread of its own and not the one of the admin server. That one may be off, or
-have found no port; and the line about a stall goes through handlers whose lock the blocked thread
-may hold, for which `/metrics` must not wait.
+The watchdog does not use the thread of the admin server. That server may be off, or have found no
+port; and the log record of a stall goes through handlers whose lock the blocked thread may hold,
+for which `/metrics` must not wait.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
 CallbackOf = Callable[[CodeType], "str | None"]
-"""Names the callback that a code object is the function of, if it is one."""
+"""Returns the name of the callback whose function has this code object, or None."""
 
 OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
 """Called in the watchdog's thread, with the task that was running on the blocked loop."""
@@ -44,15 +43,11 @@ OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
 Line = tuple[CodeType, int]
 
 SAMPLED = 2
-"""Beats that are recorded as one, by the latest of them: recording costs more than a beat."""
+"""Beats that are recorded as one, by the largest lag: a record costs more than a beat."""
 
 _STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
 _PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _INSTALLED = ("site-packages", "dist-packages")
-
-
-def ignore(stall: Stall, task: asyncio.Task[Any] | None) -> None:
-    """Do nothing about a stall."""
 
 
 def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
@@ -74,9 +69,10 @@ def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
 
 
 def _rank(file: str, is_callback: bool) -> int | None:
-    """Tell how well a file says what blocks: the app's own best, and the rest only without it.
+    """Return how good a file is as the source of a stall, 0 the best; None if it is none.
 
-    An app may be installed like any package; its callback is then what is known to be its own.
+    The app's own files are best. An app may be installed like any package: then the file of its
+    callback is the one that is known to be its own.
     """
     if file.startswith(("<", _PACKAGE_DIRECTORY)):
         return None
@@ -91,7 +87,7 @@ def _rank(file: str, is_callback: bool) -> int | None:
 
 
 def _shown(file: str) -> str:
-    """Return a path without what says where on this machine the app is."""
+    """Return a path relative to the app or to `sys.path`, without directories of the machine."""
     if not os.path.isabs(file):
         return file
     app_root = import_module("chainlit.config").APP_ROOT
@@ -121,7 +117,7 @@ class LoopMonitor:
         guard: Guard,
         telemetry: Telemetry,
         callback_of: CallbackOf,
-        on_stall: OnStall = ignore,
+        on_stall: OnStall,
     ) -> None:
         self.guard = guard
         self.heartbeat = Heartbeat()
@@ -135,7 +131,7 @@ class LoopMonitor:
         self._watchdog: _Watchdog | None = None
 
     def start(self) -> None:
-        """Monitor the loop that runs in this thread, unless one that runs is monitored already."""
+        """Monitor the loop of this thread, unless a loop that runs is monitored already."""
         if self.patches is None or not self.patches.active:
             return
         if self._watchdog is not None and self._watchdog.is_alive():
@@ -176,7 +172,7 @@ class LoopMonitor:
             task: The task in which it was.
         """
         if not self.heartbeat.stalled:
-            # It has ended meanwhile, and these lines may be of what ran next.
+            # It has ended meanwhile, and these lines may be those of what ran next.
             lines, task = [], None
         stall = describe(lines, self._callback_of)
         _log_stall(stall)
@@ -198,7 +194,7 @@ class _Watchdog:
         self._thread_id = 0
         self._caller: CodeType | None = None
         self._done = Event()
-        self._thread = Thread(target=self._run, name="chainlit-otel-watcher", daemon=True)
+        self._thread = Thread(target=self._run, name="chainlit-otel-watchdog", daemon=True)
         self._thread.start()
         # In an empty context, since the current one may hold a session and would live on.
         loop.call_soon(self._beat, context=contextvars.Context())

@@ -1,16 +1,16 @@
-"""HTTP requests: `opentelemetry-instrumentation-fastapi`, told what not to look at.
+"""HTTP requests: `opentelemetry-instrumentation-fastapi`, restricted and guarded.
 
-Left to itself it opens a span for each frame of a websocket, times Socket.IO's polls of up to 25 s
-like requests, and tells what people write in URLs and headers. Some of its releases fail beside
-some releases of FastAPI, and its failure would be the answer to the request. So it is tried on an
-application of ours first (`http_trial`), sees a redacted copy of each request, and stands behind
-our guard: the application is called once, with what the server gave, whatever becomes of the rest.
+By itself it starts a span for each frame of a websocket, measures Socket.IO's polls of up to 25 s
+like requests, and records what people write in URLs and headers. Some of its releases fail with
+some releases of FastAPI, and the request would fail with it. So it is first tried on an application
+of ours (`http_trial`), gets a redacted copy of each request, and runs under our guard: the
+application is called once, with what the server gave, whatever happens in the instrumentation.
 
-An application is instrumented when it builds its middleware stack, with its first request: by then
-it has been decided whether Chainlit is mounted in another one, where, and whether somebody else has
-instrumented it. Each request is seen once, by the application that has its route; where the app has
-instrumented the outer one itself, its choice stands for what is mounted in there, too. FastAPI's
-own telemetry (0.142 and newer) steps back where it finds this one, even if that looks at nothing.
+An application is instrumented when it builds its middleware stack, at its first request: by then it
+is known whether and where Chainlit is mounted in another application, and whether the app has
+instrumented it. Each request is measured once, by the application that has its route; if the app
+has instrumented the outer application, ours does nothing for Chainlit in it. FastAPI's own
+telemetry (0.142 and newer) does nothing for an application with this instrumentation.
 """
 
 from __future__ import annotations
@@ -42,10 +42,11 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 
 _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
-# Free text of the client, and of no use to the instrumentation.
+# Free text of clients, which the instrumentation does not need.
 _HIDDEN_HEADERS = ("host", "user-agent", "tracestate")
-# They build their stack once, and are instrumented again after `disable()`, or in a forked child.
-_left: WeakSet[Any] = WeakSet()
+# Applications build their stack once, so those that were uninstrumented by `disable()` are kept, to
+# be instrumented again by the next `enable()`, or in a forked child.
+_uninstrumented: WeakSet[Any] = WeakSet()
 _CAPTURED_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
@@ -98,20 +99,20 @@ class Http(Probe):
         patches.wrap_attribute(
             _owner(fastapi, "build_middleware_stack"), "build_middleware_stack", wrapper
         )
-        while _left:
-            app = _left.pop()
+        while _uninstrumented:
+            app = _uninstrumented.pop()
             app.middleware_stack = around(app, app.middleware_stack)
 
     def _excluded(self, chainlit: Any, app: Any, mounted: list[str]) -> list[str]:
-        if app is chainlit and self._is_seen_from_outside(chainlit):
+        if app is chainlit and self._is_measured_outside(chainlit):
             return [_EVERYTHING]
         own_path = self._metrics_path if app is chainlit or "" in mounted else None
         return [*_chosen_by_user(), *_excluded(mounted, own_path)]
 
-    def _is_seen_from_outside(self, chainlit: Any) -> bool:
+    def _is_measured_outside(self, chainlit: Any) -> bool:
         for app in {*self._built, *_instrumented_by_host()}:
             mounted = _paths_of(chainlit, app)
-            # Mounted at the root, its requests cannot be told apart from those of the outer app.
+            # If it is mounted at the root, its requests look like those of the outer application.
             if "" in mounted if app in self._ours else mounted and _is_instrumented(app):
                 return True
         return False
@@ -127,12 +128,12 @@ class Http(Probe):
             instrumented.remove()
             if app.middleware_stack is instrumented:
                 app.middleware_stack = stack
-                _left.add(app)
+                _uninstrumented.add(app)
 
         patches.add_cleanup(undo)
         native = getattr(app, "_native_telemetry", None)
         if hasattr(native, "enabled"):
-            patches.wrap_on_instance(native, "enabled", functools.partial(_step_back, patches))
+            patches.wrap_on_instance(native, "enabled", functools.partial(_wrap_enabled, patches))
         return instrumented
 
 
@@ -141,11 +142,11 @@ class _Instrumented:
 
     Args:
         stack: The stack that the application has built.
-        middleware: The instrumentation, as a template: each request has a copy, since it keeps in
-            itself how long an answer is.
+        middleware: The instrumentation, as a template: each request has a copy, since it stores the
+            length of an answer in itself.
         guard: Holds what goes wrong in the instrumentation.
-        excluded: What not to look at, as regular expressions.
-        hidden: Names of the headers that it must not see.
+        excluded: Regular expressions of the URLs that are not measured.
+        hidden: Names of the headers that are removed.
         exception_messages: Whether the messages of exceptions are recorded.
     """
 
@@ -158,7 +159,7 @@ class _Instrumented:
         hidden: frozenset[bytes],
         exception_messages: bool,
     ) -> None:
-        # So it is called in every middleware: FastAPI looks for the instrumentation along it.
+        # The attribute by which FastAPI looks for the instrumentation along the middlewares.
         self.app = _copy_of(middleware, stack)
         self.app.tracer = _GuardedTracer(middleware.tracer, guard)
         self.guard = guard
@@ -173,24 +174,24 @@ class _Instrumented:
         self._is_excluded = http.parse_excluded_urls(",".join(excluded)).url_disabled
         self._host_route = import_module("starlette.routing").Host
         errors = import_module("starlette.middleware.errors").ServerErrorMiddleware
-        # What answers for an exception is within the stack, and the span ends with the answer.
-        self._witness = _Witness(stack.app, self) if isinstance(stack, errors) else None
-        if self._witness is not None:
-            stack.app = self._witness
+        # The span ends with the answer, and that to an exception is made inside the stack.
+        self._observer = _FailureObserver(stack.app, self) if isinstance(stack, errors) else None
+        if self._observer is not None:
+            stack.app = self._observer
 
     def remove(self) -> None:
-        """Leave the stack as it was built, and pass on what still comes."""
+        """Restore the stack, and pass on the requests that still come here."""
         self._is_active = False
-        if self._witness is not None and self._stack.app is self._witness:
-            self._stack.app = self._witness.app
+        if self._observer is not None and self._stack.app is self._observer:
+            self._stack.app = self._observer.app
 
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
-        # No coroutine for what it does not look at, such as a websocket, which would keep it for as
-        # long as its tab is open.
-        looks_at = False
+        # No coroutine for requests that are not measured: that of a websocket would take memory for
+        # as long as its tab is open.
+        is_measured = False
         with self.guard:
-            looks_at = self._looks_at(scope)
-        call = self._call if looks_at else self._stack
+            is_measured = self._is_measured(scope)
+        call = self._call if is_measured else self._stack
         answer: Awaitable[None] = call(scope, receive, send)
         return answer
 
@@ -204,7 +205,7 @@ class _Instrumented:
         if request is None or context is None:
             await self._stack(scope, receive, send)
             return
-        # What the application raises does not come this way: the request keeps it.
+        # An exception of the application is kept in the request, and does not come through here.
         with self.guard:
             middleware = _copy_of(self.app, request)
             middleware.default_span_details = lambda _: route
@@ -218,10 +219,10 @@ class _Instrumented:
             finally:
                 request.error = None
 
-    def _looks_at(self, scope: Any) -> bool:
+    def _is_measured(self, scope: Any) -> bool:
         if not self._is_active or scope["type"] not in ("http", "websocket"):
             return False
-        # FastAPI's own telemetry has seen it in an application around, which was built before
+        # FastAPI's own telemetry has measured it in an outer application, which was built before
         # Chainlit was mounted in it.
         if scope.get("fastapi.telemetry") is not None:
             return False
@@ -230,8 +231,8 @@ class _Instrumented:
     def _describe(self, scope: Any) -> tuple[str, dict[str, str]]:
         """Return the name of the span of a request, and its attributes: the route, if there is one.
 
-        Of an application for a host the instrumentation gives the path, which is no route, and
-        would be a series of its own for each path that anybody asks for.
+        For an application that is routed by host, the instrumentation returns the path as the
+        route, which would make a new series for each path that anybody requests.
         """
         name, attributes = self.app.default_span_details(scope)
         route = attributes.get("http.route")
@@ -244,9 +245,9 @@ class _Instrumented:
 
 
 class _GuardedTracer(Tracer):
-    """The tracer of the instrumentation, which measures a request even if its span cannot start.
+    """The tracer of the instrumentation: a request is measured even if its span cannot start.
 
-    What a span processor raises at the end of a span needs no such care: the span ends last.
+    An exception at the end of a span changes nothing, since the span ends last.
     """
 
     def __init__(self, tracer: Tracer, guard: Guard) -> None:
@@ -265,12 +266,12 @@ class _GuardedTracer(Tracer):
 
 
 class _Request:
-    """A request that the instrumentation looks at, in the place of the application.
+    """A request that is measured; the instrumentation calls it in place of the application.
 
     Attributes:
-        was_called: Whether the instrumentation has got as far as calling the application.
+        was_called: Whether the instrumentation has called the application.
         error: What the application raised, to be raised again when the instrumentation is done.
-        failure: The exception that the application has no answer for.
+        failure: The exception that the application did not handle.
     """
 
     __slots__ = (
@@ -296,7 +297,7 @@ class _Request:
         self.was_called = True
         scope, requests = self._scope, self._instrumented.requests
         self._notify = notify
-        # Somebody may have suppressed it here: then it looks at nothing, and gives back its own.
+        # If instrumentation is suppressed in this context, it passes its own `send` on.
         if notify is not _ignore:
             self._span = get_current_span()
             requests[id(scope)] = self
@@ -314,10 +315,10 @@ class _Request:
                 redacted["route"] = scope["route"]
 
     async def _answer(self, message: Any) -> None:
-        """Send a message of the application, and tell the instrumentation of it.
+        """Send a message of the application, and pass it to the instrumentation.
 
-        The instrumentation may add headers to the start of an answer, so it hears of that first;
-        it ends the span with the last message, so of the others it hears when they are sent.
+        The instrumentation may add headers to the start of an answer, so it gets that before it is
+        sent; it ends the span with the last message, so it gets the others after they are sent.
         """
         guard = self._instrumented.guard
         if type(message) is dict and message.get("type") == "http.response.start":
@@ -331,9 +332,9 @@ class _Request:
                 await self._notify(message)
 
     def _record_failure(self) -> None:
-        """Have the span say of an exception what it is, and its message if a setting says so.
+        """Record an exception in the span, with its message if a setting allows it.
 
-        The status of the answer, which the instrumentation sets, says less.
+        The instrumentation itself records the status of the answer only.
         """
         span, error = self._span, self.failure
         if span is None or error is None or not span.is_recording():
@@ -343,8 +344,8 @@ class _Request:
         describe_exception(span, error, message)
 
 
-class _Witness:
-    """Sees the exceptions that go up to what makes the answer to them, inside a stack."""
+class _FailureObserver:
+    """Notes an exception on its way to `ServerErrorMiddleware`, which answers it."""
 
     def __init__(self, app: Any, instrumented: _Instrumented) -> None:
         self.app = app
@@ -353,10 +354,10 @@ class _Witness:
     def __call__(self, scope: Any, receive: Any, send: Any) -> Awaitable[None]:
         request = self._requests.get(id(scope))
         call: Awaitable[None] = self.app(scope, receive, send)
-        return call if request is None else _witnessed(call, request)
+        return call if request is None else _note_failure(call, request)
 
 
-async def _witnessed(call: Awaitable[None], request: _Request) -> None:
+async def _note_failure(call: Awaitable[None], request: _Request) -> None:
     try:
         await call
     except Exception as error:
@@ -365,13 +366,13 @@ async def _witnessed(call: Awaitable[None], request: _Request) -> None:
 
 
 async def _ignore(_: Any) -> None:
-    """Take a message of the instrumentation's: what the application sends goes past it."""
+    """Drop a message of the instrumentation: those of the application are sent directly."""
 
 
-def _step_back(patches: Patches, enabled: Callable[[], bool]) -> Callable[[], bool]:
-    """Have FastAPI's own telemetry not even look: it finds the instrumentation, and does nothing.
+def _wrap_enabled(patches: Patches, enabled: Callable[[], bool]) -> Callable[[], bool]:
+    """Switch FastAPI's own telemetry off: it would do nothing beside this instrumentation.
 
-    That takes a kilobyte of each open websocket.
+    But to find out takes a kilobyte for each open websocket.
     """
 
     @functools.wraps(enabled)
@@ -388,7 +389,7 @@ def _copy_of(middleware: Any, app: Any) -> Any:
 
 
 def _hidden_headers() -> frozenset[bytes]:
-    """Return the headers that are not told, but for those that a standard variable asks for."""
+    """Return the headers that are removed; those that a standard variable captures are not."""
     wanted = [p.strip() for p in os.environ.get(_CAPTURED_HEADERS, "").split(",") if p.strip()]
     pattern = re.compile("|".join(wanted), re.IGNORECASE) if wanted else None
     asked_for = [name for name in _HIDDEN_HEADERS if pattern and pattern.fullmatch(name)]
@@ -400,14 +401,14 @@ def _paths_of(app: Any, outer: Any) -> list[str]:
 
 
 def _instrumented_by_host() -> list[Any]:
-    """Return the applications that the instrumentation knows of: they may not ask us any more."""
+    """Return the applications that the app has instrumented, whose stack may be built already."""
     instrumentation = import_module("opentelemetry.instrumentation.fastapi")
     known = getattr(instrumentation, "_InstrumentedFastAPI", None)
     return list(getattr(known, "_instrumented_fastapi_apps", ()))
 
 
 def _is_instrumented(app: Any) -> bool:
-    """Tell whether an application is instrumented by somebody else, by whichever way."""
+    """Tell whether the app itself has instrumented an application, in whichever way."""
     middleware = import_module("opentelemetry.instrumentation.asgi").OpenTelemetryMiddleware
     return getattr(app, "_is_instrumented_by_opentelemetry", False) or any(
         added.cls is middleware for added in app.user_middleware
@@ -428,7 +429,7 @@ def _excluded(mounted: list[str], metrics_path: str | None) -> Iterator[str]:
 
 
 def _escape(path: str) -> str:
-    # The instrumentation takes a list, and splits it at commas.
+    # The instrumentation splits the expressions at commas.
     return re.escape(path).replace(",", r"\x2c")
 
 

@@ -1,10 +1,10 @@
-"""Builds the FastAPI instrumentation, and tries it before it is trusted with an application.
+"""Builds the FastAPI instrumentation, and tries it before it is used for an application.
 
-It looks up the route of each request in the routes of the application, and several of its releases
-fail there beside FastAPI 0.137 to 0.141, whose routers are nested: at every request, or only at
-preflights and wrong methods, or they take the path for the route, a new series for each path that
-anybody asks for. So it is tried on an application of ours with a route of each kind, and nothing
-of the host's is called.
+It looks up the route of each request in the routes of the application. Several of its releases fail
+at that with FastAPI 0.137 to 0.141, whose routers are nested: at every request, or only at
+preflights and wrong methods; or they take the path for the route, which makes a new series for each
+path that anybody requests. So it is tried on an application of ours with a route of each kind, and
+nothing of the host is called.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from chainlit_otel.patching import Unavailable
 _PACKAGE = "opentelemetry-instrumentation-fastapi"
 _STABILITY = "OTEL_SEMCONV_STABILITY_OPT_IN"
 _SANITIZED = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SANITIZE_FIELDS"
-# Never told, even if somebody has all headers captured: they let others go on in a session.
+# Never recorded, even if all headers are captured: with these, others could use a session.
 _SECRET_HEADERS = (
     *("authorization", "cookie", "location", "referer"),
     *(".*api.?key.*", ".*secret.*", ".*session.*", ".*token.*"),
 )
-# Method, path, status and route of what is tried; the answer is that of the application alone.
+# Method, path, and the status and the route that are expected.
 _REQUESTS = (
     ("GET", "/plain/a", 200, "/plain/{name}"),
     ("POST", "/plain/a", 405, "/plain/{name}"),
@@ -51,7 +51,7 @@ _REQUESTS = (
 
 
 def build_middleware(tracer_provider: TracerProvider | None, meter_provider: MeterProvider) -> Any:
-    """Return the middleware of the instrumentation, around no application that matters.
+    """Return the middleware of the instrumentation, around an application of ours.
 
     Args:
         tracer_provider: Where the spans go; None for the global provider.
@@ -79,7 +79,7 @@ def build_middleware(tracer_provider: TracerProvider | None, meter_provider: Met
     while not isinstance(layer, kind):
         if (layer := getattr(layer, "app", None)) is None:
             raise Unavailable(_advice("it makes no middleware"))
-    # What to look at is decided outside, on what the server gave.
+    # Which requests are measured is decided before, by the unredacted URL.
     layer.excluded_urls = None
     return layer
 
@@ -90,7 +90,7 @@ def check() -> None:
     Raises:
         Unavailable: The instrumentation fails, or changes an answer, or takes a path for a route.
     """
-    # Whatever is current here belongs to the host, and must not hear of it.
+    # In an empty context, so that the trial adds nothing to a span of the host.
     token = otel_context.attach(Context())
     try:
         tracers = SdkTracerProvider(ALWAYS_ON, Resource.get_empty(), shutdown_on_exit=False)
@@ -100,10 +100,10 @@ def check() -> None:
         middleware.app = app.build_middleware_stack()
         for method, path, status, route in _REQUESTS:
             scope = _scope(app, method, path)
-            seen = f"{method} {route or path}"
-            answer = _answer(middleware, dict(scope), seen)
+            tried = f"{method} {route or path}"
+            answer = _answer(middleware, dict(scope), tried)
             if answer not in (status, None):
-                raise Unavailable(_advice(f"{seen} is answered by {answer}, not {status}"))
+                raise Unavailable(_advice(f"{tried} is answered by {answer}, not {status}"))
             _, attributes = middleware.default_span_details(dict(scope))
             if attributes.get("http.route") != route:
                 raise Unavailable(_advice(f"{attributes.get('http.route')} is no route"))
@@ -129,7 +129,7 @@ def _application() -> Any:
     app = fastapi(openapi_url=None)
     app.get("/plain/{name}")(answer)
     app.include_router(nested, prefix="/nested")
-    # Nothing of FastAPI's: an application of it tells the host of its requests by itself.
+    # A router of Starlette: FastAPI's own telemetry would report requests to a mounted FastAPI.
     app.mount("/mounted", import_module("starlette.routing").Router())
     return app
 
@@ -152,8 +152,8 @@ def _scope(app: Any, method: str, path: str) -> dict[str, Any]:
     }
 
 
-def _answer(app: Any, scope: dict[str, Any], seen: str) -> int | None:
-    """Return the status of an answer; None if the application waits for something on its way."""
+def _answer(app: Any, scope: dict[str, Any], tried: str) -> int | None:
+    """Return the status of an answer; None if the application had to wait for something."""
     statuses: list[int] = []
 
     async def receive() -> dict[str, Any]:
@@ -167,15 +167,15 @@ def _answer(app: Any, scope: dict[str, Any], seen: str) -> int | None:
         if not _run(app(scope, receive, send)):
             return None
     except Exception as error:
-        raise Unavailable(_advice(f"{seen} raises {type(error).__name__}")) from error
+        raise Unavailable(_advice(f"{tried} raises {type(error).__name__}")) from error
     return statuses[0] if statuses else 0
 
 
 def _run(call: Coroutine[Any, Any, None]) -> bool:
-    """Run a coroutine without an event loop: there may be one here, which is the application's.
+    """Run a coroutine without an event loop: one that runs here is the application's.
 
     Returns:
-        Whether it came to its end, since it never had to wait.
+        Whether it has ended, which it does if it never waits.
     """
     try:
         call.send(None)
@@ -199,11 +199,11 @@ def _advice(fault: str) -> str:
 
 @contextlib.contextmanager
 def _stable_names() -> Iterator[None]:
-    """Have what is instrumented meanwhile use the names that the conventions have settled on.
+    """Use the stable semantic conventions in what is instrumented meanwhile.
 
-    All instrumentations of a process share one choice. The first of them takes it from the
-    environment, and it may stand on the names that were given up. It is not ours to change for
-    what the app instruments, before or after, so it is put back.
+    All instrumentations of a process share one choice, which the first takes from the environment,
+    and whose default is the old conventions. It is restored afterwards, since what the app itself
+    instruments must not change.
     """
     module = import_module("opentelemetry.instrumentation._semconv")
     shared = module._OpenTelemetrySemanticConventionStability
@@ -223,10 +223,10 @@ def _stable_names() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _background_tasks() -> Iterator[None]:
-    """Leave the background tasks of Starlette as they are.
+    """Keep the class of background tasks of Starlette as it is.
 
-    The instrumentation puts a span around each, in the class that all applications share: without
-    our guard, and with the messages of exceptions.
+    The instrumentation patches it, for all applications, to start a span for each task: without our
+    guard, and with the messages of exceptions.
     """
     kind = import_module("starlette.background").BackgroundTask
     before = dict(vars(kind))

@@ -1,7 +1,7 @@
-"""Caches that tell their hits and misses, read when somebody collects.
+"""Caches that count their hits and misses, read at each collection.
 
-Evictions are told where the cache counts them itself. Misses less entries is not their number: a
-cache that was cleared, or asked twice for what it does not have yet, has other figures.
+Evictions are shown only if the cache counts them itself. They are not the misses less the entries:
+a cache that was cleared, or missed the same key twice, has other figures.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from chainlit_otel.core.counters import ResettableCounter
 from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.resources.readings import Questions, Together
+from chainlit_otel.resources.readings import Poller, SharedReading
 
 _NAMES = 32
 
 
 class CacheStats(NamedTuple):
-    """What a cache says of itself.
+    """The figures of a cache.
 
     Attributes:
         hits: Lookups that it could answer.
-        misses: Lookups that it could not.
-        size: Entries; None if it does not tell.
-        evictions: Entries dropped to make room or for their age; None if it does not tell.
+        misses: Lookups that it could not answer.
+        size: Entries; None if it is not known.
+        evictions: Entries dropped to make room or for their age; None if it is not known.
     """
 
     hits: int
@@ -39,7 +39,7 @@ class CacheStats(NamedTuple):
 
 
 class _WatchedCache:
-    """A cache and what it has told so far, over all caches that had its name."""
+    """A cache, and its counts so far, over all caches that had its name."""
 
     def __init__(self, name: str, label: str) -> None:
         self.name = name
@@ -75,10 +75,10 @@ class Caches:
     def __init__(self) -> None:
         self.names = BoundedLabel(_NAMES)
         self._watched: dict[str, _WatchedCache] = {}
-        self._questions = Questions()
+        self._poller = Poller()
 
     def watch(self, name: str, cache: Any) -> None:
-        """Watch a cache; the same name again stands for another one, and its counts go on.
+        """Watch a cache; the same name again replaces it by another one, and the counts go on.
 
         Args:
             name: Its name in the metrics.
@@ -102,26 +102,26 @@ class Caches:
             watched = _WatchedCache(f"watch_cache({name!r}, …)", self.names(name))
             self._watched[name] = watched
         else:
-            # What the one before it has counted last.
-            self._questions.ask([watched], suppress(Exception))
+            # The last counts of the cache that had this name.
+            self._poller.poll([watched], suppress(Exception))
         watched.read = read
         for counter in watched.counters:
             counter.rebase()
 
     def read(self, guard: Guard) -> None:
-        """Ask all caches for their figures.
+        """Read the figures of all caches.
 
         Args:
-            guard: Holds what goes wrong with one of them; it takes no other with it.
+            guard: Holds what goes wrong with one of them; the others are read all the same.
         """
-        self._questions.ask(list(self._watched.values()), guard)
+        self._poller.poll(list(self._watched.values()), guard)
 
     def renew(self, guard: Guard) -> None:
-        """Begin anew, in a forked child: what caches have counted before was in the parent."""
+        """Reset, in a forked child: what caches have counted so far belongs to the parent."""
         watched = list(self._watched.values())
         for one in watched:
             one.busy = False
-        self._questions.ask(watched, guard)
+        self._poller.poll(watched, guard)
         for one in watched:
             for counter in one.counters:
                 counter.total = 0
@@ -167,7 +167,7 @@ def _weakly(cache: Any, describe: Callable[[Any], CacheStats]) -> Callable[[], C
     try:
         get = weakref.ref(cache)
     except TypeError:
-        # Its class has slots, and none for this.
+        # Its class has slots, and no `__weakref__`.
         def get() -> Any:
             return cache
 
@@ -189,8 +189,8 @@ def _from_attributes(cache: Any) -> CacheStats:
 
 
 def register_observables(telemetry: Telemetry, guard: Guard, caches: Caches) -> None:
-    """Have the figures of the caches read when somebody collects."""
-    together = Together(telemetry, guard, functools.partial(caches.read, guard))
-    together.register_observable(catalog.CACHE_LOOKUPS, caches.lookups)
-    together.register_observable(catalog.CACHE_SIZE, caches.sizes)
-    together.register_observable(catalog.CACHE_EVICTIONS, caches.evictions)
+    """Register the metrics of the caches."""
+    reading = SharedReading(telemetry, guard, functools.partial(caches.read, guard))
+    reading.register_observable(catalog.CACHE_LOOKUPS, caches.lookups)
+    reading.register_observable(catalog.CACHE_SIZE, caches.sizes)
+    reading.register_observable(catalog.CACHE_EVICTIONS, caches.evictions)

@@ -1,8 +1,8 @@
-"""Connection pools, read from what their libraries keep. None of those is imported here.
+"""Connection pools, read from the state of their libraries, none of which is imported here.
 
-A pool is found by itself if it is an attribute of the data layer, and is looked for again at each
-reading: asyncpg's pool of `ChainlitDataLayer` is made at the first query and replaced when the
-connection breaks. Pools and layers are held weakly, and nothing is asked of the database.
+A pool that is an attribute of the data layer is found without a call of the app, and is looked for
+again at each reading: asyncpg's pool of `ChainlitDataLayer` is made at the first query and replaced
+when the connection breaks. Pools and layers are held weakly, and no query is sent to a database.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from chainlit_otel.core.identities import WeakIdentitySet
 from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.resources.readings import Questions, Together
+from chainlit_otel.resources.readings import Poller, SharedReading
 
 _NAMES = 32
-_UNLIMITED = 2**31  # what redis-py has for "as many as you like"
+_UNLIMITED = 2**31  # the limit of redis-py for a pool without one
 
 
 class PoolStats(NamedTuple):
     """The connections of a pool.
 
     Attributes:
-        used: Those that somebody has.
-        idle: Those that nobody has.
+        used: Those in use.
+        idle: Those that are open and not in use.
         most: How many there can be; None if there is no limit.
     """
 
@@ -38,7 +38,7 @@ class PoolStats(NamedTuple):
 
 
 class _WatchedPool:
-    """A pool, or what gives one, and what it said when it was asked last."""
+    """A pool, or what gives one, and its figures at the last reading."""
 
     def __init__(self, name: str, label: str, get: Callable[[], Any]) -> None:
         self.name = name
@@ -67,11 +67,11 @@ class Pools:
         self._named: dict[str, _WatchedPool] = {}
         self._layers = WeakIdentitySet()
         self._found: dict[str, str] = {}
-        self._questions = Questions()
+        self._poller = Poller()
         self._stats: list[tuple[str, PoolStats]] = []
 
     def watch(self, name: str, pool: Any) -> None:
-        """Watch a pool; the same name again stands for another one.
+        """Watch a pool; the same name again replaces it by another one.
 
         Args:
             name: Its name in the metrics.
@@ -99,16 +99,16 @@ class Pools:
         self._layers.add(layer)
 
     def read(self, guard: Guard) -> None:
-        """Ask all pools for their figures.
+        """Read the figures of all pools.
 
         Args:
-            guard: Holds what goes wrong with one of them; it takes no other with it.
+            guard: Holds what goes wrong with one of them; the others are read all the same.
         """
         resources = list(self._named.values())
         for one in resources:
-            # What does not answer is not known, whatever it was before.
+            # A pool that times out has no figures, not those of the last reading.
             one.forget()
-        self._questions.ask(resources, guard)
+        self._poller.poll(resources, guard)
         counted: list[Any] = []
         stats: list[tuple[str, PoolStats]] = []
         # Each pool once, by the name that the app gave it, if it did.
@@ -123,7 +123,7 @@ class Pools:
         self._stats = stats
 
     def renew(self) -> None:
-        """Begin anew, in a forked child: nothing that was asked in the parent answers here."""
+        """Reset, in a forked child: a call that was under way in the parent never returns here."""
         for one in self._named.values():
             one.busy = False
 
@@ -158,7 +158,7 @@ class Pools:
 
 
 class _UntilClosed:
-    """A reference to a pool that has no room for a weak one, as those of asyncpg."""
+    """A reference to a pool that cannot be referenced weakly, as those of asyncpg."""
 
     def __init__(self, pool: Any) -> None:
         self._pool = pool
@@ -251,7 +251,7 @@ def _same(pool: Any) -> Any:
 
 
 def register_observables(telemetry: Telemetry, guard: Guard, pools: Pools) -> None:
-    """Have the figures of the pools read when somebody collects."""
-    together = Together(telemetry, guard, functools.partial(pools.read, guard))
-    together.register_observable(catalog.POOL_CONNECTIONS, pools.connections)
-    together.register_observable(catalog.POOL_MAX, pools.limits)
+    """Register the metrics of the pools."""
+    reading = SharedReading(telemetry, guard, functools.partial(pools.read, guard))
+    reading.register_observable(catalog.POOL_CONNECTIONS, pools.connections)
+    reading.register_observable(catalog.POOL_MAX, pools.limits)

@@ -1,7 +1,7 @@
-"""Functions of the app that are asked for figures: once a reading, and never for long.
+"""Calls functions of the app for figures: once a reading, with a timeout.
 
 They run in a thread of their own, since they may block, or end their thread by `SystemExit`. One
-that does not answer in time is left alone until it does.
+that has timed out is not called again until it has returned.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ TIMEOUT = 1.0
 
 
 class Resource(Protocol):
-    """What is asked for figures.
+    """A pool or a cache, which is polled for figures.
 
     Attributes:
-        name: What to call it in the log.
-        busy: Whether it is being asked and has not answered yet.
+        name: Its name in the log.
+        busy: Whether a call has not returned yet.
     """
 
     name: str
     busy: bool
 
     def update(self) -> None:
-        """Ask, and keep the answer; it may raise anything."""
+        """Read its figures, and keep them; it may raise anything."""
 
 
-class Questions:
-    """Asks one after the other, for one who wants to know at a time."""
+class Poller:
+    """Polls resources, one after the other, for one reading at a time."""
 
     def __init__(self) -> None:
         self._lock = Lock()
 
-    def ask(self, resources: Iterable[Resource], guard: AbstractContextManager[object]) -> None:
-        """Update each of them; return when all are, or when the time is over.
+    def poll(self, resources: Iterable[Resource], guard: AbstractContextManager[object]) -> None:
+        """Update each of them; return when all are updated, or after the timeout.
 
         Args:
-            resources: What is asked, but for those that have not answered yet.
-            guard: Holds what goes wrong with one of them; the others are asked all the same.
+            resources: The resources; those that are busy are left out.
+            guard: Holds what goes wrong with one of them; the others are polled all the same.
         """
         with self._lock:
             due = [one for one in resources if not one.busy]
@@ -53,9 +53,9 @@ class Questions:
                 return
             done, late = Event(), Event()
             thread = Thread(
-                target=_ask_all,
+                target=_update_all,
                 args=(due, guard, done, late),
-                name="chainlit-otel-questions",
+                name="chainlit-otel-poller",
                 daemon=True,
             )
             thread.start()
@@ -66,7 +66,7 @@ class Questions:
                     raise PlainError(f"{slow} did not answer within {TIMEOUT:g} s")
 
 
-def _ask_all(
+def _update_all(
     due: list[Resource], guard: AbstractContextManager[object], done: Event, late: Event
 ) -> None:
     for one in due:
@@ -83,11 +83,11 @@ def _ask_all(
     done.set()
 
 
-class Together:
-    """Metrics that are read together: a reading is taken for the first of them that is shown.
+class SharedReading:
+    """One reading for several metrics: it is taken for the first of them that is collected.
 
     Args:
-        telemetry: Shows them.
+        telemetry: Registers the metrics.
         guard: Holds what goes wrong in a reading.
         update: Takes a reading.
     """
@@ -97,7 +97,7 @@ class Together:
         self._guard = guard
         self._update = update
         self._lock = Lock()
-        self._shown: set[catalog.Metric] | None = None
+        self._collected: set[catalog.Metric] | None = None
 
     def register_observable(self, metric: catalog.Metric, reading: Reading) -> None:
         """Register a metric.
@@ -109,10 +109,10 @@ class Together:
 
         def numbers() -> Mapping[catalog.LabelSet, float]:
             with self._lock:
-                if self._shown is None or metric in self._shown:
+                if self._collected is None or metric in self._collected:
                     self._update()
-                    self._shown = set()
-                self._shown.add(metric)
+                    self._collected = set()
+                self._collected.add(metric)
                 return reading()
 
         self._telemetry.register_observable(metric, numbers, self._guard)

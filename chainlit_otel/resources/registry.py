@@ -1,4 +1,4 @@
-"""What the app asks to have watched; it may ask before anything of it is observed."""
+"""The pools and caches that the app has named; it may name them before `enable()`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def watch_pool(name: str, pool: Any) -> None:
 
     Pools that are attributes of the data layer are found without it. The pool is not kept alive,
     but for one of asyncpg, which is until it is closed. It may be called before `enable()` or
-    after it; the same name again stands for another pool. A function is called once a reading, in a
-    thread of its own; if it takes longer than a second, the pool is left out until it has returned.
+    after it; the same name again replaces it by another pool. A function is called once a reading,
+    in a thread of its own; if it takes longer than a second, the pool is left out until it returns.
 
     Args:
         name: Name of the pool in the metrics. The first 32 names count, others are `other`.
@@ -35,9 +35,9 @@ def watch_cache(name: str, cache: Any) -> None:
     """Have the hits and misses of a cache in the metrics.
 
     The cache is not kept alive, unless its class has slots and none for weak references. It may
-    be called before `enable()` or after it; the same name again stands for another cache, and the
-    counts go on. So they do when a cache is cleared. It is asked once a reading, in a thread of its
-    own; while it takes longer than a second, its counts stand still.
+    be called before `enable()` or after it; the same name again replaces it by another cache, and
+    the counts go on. So they do when a cache is cleared. It is read once a reading, in a thread of
+    its own; while that takes longer than a second, its counts stay as they are.
 
     Args:
         name: Name of the cache in the metrics. The first 32 names count, others are `other`.

@@ -105,7 +105,7 @@ def _recording(rule: Recording) -> dict[str, Any]:
 
 
 def _alert(alert: Alert, window: Windows, links: Links) -> dict[str, Any]:
-    waits = {"for": window(alert.wait)} if alert.wait else {}
+    waits = {"for": window.duration(alert.wait)} if alert.wait else {}
     return {
         "alert": PREFIX + alert.name,
         "expr": alert.expr,

@@ -1,7 +1,7 @@
 """Alerting rules.
 
-They look at a whole deployment, all replicas of a job, where one replica is not what counts. A
-ratio has a least number beside it: one failure of two is no trend.
+Each is about a whole deployment, that is all replicas of a job, unless a single replica is what
+matters. A ratio has a least number of events beside it: one failure of two is no trend.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from chainlit_otel.rules.thresholds import (
 
 PREFIX = "Chainlit"
 
-# An increase is extrapolated: 4.1 of what can only be counted are 4.
+# `increase()` extrapolates: of events that are counted it may return 4.1, which is 4.
 _COUNT = '{{ $value | printf "%.0f" }}'
 _BY_INSTANCE = "by (namespace, job, instance)"
 
@@ -39,11 +39,11 @@ class Alert:
         name: Name, without the prefix that all of them have.
         expr: When it fires.
         wait: Seconds for which that has to hold, at scale 1.
-        severity: `critical` has to be looked at now, `warning` today, `info` only if asked.
+        severity: `critical` needs somebody now, `warning` today, `info` at no fixed time.
         summary: One line.
-        description: What is the case, with its figure.
+        description: What has happened, with its figure.
         dashboard: The uid of the dashboard that shows it.
-        labels: What tells alerts of the same name apart.
+        labels: Labels that tell alerts of the same name apart.
     """
 
     name: str
@@ -88,21 +88,23 @@ def _increase(
 def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
     """Return one alert for each cause.
 
-    A spike stands out from the hour before, so that a daily rhythm is none, and from the same time
-    last week, if that is known, so that a steep morning is none either.
+    A spike is far above the hour before, so that a daily rhythm is none, and far above the same
+    time last week, if that is known, so that the usual rise of a Monday morning is none either.
     """
-    hour_before = f"avg_over_time({r.STARTS}[{window(HOUR)}] offset {window(10 * MINUTE)})"
-    week_before = f"max_over_time({r.STARTS}[{window(2 * HOUR)}] offset {window(WEEK - HOUR)})"
-    started = f"{r.STARTS} * {window.seconds(5 * MINUTE)}"
+    hour, week = window.duration(HOUR), window.duration(WEEK - HOUR)
+    hour_before = f"avg_over_time({r.STARTS}[{hour}] offset {window.duration(10 * MINUTE)})"
+    week_before = f"max_over_time({r.STARTS}[{window.duration(2 * HOUR)}] offset {week})"
+    started = f"{r.STARTS} * {window.seconds_literal(5 * MINUTE)}"
     spike = (
         f"({started} >= {limits.spike_sessions:g})\n"
         f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
         f"unless ({r.STARTS} <= {limits.spike_weekly_factor:g} * {week_before})"
     )
-    rollout = f"({r.YOUNG} >= 0.5)"
-    # All tabs that were open come back after a restart; what is more than that is a surge.
+    rollout = f"({r.NEW_PROCESSES} >= 0.5)"
+    # After a restart all tabs that were open reconnect; only what is more than that is a spike.
     more_than_tabs = f"({started} - {_tabs(window)} >= {limits.spike_sessions:g})"
-    # An autoscaler that answers the rush, or one replica that was restarted, hides it from nobody.
+    # Only the tabs of new processes are subtracted: an autoscaler that starts replicas in the rush,
+    # or one replica that restarts, must not hide a spike.
     some_tabs = f"({started} - ({_returning_tabs(window, r.STARTS)}) >= {limits.spike_sessions:g})"
     resumed = f'{r.STARTS_BY_ORIGIN}{{{catalog.SESSION_ORIGIN.prometheus_label}="thread_resume"}}'
     returning = f"(sum {r.BY_JOB} ({resumed}) > 0.5 * {r.STARTS} or {r.RECONNECTS} > {r.STARTS})"
@@ -137,23 +139,24 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
 
 
 def _tabs(window: Windows) -> str:
-    """Return how many tabs were open before what happened lately."""
-    return f"max_over_time({r.CONNECTED}[{window(15 * MINUTE)}] offset {window(5 * MINUTE)})"
+    """Return how many tabs were open before the last five minutes."""
+    span, before = window.duration(15 * MINUTE), window.duration(5 * MINUTE)
+    return f"max_over_time({r.CONNECTED}[{span}] offset {before})"
 
 
 def _returning_tabs(window: Windows, known: str) -> str:
-    """Return how many tabs have lost their replica to a restart; 0 where that is not `known`."""
-    return f"{r.YOUNG} * {_tabs(window)} or 0 * {known}"
+    """Return how many tabs have lost their replica to a restart; 0 for each series of `known`."""
+    return f"{r.NEW_PROCESSES} * {_tabs(window)} or 0 * {known}"
 
 
 def _session_drop(limits: Thresholds, window: Windows) -> Alert:
-    half_hour = window(30 * MINUTE)
+    half_hour = window.duration(30 * MINUTE)
     now = f"avg_over_time({r.STARTS}[{half_hour}])"
-    then = f"avg_over_time({r.STARTS}[{half_hour}] offset {window(WEEK)})"
+    then = f"avg_over_time({r.STARTS}[{half_hour}] offset {window.duration(WEEK)})"
     return Alert(
         "SessionDrop",
         f"({now} / {then} < {limits.drop_factor:g})\n"
-        f"and ({then} * {window.seconds(30 * MINUTE)} >= {limits.drop_sessions:g})",
+        f"and ({then} * {window.seconds_literal(30 * MINUTE)} >= {limits.drop_sessions:g})",
         10 * MINUTE,
         "warning",
         "Hardly anybody comes to {{ $labels.job }}.",
@@ -164,7 +167,7 @@ def _session_drop(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
-    reconnected = f"{r.RECONNECTS} * {window.seconds(5 * MINUTE)}"
+    reconnected = f"{r.RECONNECTS} * {window.seconds_literal(5 * MINUTE)}"
     return Alert(
         "ReconnectStorm",
         f"({reconnected} / {r.CONNECTED} > {limits.reconnects:g})\n"
@@ -179,7 +182,7 @@ def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _connections_rejected(limits: Thresholds, window: Windows) -> Alert:
-    span = window(15 * MINUTE)
+    span = window.duration(15 * MINUTE)
     rejected = _increase(r.BY_JOB, catalog.CONNECTION_REJECTED, span)
     started = _increase(r.BY_JOB, catalog.SESSION_STARTS, span, {catalog.SESSION_TYPE: "websocket"})
     reconnected = _increase(r.BY_JOB, catalog.SESSION_RECONNECTS, span)
@@ -196,7 +199,7 @@ def _connections_rejected(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
-    span = window(15 * MINUTE)
+    span = window.duration(15 * MINUTE)
     methods = {catalog.ACCESS_METHOD: ("password", "header", "oauth")}
 
     def attempts(results: Where) -> str:
@@ -269,14 +272,17 @@ def _session_leaks(limits: Thresholds) -> list[Alert]:
 
 
 def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]:
-    """Return alerts of two windows each: the long one is sure, the short one lets it resolve."""
+    """Return alerts with two windows each.
+
+    The long one avoids false alarms, the short one lets the alert resolve soon.
+    """
     budget = 1 - limits.turn_objective
     return [
         Alert(
             "TurnErrorBudgetBurn",
             f"({r.TURN_ERRORS[long]} > {factor * budget:g})\n"
             f"and ({r.TURN_ERRORS[short]} > {factor * budget:g})\n"
-            f"and ({_failed_turns(window(long))} >= {limits.turn_errors_least:g})",
+            f"and ({_failed_turns(window.duration(long))} >= {limits.turn_errors_least:g})",
             wait,
             severity,
             "Turns fail on {{ $labels.job }}.",
@@ -300,7 +306,7 @@ def _failed_turns(span: str) -> str:
 
 
 def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
-    span = window(10 * MINUTE)
+    span = window.duration(10 * MINUTE)
     buckets = select(catalog.TIME_TO_FIRST_TOKEN, part="bucket")
     counted = _increase(r.BY_JOB, catalog.TIME_TO_FIRST_TOKEN, span, part="count")
     return Alert(
@@ -317,7 +323,7 @@ def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
-    stalls = _increase(_BY_INSTANCE, catalog.EVENT_LOOP_BLOCKED, window(10 * MINUTE))
+    stalls = _increase(_BY_INSTANCE, catalog.EVENT_LOOP_BLOCKED, window.duration(10 * MINUTE))
     return Alert(
         "EventLoopBlocked",
         f"{stalls} >= {limits.stalls:g}",
@@ -331,7 +337,7 @@ def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _answers_lost(limits: Thresholds, window: Windows) -> Alert:
-    span = window(15 * MINUTE)
+    span = window.duration(15 * MINUTE)
     lost = _increase(
         r.BY_JOB,
         catalog.EMIT_DROPPED,
@@ -356,7 +362,7 @@ def _by(*attributes: Attribute) -> str:
 
 
 def _data_layer_errors(limits: Thresholds, window: Windows) -> Alert:
-    span, by = window(10 * MINUTE), _by(catalog.DATA_LAYER_NAME)
+    span, by = window.duration(10 * MINUTE), _by(catalog.DATA_LAYER_NAME)
     failed = _increase(by, catalog.DATA_LAYER_OPERATIONS, span, {catalog.OUTCOME: "error"})
     every = _increase(by, catalog.DATA_LAYER_OPERATIONS, span)
     name = catalog.DATA_LAYER_NAME.prometheus_label
@@ -374,7 +380,7 @@ def _data_layer_errors(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _data_layer_slow(limits: Thresholds, window: Windows) -> Alert:
-    span, by = window(10 * MINUTE), _by(catalog.OPERATION)
+    span, by = window.duration(10 * MINUTE), _by(catalog.OPERATION)
     metric, operation = (
         catalog.DATA_LAYER_OPERATION_DURATION,
         catalog.OPERATION.prometheus_label,
@@ -412,14 +418,14 @@ def _pool_exhausted(limits: Thresholds) -> Alert:
 
 
 def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
-    missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, window(10 * MINUTE))
+    missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, window.duration(10 * MINUTE))
     replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
     return Alert(
         "StickinessLost",
-        # Every tab that was open asks for a session that went with the old process.
+        # After a restart every open tab asks for a session that was lost with the old process.
         f"({missed} - ({_returning_tabs(window, missed)}) >= {limits.lookup_misses:g})\n"
         f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
-        f"unless ({r.YOUNG} >= 0.5)",
+        f"unless ({r.NEW_PROCESSES} >= 0.5)",
         2 * MINUTE,
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",
@@ -430,14 +436,16 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
-    span = window(15 * MINUTE)
+    span = window.duration(15 * MINUTE)
     errors = _increase(_by(catalog.PROBE), catalog.INTERNAL_ERRORS, span)
-    folded = _increase(_by(catalog.FOLDED_ATTRIBUTE), catalog.LABEL_OVERFLOW, span)
+    overflowed = _increase(_by(catalog.OVERFLOW_ATTRIBUTE), catalog.LABEL_OVERFLOW, span)
     lost = _increase(
-        _by(catalog.EXPORT_SIGNAL, catalog.LOSS), catalog.EXPORT_DROPPED, window(10 * MINUTE)
+        _by(catalog.EXPORT_SIGNAL, catalog.LOSS),
+        catalog.EXPORT_DROPPED,
+        window.duration(10 * MINUTE),
     )
     probe = catalog.PROBE.prometheus_label
-    attribute = catalog.FOLDED_ATTRIBUTE.prometheus_label
+    attribute = catalog.OVERFLOW_ATTRIBUTE.prometheus_label
     signal = catalog.EXPORT_SIGNAL.prometheus_label
     reason = catalog.LOSS.prometheus_label
     return [
@@ -454,7 +462,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
         ),
         Alert(
             "TelemetryDropping",
-            f"{folded} >= {limits.label_overflow:g}",
+            f"{overflowed} >= {limits.label_overflow:g}",
             0,
             "warning",
             "Somebody makes up values on {{ $labels.job }}.",
@@ -466,7 +474,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
         Alert(
             "TelemetryDropping",
             f"{lost} > 0",
-            # A backend that is restarted loses an export or two, and is well again.
+            # A restart of the backend loses an export or two, and no more.
             15 * MINUTE,
             "warning",
             f"{{{{ $labels.job }}}} cannot deliver its {{{{ $labels.{signal} }}}}.",
@@ -482,8 +490,8 @@ def _instance_down(window: Windows) -> Alert:
     seen = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
     return Alert(
         "InstanceDown",
-        # Whether a target is a Chainlit server is known from what it has shown before.
-        f"up == 0 and on (namespace, job, instance) last_over_time({seen}[{window(DAY)}])",
+        # Only targets that had our metrics before: others are not ours to watch.
+        f"up == 0 and on (namespace, job, instance) last_over_time({seen}[{window.duration(DAY)}])",
         2 * MINUTE,
         "critical",
         "{{ $labels.instance }} of {{ $labels.job }} does not answer.",

@@ -1,7 +1,7 @@
-"""Recording rules: what dashboards and alerts ask for again and again.
+"""Recording rules: expressions that several panels and alerts use.
 
-Named `level:metric:operation`. A level of `job` is one deployment: all replicas of a job, in
-their namespace, if there is one. Windows in names are those of scale 1.
+They are named `level:metric:operation`. The level `job` is one deployment: all replicas of a job,
+in their namespace, if there is one. Windows in names are those of scale 1.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from chainlit_otel.rules.thresholds import HOUR, MINUTE, Windows
 
 BY_JOB = "by (namespace, job)"
 
-_LASTED = "job:chainlit_session_duration_seconds_sum:rate5m"
+_DURATIONS = "job:chainlit_session_duration_seconds_sum:rate5m"
 _TIME = "job:chainlit_session_time_seconds:rate5m"
 _ENDS = "job:chainlit_session_ends:rate5m"
-_LEFT = "job:chainlit_session_left:rate5m"
+_LEAVES = "job:chainlit_session_left:rate5m"
 
 _WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
 _CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}
@@ -35,7 +35,7 @@ PEAK_AT_MOST = "job:chainlit_session_peak:max1h"
 MEAN_COMPLETED = "job:chainlit_session_duration_seconds:mean1h"
 MEAN_UNBIASED = "job:chainlit_session_time_seconds:mean1h"
 AGE = "job:process_age_seconds:min"
-YOUNG = "job:process_young:ratio"
+NEW_PROCESSES = "job:process_young:ratio"
 TURNS = "job:chainlit_turns:rate5m"
 TURNS_FAILED = "job:chainlit_turns_failed:rate5m"
 TURN_ERRORS = {
@@ -60,88 +60,91 @@ class Recording:
 
 
 def recordings(window: Windows) -> list[Recording]:
-    """Return the recording rules, those first that others build on."""
+    """Return the recording rules, each after those that it uses."""
     return [
         *_sessions(window),
         *_fleet_peak(window),
         *_mean_durations(window),
         *_turn_errors(window),
         Recording(AGE, f"min {BY_JOB} ({_AGES})"),
-        # A restart, a rollout and a new replica are all a process that is young.
-        Recording(YOUNG, f"avg {BY_JOB} ({_AGES} < bool {window.seconds(15 * MINUTE)})"),
+        # A restart, a rollout and a new replica all show as a process that started lately.
+        Recording(
+            NEW_PROCESSES, f"avg {BY_JOB} ({_AGES} < bool {window.seconds_literal(15 * MINUTE)})"
+        ),
     ]
 
 
-# Exporters of other things have a process, too.
-_OURS = f"on (namespace, job, instance) {select(catalog.SESSION_OLDEST_AGE, _WEBSOCKET)}"
-_AGES = f"time() - (process_start_time_seconds and {_OURS})"
+# Other exporters have a process, too, so only those with our metrics count.
+_OF_CHAINLIT = f"on (namespace, job, instance) {select(catalog.SESSION_OLDEST_AGE, _WEBSOCKET)}"
+_AGES = f"time() - (process_start_time_seconds and {_OF_CHAINLIT})"
 
 
 def _sessions(window: Windows) -> list[Recording]:
-    lately = window(5 * MINUTE)
-    starts = f"rate({select(catalog.SESSION_STARTS, _WEBSOCKET)}[{lately}])"
+    five_minutes = window.duration(5 * MINUTE)
+    starts = f"rate({select(catalog.SESSION_STARTS, _WEBSOCKET)}[{five_minutes}])"
     origin = catalog.SESSION_ORIGIN.prometheus_label
     return [
         Recording(STARTS_BY_ORIGIN, f"sum by (namespace, job, {origin}) ({starts})"),
         Recording(STARTS, f"sum {BY_JOB} ({STARTS_BY_ORIGIN})"),
-        Recording(RECONNECTS, _rate(catalog.SESSION_RECONNECTS, {}, lately)),
+        Recording(RECONNECTS, _rate(catalog.SESSION_RECONNECTS, {}, five_minutes)),
         Recording(CONNECTED, f"sum {BY_JOB} ({select(catalog.SESSION_ACTIVE, _CONNECTED)})"),
     ]
 
 
 def _fleet_peak(window: Windows) -> list[Recording]:
-    """Return what brackets the true peak of a fleet.
+    """Return a lower and an upper bound of the true peak of all replicas together.
 
-    The replicas' peaks need not fall together, so their sum is at least the fleet's; what is
-    connected at one moment is at most its peak.
+    The replicas need not have their peaks at one moment, so the sum of these is at least the peak
+    of all; the number of sessions connected at any moment is at most that peak.
 
-    A peak is kept for one window at least. Replicas are scraped at different moments, so when
-    the last of them has shown the peak of an instant, the first may have forgotten its own: the
-    sum takes the highest of each replica's last two scrapes.
+    A replica shows a peak for at least one window. Replicas are scraped at different moments, so
+    when the last of them shows the peak of an instant, the window of the first may be over: the sum
+    takes the maximum of each replica's last two scrapes.
     """
-    kept = next(seconds for seconds in _PEAK_WINDOWS if window.scrape <= seconds)
-    mark = select(catalog.SESSION_PEAK, {catalog.PEAK_WINDOW: duration(kept)})
+    peak_window = next(seconds for seconds in _PEAK_WINDOWS if window.scrape <= seconds)
+    mark = select(catalog.SESSION_PEAK, {catalog.PEAK_WINDOW: duration(peak_window)})
     latest = f"max_over_time({mark}[{duration(2 * window.scrape)}])"
     return [
         Recording(PEAK, f"sum {BY_JOB} ({latest})"),
-        Recording(PEAK_AT_LEAST, f"max_over_time({CONNECTED}[{window(HOUR)}])"),
-        Recording(PEAK_AT_MOST, f"max_over_time({PEAK}[{window(HOUR)}])"),
+        Recording(PEAK_AT_LEAST, f"max_over_time({CONNECTED}[{window.duration(HOUR)}])"),
+        Recording(PEAK_AT_MOST, f"max_over_time({PEAK}[{window.duration(HOUR)}])"),
     ]
 
 
 def _mean_durations(window: Windows) -> list[Recording]:
-    lately, seconds = window(5 * MINUTE), window.seconds(5 * MINUTE)
+    five_minutes, seconds = window.duration(5 * MINUTE), window.seconds_literal(5 * MINUTE)
     waiting = select(catalog.SESSION_ACTIVE, _DISCONNECTED)
-    # Who has left ends only when the grace time is over: without those who wait, the ends lag.
-    left = f"{_ENDS} + sum {BY_JOB} (delta({waiting}[{lately}])) / {seconds}"
-    hour, in_an_hour = window(HOUR), window.seconds(HOUR)
+    # A session ends only when the grace time after its disconnect is over, so those that are
+    # disconnected count as ended: without them, the ends would lag.
+    left = f"{_ENDS} + sum {BY_JOB} (delta({waiting}[{five_minutes}])) / {seconds}"
+    hour, in_an_hour = window.duration(HOUR), window.seconds_literal(HOUR)
     return [
-        Recording(_LASTED, _rate(catalog.SESSION_DURATION, _WEBSOCKET, lately, "sum")),
-        Recording(_TIME, _rate(catalog.SESSION_TIME, _WEBSOCKET, lately)),
-        Recording(_ENDS, _rate(catalog.SESSION_ENDS, _WEBSOCKET, lately)),
-        Recording(_LEFT, left),
-        Recording(MEAN_COMPLETED, _ratio(_LASTED, _ENDS, hour)),
+        Recording(_DURATIONS, _rate(catalog.SESSION_DURATION, _WEBSOCKET, five_minutes, "sum")),
+        Recording(_TIME, _rate(catalog.SESSION_TIME, _WEBSOCKET, five_minutes)),
+        Recording(_ENDS, _rate(catalog.SESSION_ENDS, _WEBSOCKET, five_minutes)),
+        Recording(_LEAVES, left),
+        Recording(MEAN_COMPLETED, _ratio(_DURATIONS, _ENDS, hour)),
         Recording(
             MEAN_UNBIASED,
             f"avg_over_time({_TIME}[{hour}]) * {in_an_hour} / "
-            # Ends and waits that cancel out leave the rounding of a float, which is no divisor.
-            f"(avg_over_time({_LEFT}[{hour}]) * {in_an_hour} > 0.5)",
+            # Ends and disconnects that cancel out leave the rounding error of a float: no divisor.
+            f"(avg_over_time({_LEAVES}[{hour}]) * {in_an_hour} > 0.5)",
         ),
     ]
 
 
 def _turn_errors(window: Windows) -> list[Recording]:
-    lately = window(5 * MINUTE)
+    five_minutes = window.duration(5 * MINUTE)
     failed = {catalog.OUTCOME: "error"}
     return [
-        Recording(TURNS, _rate(catalog.TURN_DURATION, {}, lately, "count")),
-        Recording(TURNS_FAILED, _rate(catalog.TURN_DURATION, failed, lately, "count")),
+        Recording(TURNS, _rate(catalog.TURN_DURATION, {}, five_minutes, "count")),
+        Recording(TURNS_FAILED, _rate(catalog.TURN_DURATION, failed, five_minutes, "count")),
         *(
             Recording(
                 name,
                 f"{TURNS_FAILED} / ({TURNS} > 0)"
                 if seconds == 5 * MINUTE
-                else _ratio(TURNS_FAILED, TURNS, window(seconds)),
+                else _ratio(TURNS_FAILED, TURNS, window.duration(seconds)),
             )
             for seconds, name in TURN_ERRORS.items()
         ),
@@ -155,7 +158,7 @@ def _rate(metric: Metric, where: Where, span: str, part: Part = "") -> str:
 def _ratio(part: str, whole: str, span: str) -> str:
     """Return the ratio of two recorded rates.
 
-    Their means over hours are what reading all replicas over hours would give, and that takes a
-    large deployment's Prometheus a second.
+    It is the same as that of the rates of all replicas over hours, whose evaluation would take the
+    Prometheus of a large deployment a second.
     """
     return f"avg_over_time({part}[{span}]) / (avg_over_time({whole}[{span}]) > 0)"

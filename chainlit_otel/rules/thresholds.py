@@ -1,4 +1,4 @@
-"""What the rules can be told: thresholds, and how long their windows are."""
+"""The options of the rules: thresholds, and how long their windows are."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ HOUR = 60 * MINUTE
 DAY = 24 * HOUR
 WEEK = 7 * DAY
 
-# How many times faster than evenly the error budget is used up. These, and the windows of the
-# alerts on them, are those of the Site Reliability Workbook, chapter 5.
+# Burn rates: how many times faster than sustainable the error budget is used up. They, and the
+# windows of the alerts on them, are those of the Site Reliability Workbook, chapter 5.
 # https://sre.google/workbook/alerting-on-slos/
 FAST_BURN = 14.4
 SLOW_BURN = 6.0
@@ -44,7 +44,7 @@ class Thresholds:
         0.2, "Session starts, compared with the same time last week, that are a drop.", 0, 1
     )
     drop_sessions: float = _threshold(
-        20, "Fewer starts in the same 30 minutes last week tell of no drop.", 1
+        20, "Fewer starts in the same 30 minutes last week are no drop.", 1
     )
     reconnects: float = _threshold(
         0.2, "Reconnects in 5 minutes for each connected session that are a storm."
@@ -70,7 +70,7 @@ class Thresholds:
     turn_errors_least: float = _threshold(
         5, "Fewer failed turns in the long window do not count.", 1
     )
-    # No quantile is told to be above the last bound of its histogram.
+    # An estimated quantile is never above the last bound of its histogram.
     first_token_seconds: float = _threshold(
         10.0, "Seconds to the first token, 90th percentile.", 0, TURN_BOUNDS[-2]
     )
@@ -91,7 +91,7 @@ class Thresholds:
         10, "Sessions asked for in 10 minutes on a replica that does not have them.", 1
     )
     label_overflow: float = _threshold(
-        1000, "Label values folded into `other` in 15 minutes that hide something.", 1
+        1000, "Label values recorded as `other` in 15 minutes that hide something.", 1
     )
 
     def __post_init__(self) -> None:
@@ -110,7 +110,7 @@ class Windows:
     """Time spans of the rules, all longer or shorter by the same factor.
 
     Attributes:
-        scale: The factor; 1 is what the names of the recorded series say.
+        scale: The factor; at 1 the windows are those in the names of the recorded series.
         scrape: Seconds between two scrapes, and at most between two evaluations; not scaled.
 
     Raises:
@@ -125,14 +125,14 @@ class Windows:
         """Check both."""
         if not 0 < self.scale <= 10:
             raise ValueError(f"scale is {self.scale:g}: must be more than 0 and at most 10")
-        # Every five minutes is the least often that Prometheus takes for "still there".
+        # Prometheus takes a series for gone that has no sample for five minutes.
         if not 1 <= self.scrape <= 5 * MINUTE:
             raise ValueError(f"scrape interval is {self.scrape:g}: must be from 1 to 300")
 
-    def __call__(self, seconds: float) -> str:
-        """Return a time span, scaled, as PromQL writes it."""
+    def duration(self, seconds: float) -> str:
+        """Return a time span, scaled, as a PromQL duration such as `5m`."""
         return duration(seconds * self.scale)
 
-    def seconds(self, seconds: float) -> str:
-        """Return a time span, scaled, as a number of seconds."""
+    def seconds_literal(self, seconds: float) -> str:
+        """Return a time span, scaled, as a PromQL number of seconds such as `300`."""
         return f"{seconds * self.scale:g}"

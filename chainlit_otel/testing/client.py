@@ -32,17 +32,17 @@ from chainlit_otel.testing.page import Answer, ChatPage, Event
 TIMEOUT = 30.0
 _NORMAL = 1000
 _GOING_AWAY = 1001  # the close code of a browser tab that is closed or leaves the page
-_CLOSE_TIMEOUT = 2.0  # seconds a leaving visitor stays to see the app close its side
-_DISCONNECT = "1"  # the Socket.IO packet by which a client says goodbye
+_CLOSE_TIMEOUT = 2.0  # seconds that the app has to close its side
+_DISCONNECT = "1"  # the Socket.IO packet by which a client disconnects
 
-# Both libraries set up a stderr handler of their own unless they are handed a logger. Whatever
-# happens to a connection is told to the caller by an exception or in `Visitor.events`.
+# Both libraries set up a stderr handler of their own unless they are given a logger. Whatever
+# happens to a connection raises an exception or is in `Visitor.events`.
 _SILENT = logging.getLogger("chainlit_otel.visitors")
 _SILENT.setLevel(logging.CRITICAL + 1)
 
 
 class VisitError(Exception):
-    """What a visitor came for did not happen."""
+    """Something that a visitor has tried did not succeed."""
 
 
 class Unreachable(VisitError):
@@ -62,7 +62,7 @@ class ConnectionLost(VisitError):
 
 
 class Address(NamedTuple):
-    """Where a Chainlit app lives, taken apart the way the page does it.
+    """The address of a Chainlit app, parsed as the page does it.
 
     Attributes:
         origin: scheme, host and port.
@@ -74,7 +74,7 @@ class Address(NamedTuple):
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Take `url` apart.
+        """Parse `url`.
 
         Raises:
             ValueError: it is not the http(s) address of a page.
@@ -308,7 +308,7 @@ class Visitor:
             alarm.cancel()
 
     async def drop(self) -> None:
-        """Lose the line: the transport is cut, with no word to the app.
+        """Lose the connection: the transport is aborted, without a packet to the app.
 
         Over a websocket the app notices at once; over polling only by the missing answer to its
         next ping.
@@ -339,7 +339,7 @@ class Visitor:
         """Close the tab.
 
         Args:
-            clear: end the session first (what a page does that is told to reload). Without it the
+            clear: end the session first, as a page does before it reloads. Without it the
                 app has to assume that the visitor may come back, and keeps the session for
                 `session_timeout` seconds.
         """
@@ -389,7 +389,7 @@ class Visitor:
             socketio_path=f"{self.address.path}/ws/socket.io",
             wait=False,
         )
-        await self._be_let_in(sio)
+        await self._wait_for_connect(sio)
         await sio.emit("connection_successful")
         await sio.emit("fetch_favorites")
         # The last of the three events by which the app answers `connection_successful`.
@@ -398,8 +398,8 @@ class Visitor:
             "the greeting of the app",
         )
 
-    async def _be_let_in(self, sio: Any) -> None:
-        """Wait for the app's answer; older releases of python-socketio wait for a yes only."""
+    async def _wait_for_connect(self, sio: Any) -> None:
+        """Wait until the app accepts or refuses; older python-socketio waits for an accept only."""
         try:
             await self.until(lambda: bool(sio.namespaces), "the app let it in")
         except ConnectionLost as error:
@@ -407,7 +407,7 @@ class Visitor:
                 raise Unreachable(f"{self.address}: {error}") from None
             # The page closes the connection, too.
             with contextlib.suppress(aiohttp.ClientError, OSError):
-                await self._say_goodbye(sio.eio)
+                await self._send_disconnect(sio.eio)
             raise Refused(self._refusal) from None
 
     async def _get_sticky_cookie(self, http: aiohttp.ClientSession) -> None:
@@ -430,7 +430,7 @@ class Visitor:
         }
 
     async def _clear(self) -> None:
-        """End the session and the connection in good order."""
+        """End the session, then disconnect as the page does."""
         sio = self._connection()
         receipts: list[object] = []
 
@@ -438,12 +438,12 @@ class Visitor:
             receipts.append(None)
             self._wake()
 
-        # With a receipt, unlike the page's: the app handles events concurrently, and the end of
-        # the connection might otherwise overtake this one.
+        # With an acknowledgement, unlike the page's: the app handles events concurrently, and might
+        # handle the disconnect before this event.
         await sio.emit("clear_session", callback=on_receipt)
         try:
             await self.until(lambda: bool(receipts), "the end of the session")
-            await _in_time(self._say_goodbye(sio.eio), self.timeout)
+            await _in_time(self._send_disconnect(sio.eio), self.timeout)
         except asyncio.TimeoutError:
             raise NoAnswer(f"no end of the connection within {self.timeout:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
@@ -451,29 +451,29 @@ class Visitor:
         finally:
             await self._cut(_NORMAL)
 
-    async def _say_goodbye(self, eio: Any) -> None:
-        """Send what tells the app that this is not an accident.
+    async def _send_disconnect(self, eio: Any) -> None:
+        """Send a disconnect packet, so that the app does not take this for a lost connection.
 
         `AsyncClient.disconnect` may close the transport before its packet has gone out, and goes
         on polling after it; the page does neither.
         """
         await _stop_loops(eio)
-        goodbye = Packet(MESSAGE, _DISCONNECT)
+        packet = Packet(MESSAGE, _DISCONNECT)
         if eio.current_transport == "websocket":
-            await eio.ws.send_str(goodbye.encode())
+            await eio.ws.send_str(packet.encode())
         elif self._http is not None:
-            body = Payload([goodbye, Packet(CLOSE)]).encode()
+            body = Payload([packet, Packet(CLOSE)]).encode()
             async with self._http.post(eio.base_url, data=body):
                 pass
 
     async def _cut(self, close_code: int | None = None) -> None:
-        """Take the connection down from this side; with a code, a websocket is closed first."""
+        """Abort the connection; with a code, a websocket is closed by that first."""
         sio, http = self._sio, self._http
         self._sio = self._http = None
         websocket = sio.eio.ws if sio is not None else None
         try:
             if sio is not None:
-                # First, because a loop that finds its HTTP session closed opens another one.
+                # First, since a loop whose HTTP session is closed opens another one.
                 await _stop_loops(sio.eio)
             if websocket is not None and close_code is not None:
                 with contextlib.suppress(asyncio.TimeoutError):
@@ -511,8 +511,8 @@ class Visitor:
             question.set_result(message)
         else:
             payload = {"message": message, "fileReferences": []}
-            # The page asks for no receipt. Nothing else tells the answer to this message from
-            # what the app happens to do meanwhile.
+            # The page asks for no acknowledgement. Without it, the answer to this message could not
+            # be told from what the app sends meanwhile.
             await sio.emit("client_message", payload, callback=answer.on_receipt)
         return answer
 
@@ -535,13 +535,13 @@ class Visitor:
         return await answer
 
     def _forget_asks(self) -> None:
-        """Stop keeping the app waiting: it does not wait any more, or cannot be told."""
+        """Give up the answers to all questions: the app does not wait for them any more."""
         self._question = None
         while self._asks:
             self._asks.pop().cancel()
 
     def _on_refusal(self, data: Any = None) -> None:
-        # Engine.IO reports failures of the transport here, too, but as something else.
+        # Engine.IO reports failures of the transport here, too, in another form.
         if isinstance(data, dict) and "message" in data:
             self._refusal = str(data["message"])
         # The client only afterwards counts itself as not connected.
@@ -563,8 +563,8 @@ class Visitor:
 async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> None:
     """Do the work, or raise `asyncio.TimeoutError`.
 
-    `asyncio.wait_for` until Python 3.12 forgets that it was cancelled if the work is done at the
-    same moment; a visitor who is sent home would stay.
+    Before Python 3.12, `asyncio.wait_for` loses a cancellation if the work is done at the same
+    moment; a visitor who is cancelled would go on.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -590,7 +590,7 @@ async def _stop_loops(eio: Any) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """Why there is no connection, without the library's decoration."""
+    """Return why there is no connection, without the words that the library adds."""
     if isinstance(error, aiohttp.ClientConnectorError):
         number = error.os_error.errno or 0
         return os.strerror(number) if number > 0 else str(error.os_error.strerror)

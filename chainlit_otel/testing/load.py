@@ -61,7 +61,7 @@ class VisitPlan:
 
     Attributes:
         arrival: seconds after the start of the crowd.
-        acts: in order of time; at least one message.
+        actions: in order of time; at least one message.
         length: seconds between arrival and leaving.
         closes: leaves by closing the tab, else ends the session first.
     """
@@ -111,8 +111,8 @@ class Plan:
     def visits(self) -> Iterator[VisitPlan]:
         """The visitors in order of arrival: a pure function of the plan.
 
-        Each visitor has dice of its own, so that another number of visitors, another rate or
-        another probability leaves everything else about them as it was.
+        Each visitor has a random generator of its own, so that another number of visitors, rate or
+        probability changes nothing else about them.
         """
         arrivals = random.Random(self.seed)
         arrival = 0.0
@@ -121,15 +121,14 @@ class Plan:
             arrival += arrivals.expovariate(self.rate)
             yield self._visit_plan(random.Random(f"{self.seed}/{number}"), arrival)
 
-    def _visit_plan(self, dice: random.Random, arrival: float) -> VisitPlan:
-        length = dice.expovariate(1 / self.length)
-        closes = dice.random() < self.closes
-        drops, drop_at, absence = dice.random() < self.drops, dice.random(), dice.random()
-        renews, renew_at = dice.random() < self.new_chats, dice.random()
+    def _visit_plan(self, rng: random.Random, arrival: float) -> VisitPlan:
+        length = rng.expovariate(1 / self.length)
+        closes = rng.random() < self.closes
+        drops, drop_at, absence = rng.random() < self.drops, rng.random(), rng.random()
+        renews, renew_at = rng.random() < self.new_chats, rng.random()
         messages = min(1 + int(length / _PACE), _MOST_MESSAGES)
         actions = [
-            Action(length * dice.random(), "talk", text=dice.choice(_TOPICS))
-            for _ in range(messages)
+            Action(length * rng.random(), "talk", text=rng.choice(_TOPICS)) for _ in range(messages)
         ]
         if drops:
             actions.append(
@@ -161,9 +160,10 @@ class LoadReport:
         errors: other failures: lost connections, and what the app showed as failed.
         connected: connections that stand now.
         peak: the most of them that stood at one time. Counted from when the app has greeted the
-            visitor until the visitor turns to go, so that the app's own peak is never lower.
+            visitor until the visitor begins to disconnect, so that the app's own peak is never
+            lower.
         answer_times: seconds from each message to the end of its answer.
-        complaints: one example of each kind of failure.
+        failure_examples: one example of each kind of failure, by its class.
     """
 
     arrived: int = 0
@@ -243,7 +243,7 @@ class Crowd:
         self._timeout = timeout
 
     async def run(self) -> LoadReport:
-        """Let all of them come and go; cancelling sends everybody home at once."""
+        """Let all of them come and go; a cancellation disconnects all of them at once."""
         start = time.monotonic()
         present: set[asyncio.Task[None]] = set()
         try:
@@ -282,7 +282,7 @@ class Crowd:
 
 
 class _Visit:
-    """One visitor who follows an itinerary and reports what was done."""
+    """One visitor who follows a plan and reports what was done."""
 
     def __init__(self, visitor: Visitor, report: LoadReport) -> None:
         self._visitor = visitor
@@ -302,7 +302,7 @@ class _Visit:
         await self.leave(clear=not plan.closes)
 
     async def leave(self, *, clear: bool) -> None:
-        self._turn_to_go()
+        self._before_disconnect()
         try:
             await self._visitor.leave(clear=clear)
         finally:
@@ -312,14 +312,14 @@ class _Visit:
         if action.kind == "talk":
             await self._talk(action.text)
         elif action.kind == "drop":
-            self._turn_to_go()
+            self._before_disconnect()
             await self._visitor.drop()
             await asyncio.sleep(action.absence)
             await self._visitor.reconnect()
             self._report.reconnects += 1
-            self._come_in()
+            self._after_connect()
         else:
-            self._turn_to_go()
+            self._before_disconnect()
             await self._visitor.new_chat()
             self._end_session()
             self._report.new_chats += 1
@@ -337,13 +337,13 @@ class _Visit:
     def _start_session(self) -> None:
         self._report.sessions += 1
         self._session_start = time.monotonic()
-        self._come_in()
+        self._after_connect()
 
-    def _come_in(self) -> None:
+    def _after_connect(self) -> None:
         self._inside = True
         self._report.enter()
 
-    def _turn_to_go(self) -> None:
+    def _before_disconnect(self) -> None:
         if self._inside:
             self._inside = False
             self._report.connected -= 1
@@ -357,7 +357,7 @@ class _Visit:
 
 
 def _unless_failed(task: asyncio.Task[None], present: set[asyncio.Task[None]]) -> None:
-    # A failed one stays, so that the crowd ends with its exception.
+    # A task that failed stays in the set, so that the crowd ends with its exception.
     if task.cancelled() or task.exception() is None:
         present.discard(task)
 

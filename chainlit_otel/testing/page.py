@@ -1,4 +1,4 @@
-"""What Chainlit's page makes of the events it receives. Pure: no connection, no clock."""
+"""The state of Chainlit's page, from the events it receives. Pure: no connection, no clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Answer:
         self.texts: dict[str, str] = {}
 
     def on_receipt(self, *_: Any) -> None:
-        """Note that the app has got the message."""
+        """Note that the app has received the message."""
         self.received = True
 
 
@@ -59,7 +59,7 @@ class ChatPage:
         self.failures = 0
         self._answer: Answer | None = None
         self._open_tasks = 0
-        self._beside: set[str] = set()
+        self._not_answers: set[str] = set()
 
     def connected(self) -> None:
         """Forget what was under way on the connection before this one."""
@@ -67,7 +67,7 @@ class ChatPage:
         self._answer = None
 
     def sent(self, message_id: str, *, answers_question: bool) -> Answer:
-        """Note that the visitor has sent a message; the app's answer gathers in the result."""
+        """Note that the visitor has sent a message, and return what collects the answer."""
         self._answer = Answer(message_id, answers_question=answers_question)
         return self._answer
 
@@ -89,7 +89,7 @@ class ChatPage:
         elif name == "task_end":
             self._open_tasks = max(0, self._open_tasks - 1)
         elif name == "ask":
-            # The app is busy no more, it waits for the visitor, and says so in no other way.
+            # The app waits for the visitor now; there is no `task_end` before a question.
             self._open_tasks = max(0, self._open_tasks - 1)
             self._show(data["msg"])
         elif name == "first_interaction":
@@ -104,16 +104,16 @@ class ChatPage:
     def _show(self, step: dict[str, Any]) -> None:
         self.failures += bool(step.get("isError"))
         kind, parent = step.get("type", ""), step.get("parentId")
-        # A run that belongs to no message is a callback like `on_chat_start`. What it says may
-        # arrive after a message was sent and still is no answer to it.
-        if parent in self._beside or (kind == "run" and not parent):
-            self._beside.add(step["id"])
+        # A run without a parent is a callback such as `on_chat_start`. Its messages may arrive
+        # after the visitor has sent one, and are no answer to that.
+        if parent in self._not_answers or (kind == "run" and not parent):
+            self._not_answers.add(step["id"])
         answer = self._answer
         if answer is None:
             return
         if parent == answer.message_id:
             answer.started = True
-        is_answer = answer.answers_question or step["id"] not in self._beside
+        is_answer = answer.answers_question or step["id"] not in self._not_answers
         if is_answer and kind.endswith("_message") and kind != "user_message":
             answer.texts[step["id"]] = step.get("output", "")
 

@@ -327,7 +327,7 @@ def test_an_endpoint_of_grpc_is_in_order_if_it_takes_connections(patient: Patien
 # What is not
 
 
-def test_an_app_without_enable_is_told_to_call_it(patient: Patient) -> None:
+def test_an_app_without_enable_is_a_problem_with_its_fix(patient: Patient) -> None:
     problem = assert_one_problem(patient.examine(patient.app(BARE, "bare.py")))
     assert "bare.py does not call chainlit_otel.enable()" in problem
 
@@ -356,7 +356,7 @@ def test_an_endpoint_of_grpc_that_nobody_answers_at_is_named(patient: Patient) -
 
 
 def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
-    mends = {401: "OTEL_EXPORTER_OTLP_HEADERS", 404: "path", 503: "log of the collector"}
+    fixes = {401: "OTEL_EXPORTER_OTLP_HEADERS", 404: "path", 503: "log of the collector"}
     for statuses in ((401, 404), (400, 503)):
         metrics, traces = map(Collector, statuses)
         try:
@@ -373,12 +373,12 @@ def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
                 statuses, (f"{metrics.url}/v1/metrics", f"{traces.url}/v1/traces"), strict=True
             )
             # A backend that is well may call an export without anything in it a bad request.
-            if status in mends
+            if status in fixes
         }
         assert len(report.problems) == len(told)
         for problem, (status, words) in zip(report.problems, told.items(), strict=True):
             assert words in problem
-            assert mends[status] in problem
+            assert fixes[status] in problem
 
 
 @pytest.mark.parametrize("with_app", [True, False])
@@ -589,7 +589,7 @@ def test_secrets_of_the_environment_that_an_app_quotes_are_masked(patient: Patie
     assert "ValueError: ***postgresql://me:***@localhost/db" in assert_one_problem(report)
 
 
-def test_an_endpoint_that_says_nothing_or_a_byte_at_a_time_is_no_endpoint(
+def test_an_endpoint_that_sends_nothing_or_a_byte_at_a_time_is_no_endpoint(
     patient: Patient,
 ) -> None:
     with create_server(("127.0.0.1", 0)) as silent, create_server(("127.0.0.1", 0)) as slow:
@@ -618,7 +618,7 @@ def test_an_endpoint_that_says_nothing_or_a_byte_at_a_time_is_no_endpoint(
     assert f"nobody answers at {places[1]}" in dripped
 
 
-def test_what_opentelemetry_instrument_would_record_is_told_with_what_stops_it(
+def test_what_opentelemetry_instrument_would_record_is_shown_with_what_stops_it(
     patient: Patient, bare: Report
 ) -> None:
     section = "opentelemetry-instrument would record"

@@ -27,7 +27,7 @@ both = pytest.mark.parametrize("command", ["dashboards", "rules"])
 
 
 @both
-def test_what_was_written_is_said(tmp_path: Path, command: str) -> None:
+def test_the_name_of_the_file_is_printed(tmp_path: Path, command: str) -> None:
     output, written = generates(command, tmp_path / "new" / "directory")
     code, said = run(command, "--output", str(output))
     assert code == 0
@@ -36,7 +36,9 @@ def test_what_was_written_is_said(tmp_path: Path, command: str) -> None:
 
 
 @both
-def test_check_tells_a_file_that_is_out_of_date_or_missing(tmp_path: Path, command: str) -> None:
+def test_check_fails_for_a_file_that_is_out_of_date_or_missing(
+    tmp_path: Path, command: str
+) -> None:
     output, written = generates(command, tmp_path)
     check = [command, "--output", str(output), "--check"]
     wrong = f"Error: {written[-1]} is out of date: run the same command again, without --check\n"

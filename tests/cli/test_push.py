@@ -126,7 +126,7 @@ def refused(outcome: tuple[int, list[str]]) -> str:
 
 
 @pytest.mark.parametrize("path", ["", "/grafana"])
-def test_every_dashboard_is_pushed_and_told_where_it_is(grafana: Grafana, path: str) -> None:
+def test_every_dashboard_is_pushed_and_its_address_printed(grafana: Grafana, path: str) -> None:
     grafana.path = path
     code, lines = push(grafana.url + "/")
     assert code == 0
@@ -156,7 +156,7 @@ def test_what_is_no_token_is_not_sent(grafana: Grafana, token: str | None) -> No
     assert grafana.asked == []
 
 
-def test_a_wrong_token_is_told_and_nothing_more_is_tried(grafana: Grafana) -> None:
+def test_a_wrong_token_is_an_error_and_nothing_more_is_tried(grafana: Grafana) -> None:
     line = refused(push(grafana.url, token="glsa_another"))
     assert line == (f"Error: {grafana.url}/api/dashboards/db: 401 Unauthorized: Invalid API key")
     assert len(grafana.asked) == 1
@@ -181,14 +181,14 @@ def test_a_wrong_token_is_told_and_nothing_more_is_tried(grafana: Grafana) -> No
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_went_wrong_is_told_in_one_line(
+def test_what_went_wrong_is_one_line(
     grafana: Grafana, answer: tuple[int, dict[str, str], bytes], told: str
 ) -> None:
     grafana.answer = answer
     assert refused(push(grafana.url)).endswith(f"/api/dashboards/db: {told}")
 
 
-def test_a_redirect_is_told_and_not_followed(grafana: Grafana) -> None:
+def test_a_redirect_is_an_error_and_not_followed(grafana: Grafana) -> None:
     elsewhere = f"{grafana.host}/elsewhere"
     grafana.answer = (301, {"Location": elsewhere}, b"")
     line = refused(push(grafana.url))
@@ -197,7 +197,7 @@ def test_a_redirect_is_told_and_not_followed(grafana: Grafana) -> None:
     assert grafana.asked == [("POST", "/api/dashboards/db")]
 
 
-def test_a_server_that_is_not_there_is_told() -> None:
+def test_a_server_that_is_not_there_is_an_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -215,7 +215,7 @@ def test_a_server_that_is_not_there_is_told() -> None:
         "file:///etc/passwd",
     ],
 )
-def test_what_is_no_address_is_told(url: str) -> None:
+def test_what_is_no_address_is_an_error(url: str) -> None:
     assert "http://" in refused(push(url))
 
 

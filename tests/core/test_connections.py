@@ -69,7 +69,7 @@ def test_an_upgraded_connection_is_not_asked_again(recorded: Recorded) -> None:
     assert socket.asked == 1
 
 
-def test_a_close_tells_reason_and_duration(recorded: Recorded) -> None:
+def test_a_close_has_reason_and_duration(recorded: Recorded) -> None:
     recorded.now = 5 * NS
     connection = recorded.ledger.open(Socket())
     recorded.now += 90 * NS + 250_000_000
@@ -131,7 +131,7 @@ def test_at_shutdown_every_open_connection_closes_once(recorded: Recorded) -> No
 
 
 @pytest.mark.timeout(60)
-def test_whoever_is_told_of_a_close_may_read_the_books_again() -> None:
+def test_what_is_called_at_a_close_may_read_the_ledger() -> None:
     readings: list[int] = []
     ledger = ConnectionLedger(lambda *_: readings.append(sum(ledger.active().values())))
     ledger.close(ledger.open(Socket()), "other")
@@ -157,7 +157,7 @@ def test_a_socket_that_cannot_be_asked_does_not_hold_the_ledger(recorded: Record
         max_size=60,
     )
 )
-def test_the_books_agree_with_the_list_of_what_happened(events: list[tuple[str, int]]) -> None:
+def test_the_ledger_agrees_with_the_list_of_what_happened(events: list[tuple[str, int]]) -> None:
     recorded = Recorded()
     sockets: list[Socket] = []
     connections: list[Connection] = []

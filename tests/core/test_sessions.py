@@ -404,7 +404,7 @@ def test_a_collected_session_ends_when_it_was_collected_not_when_it_was_booked(
     assert recorded.ended == [("http", "slack", "completed", 7.0)]
 
 
-def test_a_grace_time_that_ends_nothing_says_so_though_another_session_was_collected(
+def test_a_grace_time_that_ends_nothing_returns_so_though_another_session_was_collected(
     recorded: Recorded,
 ) -> None:
     connected = recorded.websocket()
@@ -483,7 +483,7 @@ def test_nothing_is_held_of_sessions_that_ended(recorded: Recorded) -> None:
     assert sessions_held_by(recorded.ledger) == 0
 
 
-def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns() -> None:
+def test_what_is_called_at_an_end_gets_the_session_with_its_hash_and_its_turns() -> None:
     told: list[Session] = []
     ledger = SessionLedger(lambda session, *_: told.append(session))
     first = ledger.start("websocket", "webapp", "new", "0af7651916cd43dd")
@@ -497,7 +497,7 @@ def test_whoever_is_told_of_an_end_gets_the_session_with_its_hash_and_its_turns(
 
 
 @pytest.mark.timeout(60)
-def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_session() -> None:
+def test_what_is_called_at_an_end_may_read_the_ledger_and_start_a_session() -> None:
     seen: list[int] = []
 
     def on_end(*_: object) -> None:

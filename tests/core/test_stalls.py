@@ -63,7 +63,7 @@ def test_a_beat_that_comes_early_is_not_late(heart: Heartbeat, clock: Clock) -> 
     assert beat.lag == 0
 
 
-def test_a_stall_is_told_once_counted_while_it_lasts_and_its_end_has_its_length(
+def test_a_stall_is_reported_once_counted_while_it_lasts_and_its_end_has_its_length(
     heart: Heartbeat, clock: Clock
 ) -> None:
     after(clock, 1.001)
@@ -81,7 +81,7 @@ def test_a_stall_is_told_once_counted_while_it_lasts_and_its_end_has_its_length(
     assert heart.blocked() == {(): 2}
 
 
-def test_a_stall_that_held_the_watcher_up_too_is_counted_by_the_beat(
+def test_a_stall_that_held_the_watchdog_up_too_is_counted_by_the_beat(
     heart: Heartbeat, clock: Clock
 ) -> None:
     after(clock, 2.5)
@@ -110,7 +110,7 @@ def test_a_pause_in_a_stall_ends_it(heart: Heartbeat, clock: Clock) -> None:
 
 
 @given(st.lists(st.integers(0, 5 * NS), max_size=40))
-def test_a_watcher_that_looks_when_told_to_sees_every_stall_as_it_begins(gaps: list[int]) -> None:
+def test_a_watchdog_that_checks_when_due_detects_every_stall_as_it_begins(gaps: list[int]) -> None:
     """Between two beats lies the interval and one of the gaps."""
     clock = Clock()
     heart = Heartbeat(clock)
@@ -141,7 +141,7 @@ def test_a_watcher_that_looks_when_told_to_sees_every_stall_as_it_begins(gaps: l
 
 
 @given(st.lists(st.tuples(st.sampled_from(["beat", "check"]), st.integers(0, 3 * NS)), max_size=60))
-def test_however_seldom_the_watcher_looks_each_stall_is_told_and_counted_once(
+def test_however_seldom_the_watchdog_checks_each_stall_is_reported_and_counted_once(
     events: list[tuple[str, int]],
 ) -> None:
     clock = Clock()
@@ -208,5 +208,5 @@ def test_two_threads_count_a_stall_once() -> None:
         (Stall(), "by what could not be seen"),
     ],
 )
-def test_what_is_said_of_a_stall(stall: Stall, text: str) -> None:
+def test_what_is_logged_of_a_stall(stall: Stall, text: str) -> None:
     assert str(stall) == text

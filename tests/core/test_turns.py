@@ -345,7 +345,7 @@ def test_the_wall_clock_does_not_enter_durations(recorded: Recorded) -> None:
 
 
 @pytest.mark.timeout(60)
-def test_whoever_is_told_of_an_end_may_read_the_books_and_start_a_turn() -> None:
+def test_what_is_called_at_an_end_may_read_the_ledger_and_start_a_turn() -> None:
     seen: list[dict[tuple[str, ...], int]] = []
 
     def on_end(*_: object) -> None:

@@ -482,12 +482,12 @@ async def test_what_the_app_denies(door: Door, receiver: Receiver) -> None:
     assert denials("other", "not in the team") == 1
     assert denials("other", "other") == 1
 
-    def folded(scrape: Scrape, attribute: catalog.Attribute) -> float:
+    def overflowed(scrape: Scrape, attribute: catalog.Attribute) -> float:
         label = {"chainlit_otel_attribute": attribute.key}
         return scrape.value("chainlit_otel_label_overflow_total", **label)
 
     for attribute in (catalog.ACCESS_METHOD, catalog.DENIAL_REASON):
-        assert folded(now, attribute) - folded(before, attribute) == 2
+        assert overflowed(now, attribute) - overflowed(before, attribute) == 2
 
     [denied] = receiver.wait_for(lambda: list(filter(None, map(denied_in, receiver.spans))))
     assert denied == [

@@ -44,7 +44,7 @@ async def leave(visitors: list[Visitor]) -> None:
     await asyncio.gather(*(visitor.leave(clear=True) for visitor in visitors))
 
 
-async def test_a_spike_is_told_and_resolves_and_a_restart_is_none() -> None:
+async def test_a_spike_is_sent_and_resolves_and_a_restart_is_none() -> None:
     with Webhook() as webhook, Alertmanager(webhook.url) as alertmanager:
         server = ChainlitServer({"app.py": APP})
         rules = render(window=Windows(SCALE))

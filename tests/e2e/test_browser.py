@@ -161,7 +161,7 @@ def _rows(*scenarios: Scenario) -> pytest.MarkDecorator:
 
 @pytest.mark.asyncio(loop_scope="module")
 @_rows(*(row for row in SCENARIOS if not row.overstays))
-async def test_what_the_books_say_at_once(
+async def test_what_the_ledger_has_at_once(
     row: Scenario, patient: ChainlitServer, browser: Browser
 ) -> None:
     await _play(row, row.at_once, patient, browser)
@@ -171,7 +171,7 @@ async def test_what_the_books_say_at_once(
 
 @pytest.mark.asyncio(loop_scope="module")
 @_rows(*(row for row in SCENARIOS if row.overstays or row.later))
-async def test_what_the_books_say_when_the_grace_time_is_over(
+async def test_what_the_ledger_has_when_the_grace_time_is_over(
     row: Scenario, hasty: ChainlitServer, browser: Browser
 ) -> None:
     in_the_end = Counter(row.at_once)

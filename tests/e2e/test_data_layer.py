@@ -194,7 +194,7 @@ async def visit(url: str, dice: random.Random) -> None:
     await visitor.leave(clear=dice.random() < 0.5)
 
 
-async def test_the_books_equal_those_of_the_layer(server: ChainlitServer) -> None:
+async def test_the_ledger_equals_that_of_the_layer(server: ChainlitServer) -> None:
     dice = random.Random(SEED)
     for _ in range(6):
         await asyncio.gather(*(visit(server.url, random.Random(dice.random())) for _ in range(5)))

@@ -129,7 +129,7 @@ def test_a_signal_before_the_app_is_ready_ends_it_too(endless: Demo) -> None:
     assert list(endless.directory.iterdir()) == []
 
 
-def test_an_app_that_dies_is_reported_with_its_last_words(
+def test_an_app_that_dies_is_reported_with_the_end_of_its_log(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.py"

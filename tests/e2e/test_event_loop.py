@@ -292,7 +292,7 @@ async def test_callbacks_that_block_before_and_after_the_messages(server: Chainl
     assert [says(s, f"by on_chat_end at {line_of('slow_call')}") for s in watched.lines] == [True]
 
 
-async def test_a_loop_that_runs_is_never_said_to_be_blocked(server: ChainlitServer) -> None:
+async def test_a_loop_that_runs_is_never_reported_as_blocked(server: ChainlitServer) -> None:
     watched = Watched(server)
     began = time.monotonic()
     visitors = await asyncio.gather(*(visitor_of(server) for _ in range(5)))
@@ -305,14 +305,14 @@ async def test_a_loop_that_runs_is_never_said_to_be_blocked(server: ChainlitServ
     assert watched.lag < THRESHOLD
 
 
-async def test_off_there_is_no_watcher_and_on_again_one(server: ChainlitServer) -> None:
+async def test_off_there_is_no_watchdog_and_on_again_one(server: ChainlitServer) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
     for _ in range(2):
         (names,) = await visitor.talk("off and on")
         assert "chainlit-otel" not in names
         (names,) = await visitor.talk("threads")
-        assert names.count("chainlit-otel-watcher") == 1
+        assert names.count("chainlit-otel-watchdog") == 1
     before = watched.beats
     await asyncio.sleep(1)
     assert 2 <= watched.beats - before <= 6

@@ -137,7 +137,7 @@ def test_metrics_inside_the_app(hosted: ChainlitServer) -> None:
     assert hosted.log.count("are for whoever reaches the app; CHAINLIT_OTEL_METRICS_TOKEN=") == 1
 
 
-def test_the_start_says_once_where_the_metrics_are_and_where_telemetry_goes(
+def test_the_start_logs_once_where_the_metrics_are_and_where_telemetry_goes(
     hosted: ChainlitServer,
 ) -> None:
     path = hosted.url.removeprefix(f"http://127.0.0.1:{hosted.port}")
@@ -323,7 +323,7 @@ def test_a_keyword_that_cannot_be_stops_the_app_in_one_line() -> None:
     assert log.count("Traceback") == 1, "one error, not a chain of them"
 
 
-async def test_no_variable_stops_the_app_and_each_is_told_once() -> None:
+async def test_no_variable_stops_the_app_and_each_is_logged_once() -> None:
     env = {
         "CHAINLIT_OTEL_METRIC_PATH": "/metrics",
         "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT": "soon",

@@ -99,7 +99,7 @@ class Poller:
         await self.http.aclose()
 
 
-def thrown_away(scrape: Scrape) -> Counter[str]:
+def dropped(scrape: Scrape) -> Counter[str]:
     return Counter(
         {
             reason: int(scrape.value("chainlit_inbound_dropped_total", error_type=reason))
@@ -115,13 +115,13 @@ def closed(scrape: Scrape, reason: str) -> float:
 
 
 async def after(server: ChainlitServer, before: Scrape, **more: int) -> Scrape:
-    """The figures when this has been thrown away, and no connection is open any more."""
-    expected = thrown_away(before) + Counter(more)
+    """The figures when this has been dropped, and no connection is open any more."""
+    expected = dropped(before) + Counter(more)
 
     def as_expected() -> bool:
         scrape = server.scrape()
         is_open = scrape.sum("chainlit_connection_active")
-        return +thrown_away(scrape) == expected and is_open == 0
+        return +dropped(scrape) == expected and is_open == 0
 
     await asyncio.to_thread(wait_until, as_expected, 60, f"{expected}")
     return server.scrape()
@@ -169,7 +169,7 @@ async def test_a_poll_over_the_limit(server: ChainlitServer) -> None:
     ],
     ids=["600", "17", "16", "no text", "no JSON"],
 )
-async def test_a_poll_that_is_thrown_away(
+async def test_a_poll_that_is_dropped(
     server: ChainlitServer, body: str | bytes, lost: dict[str, int]
 ) -> None:
     before, heard = server.scrape(), len(server.read("heard"))

@@ -177,7 +177,7 @@ async def stop_a_model(visitor: Visitor) -> None:
     await turn
 
 
-async def test_a_step_that_never_ends_is_not_told_and_nothing_stays_of_it(
+async def test_a_step_that_never_ends_is_not_exported_and_nothing_stays_of_it(
     server: ChainlitServer, receiver: Receiver
 ) -> None:
     """LangChain does not tell its handlers of a model whose call is cancelled."""

@@ -393,9 +393,9 @@ def data_layer(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             "+Inf": total(fewest, highest),
             ANY: RISING,
         },
-        ("Held back now", "timeseries"): {"held back": last(0) + most(1, 5 * done["new"])},
-        ("Held back and discarded", "timeseries"): {
-            "held back": total(done["new"], 5 * done["new"]),
+        ("Queued now", "timeseries"): {"queued": last(0) + most(1, 5 * done["new"])},
+        ("Queued and discarded", "timeseries"): {
+            "queued": total(done["new"], 5 * done["new"]),
             "discarded": total(done["bounced"], 5 * done["bounced"]),
         },
         ("Connections", "timeseries"): {
@@ -485,7 +485,7 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         },
         ("Our own errors", "timeseries"): {},
         ("Probes", "state-timeline"): {ANY: within(1, 1)},
-        ("Values folded into other", "timeseries"): {"chainlit.client.type": grown(done["odd"])},
+        ("Values recorded as other", "timeseries"): {"chainlit.client.type": grown(done["odd"])},
         ("Telemetry lost", "timeseries"): {},
     }
 

@@ -269,7 +269,7 @@ async def answer(message):
 """
 
 
-async def test_a_child_that_does_not_serve_chainlit_says_nothing() -> None:
+async def test_a_child_that_does_not_serve_chainlit_logs_nothing() -> None:
     with Receiver() as backend:
         with ChainlitServer({"app.py": FORKING}, env=backend.env) as server:
             visitor = Visitor(server.url)

@@ -269,7 +269,7 @@ async def test_lists_are_read_on_the_replica(
 # -- what is denied ----------------------------------------------------------------------------
 
 
-async def test_who_talks_too_much_is_told_and_counted(server: ChainlitServer) -> None:
+async def test_who_talks_too_much_is_denied_and_counted(server: ChainlitServer) -> None:
     dice = random.Random(SEED)
     change = Change(server)
     plan = {name: dice.randrange(LIMIT - 2, LIMIT + 5) for name in ("cyd", "dan", "eve")}

@@ -174,7 +174,9 @@ async def everybody(tasks: list[Callable[[], Awaitable[None]]], at_once: int = 6
     await asyncio.gather(*(one(task) for task in tasks))
 
 
-async def test_books_equal_the_ledger_of_the_script(server: ChainlitServer, script: Script) -> None:
+async def test_the_metrics_equal_the_ledger_of_the_script(
+    server: ChainlitServer, script: Script
+) -> None:
     dice = random.Random(SEED)
     kinds = [
         script.closes_the_tab,
@@ -184,15 +186,15 @@ async def test_books_equal_the_ledger_of_the_script(server: ChainlitServer, scri
         script.is_refused,
         script.comes_back_too_late,
     ]
-    doings = [
+    actions = [
         *kinds,
         *dice.choices(kinds, weights=[4, 4, 4, 4, 2, 1], k=SESSIONS - 20 - len(kinds)),
     ]
-    dice.shuffle(doings)
+    dice.shuffle(actions)
     # Some stay for the whole run, and move from state to state at its end.
     stayers = [script.visitor() for _ in range(20)]
     await everybody([lambda v=v: script.start(v) for v in stayers])  # type: ignore[misc]
-    await everybody([*doings])
+    await everybody([*actions])
     await asyncio.gather(*script.refusals)
 
     def all_timed_out(scrape: Scrape) -> bool:

@@ -386,9 +386,9 @@ async def ignore(stage: Stage, text: str) -> None:
     )
 
 
-Doing = Callable[[Stage, str], Awaitable[None]]
+Action = Callable[[Stage, str], Awaitable[None]]
 
-TURNS: list[tuple[str, Doing]] = [
+TURNS: list[tuple[str, Action]] = [
     ("plain", talk),
     ("stream", talk),
     ("fail", talk),
@@ -401,13 +401,13 @@ TURNS: list[tuple[str, Doing]] = [
 ]
 
 
-@pytest.mark.parametrize(("kind", "doing"), TURNS, ids=[kind for kind, _ in TURNS])
+@pytest.mark.parametrize(("kind", "action"), TURNS, ids=[kind for kind, _ in TURNS])
 async def test_turn(
-    server: ChainlitServer, receiver: Receiver, golden: CompareGolden, kind: str, doing: Doing
+    server: ChainlitServer, receiver: Receiver, golden: CompareGolden, kind: str, action: Action
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url))
     await stage.visitor.connect()
-    await doing(stage, kind)
+    await action(stage, kind)
     turn = await stage.root("chainlit.turn")
     connect = await stage.root("chainlit.connect")
     assert turn.parent == ""
@@ -467,7 +467,7 @@ async def test_every_turn_is_a_trace_of_its_own(server: ChainlitServer, receiver
 
 
 @pytest.mark.parametrize(("profile", "told"), [("quick", "quick"), ("made up", "other")])
-async def test_a_turn_tells_its_chat_profile(
+async def test_a_turn_has_its_chat_profile(
     server: ChainlitServer, receiver: Receiver, profile: str, told: str
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url, chat_profile=profile))

@@ -122,8 +122,8 @@ class Script:
         visitor = Visitor(self.server.url)
         await visitor.connect()
         for kind in kinds:
-            doing: Callable[[Visitor], Awaitable[None]] = getattr(self, kind)
-            await doing(visitor)
+            action: Callable[[Visitor], Awaitable[None]] = getattr(self, kind)
+            await action(visitor)
         self.done["sessions"] += 1
         self.done["turns"] += len(kinds)
         await visitor.leave(clear=True)
@@ -244,18 +244,18 @@ def _is_run(event: Event) -> bool:
     return bool(event.name == "new_message" and event.data["type"] == "run")
 
 
-def test_books_equal_the_ledger_of_the_script(server: ChainlitServer) -> None:
+def test_the_metrics_equal_the_ledger_of_the_script(server: ChainlitServer) -> None:
     dice = random.Random(SEED)
     kinds = ["stream", "fail", "stop", "answer", "ignore", "tools", "thread", "block", "lose"]
     weights = [8, 4, 3, 3, 1, 4, 1, 2, 1]
-    doings = [*kinds, *dice.choices(kinds, weights, k=TURNS - len(kinds))]
-    dice.shuffle(doings)
+    actions = [*kinds, *dice.choices(kinds, weights, k=TURNS - len(kinds))]
+    dice.shuffle(actions)
     script = Script(server)
 
     async def run() -> None:
         # One after the other: what is asserted of each turn would blur in a crowd.
         for start in range(0, TURNS, 20):
-            await script.visit(doings[start : start + 20])
+            await script.visit(actions[start : start + 20])
 
     asyncio.run(run())
     done = script.done

@@ -128,7 +128,7 @@ async def noted(server: ChainlitServer, session_id: str, *expected: str) -> None
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
-async def test_a_visitor_talks_and_says_goodbye(
+async def test_a_visitor_talks_and_disconnects(
     server: ChainlitServer, transports: list[str] | None
 ) -> None:
     visitor = Visitor(server.url, transports=transports)
@@ -255,7 +255,7 @@ async def test_waiting_ends_with_the_connection_or_the_time(server: ChainlitServ
 
 
 @pytest.mark.parametrize("transports", TRANSPORTS)
-async def test_a_crowd_does_what_it_planned_and_books_what_it_did(
+async def test_a_crowd_does_what_it_planned_and_counts_what_it_did(
     server: ChainlitServer, transports: list[str] | None
 ) -> None:
     # Over polling, nobody vanishes: the app would wait for them, and a stopping server for it.
@@ -343,7 +343,7 @@ def test_quiet_prints_the_summary_only(server: ChainlitServer) -> None:
     assert result.output.startswith("visitors ")
 
 
-def test_an_app_that_says_nothing_makes_it_fail(server: ChainlitServer) -> None:
+def test_an_app_that_answers_nothing_makes_it_fail(server: ChainlitServer) -> None:
     mute = server.directory / "mute"
     mute.touch()
     try:

@@ -101,7 +101,7 @@ async def test_no_update_is_lost_between_many_writers(server: Redis, redis: Clie
         assert session.version == sum(id == name for plan in plans for _, name, _ in plan)
 
 
-async def test_the_slower_of_two_writers_is_told(redis: Client) -> None:
+async def test_the_slower_of_two_writers_gets_an_error(redis: Client) -> None:
     store = SessionStore(redis, "s", attempts=3)
     seen = []
 
@@ -422,7 +422,7 @@ async def test_closing_waits_for_the_writes_that_came(redis: Client) -> None:
         await writer.run(APPEND, ["l"], "late")
 
 
-async def test_an_outage_is_told_to_every_caller_and_then_over() -> None:
+async def test_an_outage_is_an_error_for_every_caller_and_then_over() -> None:
     with Redis() as server:
         async with client_of(server) as client:
             writer, limit = BatchWriter(client), RateLimit(client, "m", times=1, window=60)

@@ -131,9 +131,9 @@ def test_links_variables_and_annotations(name: str) -> None:
 
 
 @pytest.mark.parametrize("panel", every_panel())
-def test_a_panel_says_what_it_shows_and_when_to_worry(panel: Json) -> None:
+def test_a_panel_says_what_it_shows_and_when_to_investigate(panel: Json) -> None:
     assert panel["type"] in TYPES
-    assert re.search(r"Worry|Yellow (from|below) ", panel["description"])
+    assert re.search(r"Investigate|Yellow (from|below) ", panel["description"])
     assert panel["description"].endswith(".")
     assert "  " not in panel["description"]
     assert panel["title"]

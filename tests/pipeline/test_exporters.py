@@ -116,7 +116,7 @@ def test_the_protocol_of_one_signal_goes_before_that_of_all(
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "carrier pigeon"),
     ],
 )
-def test_a_protocol_that_is_not_there_is_told_once_and_the_default_holds(
+def test_a_protocol_that_is_not_there_is_logged_once_and_the_default_holds(
     variable: str, value: str, monkeypatch: pytest.MonkeyPatch, made: list[Any]
 ) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
@@ -135,7 +135,7 @@ def test_the_admin_server_is_the_exporter_for_prometheus(
 
 
 @pytest.mark.parametrize("signal", ["TRACES", "METRICS"])
-def test_an_exporter_that_is_not_there_is_told_and_the_others_are_used(
+def test_an_exporter_that_is_not_there_is_logged_and_the_others_are_used(
     signal: str, monkeypatch: pytest.MonkeyPatch, made: list[Any]
 ) -> None:
     monkeypatch.setenv(ENDPOINT, "http://127.0.0.1:9")
@@ -147,7 +147,7 @@ def test_an_exporter_that_is_not_there_is_told_and_the_others_are_used(
     ]
 
 
-def test_without_an_endpoint_nothing_is_sent_which_is_told_to_who_asked_for_it(
+def test_without_an_endpoint_nothing_is_sent_and_a_named_exporter_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, made: list[Any]
 ) -> None:
     assert (spans(made), metrics(made)) == ([], [])
@@ -187,7 +187,7 @@ def test_an_exporter_that_cannot_be_made_is_left_out_with_its_reason(
     assert settings.problems() == [f"OTEL_TRACES_EXPORTER: the exporter 'odd' is left out: {told}"]
 
 
-def test_a_protocol_without_its_package_is_told_with_what_to_install(
+def test_a_protocol_without_its_package_is_logged_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, made: list[Any]
 ) -> None:
     def without(group: str) -> list[metadata.EntryPoint]:

@@ -50,7 +50,7 @@ def test_a_signal_is_there_at_zero_once_it_is_watched() -> None:
     assert losses.read() == {("spans", reason): 0 for reason in catalog.LOSS.values}
 
 
-def test_what_is_lost_is_said_once_a_minute_with_all_that_came_together(
+def test_losses_are_logged_once_a_minute_with_their_sums(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     clock = Clock()
@@ -115,7 +115,7 @@ def test_an_export_that_is_no_success_is_a_loss_and_never_raises(
     assert "alice" not in caplog.text
 
 
-def test_an_exporter_of_the_application_says_what_it_likes(
+def test_an_exporter_of_the_application_logs_what_it_likes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     exporter = Odd(SpanExportResult.SUCCESS)
@@ -352,7 +352,7 @@ def test_an_address_that_is_none_is_a_loss(
 
 
 @pytest.mark.usefixtures("quick")
-def test_by_grpc_the_status_tells_the_reason(
+def test_with_grpc_the_status_is_the_reason(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     losses = Losses()

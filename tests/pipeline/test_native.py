@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from chainlit_otel.pipeline.native import PrivateTracerProvider
 
 
-def test_a_request_that_fastapi_tells_of_by_itself_tells_nothing_that_a_client_made_up() -> None:
+def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
     told = InMemorySpanExporter()
     provider = PrivateTracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(told))

@@ -359,7 +359,7 @@ ODD = """
 """
 
 
-def test_whatever_the_environment_says_stops_nobody_and_is_told(collector: Collector) -> None:
+def test_whatever_is_in_the_environment_stops_nobody_and_is_logged(collector: Collector) -> None:
     facts = run(
         ODD,
         OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
@@ -407,7 +407,7 @@ def test_whatever_the_environment_says_stops_nobody_and_is_told(collector: Colle
     ],
     ids=["known", "unknown", "none", "empty", "a provider of the app"],
 )
-def test_an_exporter_of_logs_that_nobody_has_is_told(
+def test_an_exporter_of_logs_without_a_provider_is_a_warning(
     exporter: str, before: str, told: bool
 ) -> None:
     facts = run(

@@ -228,7 +228,7 @@ def left(host: Host, name: str, parent: SpanScope | None = None) -> SpanScope:
 @pytest.mark.parametrize(
     ("outcome", "status"), [("ok", StatusCode.UNSET), ("error", StatusCode.ERROR)]
 )
-def test_what_was_left_is_not_current_and_ends_when_it_is_said_to(
+def test_what_was_detached_is_not_current_and_ends_by_its_own_end(
     host: Host, outcome: str, status: StatusCode
 ) -> None:
     root = host.tracing.start_root("turn", {})
@@ -597,7 +597,7 @@ class Speechless(Exception):
 @pytest.mark.parametrize(
     ("error", "message"), [(Speechless(), None), (ValueError("half \ud83d"), "half ?")]
 )
-def test_a_message_that_cannot_be_told_leaves_no_span_open(
+def test_a_message_that_cannot_be_read_leaves_no_span_open(
     error: Exception, message: str | None
 ) -> None:
     host = Host(exception_messages=True)

@@ -1,4 +1,4 @@
-"""What the watcher keeps and tells, on loops without Chainlit."""
+"""The watchdog of the event loop, on loops without Chainlit."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from threading import Thread, enumerate
+from typing import Any
 
 import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat
+from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Stall
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.histograms import Histograms
@@ -37,19 +38,23 @@ class Session:
     pass
 
 
+def do_nothing(stall: Stall, task: asyncio.Task[Any] | None) -> None:
+    """Take a stall, as the probe of messages does."""
+
+
 @pytest.fixture
 def monitor() -> Iterator[LoopMonitor]:
     guard = Guard("event_loop")
-    monitor = LoopMonitor(guard, Telemetry([], guard), lambda code: None)
+    monitor = LoopMonitor(guard, Telemetry([], guard), lambda code: None, do_nothing)
     monitor.patches = Patches(None)
     yield monitor
     monitor.stop()
-    wait_until(lambda: watchers() == [], 60, "the end of the watcher")
+    wait_until(lambda: watchdogs() == [], 60, "the end of the watchdog")
     assert guard.errors == 0
 
 
-def watchers() -> list[Thread]:
-    return [thread for thread in enumerate() if thread.name == "chainlit-otel-watcher"]
+def watchdogs() -> list[Thread]:
+    return [thread for thread in enumerate() if thread.name == "chainlit-otel-watchdog"]
 
 
 async def start(monitor: LoopMonitor) -> None:
@@ -59,7 +64,7 @@ async def start(monitor: LoopMonitor) -> None:
 
 def test_the_worst_of_the_beats_that_are_recorded_as_one_counts() -> None:
     clock, guard, histograms = Clock(), Guard("event_loop"), Histograms()
-    monitor = LoopMonitor(guard, Telemetry([], guard, histograms), lambda code: None)
+    monitor = LoopMonitor(guard, Telemetry([], guard, histograms), lambda code: None, do_nothing)
     monitor.heartbeat = Heartbeat(clock=lambda: clock.now)
     monitor.beat()
     for late in (0.4, 0.0, 0.0, 0.3):
@@ -71,12 +76,12 @@ def test_the_worst_of_the_beats_that_are_recorded_as_one_counts() -> None:
     assert series.sum == pytest.approx(0.4 + 0.3)
 
 
-def test_there_is_one_watcher_however_often_it_is_started(monitor: LoopMonitor) -> None:
+def test_there_is_one_watchdog_however_often_it_is_started(monitor: LoopMonitor) -> None:
     async def sessions() -> None:
         for _ in range(10):
             monitor.start()
         await asyncio.to_thread(monitor.start)
-        assert len(watchers()) == 1
+        assert len(watchdogs()) == 1
 
     asyncio.run(sessions())
 
@@ -85,7 +90,7 @@ def test_without_a_running_loop_or_patches_nothing_is_watched(monitor: LoopMonit
     monitor.start()
     monitor.patches = None
     asyncio.run(start(monitor))
-    assert watchers() == []
+    assert watchdogs() == []
 
 
 def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(monitor: LoopMonitor) -> None:
@@ -96,11 +101,11 @@ def test_a_loop_that_is_gone_is_not_kept_and_the_next_one_is_watched(monitor: Lo
     del first
     gc.collect()
     assert gone() is None
-    wait_until(lambda: not watchers(), SOON, "the watcher to end")
+    wait_until(lambda: not watchdogs(), SOON, "the watchdog to end")
 
     async def second() -> None:
         await start(monitor)
-        assert len(watchers()) == 1
+        assert len(watchdogs()) == 1
 
     asyncio.run(second())
 
@@ -114,7 +119,7 @@ def test_the_session_that_was_current_at_the_start_is_not_kept(monitor: LoopMoni
         await asyncio.create_task(connect())
         await asyncio.sleep(2.5 * INTERVAL)
         gc.collect()
-        assert watchers()
+        assert watchdogs()
         assert not [thing for thing in gc.get_objects() if type(thing) is Session]
 
     asyncio.run(serve())
@@ -140,7 +145,7 @@ def test_after_a_stop_the_loop_beats_no_more(monitor: LoopMonitor) -> None:
 
 
 # In a process of its own: to say where a stall is, Chainlit is asked, and its import writes files.
-TOLD = """
+REPORTED = """
 import asyncio, json, threading, time
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
@@ -149,10 +154,11 @@ from chainlit_otel.pipeline.instruments import Telemetry
 
 import chainlit.config
 
-told = []
+reported = []
 
 def on_stall(stall, task):
-    told.append([stall.callback, *stall.source, task.get_name(), threading.current_thread().name])
+    thread = threading.current_thread().name
+    reported.append([stall.callback, *stall.source, task.get_name(), thread])
 
 guard = Guard("event_loop")
 monitor = LoopMonitor(
@@ -170,12 +176,12 @@ async def serve():
     await asyncio.create_task(turn(), name="the turn")
 
 asyncio.run(serve())
-print(json.dumps([told, guard.errors]))
+print(json.dumps([reported, guard.errors]))
 """
 
 
-def test_a_stall_is_told_with_its_task(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(TOLD)
+def test_a_stall_is_reported_with_its_task(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(REPORTED)
     done = subprocess.run(
         [sys.executable, "app.py"],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
@@ -184,7 +190,7 @@ def test_a_stall_is_told_with_its_task(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    line = TOLD.splitlines().index("    time.sleep(1.8)") + 1
-    told = ["on_message", "app.py", line, "turn", "the turn", "chainlit-otel-watcher"]
-    assert json.loads(done.stdout.splitlines()[-1]) == [[told], 0]
+    line = REPORTED.splitlines().index("    time.sleep(1.8)") + 1
+    reported = ["on_message", "app.py", line, "turn", "the turn", "chainlit-otel-watchdog"]
+    assert json.loads(done.stdout.splitlines()[-1]) == [[reported], 0]
     assert "blocked for more than 1 s by on_message at app.py" in done.stderr

@@ -287,7 +287,7 @@ def test_a_request_is_answered_as_without_us(path: str, method: str) -> None:
     assert len(world.seen.ended) == 1
 
 
-def test_of_a_request_nothing_is_told_that_a_browser_can_make_up() -> None:
+def test_of_a_request_nothing_is_recorded_that_a_browser_can_make_up() -> None:
     world = World()
     for path in ("/user/CANARYname?prompt=CANARYprompt&CANARYkey=1", "/CANARYabsent", "/fail"):
         for method in ("GET", "CANARYmethod"):
@@ -335,7 +335,7 @@ def test_a_hundred_paths_and_hosts_are_one_series(
     assert "CANARY" not in world.told
 
 
-def test_headers_are_told_if_a_variable_asks_for_them_but_for_secrets(
+def test_headers_are_recorded_if_a_variable_asks_for_them_but_for_secrets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_"
@@ -353,7 +353,7 @@ def test_headers_are_told_if_a_variable_asks_for_them_but_for_secrets(
 
 
 @pytest.mark.parametrize("message", [False, True])
-def test_an_exception_is_told_once_by_its_kind(message: bool) -> None:
+def test_an_exception_is_recorded_once_by_its_class(message: bool) -> None:
     world = World(exception_messages=message)
     answer, raised = world.ask("/fail")
     assert raised is world.failure
@@ -368,7 +368,7 @@ def test_an_exception_is_told_once_by_its_kind(message: bool) -> None:
     assert [p["http.response.status_code"] for p in world.points("http.server.request.duration")]
 
 
-def test_what_the_app_says_of_its_own_span_stands() -> None:
+def test_what_the_app_sets_on_the_span_stays() -> None:
     world = World()
 
     @world.app.get("/own")
@@ -506,7 +506,7 @@ def test_a_request_is_measured_even_if_its_span_fails(
 
 
 @pytest.mark.usefixtures("expected_internal_errors")
-def test_a_request_that_cannot_be_told_leaves_the_next_one_alone() -> None:
+def test_a_request_that_cannot_be_described_leaves_the_next_one_alone() -> None:
     world = World()
     world.ask("/user/a", server=(None, None, None), headers=[(b"host",)])
     world.ask("/user/b")
@@ -520,7 +520,7 @@ def test_what_has_been_removed_passes_everything_on() -> None:
     answer, _ = world.ask("/user/a")
     assert answer[0]["status"] == 200
     assert world.seen.ended == []
-    assert stack.app is not world.instrumented._witness
+    assert stack.app is not world.instrumented._observer
 
 
 # The trial

@@ -59,7 +59,7 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
     assert gone() is None
 
 
-async def test_a_turn_ends_in_the_books_though_its_span_could_not_be_opened(
+async def test_a_turn_ends_in_the_ledger_though_its_span_could_not_be_started(
     expected_internal_errors: InternalErrors,
 ) -> None:
     class Broken(NoOpTracer):

@@ -32,7 +32,7 @@ class Chat:
         (None, "other"),
     ],
 )
-def test_a_close_reason_is_told_by_all_of_its_words(given: object, reason: str) -> None:
+def test_a_close_reason_has_all_of_its_words(given: object, reason: str) -> None:
     assert probe.close_reason(given) == reason
 
 

@@ -51,7 +51,7 @@ class Scraper:
 def counted(calls: list[str], name: str, value: int = 1) -> Callable[[], int]:
     def count() -> int:
         calls.append(name)
-        assert current_thread().name == "chainlit-otel-questions"
+        assert current_thread().name == "chainlit-otel-poller"
         return value
 
     return count

@@ -415,7 +415,7 @@ def test_the_runbook_is_where_the_operator_says() -> None:
 
 
 @pytest.mark.parametrize("command", ["rules", "dashboards"])
-def test_a_place_that_cannot_be_written_is_told_in_one_line(tmp_path: Path, command: str) -> None:
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, command: str) -> None:
     (tmp_path / "file").touch()
     result = CliRunner().invoke(main, [command, "--output", str(tmp_path / "file" / "below")])
     assert result.exit_code == 1

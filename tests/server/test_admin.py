@@ -83,7 +83,7 @@ def test_half_sent_requests_make_room(patient: pytest.MonkeyPatch) -> None:
         assert open_connections(server) == 2
 
 
-def test_one_too_many_is_told_so(patient: pytest.MonkeyPatch) -> None:
+def test_one_too_many_is_answered_with_an_error(patient: pytest.MonkeyPatch) -> None:
     with serving(HELLO) as server, ExitStack() as stack:
         silent = [half_sent(server, stack) for _ in range(3)]
         with connect(server) as refused:

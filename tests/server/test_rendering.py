@@ -188,7 +188,7 @@ async def test_the_root_says_where_things_are() -> None:
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-async def test_a_head_tells_what_a_get_gives() -> None:
+async def test_a_head_has_the_headers_of_a_get() -> None:
     async with endpoint(ScrapeReader()) as client:
         response = await client.head("/metrics")
     assert response.status_code == 200

@@ -323,14 +323,14 @@ class Script:
         await self._make_series(regulars[0])
         guests = asyncio.create_task(self._guests())
         kinds = [self._tell, self._fail, self._search, self._answer, self._stop, self._limit]
-        doings = [*kinds * 2, *dice.choices(kinds, [6, 1, 1, 1, 1, 1], k=18)]
-        dice.shuffle(doings)
-        share = len(doings) // REGULARS
+        actions = [*kinds * 2, *dice.choices(kinds, [6, 1, 1, 1, 1, 1], k=18)]
+        dice.shuffle(actions)
+        share = len(actions) // REGULARS
         await asyncio.gather(
             *(
                 self._one_after_the_other(
                     regular,
-                    doings[n * share : (n + 1) * share],
+                    actions[n * share : (n + 1) * share],
                     random.Random(f"{SEED}/{n}"),
                 )
                 for n, regular in enumerate(regulars)
@@ -363,10 +363,10 @@ class Script:
     # What a regular does
 
     async def _one_after_the_other(
-        self, visitor: Visitor, doings: Sequence[Callable[[Visitor], Any]], dice: random.Random
+        self, visitor: Visitor, actions: Sequence[Callable[[Visitor], Any]], dice: random.Random
     ) -> None:
-        for doing in doings:
-            await (self._tell(visitor, dice) if doing == self._tell else doing(visitor))
+        for action in actions:
+            await (self._tell(visitor, dice) if action == self._tell else action(visitor))
 
     async def _tell(self, visitor: Visitor, dice: random.Random | None = None) -> None:
         topic = dice.choice(TOPICS) if dice else TOPICS[0]

@@ -41,7 +41,7 @@ def test_what_is_not_the_address_of_a_page_is_named(url: str) -> None:
         Visitor(url)
 
 
-async def test_nothing_listening_is_said_in_one_line() -> None:
+async def test_nothing_listening_is_one_line() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable, match=f"^nothing answers at {url}: Connection refused$"):
         await check(url)
@@ -52,7 +52,7 @@ async def test_nothing_listening_is_said_in_one_line() -> None:
     await visitor.leave()
 
 
-async def test_a_server_that_says_nothing_is_given_up() -> None:
+async def test_a_server_that_sends_nothing_is_given_up() -> None:
     async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
