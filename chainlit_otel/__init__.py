@@ -42,4 +42,4 @@ def __getattr__(name: str) -> Any:
 
 
 def _off(*_: Any, **__: Any) -> None:
-    """Stand for what cannot be had in this environment."""
+    """Take the place of a function that cannot be imported in this environment."""

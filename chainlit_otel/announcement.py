@@ -1,4 +1,4 @@
-"""What is said at the start of a server: where the metrics are, and where telemetry is sent."""
+"""The lines at the start of a server: where the metrics are, and where telemetry is sent."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("chainlit_otel")
 
 
 def announce(level: int, text: str) -> None:
-    """Have a line seen once, whether or not anybody has set up logging.
+    """Show a line, whether or not logging is set up.
 
     Args:
         level: Its level, as `logging` has it.
@@ -28,7 +28,7 @@ def announce(level: int, text: str) -> None:
 
 
 def served(host: str | None, port: int, asked: int, in_app: str | None) -> tuple[int, str]:
-    """Return level and text of the line that says where the metrics are.
+    """Return level and text of the line about where the metrics are.
 
     Args:
         host: The address that the admin server listens on; None if it does not run.
@@ -53,7 +53,7 @@ def served(host: str | None, port: int, asked: int, in_app: str | None) -> tuple
 
 
 def sent(destinations: Mapping[str, Sequence[str]]) -> str:
-    """Return the line that says where telemetry is sent.
+    """Return the line about where telemetry is sent.
 
     Args:
         destinations: Where each signal goes.

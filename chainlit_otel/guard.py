@@ -16,11 +16,11 @@ _MANY = 512
 
 
 class PlainError(Exception):
-    """An error of ours whose message the log shows: it quotes nobody but the app's author."""
+    """An error of ours whose message is logged, since it has no text of a user."""
 
 
 def log(level: int, message: str, *args: object) -> None:
-    """Log a line, whatever the handlers and filters of the log do: they are the application's.
+    """Log a line, whatever the handlers and filters raise: they are the application's.
 
     Args:
         level: Level of the line, as `logging` has it.
@@ -32,16 +32,16 @@ def log(level: int, message: str, *args: object) -> None:
 
 
 def frames_of(error: BaseException) -> str:
-    """Return where an exception came by, without the source: a line of it may hold a key."""
+    """Return the frames of an exception, without source lines: these may contain a key."""
     frames = traceback.walk_tb(error.__traceback__)
     summary = traceback.StackSummary.extract(frames, lookup_lines=False)
     return "".join(f'  File "{f.filename}", line {f.lineno}, in {f.name}\n' for f in summary)
 
 
 def _lines_of(error: BaseException | None) -> Iterator[str]:
-    """Give what an exception is and where it came from, its causes after it.
+    """Give class and frames of an exception, and then of its causes.
 
-    Its message may quote what a user wrote, and the log is read by others than the app's spans.
+    Not its message, which may quote what a user wrote: a log has other readers than spans.
     """
     while error is not None:
         kind = type(error).__qualname__
@@ -65,8 +65,8 @@ class Guard:
     def __init__(self, probe: str) -> None:
         self.probe = probe
         self._errors = 0
-        # Code of ours may fail in a finalizer or a signal handler that has interrupted this, so it
-        # waits for no lock here: it leaves a note.
+        # Code of ours may fail in a finalizer or a signal handler that has interrupted this, so an
+        # error is queued here, without a lock.
         self._added: deque[None] = deque()
         self._lock = Lock()
         self._logged = Lock()  # taken once, by the first error

@@ -15,12 +15,12 @@ from chainlit_otel.runtime import disable, enable
 class ChainlitInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # it has no types
     """Calls `enable()` and `disable()`.
 
-    It runs before the app, and imports nothing of Chainlit: what `--root-path` says is read at
-    that import. The probes wait for the app to import it.
+    It runs before the app, and imports nothing of Chainlit, which reads `--root-path` when it is
+    imported. The probes are installed once the app imports it.
     """
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Return what has to be installed for this to make sense."""
+        """Return the package that is instrumented."""
         return ("chainlit >= 2.6.1, < 3",)
 
     def _instrument(self, **kwargs: Any) -> None:

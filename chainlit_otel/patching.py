@@ -23,11 +23,11 @@ class SeamMissing(Exception):
 
 
 class Unavailable(Exception):
-    """A package that a probe needs is missing or does not work; it says which, and what to do."""
+    """A package that a probe needs is missing or does not work; the message has the fix."""
 
 
 class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic before wrapt 2
-    """A wrapper that knows which patches it belongs to."""
+    """A wrapper with a reference to its patches."""
 
     def __init__(self, wrapped: Any, wrapper: Wrapper, patches: Patches) -> None:
         super().__init__(wrapped, wrapper, enabled=lambda: patches.active)
@@ -35,7 +35,7 @@ class _Wrapper(wrapt.FunctionWrapper):  # type: ignore[type-arg]  # not generic 
 
 
 class _CallProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic before wrapt 2
-    """A proxy of a callable of the host: all its attributes, and a call of ours."""
+    """A proxy of a callable of the host: it has all its attributes, and calls our replacement."""
 
     def __init__(self, original: Any, replacement: Callable[..., Any]) -> None:
         super().__init__(original)
@@ -46,10 +46,10 @@ class _CallProxy(wrapt.ObjectProxy):  # type: ignore[type-arg]  # not generic be
 
 
 class _MethodProxy(_CallProxy):
-    """The same for an attribute of a class, which may be a descriptor or not."""
+    """A proxy of a callable attribute of a class, which may be a descriptor or not."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # What is no descriptor is called without the instance, which `__get__` alone could tell.
+        # Something that is no descriptor is called without the instance, which only `__get__` has.
         if not _binds(self.__wrapped__):
             return self.__wrapped__(*args, **kwargs)
         return super().__call__(*args, **kwargs)
@@ -63,9 +63,9 @@ class _MethodProxy(_CallProxy):
 
 
 def wraps(original: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Do what `functools.wraps` does, as far as the original lets it.
+    """Do what `functools.wraps` does, as far as the original allows it.
 
-    What can be called need not be a function, and may have a `__name__` that is no text.
+    A callable need not be a function, and may have a `__name__` that is no string.
     """
 
     def decorate(replacement: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,30 +77,29 @@ def wraps(original: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def like(original: Any, replacement: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what has all attributes of a callable of the host and does what ours does.
+    """Return a callable that has all attributes of a callable of the host, and calls ours.
 
     For a function that is the replacement itself, which is decorated by `wraps`: it has the name,
-    the signature and whatever somebody has put on it, and costs no call more. Anything else, such
-    as a method, a mock, a partial or an object that can be called, may be asked for what no
-    function has.
+    the signature and the attributes, without the cost of one more call. Anything else, such as a
+    method, a mock, a partial or a callable object, may have attributes that no function has.
     """
     return replacement if type(original) is FunctionType else _CallProxy(original, replacement)
 
 
 def installed_by(target: Any, name: str) -> Any:
-    """Return who has wrapped an attribute of a class or module; None if nobody has.
+    """Return the owner of the wrapper of an attribute of a class or module; None without one.
 
-    The wrapper itself is asked, because Chainlit's reload imports a package that lies beside
-    the app anew, and the new copy knows nothing of what the old one did.
+    The wrapper itself has the answer, since Chainlit's reload imports a package that lies next to
+    the app again, and the new copy has none of the state of the old one.
     """
     patches = getattr(vars(target).get(name), "_self_patches", None)
     return patches.installed_by if patches is not None and patches.active else None
 
 
 def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a function that returns a coroutine taken for a coroutine function, and return it.
+    """Mark a function that returns a coroutine as a coroutine function, and return it.
 
-    `inspect` believes the mark from Python 3.12 on, `asyncio` always.
+    `inspect` knows such a mark from Python 3.12 on, `asyncio` in all versions.
     """
     if sys.version_info >= (3, 12):
         return inspect.markcoroutinefunction(function)
@@ -109,13 +108,13 @@ def mark_coroutine_function(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Patches:
-    """What was changed in the application, and how to change it back.
+    """Changes of the application, and how to undo them.
 
-    A wrapper that cannot be taken out, because somebody has wrapped it since, goes inert: it
-    only passes the call on.
+    A wrapper that cannot be removed, because it was wrapped in turn, goes inert: it only passes
+    calls on.
 
     Args:
-        installed_by: Whose patches these are.
+        installed_by: The owner of the patches.
     """
 
     def __init__(self, installed_by: Any) -> None:
@@ -129,7 +128,7 @@ class Patches:
         Args:
             target: The class or the module.
             name: Name of the attribute.
-            wrapper: What runs instead, as `wrapt` calls it.
+            wrapper: Called in its place, as `wrapt` does.
 
         Raises:
             SeamMissing: The target has no such attribute of its own.
@@ -142,7 +141,7 @@ class Patches:
     ) -> None:
         """Replace a method of a class or a function of a module by a plain function.
 
-        It is for what is called in every turn: a wrapper of `wrapt`, which is a transparent
+        Use it for what is called in every turn: a wrapper of `wrapt`, which is a transparent
         proxy, takes several times as long.
 
         Args:
@@ -249,7 +248,7 @@ class Patches:
             if reference() is not None and cell.cell_contents is replacement:
                 cell.cell_contents = original
 
-        # An app may define a callback anew for each session, and nobody calls the old ones.
+        # An app may define a callback again for each session, and the old ones must be collected.
         reference = self._ref(function, undo)
         self._undo.append(undo)
 
@@ -276,7 +275,7 @@ class Patches:
         self._undo.append(undo)
 
     def _ref(self, target: Any, undo: Callable[[], None]) -> weakref.ref[Any]:
-        """Refer to something weakly, and forget how to undo its change once it is gone."""
+        """Return a weak reference, and remove the undo of its change once the target is gone."""
 
         def forget(_: object) -> None:
             with suppress(ValueError):
@@ -285,7 +284,7 @@ class Patches:
         return weakref.ref(target, forget)
 
     def undo(self) -> None:
-        """Put everything back, the last change first, and all of it, even if one of them fails."""
+        """Undo all changes, the last one first; if one fails, the others are undone nonetheless."""
         self.active = False
         try:
             while self._undo:
@@ -296,7 +295,7 @@ class Patches:
 
 
 def _attribute(target: Any, name: str) -> Any:
-    """Return what a class or a module has of its own under a name."""
+    """Return an attribute of a class or a module itself, not one that it inherits."""
     try:
         return vars(target)[name]
     except (KeyError, TypeError):
@@ -305,7 +304,7 @@ def _attribute(target: Any, name: str) -> Any:
 
 def _unbound(target: Any, original: Any) -> Callable[..., Any]:
     """Return a function that takes the instance first, whatever the attribute of the class is."""
-    # Not `isinstance`, which is true of a proxy of `wrapt`; that is a descriptor of its own kind.
+    # Not `isinstance`, which is true of a proxy of `wrapt`, too: that binds by itself.
     if type(original) is FunctionType or not isinstance(target, type):
         return original  # type: ignore[no-any-return]
 
@@ -319,8 +318,8 @@ def _unbound(target: Any, original: Any) -> Callable[..., Any]:
 
 
 def _binds(original: Any) -> bool:
-    """Tell whether it is a descriptor, which gets the instance; a mock or a partial is none."""
-    # A partial of CPython 3.13 has the method already, which warns and binds nothing yet.
+    """Tell whether it is a descriptor that binds an instance; a mock or a partial is none."""
+    # In CPython 3.13 a partial has `__get__`, which only warns and does not bind.
     return hasattr(type(original), "__get__") and not isinstance(original, functools.partial)
 
 
@@ -328,7 +327,7 @@ def _is_inherited(instance: Any, name: str, method: Any) -> bool:
     """Tell whether a method of an instance is that of its class."""
     kind = type(instance)
     inherited = inspect.getattr_static(kind, name, None)
-    # Exact types: a property or a slot returns anything, and a proxy equals what it wraps.
+    # Exact types: a property may return anything, and a proxy equals what it wraps.
     return (
         type(inherited) is FunctionType
         and type(method) is MethodType
@@ -339,11 +338,11 @@ def _is_inherited(instance: Any, name: str, method: Any) -> bool:
 def _set_on_instance(instance: Any, name: str, value: Any) -> None:
     """Set an attribute of an instance that shadows the method of its class.
 
-    Its class may have a `__setattr__` that refuses, or sets it somewhere else. And in CPython 3.11
-    and 3.12 each access to an instance is slower, once it was asked for its `__dict__`.
+    Its class may have a `__setattr__` that raises, or sets it on another object. And in CPython
+    3.11 and 3.12 each access to an instance is slower after one to its `__dict__`.
     """
     try:
         object.__setattr__(instance, name, value)
     except TypeError:
-        # Types in C have a slot of their own for this.
+        # A type in C may have a `__setattr__` of its own.
         vars(instance)[name] = value

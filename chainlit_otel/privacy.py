@@ -1,7 +1,7 @@
-"""What may be told of a request and of an address: nothing that a person or a browser wrote.
+"""Redacts requests and addresses: what a person or a browser wrote must not be recorded.
 
-Whatever stands in a URL or a header may be text of a person or a secret: a page's `?prompt=`, the
-`code` of a sign-in, a path that somebody has typed. So only what is of a known form is let through.
+Any part of a URL or a header may be text of a person or a secret: a page's `?prompt=`, the `code`
+of a sign-in, a path that somebody has typed. So only values of a known form are recorded.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 REDACTED = "REDACTED"
-"""What the semantic conventions put in place of what must not be told."""
+"""What the semantic conventions put in place of a value that must not be recorded."""
 
 _NUMBER = re.compile(r"[0-9]{1,9}")
 _LANGUAGE = re.compile(r"[A-Za-z]{2,3}([-_][A-Z][a-z]{3})?([-_]([A-Z]{2}|[0-9]{3}))?")
-# The parameters whose values say nothing of anybody, if they are of this form.
+# The parameters whose values are no personal data if they are of this form.
 _HARMLESS = {
     "EIO": re.compile(r"[0-9]"),
     "first": _NUMBER,
@@ -26,7 +26,7 @@ _HARMLESS = {
     "page": _NUMBER,
     "transport": re.compile(r"polling|websocket"),
 }
-# The parameters that are named. A browser can make up names as well as values.
+# The names of parameters that are recorded: a browser can make up names as well as values.
 _NAMES = _HARMLESS.keys() | {
     *("access_token", "api_key", "authuser", "client_id", "code", "cursor", "email", "error"),
     *("error_description", "file", "file_id", "filter", "format", "hd", "iss", "id", "id_token"),
@@ -48,7 +48,7 @@ _METHODS = frozenset(
 
 
 def redact_query(query: bytes | str) -> str:
-    """Return a query with the names that are known, and the values that are known to be harmless.
+    """Return a query with known names and harmless values only; others are `REDACTED`.
 
     Args:
         query: The query of a URL, without its question mark.
@@ -74,7 +74,7 @@ def _redact_pair(name: str, equals: str, value: str) -> str:
 def redact_scope(
     scope: Mapping[str, Any], route: str | None, hidden: Collection[bytes]
 ) -> dict[str, Any]:
-    """Return what an instrumentation may see of a request; what it does not see it cannot tell.
+    """Return a copy of a request's scope with nothing that must not be recorded.
 
     Args:
         scope: The ASGI scope of the request, which is not changed.
@@ -95,15 +95,15 @@ def redact_scope(
         "headers": [pair for pair in scope.get("headers") or () if pair[0].lower() not in hidden],
     }
     if method := scope.get("method"):
-        # The conventions have this name for all that they do not know.
+        # The value of the semantic conventions for an unknown method.
         redacted["method"] = method if method in _METHODS else "_OTHER"
     return redacted
 
 
 def redact_attributes(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return of the attributes that a span of FastAPI's begins with what may be told.
+    """Return those start attributes of a span of FastAPI that may be recorded.
 
-    The path, the host and an unknown method are what a client made up; it tells the route later.
+    A client can make up the path, the host and an unknown method; the route is set later.
 
     Args:
         attributes: The attributes, by their names in the semantic conventions.

@@ -1,4 +1,4 @@
-"""PromQL built from the catalogue, so that no query names what is not there."""
+"""PromQL built from the catalogue, so that no query has an unknown name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def select(metric: Metric, where: Where | None = None, scope: str = "", part: Pa
 
     Args:
         metric: The metric.
-        where: Values that attributes have to have; any of several if it is a tuple.
+        where: The values of attributes to match; a tuple matches any of its values.
         scope: Further matchers, such as `job="chat"`.
         part: Which series of a histogram.
 

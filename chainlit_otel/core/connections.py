@@ -49,7 +49,7 @@ class ConnectionLedger:
         """Open a connection and return its handle.
 
         Args:
-            upgraded: Tells whether the connection is a websocket by now.
+            upgraded: Returns whether the connection is a websocket by now.
         """
         connection = Connection(self._clock(), upgraded)
         with self._lock:

@@ -1,4 +1,4 @@
-"""A counter that somebody else keeps, and that may be reset."""
+"""A counter that is kept elsewhere, and that may be reset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A count to which anything may add at any moment."""
+"""Counts that may be increased at any moment, even by a finalizer or a signal handler."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ _MANY = 512
 class Counts(Generic[Key]):
     """How often there was what, by key. Thread-safe.
 
-    A finalizer or a signal handler may add, too, and may have interrupted this very code. It would
-    wait for ever for a lock; and one that lets its owner in again would lose one of two additions.
-    So to add is one append, which nothing interrupts; what was appended is added up by readings, or
-    when it is much.
+    A finalizer or a signal handler may have interrupted this very code. With a lock that would be a
+    deadlock, and with a reentrant one an addition would be lost. So `add` is one append, which is
+    atomic; the queue is added up at each reading, or when it is long.
     """
 
     def __init__(self) -> None:
@@ -29,7 +28,7 @@ class Counts(Generic[Key]):
     def add(self, key: Key) -> None:
         """Count one more."""
         self._added.append(key)
-        # Whoever has the lock now takes this along.
+        # If the lock is taken, its owner adds this up, too.
         if len(self._added) >= _MANY and self._lock.acquire(blocking=False):
             try:
                 self._add_up()

@@ -22,12 +22,12 @@ class WeakIdentitySet:
         key = id(thing)
         if key in self._references:
             return False
-        # It goes before another object can have its number.
+        # Removed before another object can have this id.
         self._references[key] = weakref.ref(thing, lambda _: self._references.pop(key, None))
         return True
 
     def __iter__(self) -> Iterator[Any]:
-        """Return those that are still there."""
+        """Give the objects that are alive."""
         for reference in list(self._references.values()):
             if (thing := reference()) is not None:
                 yield thing

@@ -1,4 +1,4 @@
-"""What becomes of the operations of a data layer: they run, are queued, discarded or lost."""
+"""The ledger of the operations of a data layer: they run, are queued, discarded or lost."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class _OperationCall:
         coroutine: What runs it, held weakly.
         labels: Name and data layer.
         at: Monotonic time of the call, in nanoseconds.
-        parent: What it is a part of, which has `ended` or not; None if it stands for itself.
-        loop: The event loop in which it has begun, held weakly; None before.
+        parent: The operation inside which it was called, which has `ended` or not; or None.
+        loop: The event loop in which it has started, held weakly; None before.
     """
 
     __slots__ = ("at", "coroutine", "labels", "loop", "parent")
@@ -47,7 +47,7 @@ class _OperationCall:
         self.loop: weakref.ref[Any] | None = None
 
     def is_stranded(self, now: int) -> bool:
-        """Tell whether its event loop runs no longer; one may pause for a moment."""
+        """Tell whether its event loop has stopped for longer than a moment."""
         if self.loop is None or now - self.at < _PAUSE:
             return False
         loop = self.loop()
@@ -57,9 +57,9 @@ class _OperationCall:
 class OperationLedger:
     """The ledger of operations: what was queued has run, was discarded or is queued still.
 
-    Thread-safe. A call makes a coroutine, and nothing tells when that is lost: a task that is
+    Thread-safe. A call makes a coroutine, which may be lost without any notice: a task that is
     cancelled before its first step runs nothing, and one whose event loop has stopped does not go
-    on. So each call is known until it is over.
+    on. So each call is kept until it has ended.
 
     Args:
         clock: Monotonic clock, in nanoseconds.
@@ -110,7 +110,7 @@ class OperationLedger:
             return self._discarded.copy()
 
     def next_id(self) -> int:
-        """Return what one call will be known by."""
+        """Return a number for a call."""
         return next(self._numbers)
 
     def add_call(
@@ -119,27 +119,28 @@ class OperationLedger:
         """An operation was called.
 
         Args:
-            number: What the call is known by.
+            number: The number of the call.
             coroutine: What runs it.
             name: Name of the operation.
             layer: Name of the data layer.
-            parent: What it is a part of, which has `ended` or not; then it counts no more.
+            parent: The operation inside which it was called, which has `ended` or not; if not, the
+                call does not count.
         """
-        # Collected it may be anywhere, in the middle of another method here too, so that only
-        # takes note.
+        # It may be garbage-collected inside any code, this ledger's methods included, so that
+        # callback takes no lock.
         reference = weakref.ref(coroutine, partial(self._coroutine_gone, number))
         self._calls[number] = _OperationCall(reference, (name, layer), self._clock(), parent)
 
     def start_call(self, number: int, loop: Any) -> None:
-        """A call has begun to run in an event loop."""
+        """A call has started to run in an event loop."""
         if (call := self._calls.get(number)) is not None:
             call.loop = weakref.ref(loop)
 
     def end_call(self, number: int) -> bool:
-        """A call is over.
+        """A call has ended.
 
         Returns:
-            False if it had been taken for lost, and is counted.
+            False if it was counted as lost before.
         """
         return self._calls.pop(number, None) is not None
 
@@ -167,7 +168,7 @@ class OperationLedger:
                 self._queue_length -= 1
 
     def discard(self, queue: SessionQueue) -> None:
-        """The session is gone, and what is still queued never runs; twice is once."""
+        """The session is gone, and what is still queued never runs; a second call does nothing."""
         with self._lock:
             self._discard(queue)
 

@@ -1,8 +1,8 @@
 """High-water marks over windows aligned to the wall clock.
 
-A gauge that is read every 15 s misses what comes and goes between two readings. A mark is
-moved at every change instead, so no reading interval up to the window loses a peak, and
-reading changes nothing: any number of readers agree.
+A gauge that is read every 15 s misses changes between two readings. A high-water mark is updated at
+every change, so no reading interval up to the window misses a peak; and readings do not reset it,
+so any number of readers get the same values.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ WINDOWS: Mapping[str, int] = {
 
 _FIRST, _SHORTEST = next(iter(WINDOWS.items()))
 
-# Time servers slew a clock by up to 500 parts in a million (RFC 5905, section 12). A window
-# that is shorter than this was cut by a step of the clock, not by the passing of time.
+# NTP slews a clock by up to 500 parts per million (RFC 5905, section 12). A window that is shorter
+# than this was ended by a step of the wall clock.
 _WHOLE_WINDOW = 0.99
 
 
@@ -41,7 +41,7 @@ class _Window:
         index = wall // self._length
         if index == self._index:
             return
-        # A step of the clock may put the cut before the last update; it came after it.
+        # After a step of the clock, the computed start may be before the last update.
         opened = max(now - wall % self._length, updated)
         elapsed = opened - self._opened
         whole = _WHOLE_WINDOW * self._length
@@ -64,9 +64,9 @@ class _Window:
 class HighWaterMark:
     """The peaks of one level, in each of `WINDOWS` and over the whole life of the process.
 
-    The value of a window is the maximum over its last closed and its current window. The
-    wall clock only cuts the windows: a clock that is stepped may shorten one, never lose
-    a peak, because how long a window lasted is told by the monotonic clock.
+    The value of a window is the maximum over its last closed and its current window. The wall clock
+    only decides when windows end: a step of it may shorten a window, but loses no peak, since the
+    duration of a window is measured by the monotonic clock.
 
     Args:
         now: Monotonic time, in nanoseconds.
@@ -83,7 +83,7 @@ class HighWaterMark:
     def move(self, level: int, now: int, wall: int) -> None:
         """Set the level, at monotonic time `now` and wall-clock time `wall` (nanoseconds)."""
         self._advance(now, wall)
-        # The shortest window lies in all the others: what is no peak in it is none in them.
+        # The shortest window lies inside all others, so only a peak in it can be one in them.
         if level > self._windows[_FIRST].peak:
             for window in self._windows.values():
                 window.raise_to(level)
@@ -98,7 +98,7 @@ class HighWaterMark:
 
     def _advance(self, now: int, wall: int) -> None:
         updated, self._updated = self._updated, now
-        # No other window is cut where the shortest one is not.
+        # All windows end together with a shortest one.
         if wall // _SHORTEST != self._cut:
             self._cut = wall // _SHORTEST
             for window in self._windows.values():

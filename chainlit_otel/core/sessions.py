@@ -38,7 +38,7 @@ class Session:
         left: Monotonic time of the disconnect, in nanoseconds; None while connected.
         ended: Whether the session is over.
         turns: How many turns it has had.
-        hash: What stands for its id in all that is exported.
+        hash: The hash of its id, which is exported in place of the id.
     """
 
     __slots__ = ("client", "ended", "hash", "left", "started", "turns", "type")
@@ -56,7 +56,7 @@ class Session:
 class _SessionTimeAccumulator:
     """The open sessions of one type, and the time spent in all sessions of it.
 
-    Of those that are connected only their number and the sum of their starts are needed, so a
+    For the connected ones it keeps only their number and the sum of their start times, so a
     reading costs the same for any number of them.
     """
 
@@ -114,7 +114,7 @@ class SessionLedger:
     # Events
 
     def start(self, type: SessionType, client: str, origin: str, hash: str = "") -> Session:
-        """Open a session, connected, and return its handle."""
+        """Start a session, which is connected, and return its handle."""
         with self._transaction() as (now, _):
             session = Session(type, client, hash, now)
             sessions = self._by_type[type]
@@ -132,7 +132,7 @@ class SessionLedger:
                 self._count(session, "disconnected", +1)
 
     def restore(self, session: Session) -> bool:
-        """A socket took up the session.
+        """A socket has reconnected to the session.
 
         Returns:
             False, and nothing is recorded, if the session has ended in this ledger.
@@ -149,12 +149,12 @@ class SessionLedger:
         return True
 
     def end(self, session: Session, reason: str) -> None:
-        """The session is over; ending it again changes nothing."""
+        """End the session; a second call does nothing."""
         with self._transaction() as (now, ended):
             self._end(session, reason, now, ended)
 
     def expire(self, session: Session, left: int | None) -> bool:
-        """End the session by `timeout` if it was last left at `left` and nobody came back.
+        """End the session by `timeout` if it has been disconnected since `left`.
 
         Returns:
             Whether this ended the session.
@@ -168,8 +168,8 @@ class SessionLedger:
     def finalized(self, session: Session, reason: str) -> None:
         """The host's object of the session was finalized.
 
-        Safe to call from a finalizer, which may run at any instruction of any thread, in the
-        middle of this ledger too: it takes no lock, and the next reading or event records it.
+        Safe to call from a finalizer, which may run at any instruction of any thread, even inside
+        this ledger: it takes no lock, and the next reading or event records it.
         """
         self._finalized.append((session, reason, self._clock()))
 
@@ -210,8 +210,8 @@ class SessionLedger:
     def time(self) -> dict[tuple[str, ...], float]:
         """Seconds spent in all sessions, open ones included, by type.
 
-        It runs while a session is connected and takes in the gap when one comes back, so
-        that once all have ended it is the sum of their durations. Divided by the number of
+        It increases while a session is connected, and by the gap when one reconnects, so that
+        once all have ended it is the sum of their durations. Divided by the number of
         ends it estimates the mean duration without the bias towards short sessions that the
         mean of the completed ones has (Little 1961, L = lambda W).
         """

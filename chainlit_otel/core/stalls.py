@@ -1,4 +1,4 @@
-"""The heartbeat of an event loop: how late each beat comes, and that none has come for too long."""
+"""The heartbeat of an event loop: how late each beat is, and whether one is missing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import NamedTuple
 from chainlit_otel.core.sessions import NS, Clock
 
 INTERVAL = 0.1
-"""Seconds between two beats. What blocks the loop may begin that long before a beat is due, so it
-is never reported longer than it is, but up to this much shorter. A beat costs a wake-up of an idle
-process, and uvicorn wakes it ten times a second anyhow, at the same moments."""
+"""Seconds between two beats. A stall is measured from the beat that is due next, so its length may
+be up to this much too short, and never too long. A beat wakes an idle process, which uvicorn does
+ten times a second anyway, at the same moments."""
 
 THRESHOLD = 1.0
 """Seconds that a beat must be late to make a stall."""
@@ -31,11 +31,11 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Stall:
-    """What blocked the loop.
+    """What has blocked the loop.
 
     Attributes:
-        callback: Name of the callback under way, if it was one.
-        source: The line of the app that did not return, if it could be seen.
+        callback: Name of the callback under way, if there was one.
+        source: The line of the app that was being executed, if it is known.
     """
 
     callback: str | None = None
@@ -44,14 +44,14 @@ class Stall:
     def __str__(self) -> str:
         by = f" by {self.callback}" if self.callback else ""
         at = f" at {self.source}" if self.source else ""
-        return (by + at).strip() or "by what could not be seen"
+        return (by + at).strip() or "by unknown code"
 
 
 class Beat(NamedTuple):
     """One beat.
 
     Attributes:
-        lag: Seconds that it came too late.
+        lag: Seconds that it was late.
         late_detection: Whether it ended a stall that the watchdog had not detected.
     """
 
@@ -60,7 +60,7 @@ class Beat(NamedTuple):
 
 
 class Check(NamedTuple):
-    """What the watchdog finds.
+    """The result of a check by the watchdog.
 
     Attributes:
         began: Whether a stall began that was not reported yet.
@@ -72,10 +72,10 @@ class Check(NamedTuple):
 
 
 class Heartbeat:
-    """Gets the beats of the loop's thread, and is checked for a missing one by another thread.
+    """Takes the beats of the loop, and is checked for a missing one by another thread.
 
-    A stall begins when the watchdog finds a beat missing, and ends with that beat, whose lag is
-    its length. If the watchdog was delayed itself, the beat counts the stall. Thread-safe.
+    A stall starts when the watchdog finds a beat missing, and ends with that beat, whose lag is the
+    length of the stall. If the watchdog itself was delayed, the beat counts it. Thread-safe.
 
     Args:
         clock: Monotonic clock, in nanoseconds.
@@ -120,7 +120,7 @@ class Heartbeat:
             return Check(self.stalled, THRESHOLD if self.stalled else THRESHOLD - overdue)
 
     def pause(self) -> None:
-        """Expect no beat until the next one comes, because the loop does not run."""
+        """Expect no beat until there is one again, because the loop does not run."""
         with self._lock:
             self._due = None
             self.stalled = False

@@ -1,4 +1,4 @@
-"""What becomes of a turn: a message from a user and all that the app sends in answer to it."""
+"""The ledger of turns: a turn is a message of a user, and all that the app sends in answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chainlit_otel.core.sessions import NS, Clock
 
 
 class Turn:
-    """One turn; what is streamed in it is noted by plain assignments, since tokens are many.
+    """One turn; chunks are counted by plain assignments, since tokens are many.
 
     Attributes:
         arrived: Monotonic time at which the message arrived, in nanoseconds.
@@ -23,9 +23,9 @@ class Turn:
         ended: Whether it is over.
         chunks: Chunks streamed in it.
         last_chunk: Monotonic time of the last of them, in nanoseconds.
-        room: Where they are streamed to, as an object that is the same for all of them; None
-            before the first and after the end. While it holds, one more chunk for there needs
-            `chunks` and `last_chunk` moved, and no call.
+        room: The room they are streamed to, the same object for all of them; None before the
+            first and after the end. For one more chunk to this room, it is enough to set
+            `chunks` and `last_chunk`, without a call.
     """
 
     __slots__ = (
@@ -128,7 +128,7 @@ class TurnLedger:
         return turn
 
     def end(self, turn: Turn) -> None:
-        """The turn is over; ending it again changes nothing."""
+        """End the turn; a second call does nothing."""
         with self._lock:
             if turn.ended:
                 return
@@ -139,7 +139,7 @@ class TurnLedger:
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
-        """A message came from a user, or went to one."""
+        """A message was received from a user, or sent to one."""
         with self._lock:
             self.messages[(direction,)] += 1
 
@@ -159,7 +159,7 @@ class TurnLedger:
     def streamed(self, turn: Turn | None, now: int, room: object = None) -> None:
         """A chunk was streamed to `room`, in a turn or, if None, outside of any.
 
-        What a turn has left behind may go on to stream when it is over; that tells no more of it.
+        A task that outlives its turn may go on to stream; that does not change the turn.
         """
         if turn is not None and not turn.ended:
             turn.chunk(now, room)

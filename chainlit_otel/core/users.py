@@ -1,4 +1,4 @@
-"""Who is connected: distinct users, and nothing of those who are gone."""
+"""The distinct users who are connected, and nothing of those who are gone."""
 
 from __future__ import annotations
 
@@ -22,19 +22,18 @@ class Users:
         self._gone: deque[str] = deque()
 
     def connect(self, session: Any, identifier: str) -> None:
-        """A session of a user is connected; saying so again changes nothing."""
+        """A session of a user is connected; it counts once."""
         with self._lock:
             self._drain()
             if session not in self._present:
-                # A finalizer may run at any instruction, in the middle of this too, so it only
-                # leaves a note.
+                # A finalizer may run at any instruction, even of this method, so it takes no lock.
                 finalizer = weakref.finalize(session, self._gone.append, identifier)
                 finalizer.atexit = False
                 self._present[session] = finalizer
                 self._sessions[identifier] += 1
 
     def disconnect(self, session: Any) -> None:
-        """A session is not connected any more."""
+        """A session is no longer connected."""
         with self._lock:
             if finalizer := self._present.pop(session, None):
                 finalizer()

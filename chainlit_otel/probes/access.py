@@ -1,6 +1,6 @@
-"""Access: where Chainlit decides who comes in, and what the app itself denies.
+"""Access: the checks by which Chainlit lets users in, and what the app itself denies.
 
-An attempt is one check, with one result: granted, denied, or an error, if the check could not be
+An attempt is one check with one result: granted, denied, or an error if the check could not be
 made. What each method counts:
 
 - `password`, `header`, `oauth`: a sign-in, by what the user gets. An app's callback that raised
@@ -10,20 +10,20 @@ made. What each method counts:
   provider refuses (status 400), is denied; a provider that fails otherwise is an error. Older
   releases of Chainlit answer 401 or 500 to these, rather than send the browser back, and there
   only the sign-ins that come as far as the app's callback are counted.
-- `jwt`: a token that was presented, by an HTTP request or a socket. A visitor without one, such
-  as everybody who is about to sign in, has attempted nothing. Neither has anybody where the app
-  has no sign-in: Chainlit then looks at no token.
-- `websocket`: a socket that asked to be connected to an app with sign-in. One refused for another
-  reason than its user, such as a missing environment variable, is left to
-  `chainlit.connection.rejected`.
-- `thread`: a stored thread that was asked for, by an HTTP request or by a socket that comes with
-  it. That it does not exist is a denial of an HTTP request, whose user learns no more than that,
-  and nothing to a socket, which may bring the id of a thread that is yet to be stored. A data
-  layer that raises is an error; the built-in ones for SQL do for an unknown thread, too, which
-  Chainlit answers with status 500.
+- `jwt`: a token that was sent with an HTTP request or by a socket. A request without one, such as
+  that of a user who is about to sign in, is no attempt. Neither is any request to an app without
+  sign-in: Chainlit then checks no token.
+- `websocket`: a socket that connects to an app with sign-in. One that is refused for another reason
+  than its user, such as a missing environment variable, counts in `chainlit.connection.rejected`
+  alone.
+- `thread`: a stored thread that was requested, by an HTTP request or by a socket that names it. If
+  it does not exist, an HTTP request is denied, as it is for the thread of another user; for a
+  socket that counts nothing, since it may name a thread that is yet to be stored. A data layer that
+  raises is an error; the built-in ones for SQL raise for an unknown thread, too, which Chainlit
+  answers with status 500.
 
-The callbacks and the endpoints of FastAPI are held by those who call them, so the functions below
-them are wrapped, in the modules that look them up by name at each call.
+FastAPI keeps references to the callbacks and the endpoints, so the functions that these call are
+wrapped, in the modules that look them up by name at each call.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Result = Literal["granted", "denied", "error"]
 
 _MOST_REASONS = 32
 
-# The endpoint that lets a user in, and how. The token of `jwt_auth` has been counted by then.
+# The endpoint that signs a user in, and its method. The token of `jwt_auth` is counted before.
 _METHODS = {
     "login": "password",
     "header_auth": "header",
@@ -73,11 +73,11 @@ _PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
 
 
 class _AccessCheck:
-    """A socket that asks to be let in, or goes on with a stored thread.
+    """The check of a socket that connects, or that resumes a stored thread.
 
     Attributes:
         failed: Whether its user could not be checked.
-        thread: What became of the look at its thread; None if there is none to look at.
+        thread: The result of the lookup of its thread; None if there was no lookup, or no thread.
     """
 
     def __init__(self) -> None:
@@ -86,8 +86,8 @@ class _AccessCheck:
         self.token: Token[_AccessCheck | None] = _current_check.set(self)
 
 
-# The callback and what asks for its answer run in one context, and so do a handler of a socket
-# and what it calls.
+# A callback runs in the context of the function that calls it, and so do the functions that a
+# handler of a socket calls: context variables connect them.
 _callback_failed: ContextVar[bool] = ContextVar("chainlit_otel_callback_failed", default=False)
 _current_check: ContextVar[_AccessCheck | None] = ContextVar(
     "chainlit_otel_access_check", default=None
@@ -110,7 +110,7 @@ class Access(Probe):
         # A finalizer or a signal handler of the app may deny something at any moment.
         self._attempts: Counts[tuple[str, ...]] = Counts()
         self._denials: Counts[tuple[str, ...]] = Counts()
-        # It is let in again then: a reason that is not learned the first time is learned the next.
+        # Reentrant: a signal handler of the app may deny something while this is held.
         self._lock = RLock()
         self._with_checked_thread: WeakSet[Any] = WeakSet()
 
@@ -144,19 +144,19 @@ class Access(Probe):
         return {catalog.ACCESS_METHOD: self.methods, catalog.DENIAL_REASON: self.reasons}
 
     def attempts(self) -> dict[tuple[str, ...], int]:
-        """Attempts, by method and result."""
+        """Return the attempts, by method and result."""
         return self._attempts.read()
 
     def denials(self) -> dict[tuple[str, ...], int]:
-        """What the app denied, by method and reason."""
+        """Return what the app denied, by method and reason."""
         return self._denials.read()
 
     def record_attempt(self, method: str, result: Result) -> None:
-        """Somebody asked to be let in."""
+        """Count one attempt."""
         self._attempts.add((method, result))
 
     def record_denial(self, scope: object, reason: object) -> None:
-        """The app denied something, and says so."""
+        """Count something that the app itself denied."""
         method = self.methods(scope)
         text = utf8_safe(reason) if isinstance(reason, str) else ""
         self.record_attempt(method, "denied")
@@ -176,7 +176,7 @@ class Access(Probe):
     # Sign-in
 
     def on_signed_in(self, endpoint: str, error: BaseException | None) -> None:
-        """Chainlit let a user in, or raised instead."""
+        """Chainlit has signed a user in, or has raised."""
         method = _METHODS.get(endpoint, catalog.OTHER)
         if method is None:
             return
@@ -188,21 +188,21 @@ class Access(Probe):
             self.record_attempt(method, "error")
 
     def on_oauth_redirect(self, request: Any, error: BaseException | None) -> None:
-        """Chainlit sends a browser back that came from an OAuth provider.
+        """Chainlit redirects a browser that came from an OAuth provider, because of an error.
 
         Args:
             request: The browser's request.
             error: The exception that Chainlit has caught, if it has.
         """
         if error is None:
-            said = request.query_params.get("error")
-            failed = _callback_failed.get() or said in _PROVIDER_FAILURES
+            provider_error = request.query_params.get("error")
+            failed = _callback_failed.get() or provider_error in _PROVIDER_FAILURES
         else:
             failed = _raiser(error) != "validate_oauth_state_cookie" and _status(error) != 400
         self.record_attempt("oauth", "error" if failed else "denied")
 
     def on_token_checked(self, error: BaseException | None) -> None:
-        """A token was checked, and Chainlit takes it or raises."""
+        """A token was checked, and accepted if there was no exception."""
         if error is None:
             self.record_attempt("jwt", "granted")
         else:
@@ -211,18 +211,18 @@ class Access(Probe):
     # Sockets
 
     def on_connect(self) -> _AccessCheck | None:
-        """Chainlit is about to be asked whether a socket may connect."""
+        """Chainlit's `connect` handler is about to run."""
         return _AccessCheck() if import_module("chainlit.auth").require_login() else None
 
     def on_unauthenticated(self, error: BaseException) -> None:
-        """The user of a socket that connects could not be told."""
+        """The user of a socket that connects could not be authenticated."""
         if check := _current_check.get():
-            # Chainlit answers 401 whatever it was that kept it from reading the token.
+            # Chainlit answers 401 whatever the reason that it could not read the token.
             cause = error.__cause__
             check.failed = _status(error) != 401 or (cause is not None and not _is_bad_token(cause))
 
     def on_thread_looked_up(self, thread: Any, error: BaseException | None) -> None:
-        """The data layer was asked for a thread."""
+        """The data layer has looked up a thread."""
         check = _current_check.get()
         if check is not None and check.thread is None:
             if error is not None:
@@ -231,7 +231,7 @@ class Access(Probe):
                 check.thread = "found"
 
     def on_connected(self, sid: str, check: _AccessCheck, error: BaseException | None) -> None:
-        """Chainlit has said whether a socket may connect."""
+        """Chainlit's `connect` handler has accepted or refused a socket."""
         _current_check.reset(check.token)
         refusal = str(error) if isinstance(error, ConnectionRefusedError) else ""
         refused = refusal in _REFUSALS
@@ -248,13 +248,13 @@ class Access(Probe):
             self.record_attempt("websocket", "denied")
 
     def on_resume(self) -> _AccessCheck:
-        """A session is about to go on with a stored thread."""
+        """A session is about to resume a stored thread."""
         return _AccessCheck()
 
     def on_resumed(self, session: ChainlitSession, check: _AccessCheck, refused: bool) -> None:
-        """A session goes on with a stored thread, or is not let."""
+        """A session has resumed a stored thread, or was refused to."""
         _current_check.reset(check.token)
-        # From Chainlit 2.9.2 on, the socket that came with the thread has been checked.
+        # From Chainlit 2.9.2 on, the thread was checked when the socket connected.
         if check.thread == "error" or (
             check.thread is not None and session not in self._with_checked_thread
         ):
@@ -269,7 +269,7 @@ class Access(Probe):
     # HTTP
 
     def on_thread_requested(self, error: BaseException | None) -> None:
-        """Chainlit has said whether a user may have a thread."""
+        """Chainlit has checked whether a user may have a thread."""
         if error is None:
             self.record_attempt("thread", "granted")
         else:
@@ -277,7 +277,7 @@ class Access(Probe):
 
 
 def _status(error: BaseException) -> int | None:
-    """Return the status of an HTTP answer: the one that FastAPI gives, or that httpx got."""
+    """Return the HTTP status of an exception of FastAPI or of httpx; None if it has none."""
     answer = getattr(error, "response", error)
     status = getattr(answer, "status_code", None)
     return status if isinstance(status, int) else None
@@ -319,7 +319,7 @@ def _wrap_authenticate_user(access: Access) -> Any:
 def _wrap_get_oauth_redirect_error(access: Access) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         with access.guard:
-            # It is called from within the `except` of what went wrong, if anything did.
+            # It is called inside the `except` clause, if there was an exception.
             access.on_oauth_redirect(args[0], sys.exc_info()[1])
         return wrapped(*args, **kwargs)
 

@@ -1,9 +1,9 @@
 """Bots: Chainlit's own apps for Slack, Teams and Discord.
 
-Each takes a message in by a function of its own, which makes an HTTP session, answers by the same
+Each of them handles a message by a function of its own, which makes an HTTP session, calls the same
 callbacks as the page, and sends by an emitter of its own: neither the handlers of the sockets nor
-`sio.emit` hear of it. Their modules are imported only where a token asks for them, so each is
-wrapped when that happens.
+`sio.emit` are called. Their modules are imported only if a token for them is set, so each is
+wrapped at its import.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class _Bot(NamedTuple):
 
     Attributes:
         module: Its module.
-        process: Name of the function that takes a message in and answers it.
-        init_context: Name of the function that is given the session made for it.
+        process: Name of the function that handles a message.
+        init_context: Name of the function that gets the session of the message.
         emitter: Name of the class that sends.
-        text: Gives the text of what `process` takes in first.
+        text: Returns the text of the first argument of `process`.
     """
 
     module: str
@@ -72,7 +72,7 @@ _BOTS = (
 
 
 class _Incoming:
-    """A message that has come in, and its turn from when it has a session."""
+    """A message that has arrived, and its turn, which starts once it has a session."""
 
     __slots__ = ("arrived", "message", "turn")
 
@@ -86,7 +86,7 @@ _incoming: ContextVar[_Incoming | None] = ContextVar("chainlit_otel_incoming", d
 
 
 class Bots(Probe):
-    """The messages that bots take in and send."""
+    """The messages that bots receive and send."""
 
     name = "bots"
 
@@ -107,14 +107,14 @@ class Bots(Probe):
         self._messages.on_received(bot.text(incoming.message))
 
     def on_end(self, bot: _Bot, incoming: _Incoming, error: BaseException | None) -> None:
-        """A message is answered, or was not worth it, or has failed."""
+        """A message is handled, ignored or has failed."""
         if incoming.turn is None and error is not None:
             self.on_session(bot, incoming, None)
         if incoming.turn is not None:
             self._messages.end_turn(incoming.turn, error)
 
     def on_step(self, step: Any) -> None:
-        """A step was sent; of all of them a bot shows the app's messages that are not empty."""
+        """A step was sent, of which bots show only messages of the app that are not empty."""
         if step["type"] == "assistant_message" and step.get("output"):
             self._messages.on_message_sent(step, is_new=True)
         elif step["type"] == "user_message" and (turn := current_turn.get()) is not None:
@@ -122,7 +122,7 @@ class Bots(Probe):
             turn.message_id = step["id"]
 
     def on_element(self, element: Any) -> None:
-        """A file was sent; a bot shows those that are to be seen beside the message."""
+        """A file was sent, of which bots show only those with the display `inline`."""
         if element.get("display") == "inline":
             self._messages.on_output(element)
 
@@ -134,7 +134,7 @@ def _wrap_bot(patches: Patches, bots: Bots, bot: _Bot, module: Any) -> None:
     with bots.guard:
         for name in (bot.process, bot.init_context, bot.emitter):
             if not hasattr(module, name):
-                log(logging.WARNING, "turns of %s do not count: no %s", bot.module, name)
+                log(logging.WARNING, "turns of %s are not counted: no %s", bot.module, name)
                 return
         emitter = getattr(module, bot.emitter)
         patches.replace_attribute(
@@ -180,7 +180,7 @@ def _wrap_init_context(patches: Patches, bots: Bots, bot: _Bot, original: Functi
         context = original(*args, **kwargs)
         with bots.guard:
             incoming = _incoming.get()
-            # A reaction to a message has a session, too, and is no message.
+            # A reaction to a message makes a session, too, and is no message.
             if patches.active and incoming is not None and incoming.turn is None:
                 bots.on_session(bot, incoming, context.session)
         return context
@@ -193,7 +193,7 @@ def _wrap_send(
 ) -> Method:
     @wraps(original)
     async def send(emitter: Any, *args: Any, **kwargs: Any) -> Any:
-        # What the service does not take has not been sent.
+        # If the service raises, nothing was sent.
         result = await original(emitter, *args, **kwargs)
         with guard:
             if patches.active:
@@ -204,5 +204,5 @@ def _wrap_send(
 
 
 def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return the first argument of a call, be it given by position or by name."""
+    """Return the first argument of a call, whether by position or by name."""
     return next(iter((*args, *kwargs.values())), None)

@@ -1,14 +1,13 @@
 """Callbacks: the functions of the app that Chainlit keeps in `config.code`.
 
-`wrap_user_function` swallows what a callback raises, so the error is only seen between it and
-the function that it wraps. That function is in a cell of the wrapper's closure. The cell is changed
-for callbacks that are there already, and for each that is registered from then on, be it while the
-app runs or when `chainlit run -w` loads it again: every decorator asks `wrap_user_function` for the
-wrapper. Only afterwards does the decorator say what the callback is for, so its name is looked up
-when it is first called.
+`wrap_user_function` swallows the exceptions of a callback, so an error can only be seen between it
+and the function that it wraps. That function is in a cell of the wrapper's closure. The cell is
+replaced for callbacks that are registered already, and for each that is registered later, such as
+when `chainlit run -w` loads the app again: every decorator calls `wrap_user_function`. A decorator
+registers the wrapper under its name only afterwards, so the name is looked up at the first call.
 
-Of `on_audio_chunk`, which is called for every frame of a voice, only what fails is recorded, and it
-has no span.
+`on_audio_chunk` is called for every frame of a voice, so only its errors are recorded, without a
+span.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ Function = Callable[..., Any]
 
 _CELL = "user_function"
 _ACTIONS = 64
-# What an error of makes a turn fail.
+# The callbacks whose error makes the turn fail.
 _ANSWERS = ("on_message", "on_audio_end")
 
 
@@ -46,8 +45,8 @@ class _Callback:
 
     Attributes:
         wrapper: Chainlit's wrapper of it.
-        name: What it is for; None before it is first called, or if it is for nothing known.
-        action: The name of the action that it is for, if it is for one.
+        name: Its name, as in `config.code`; None before its first call, or if it is not there.
+        action: The name of the action that it handles, if it does.
     """
 
     __slots__ = ("action", "name", "wrapper")
@@ -83,7 +82,7 @@ class Callbacks(Probe):
         self._names: dict[int, tuple[ReferenceType[CodeType], str]] = {}
 
     def install(self, patches: Patches) -> None:
-        """Observe the callbacks, those of now and those to come."""
+        """Observe the callbacks that are registered now, and those that will be."""
         decorators, utils = import_module("chainlit.callbacks"), import_module("chainlit.utils")
         wrap_user_function = getattr(utils, "wrap_user_function", None)
         if wrap_user_function is None or _cell(wrap_user_function(lambda: None)) is None:
@@ -99,7 +98,7 @@ class Callbacks(Probe):
         return {catalog.CALLBACK_NAME: self.names, catalog.ACTION_NAME: self.actions}
 
     def on_startup(self) -> None:
-        """Observe the callbacks of an app that had `wrap_user_function` imported before."""
+        """Observe the callbacks of an app that imported `wrap_user_function` before."""
         self.instrument_all()
 
     def name_of(self, code: CodeType) -> str | None:
@@ -109,7 +108,7 @@ class Callbacks(Probe):
 
     def _remember(self, code: CodeType, name: str) -> None:
         key = id(code)
-        # It goes before another object can have its number.
+        # Removed before another object can have this id.
         self._names[key] = ref(code, lambda _: self._names.pop(key, None)), name
 
     def instrument(self, wrapper: Function) -> None:
@@ -132,7 +131,7 @@ class Callbacks(Probe):
             self._expect(name)
 
     def _expect(self, name: str) -> None:
-        """Have what the app can do at zero before it first does it."""
+        """Show the series of what the app can do at zero, before it does it."""
         if name in catalog.CALLBACK_NAME.values:
             outcomes = product((name,), ("ok", "error"))
             self.telemetry.expect(catalog.CALLBACK_DURATION, *outcomes)
@@ -141,10 +140,10 @@ class Callbacks(Probe):
             self.telemetry.expect(catalog.ACCESS_ATTEMPTS, *checks)
 
     def _find(self, callback: _Callback, function: Function) -> None:
-        """Look up what a callback is for."""
+        """Look up the name of a callback."""
         wrapper = callback.wrapper()
         for name, action, registered in _registered():
-            # Somebody may have put another function around the wrapper since.
+            # The wrapper may have been wrapped by the app since.
             if inspect.unwrap(registered, stop=lambda f: f is wrapper) is wrapper:
                 callback.name = self.names(name)
                 self._expect(name)
@@ -154,7 +153,7 @@ class Callbacks(Probe):
                 return
 
     def _wrap_callback(self, patches: Patches, function: Function, callback: _Callback) -> Function:
-        """Return a function of the same kind and signature, since Chainlit asks for both."""
+        """Return a function of the same kind and signature: Chainlit depends on both."""
         guard = self.guard
 
         if inspect.iscoroutinefunction(function):

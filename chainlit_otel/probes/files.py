@@ -1,7 +1,7 @@
-"""Files: `BaseSession.persist_file`, by which every file gets to its session.
+"""Files: `BaseSession.persist_file`, which stores every file of a session.
 
-It writes what a user uploads, in the page or by a bot, and what an element of the app holds. An
-element that is an address only, or one that is sent again unchanged, writes nothing.
+It stores what a user uploads, in the page or by a bot, and the content of the elements of the app.
+An element that has only an address, or that is sent again unchanged, stores nothing.
 """
 
 from __future__ import annotations

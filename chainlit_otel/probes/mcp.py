@@ -1,7 +1,7 @@
-"""MCP connections: `chainlit.session.McpSession`, which is there from Chainlit 2.11 on.
+"""MCP connections: `chainlit.session.McpSession`, which Chainlit has from 2.11 on.
 
-One is made for each connection that stands, and closed when it is replaced, given up by its user
-or left behind by a session that is deleted.
+One is made for each open connection, and closed when it is replaced, closed by its user, or its
+session is deleted.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
 class Mcp(Probe):
-    """The MCP connections that stand. They cannot be hashed, so they go by their identity."""
+    """The open MCP connections, by their identity: they are not hashable."""
 
     name = "mcp"
-    # Chainlit before 2.11 keeps its MCP connections where nothing can be hooked.
+    # Older releases keep their MCP connections in a dictionary, without a call to wrap.
     is_optional = True
 
     def __init__(self, context: ProbeContext) -> None:
@@ -36,7 +36,7 @@ class Mcp(Probe):
         self.telemetry.register_observable(catalog.MCP_CONNECTIONS, self.active, self.guard)
 
     def on_open(self, connection: Any) -> None:
-        """A connection stands; it counts until it is closed or garbage-collected."""
+        """A connection is open; it counts until it is closed or garbage-collected."""
         key = id(connection)
         finalizer = weakref.finalize(connection, self._open.pop, key, None)
         finalizer.atexit = False
@@ -48,7 +48,7 @@ class Mcp(Probe):
             finalizer()
 
     def active(self) -> dict[tuple[str, ...], int]:
-        """How many stand."""
+        """Return how many are open."""
         return {(): len(self._open)}
 
 

@@ -1,9 +1,9 @@
 """What Chainlit keeps for sessions that are gone: entries of its tables, and directories of files.
 
-`chat_contexts` is never cleaned, `user_sessions` only for websocket sessions whose end went well,
-and the files of an HTTP session only if somebody deletes it. A directory counts as left behind if
-no session of this process has it: one of an earlier process that was killed does, and so does one
-of another process that runs in the same directory.
+`chat_contexts` is never cleaned up, `user_sessions` only for websocket sessions that end without an
+error, and the files of an HTTP session only if the app deletes that. A directory of files counts if
+no session of this process has it, also if it is of an earlier process that was killed, or of
+another one that runs in the same directory.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Retained:
         }
 
     def _files(self) -> frozenset[str]:
-        """Return the sessions that have files, as of some seconds ago: it takes the disk."""
+        """Return the sessions that have files, at most some seconds old: it reads the disk."""
         now = self._clock()
         if self._sampled is None or now - self._sampled >= _SAMPLED_EVERY:
             self._sampled = now
@@ -49,9 +49,9 @@ class Retained:
 
 
 def _orphans(module: str, table: str, alive: Set[str]) -> int:
-    # `chainlit.chat_context` as an attribute is something else, of the same name.
+    # By its module name: the attribute `chat_context` of the package is another object.
     entries: dict[str, Any] = getattr(import_module(f"chainlit.{module}"), table)
-    # The table may have grown for a long time; those alive are few.
+    # Not a loop over the table, which may be large; the sessions that are alive are few.
     return len(entries) - sum(session in entries for session in alive)
 
 

@@ -26,15 +26,15 @@ class SessionSpans:
     def __init__(self, context: ProbeContext) -> None:
         self._sessions = context.get(Sessions)
         self._tracing = context.tracing
-        # What connected each socket, by the id of the socket.
+        # The span of the connect of each socket, by the id of the socket.
         self._connects: dict[str, SpanContext] = {}
 
     def connected(self, sid: str, span: SpanContext) -> None:
-        """Keep which span has connected a socket, until `forget`."""
+        """Store the span of the connect of a socket, until `forget`."""
         self._connects[sid] = span
 
     def forget(self, sid: str) -> list[SpanContext]:
-        """Return the span that has connected a socket that is gone, if there was one."""
+        """Remove and return the span of the connect of a socket, if there was one."""
         span = self._connects.pop(sid, None)
         return [] if span is None else [span]
 
@@ -43,7 +43,7 @@ class SessionSpans:
         self._connects.clear()
 
     def links(self, session: ChainlitSession | None) -> list[SpanContext]:
-        """Return the span that connected the current socket of a session, if there is one."""
+        """Return the span of the connect of a session's current socket, if there is one."""
         span = self._connects.get(getattr(session, "socket_id", ""))
         return [] if span is None else [span]
 
@@ -68,7 +68,7 @@ class SessionSpans:
         with self._tracing.guard:
             if session is not None:
                 described = self._sessions.attributes(session)
-        # A link and no parent: the span of a socket, if there is one, lasts as long as the tab.
+        # Links and no parent: a span of a socket, if there is one, lasts as long as its tab.
         links = [current_span_context(), *self.links(session)]
         return self._tracing.start_root(name, {**described, **attributes}, links, start)
 
@@ -79,16 +79,16 @@ class SessionSpans:
         start: int | None = None,
         parent: SpanScope | None = None,
     ) -> SpanScope:
-        """Start a span that may have a parent or not.
+        """Start a span, as a child of the current one if there is one.
 
-        Outside of any span of ours it has the attributes of the session, and if that is one of
-        a websocket, it is the root of a new trace.
+        Outside of any span of ours it has the attributes of the session, and for a websocket
+        session it is the root of a new trace.
 
         Args:
             name: Name of the span.
             attributes: Attributes of the span.
             start: Start time, in nanoseconds since the epoch; now by default.
-            parent: Its parent, if that is known, whatever is current.
+            parent: Its parent, in place of the current span.
         """
         if not self._tracing.is_enabled:
             return NOOP_SCOPE

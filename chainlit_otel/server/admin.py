@@ -1,6 +1,6 @@
 """The admin server: a thread and an event loop of its own.
 
-It answers while the application's event loop is blocked, which is when it is needed.
+It answers while the application's event loop is blocked, when it is needed most.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PORTS = 16
 _MOST_CONNECTIONS = 48
 _HEADER_TIMEOUT = 5.0  # seconds from the connection to the end of the first request's header
 _ANSWER_TIMEOUT = 30.0  # seconds from there until the answer has been read
-_GRACE = 1.0  # seconds in which a connection is not closed for the sake of another
+_GRACE = 1.0  # seconds in which a connection is not closed to make room for another
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
@@ -37,10 +37,10 @@ class AdminServer:
         app: What to serve.
         host: Address to listen on.
         port: Port to listen on; the next free one of sixteen if it is taken, any if 0.
-        allowed_hosts: Names by which it may be asked, besides its own, if it listens on loopback.
+        allowed_hosts: More host names that requests may have, if it listens on loopback.
 
     Raises:
-        OSError: None of the ports can be had.
+        OSError: None of the ports is free, or the address is wrong.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class AdminServer:
             ws="none",
             http=_Connection,
         )
-        # It imports what it needs, and the thread must not: Chainlit's `load_module` meanwhile
-        # changes `sys.path`, which would fail the import there, or the app's own here.
+        # It imports modules here, and not in the thread: there it would race with Chainlit's
+        # `load_module`, which changes `sys.path` meanwhile.
         config.load()
         self._server = _IdleServer(config)
         self._thread = Thread(target=self._run, name="chainlit-otel-admin", daemon=True)
@@ -101,7 +101,7 @@ class AdminServer:
 
 
 class _Connection(H11Protocol):
-    """A connection that keeps nobody waiting: neither us for long, nor those who come after it."""
+    """A connection with timeouts, of which only so many are open at a time."""
 
     connections: set[_Connection]  # type: ignore[assignment]
     _since = 0.0
@@ -110,12 +110,12 @@ class _Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
-        self._allow(_HEADER_TIMEOUT)
+        self._start_timer(_HEADER_TIMEOUT)
         if len(self.connections) <= _MOST_CONNECTIONS:
             return
-        silent = [other for other in self.connections if other._is_silent()]
-        if silent:
-            min(silent, key=attrgetter("_since")).give_up()
+        idle = [other for other in self.connections if other._is_idle()]
+        if idle:
+            min(idle, key=attrgetter("_since")).abort()
         else:
             self.connections.discard(self)
             transport.write(_BUSY)
@@ -125,33 +125,33 @@ class _Connection(H11Protocol):
         answering = self.cycle
         super().data_received(data)
         if self.cycle is not answering:
-            self._allow(_ANSWER_TIMEOUT)
+            self._start_timer(_ANSWER_TIMEOUT)
 
     def on_response_complete(self) -> None:
         answered = self.cycle
         super().on_response_complete()
-        # The next request may have been here already.
+        # The next request may have arrived already.
         if self.cycle is not answered:
-            self._allow(_ANSWER_TIMEOUT)
+            self._start_timer(_ANSWER_TIMEOUT)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
 
-    def give_up(self) -> None:
-        """Close the connection, whether anybody has read what was sent or not."""
+    def abort(self) -> None:
+        """Close the connection, whether the answer has been read or not."""
         self._stop_timer()
         self.connections.discard(self)
         self.transport.abort()
 
-    def _is_silent(self) -> bool:
-        """Tell whether it has had the time to ask for something, and has not."""
-        waits = self.cycle is None or self.cycle.response_complete
-        return waits and self.loop.time() - self._since > _GRACE
+    def _is_idle(self) -> bool:
+        """Tell whether it has had the time to send a request, and has not."""
+        no_request = self.cycle is None or self.cycle.response_complete
+        return no_request and self.loop.time() - self._since > _GRACE
 
-    def _allow(self, seconds: float) -> None:
+    def _start_timer(self, seconds: float) -> None:
         self._stop_timer()
-        self._timer = self.loop.call_later(seconds, self.give_up)
+        self._timer = self.loop.call_later(seconds, self.abort)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -159,7 +159,7 @@ class _Connection(H11Protocol):
 
 
 class _IdleServer(uvicorn.Server):
-    """A server that sleeps until it is asked or stopped; uvicorn's own wakes ten times a second."""
+    """A server that sleeps until there is a request; uvicorn's own wakes ten times a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -172,9 +172,9 @@ class _IdleServer(uvicorn.Server):
             await self._ended.wait()
 
     def close_sockets(self) -> None:
-        """Close the connections in this process alone, without a word to their clients."""
+        """Close the connections in this process only, without a packet to their clients."""
         for connection in list(self.server_state.connections):
-            # Not by the transport, which would have the system's handle of the loop forget it.
+            # Not by the transport, which would unregister it from the epoll instance of the parent.
             connection.transport._sock.close()  # type: ignore[attr-defined]
 
     def end(self) -> None:

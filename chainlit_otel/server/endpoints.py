@@ -26,7 +26,7 @@ from chainlit_otel.server.rendering import Page, wanted
 from chainlit_otel.server.sharing import SharedPages
 
 Health = Callable[[], Mapping[str, Any]]
-"""Tells the state of our own probes: `status` is `ok` or `degraded`."""
+"""Returns the state of our own probes: `status` is `ok` or `degraded`."""
 
 _ELSEWHERE = (
     "# chainlit-otel: the metrics of Chainlit go to the MeterProvider that the application set; "
@@ -41,10 +41,10 @@ class MetricsEndpoint:
     """Serves the metrics in the Prometheus text format or in OpenMetrics, as asked for.
 
     Args:
-        reader: The metrics; None if they go elsewhere, which is then said in a comment.
+        reader: The metrics; None if they go to the application's provider, as a comment then says.
         token: Bearer token that must be sent, if any.
         guard: Holds what goes wrong with one metric.
-        label_sets: Tells which label sets of a histogram exist before their first value.
+        label_sets: Returns the label sets of a histogram that exist before their first value.
     """
 
     def __init__(
@@ -126,14 +126,14 @@ _INDEX = """\
 
 
 class KnownHosts:
-    """Lets in who came by a name that this machine is known by to its own processes.
+    """Accepts only requests whose `Host` is a name of this machine.
 
-    A browser sends the name by which a page has led it here: that of the page's own site, if that
-    resolves to loopback by now (DNS rebinding).
+    It stops DNS rebinding: a web page whose own host name resolves to loopback by now could else
+    have a browser read the metrics. Such a request has the host name of that page.
 
     Args:
         app: What is served.
-        others: More names that are let in.
+        others: More names that are accepted.
 
     Attributes:
         app: What is served, by the name that ASGI middlewares have for it.
@@ -151,7 +151,7 @@ class KnownHosts:
         await app(scope, receive, send)
 
 
-# What a container's host is called inside of it.
+# The names of the host inside a container.
 _HOSTS_OF_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 
 

@@ -1,10 +1,10 @@
 """The metrics of a MeterProvider as families of prometheus_client.
 
-The official exporter pins the SDK to one minor release, adds three scope labels to every
-series and cannot show a series before its first event; this one does none of that.
+The official exporter pins the SDK to one minor release, adds three scope labels to every series,
+and cannot show a series before its first event; this one does none of that.
 
-Whatever the application measures, what comes out can be rendered and parsed: what becomes the same
-in Prometheus is merged, and what cannot be shown is left out, counted, and said once.
+The result can always be rendered and parsed, whatever the application measures: series that become
+the same in Prometheus are merged, and what cannot be shown is left out, counted, and logged once.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ class OpenTelemetryCollector(Collector):
         reader: The reader.
         guard: Holds what goes wrong with one metric; the others are served all the same.
         process: Collects the metrics of the process.
-        label_sets: Tells which label sets of a histogram have to exist before their first value.
-            The SDK shows a series from its first record on, and `rate()` would lose that one.
+        label_sets: Returns the label sets of a histogram that exist before their first value. The
+            SDK shows a series from its first record on, and `rate()` would lose that one.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class OpenTelemetryCollector(Collector):
         data = self._reader.read()
         resources = data.resource_metrics if data else ()
         families = _Families(self._reader.dropped)
-        # What others measure takes no name of the process and none of the catalogue.
+        # First, so that no metric of others takes the name of one of these or of the catalogue.
         with self._guard:
             for family in self._process.collect():
                 families.add(family)
@@ -94,11 +94,11 @@ class OpenTelemetryCollector(Collector):
                             families.add_metric(metric, {})
                     else:
                         others.append((metric, scope))
-        for kept in self._reader.histograms.read() if self._reader.histograms else ():
+        for histogram in self._reader.histograms.read() if self._reader.histograms else ():
             with self._guard:
-                families.add_kept(*kept)
-        for histogram in _EDGES:
-            families.add_zeros(histogram, self._label_sets(histogram))
+                families.add_series(*histogram)
+        for row in _EDGES:
+            families.add_zeros(row, self._label_sets(row))
         for metric, labels in families.with_scope_labels(others):
             with self._guard:
                 families.add_metric(metric, labels)
@@ -265,8 +265,8 @@ class _Families:
             return
         family.histograms[labels] = buckets if known is None else known.plus(buckets)
 
-    def add_kept(self, metric: catalog.Metric, values: catalog.LabelSet, series: Series) -> None:
-        """Add a series of a histogram that is kept here."""
+    def add_series(self, metric: catalog.Metric, values: catalog.LabelSet, series: Series) -> None:
+        """Add a series of our own histograms."""
         family = self._families[metric.prometheus_name]
         exemplars = {
             _EDGES[metric][bucket]: _exemplar(exemplar)
@@ -302,7 +302,7 @@ def _buckets(point: HistogramDataPoint) -> _Buckets | None:
     total = _number(point.sum)
     if total is None or not all(a <= b for a, b in pairwise(bounds)):
         return None
-    # Nothing that is negative is recorded, and OpenMetrics has no sum beside a negative edge.
+    # Negative values are never recorded, and OpenMetrics allows no sum with a negative edge.
     totals = {
         _edge(bound): total
         for bound, total in zip(bounds, accumulate(point.bucket_counts), strict=True)
@@ -317,7 +317,7 @@ def _buckets(point: HistogramDataPoint) -> _Buckets | None:
 
 
 def _edge(bound: float) -> str:
-    # There are two zeros.
+    # So that -0.0 is 0.0.
     return str(floatToGoString(bound + 0.0))  # type: ignore[no-untyped-call]
 
 
@@ -327,7 +327,7 @@ def _exemplar(exemplar: Any) -> Exemplar:
 
 
 def _labels(attributes: Mapping[str, Any]) -> Labels:
-    """Return attributes as labels; what becomes one label is joined, as OpenTelemetry asks for.
+    """Return attributes as labels; keys that become one label are joined, by the specification.
 
     https://opentelemetry.io/docs/specs/otel/compatibility/prometheus_and_openmetrics/
     """
@@ -335,7 +335,7 @@ def _labels(attributes: Mapping[str, Any]) -> Labels:
     for key in sorted(attributes, key=str):
         value = attributes[key]
         text = _utf8_safe(value if isinstance(value, str) else json.dumps(value, default=str))
-        # To Prometheus, an empty label is none.
+        # In Prometheus, an empty label is a missing one.
         if text:
             label = _label(str(key))
             labels[label] = f"{labels[label]};{text}" if label in labels else text
@@ -344,7 +344,7 @@ def _labels(attributes: Mapping[str, Any]) -> Labels:
 
 @lru_cache(maxsize=1024)
 def _label(key: str) -> str:
-    # Names that begin with two underscores are for Prometheus alone, and none are left here.
+    # Runs of underscores become one, so that no name starts with two: those are reserved.
     label = re.sub(r"[^a-zA-Z0-9]+", "_", key)
     if not label or label[0].isdigit():
         label = "_" + label
@@ -352,7 +352,7 @@ def _label(key: str) -> str:
 
 
 def _utf8_safe(text: str) -> str:
-    """Return a text in which what is no UTF-8 is written out."""
+    """Return a text in which surrogates, which are no UTF-8, are escaped."""
     return text.encode(errors="backslashreplace").decode()
 
 

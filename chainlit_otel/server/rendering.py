@@ -1,7 +1,7 @@
 """The text of a scrape: the format, the encoding and the metrics that the scraper asks for.
 
-Chosen here and not by prometheus_client, which reads no weights, answers a malformed version by an
-error, and can restrict a page only to collectors that know their metrics beforehand.
+They are chosen here and not by prometheus_client, which ignores weights, answers a malformed
+version with an error, and restricts a page only for collectors that describe their metrics.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from starlette.requests import Request
 TEXT = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
-# What a family of each type adds to its name; a bare name is its own, too.
+# What a family of each type adds to its name; it may have its bare name, too.
 _SUFFIXES = {
     "counter": ("_total", "_created"),
     "histogram": ("_bucket", "_count", "_sum", "_created"),
@@ -31,7 +31,7 @@ _WEIGHT = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?")
 
 
 class Wanted(NamedTuple):
-    """What a scraper asks for; two who want the same may share one page.
+    """What a scraper asks for; two scrapers that want the same may share one page.
 
     Attributes:
         openmetrics: OpenMetrics instead of the Prometheus text format.
@@ -45,20 +45,20 @@ class Wanted(NamedTuple):
 
 
 class Page(NamedTuple):
-    """A rendered page and the headers that tell what it is."""
+    """A rendered page and its headers."""
 
     body: bytes
     headers: dict[str, str]
 
 
 def names_of(family: Family) -> frozenset[str]:
-    """Return every name that a family takes, in either format."""
+    """Return every name that a family has, in either format."""
     suffixes = ("", *_SUFFIXES.get(family.type, ()))
     return frozenset(family.name + suffix for suffix in suffixes)
 
 
 def wanted(request: Request) -> Wanted:
-    """Read what a scraper asks for. Whatever it sends, there is an answer: all as plain text."""
+    """Return what a scraper asks for; by default, and for anything malformed, all as plain text."""
     types = _weights(request, "accept")
     openmetrics = max(
         types.get("application/openmetrics-text", 0.0),
@@ -89,7 +89,7 @@ def _weights(request: Request, header: str) -> dict[str, float]:
 
 
 def render(collector: Collector, wanted: Wanted) -> Page:
-    """Collect now, and write what is wanted of it.
+    """Collect now, and render what is wanted.
 
     Args:
         collector: A registry, or anything else that collects families.

@@ -1,6 +1,6 @@
-"""Pages are made one at a time, in a thread, each for all who wait for one.
+"""Renders pages one at a time, in a thread, each for all requests that wait for one.
 
-So no event loop waits for it, and a crowd of scrapers costs little more than one.
+So no event loop is blocked by it, and a hundred scrapers cost little more than one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from prometheus_client.registry import Collector
 
 from chainlit_otel.server.rendering import Page, Wanted, render
 
-# Seconds of rest for each second of work: whoever asks meanwhile gets the next page together.
-_REST = 2.0
+# Seconds of pause for each second of work: requests in the pause share the next page.
+_PAUSE = 2.0
 
 
 class SharedPages:
@@ -30,14 +30,14 @@ class SharedPages:
     def __init__(self, collector: Collector) -> None:
         self._collector = collector
         self._lock = Lock()
-        self._waiting: dict[Wanted, Future[Page]] = {}
+        self._queued: dict[Wanted, Future[Page]] = {}
         self._busy = False
-        self._rests_until = 0.0
+        self._paused_until = 0.0
 
     async def page(self, wanted: Wanted) -> Page:
         """Return a page of what is there now.
 
-        One that is being made already may lack what has happened since; so it is the next one.
+        It is never one that is being rendered already, which may lack what has happened since.
 
         Args:
             wanted: What is wanted of it.
@@ -46,32 +46,32 @@ class SharedPages:
             RuntimeError: The collector has failed, or no thread can be started any more.
         """
         with self._lock:
-            future = self._waiting.setdefault(wanted, Future())
+            future = self._queued.setdefault(wanted, Future())
             if not self._busy:
                 Thread(target=self._make, name="chainlit-otel-pages", daemon=True).start()
                 self._busy = True
-        # One who goes away must not take the page from the others.
+        # A request that is cancelled must not cancel the page of the others.
         return await asyncio.shield(asyncio.wrap_future(future))
 
     def _make(self) -> None:
         while True:
-            time.sleep(max(0.0, self._rests_until - time.monotonic()))
+            time.sleep(max(0.0, self._paused_until - time.monotonic()))
             with self._lock:
-                batch, self._waiting = self._waiting, {}
+                batch, self._queued = self._queued, {}
                 if not batch:
                     self._busy = False
                     return
             began = time.monotonic()
             self._make_all(batch)
             now = time.monotonic()
-            self._rests_until = now + _REST * (now - began)
+            self._paused_until = now + _PAUSE * (now - began)
 
     def _make_all(self, batch: dict[Wanted, Future[Page]]) -> None:
         try:
             # One reading for all of them.
             collected = _Collected(self._collector.collect())
             pages = {wanted: render(collected, wanted) for wanted in batch}
-        except BaseException as error:  # noqa: BLE001 - what is collected may even exit
+        except BaseException as error:  # noqa: BLE001 - a collector may raise anything, SystemExit too
             for future in batch.values():
                 failed = RuntimeError(f"the metrics could not be read: {type(error).__name__}")
                 failed.__cause__ = error

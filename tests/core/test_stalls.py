@@ -205,7 +205,7 @@ def test_two_threads_count_a_stall_once() -> None:
             "by on_message at app.py:14 in slow_call",
         ),
         (Stall(None, Source("app.py", 14, "slow_call")), "at app.py:14 in slow_call"),
-        (Stall(), "by what could not be seen"),
+        (Stall(), "by unknown code"),
     ],
 )
 def test_what_is_logged_of_a_stall(stall: Stall, text: str) -> None:

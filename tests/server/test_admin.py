@@ -35,7 +35,7 @@ def serving(app: ASGIApp, host: str = "127.0.0.1", **kwargs: object) -> Iterator
         yield server
     finally:
         for connection in list(server._server.server_state.connections):
-            server._server._loop.call_soon_threadsafe(connection.give_up)  # type: ignore[union-attr]
+            server._server._loop.call_soon_threadsafe(connection.abort)  # type: ignore[union-attr]
         server.stop()
 
 

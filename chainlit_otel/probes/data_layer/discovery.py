@@ -1,8 +1,8 @@
-"""Finding the data layer, whichever it is.
+"""Finds the data layer, whichever it is.
 
-Chainlit calls `get_data_layer` at every use, by a name that each of its modules has imported for
-itself. So each of these names is rebound, and the layer is found when it is first used. Its methods
-are then wrapped on the one instance: a layer of the app need not have a base class to be wrapped.
+Chainlit calls `get_data_layer` at every use, by a name that each of its modules has imported. So
+each of these names is rebound, and the layer is found at its first use. Its methods are then
+wrapped on the instance, since a layer of the app need not have a base class that could be wrapped.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Method = Callable[..., Awaitable[Any]]
 
 
 class _Listener(NamedTuple):
-    """Who wants to hear of each data layer, once."""
+    """A function that is called with each data layer, once."""
 
     guard: Guard
     found: Callable[[Any], None]
@@ -37,7 +37,7 @@ class _Listener(NamedTuple):
 
 
 class Discovery:
-    """Tells those who ask for it of each data layer, before its first use.
+    """Calls its listeners with each data layer, before its first use.
 
     Args:
         context: What all probes share.
@@ -63,7 +63,7 @@ class Discovery:
         if not self._listeners:
             self._install()
         self._listeners.append(listener)
-        # It has not heard of the one that the others know.
+        # So that it is called with the layer that the others know already.
         self._latest = type(None)
         patches.add_cleanup(functools.partial(self._forget, listener))
 
@@ -78,14 +78,14 @@ class Discovery:
             raise SeamMissing(f"chainlit.data.{_NAME}")
 
         @wraps(original)
-        def asked(*args: Any, **kwargs: Any) -> Any:
+        def calling(*args: Any, **kwargs: Any) -> Any:
             layer = original(*args, **kwargs)
-            # It is asked for several times a turn, and is hardly ever another one.
+            # It is called several times a turn, and nearly always returns the same layer.
             if layer is not None and layer is not self._latest():
                 self._notify(layer)
             return layer
 
-        get_data_layer = like(original, asked)
+        get_data_layer = like(original, calling)
         _rebind_everywhere(original, get_data_layer)
         self._uninstall = functools.partial(_rebind_everywhere, get_data_layer, original)
 
@@ -111,7 +111,7 @@ def _rebind_everywhere(old: Any, new: Any) -> None:
 
 
 def is_instrumentable(layer: Any) -> bool:
-    """Tell whether a data layer, or its storage, can be observed; if not, say so once."""
+    """Tell whether a data layer, or its storage, can be observed; if not, warn once."""
     kind = type(layer)
     if kind.__dictoffset__ and kind.__weakrefoffset__:
         return True
@@ -122,20 +122,20 @@ def is_instrumentable(layer: Any) -> bool:
 
 
 def wrap_method(patches: Patches, layer: Any, name: str, make: Callable[[Method], Method]) -> None:
-    """Put a method of a data layer before that of its class, if it has it.
+    """Wrap a method of a data layer on the instance, if it has that method.
 
     Args:
-        patches: Puts it there.
+        patches: Takes the change.
         layer: The data layer.
         name: Name of the method.
         make: Makes the method from the one that was there.
     """
-    # A layer of the app may lack what it has no use for.
+    # A layer of the app may lack methods that the app does not use.
     method = getattr(layer, name, None)
     if callable(method) and _is_async(method):
         patches.wrap_on_instance(layer, name, make)
 
 
 def _is_async(method: Callable[..., Any]) -> bool:
-    # An object that can be called is asked for what its class has.
+    # For a callable object, its class decides.
     return inspect.iscoroutinefunction(method) or inspect.iscoroutinefunction(type(method).__call__)

@@ -1,19 +1,19 @@
 """Data layer: whatever `chainlit.data.get_data_layer` returns, each operation of it.
 
-The instance itself is observed, so the calls that it makes to itself are seen, too: an operation
-within another one is a span below it and counts no more.
+The methods are wrapped on the instance, so the calls that it makes to itself are observed, too: an
+operation inside another one is a child span, and does not count.
 
-Chainlit holds some operations back until the user writes for the first time, and then runs the
-bare functions, past any attribute; so the functions in its queues are replaced before it does.
-`SQLAlchemyDataLayer.execute_sql` swallows every exception and returns None instead, which
-nothing else does. The storage clients of Chainlit swallow them, too, and return what says so; a
-layer need not look at it, and the file is lost.
+Chainlit queues some operations until the user writes for the first time. Its queues contain the
+functions of the class, not the attributes of the instance, so these are replaced before they run.
+`SQLAlchemyDataLayer.execute_sql` swallows every exception and returns None, which it does in no
+other case. The storage clients of Chainlit swallow exceptions, too, and return a value that shows
+it; a layer that ignores that value loses the file.
 
-An operation may be called and never run: Chainlit stores by tasks that it does not wait for, and
-those of an event loop that ends, as in a thread of the app, are gone without a trace. Each is an
-error.
+An operation may be called and never run: Chainlit stores by tasks that it does not await, and if
+their event loop ends first, as in a thread of the app, they are lost without a log record. Each of
+these is an error.
 
-`close` and `build_debug_url` are no operations: they do not ask the database.
+`close` and `build_debug_url` are no operations: they do not use the database.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _STORAGES = ("storage_client", "storage_provider")  # as the layers of Chainlit 
 _CLIENTS = ("chainlit.data.storage_clients.s3",)
 _DECORATORS = "chainlit.data.utils"
 _OPERATIONS = tuple(name for name in catalog.OPERATION.values if name != catalog.OTHER)
-_SWALLOWED = "_OTHER"  # the value of `error.type` for an error that is not known
+_SWALLOWED = "_OTHER"  # `error.type` of an error whose class is not known
 
 
 class Operation:
@@ -79,19 +79,19 @@ class Operation:
         self.ended = False
 
 
-# A task that an operation leaves behind has its own copy of this: once the operation is over,
-# what that task calls counts for itself.
+# A task that outlives an operation has its own copy of this: once the operation has ended, what
+# the task calls counts again.
 _current: ContextVar[Operation | None] = ContextVar("chainlit_otel_operation", default=None)
 
 
 def _current_operation() -> Operation | None:
-    """Return the operation that this is a part of, if there is one."""
+    """Return the operation inside which this runs, if there is one."""
     operation = _current.get()
     return None if operation is None or operation.ended else operation
 
 
 class DataLayers(Probe):
-    """The data layers of the app and what is asked of them.
+    """The data layers of the app, and their operations.
 
     Attributes:
         ledger: The ledger of operations.
@@ -105,7 +105,7 @@ class DataLayers(Probe):
         super().__init__(context)
         self.ledger = OperationLedger()
         self.operations = EnumLabel(catalog.OPERATION.values)
-        self._queued = EnumLabel(catalog.QUEUED_OPERATION.values)
+        self._queued_names = EnumLabel(catalog.QUEUED_OPERATION.values)
         self.names = BoundedLabel(_LAYERS)
         self._discovery = context.get(Discovery)
         self._spans = context.get(SessionSpans)
@@ -136,12 +136,12 @@ class DataLayers(Probe):
         return {catalog.OPERATION: self.operations, catalog.DATA_LAYER_NAME: self.names}
 
     def counts(self) -> Mapping[tuple[str, ...], int]:
-        """Return the operations so far, at zero for what a known layer has not yet been asked."""
+        """Return the operations so far, with zeros for those that a known layer has not run yet."""
         self._warn()
         return {**self._zeros, **self.ledger.operations}
 
     def _warn(self) -> None:
-        """Say it once of each operation that it was lost: no exception and no span does."""
+        """Warn once of each operation that was lost: there is no exception and no span of it."""
         for name, layer in self.ledger.lost.keys() - self._warned:
             self._warned.add((name, layer))
             log(
@@ -163,7 +163,7 @@ class DataLayers(Probe):
     def _bounded(self, counts: Mapping[tuple[str, ...], int]) -> Mapping[tuple[str, ...], int]:
         bounded: Counter[tuple[str, ...]] = Counter()
         for (name,), number in dict(counts).items():
-            bounded[(self._queued(name),)] += number
+            bounded[(self._queued_names(name),)] += number
         return bounded
 
     def queue_length(self) -> Mapping[tuple[str, ...], int]:
@@ -208,7 +208,7 @@ class DataLayers(Probe):
         error: BaseException | None,
         is_counted: bool = False,
     ) -> None:
-        """An operation is over, by `error` if that is not None; it may be counted as lost."""
+        """An operation has ended, by `error` if that is not None; it may be counted as lost."""
         _current.set(parent)
         operation.ended = True
         outcome = "error" if error is None and operation.failed else outcome_of(error)
@@ -236,7 +236,7 @@ class DataLayers(Probe):
             session_queue = self._session_queues[session] = SessionQueue()
             finalizer = weakref.finalize(session, self.ledger.finalized, session_queue)
             finalizer.atexit = False
-        # Several may be under way at once, so what is new is told by what is known.
+        # Several calls may be under way at once, so new entries are found by the length.
         for _ in range(len(queue) - session_queue.operations[name]):
             self.ledger.enqueue(session_queue, name)
 
@@ -252,16 +252,16 @@ class DataLayers(Probe):
                 )
 
     def on_flushed(self, session: ChainlitWebsocketSession) -> None:
-        """Chainlit has run what it had queued; what it has left over will never run."""
+        """Chainlit has run what it had queued; what is still in the ledger will never run."""
         if session_queue := self._session_queues.pop(session, None):
             self.ledger.discard(session_queue)
 
     def on_session_deleted(self, session: ChainlitWebsocketSession) -> None:
-        """A session is deleted, and runs no more of what was queued for it.
+        """A session is deleted, and what is queued for it will never run.
 
-        Unless its user has written: Chainlit stores the thread before it runs them, and by then
-        the user may be gone. A message that has only just come is still a task. If those never
-        get that far, the operations are discarded with the session object.
+        Unless its user has written: Chainlit stores the thread before it runs the queue, and by
+        then the user may be gone. A message that has just arrived is still a task. If that does
+        not run the queue, the operations are discarded with the session object.
         """
         if session not in self._session_queues or session.has_first_interaction:
             return
@@ -384,12 +384,12 @@ def _wrap_storage_method(
 
 
 def _losses(storage: Any) -> dict[str, Callable[..., bool]]:
-    """Return what tells, by the method of a storage client, that it has swallowed an error."""
+    """Return, by method of a storage client, what tells from its result that it has failed."""
     losses: dict[str, Callable[..., bool]] = {
         "upload_file": lambda result, *_, **__: not result,
         "delete_file": lambda result, *_, **__: result is False,
     }
-    # A client of the app may well serve a file by its key.
+    # Only for clients of Chainlit: one of the app may serve files by their key.
     if any(kind.__module__.startswith(_CLIENTS) for kind in type(storage).__mro__[:-1]):
         losses["get_read_url"] = lambda result, object_key, *_, **__: result == object_key
     return losses
@@ -400,8 +400,8 @@ def _swallows(layer: Any) -> bool:
 
 
 def _is_queueing(method: Any) -> bool:
-    """Tell whether a method has the decorator of Chainlit that holds calls back."""
-    # Some objects have every attribute that they are asked for.
+    """Tell whether a method has the decorator of Chainlit that queues calls."""
+    # A mock has every attribute, so the chain may have no end.
     for _ in range(_DEEPEST):
         function = getattr(method, "__func__", method)
         if type(function) is FunctionType and function.__globals__.get("__name__") == _DECORATORS:
