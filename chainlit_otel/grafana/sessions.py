@@ -394,8 +394,8 @@ def _bounds_of_peak() -> tuple[Query, Query]:
     The maxima of two jobs may lie half an hour apart, so their sum is no lower bound: the jobs are
     added up first. The maximum of a single job is one, too, and misses nothing between two steps.
     """
-    together = f"max_over_time(sum ({recording.CONNECTED}{{{JOBS}}})[1h:15s])"
+    most_at_once = f"max_over_time(sum ({recording.CONNECTED}{{{JOBS}}})[1h:15s])"
     return (
-        Query(f"max ({together} or {recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
+        Query(f"max ({most_at_once} or {recording.PEAK_AT_LEAST}{{{JOBS}}})", "at least"),
         Query(f"sum ({recording.PEAK_AT_MOST}{{{JOBS}}})", "at most"),
     )
