@@ -61,24 +61,24 @@ class InternalErrors(list[tuple[str, BaseException]]):
 def _internal_errors() -> Iterator[InternalErrors]:
     """Fail a test in which a guard swallowed an error that the test did not expect.
 
-    A guard logs its first error only, so the log would not tell of all of them.
+    A guard logs its first error only, so the log does not have all of them.
     """
     swallowed = InternalErrors()
-    leave = Guard.__exit__
+    original = Guard.__exit__
 
-    def leave_and_tell(
+    def exit_and_note(
         self: Guard,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool:
-        held = leave(self, kind, error, traceback)
-        if held and error is not None:
+        swallows = original(self, kind, error, traceback)
+        if swallows and error is not None:
             swallowed.append((self.probe, error))
-        return held
+        return swallows
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guard, "__exit__", leave_and_tell)
+        patch.setattr(Guard, "__exit__", exit_and_note)
         yield swallowed
     if swallowed and not swallowed.expected:
         probe, error = swallowed[0]

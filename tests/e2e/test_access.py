@@ -102,12 +102,6 @@ chainlit_otel.enable()
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     with OAuthProvider() as provider, app(ENABLE, {**provider.env, **receiver.env}) as server:
         yield server

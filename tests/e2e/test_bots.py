@@ -61,12 +61,6 @@ def services() -> Iterator[Services]:
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(services: Services, receiver: Receiver) -> Iterator[ChainlitServer]:
     env = {**receiver.env, **ENV, "CHAINLIT_OTEL_CAPTURE_MESSAGES": "true"}
     with ChainlitServer({"app.py": redirect(services) + APP}, env=env) as server:

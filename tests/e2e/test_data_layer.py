@@ -130,12 +130,6 @@ async def on_message(message):
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     files = {"app.py": APP, "notes.py": LAYER}
     timeout = {"project": {"session_timeout": 1}}

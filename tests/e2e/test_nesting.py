@@ -58,12 +58,6 @@ async def on_message(message):
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def model() -> Iterator[Model]:
     with Model() as model:
         yield model

@@ -32,12 +32,6 @@ async def collect() -> None:
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     files = {path.name: path.read_text() for path in DESK.iterdir() if path.is_file()}
     files["main.py"] += COLLECT

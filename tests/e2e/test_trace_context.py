@@ -203,12 +203,6 @@ SCRIPTS: dict[str, list[dict[str, str]]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
 def server_of(host: str, receiver: Receiver) -> ChainlitServer:
     if host == "run":
         return ChainlitServer({"app.py": APP}, env=receiver.env)

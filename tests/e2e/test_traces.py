@@ -309,12 +309,6 @@ async def on_message(message):
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     with ChainlitServer({"app.py": APP}, env=receiver.env) as server:
         yield server

@@ -257,12 +257,6 @@ async def audio_end():
 
 
 @pytest.fixture(scope="module")
-def receiver() -> Iterator[Receiver]:
-    with Receiver() as receiver:
-        yield receiver
-
-
-@pytest.fixture(scope="module")
 def server(receiver: Receiver) -> Iterator[ChainlitServer]:
     config = {
         "project": {"session_timeout": 60},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,15 +13,12 @@ import yaml
 
 from chainlit_otel.grafana import files
 from chainlit_otel.rules import render
+from tests.support.typescript import type_check
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kubernetes"
 DASHBOARDS = ROOT / "dashboards"
 SCHEMA = Path(__file__).with_name("schema")
-OPTIONS = (
-    *("--noEmit", "--strict", "--skipLibCheck"),
-    *("--module", "nodenext", "--moduleResolution", "nodenext"),
-)
 # `kubectl apply` keeps a copy of an object in an annotation, and there is no room for more.
 MOST_BYTES = 262144
 PRE_STOP = 5
@@ -70,31 +66,9 @@ def selected(manifests: list[Manifest], kind: str, labels: dict[str, str]) -> li
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
-    """What the compiler says of a manifest; nothing if it has no objection."""
-    directory = tmp_path_factory.mktemp("schema")
-    for name in ("package.json", "types.ts"):
-        shutil.copy(SCHEMA / name, directory)
-    install = ["npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--silent"]
-    subprocess.run([*install, "--ignore-scripts"], cwd=directory, check=True, timeout=240)
-
-    def compile(manifest: Manifest) -> str:
-        (directory / "manifest.ts").write_text(
-            "import type { Kinds } from './types.js';\n"
-            f"export const manifest: Kinds['{manifest['kind']}'] = {json.dumps(manifest)};\n",
-            encoding="utf-8",
-        )
-        compiler = directory / "node_modules" / ".bin" / "tsc"
-        done = subprocess.run(
-            [compiler, *OPTIONS, "manifest.ts"],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert (done.returncode == 0) is not bool(done.stdout), done.stderr
-        return done.stdout
-
-    return compile
+    """What the compiler objects to in a manifest; empty if nothing."""
+    against = type_check(SCHEMA, tmp_path_factory.mktemp("schema"), "Kinds")
+    return lambda manifest: against(f"Kinds['{manifest['kind']}']", json.dumps(manifest))
 
 
 def test_every_manifest_is_what_kubernetes_and_the_operator_take(

@@ -2,57 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from chainlit_otel.grafana import files
+from tests.support.typescript import type_check
 
 SCHEMA = Path(__file__).with_name("schema")
-OPTIONS = (
-    "--noEmit",
-    "--strict",
-    "--skipLibCheck",
-    "--module",
-    "nodenext",
-    "--moduleResolution",
-    "nodenext",
-)
-
 Check = Callable[[str], str]
 
 
 @pytest.fixture(scope="module")
 def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
-    """What the compiler says of a dashboard's JSON; nothing if it has no objection."""
-    directory = tmp_path_factory.mktemp("schema")
-    for name in ("package.json", "types.ts"):
-        shutil.copy(SCHEMA / name, directory)
-    quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--silent")
-    install = ["npm", "install", "--prefer-offline", *quiet]
-    subprocess.run(install, cwd=directory, check=True, timeout=240)
-
-    def compile(text: str) -> str:
-        source = "import type { AnyDashboard } from './types.js';\n"
-        (directory / "dashboard.ts").write_text(
-            f"{source}export const dashboard: AnyDashboard = {text}", encoding="utf-8"
-        )
-        compiler = directory / "node_modules" / ".bin" / "tsc"
-        done = subprocess.run(
-            [compiler, *OPTIONS, "dashboard.ts"],
-            cwd=directory,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert (done.returncode == 0) is not bool(done.stdout), done.stderr
-        return done.stdout
-
-    return compile
+    """What the compiler objects to in a dashboard's JSON; empty if nothing."""
+    against = type_check(SCHEMA, tmp_path_factory.mktemp("schema"), "AnyDashboard")
+    return functools.partial(against, "AnyDashboard")
 
 
 @pytest.mark.parametrize("name", files())
