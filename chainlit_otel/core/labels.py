@@ -6,20 +6,24 @@ from collections.abc import Iterable
 
 from chainlit_otel.core.counts import Counts
 
+_OTHER = "other"  # recorded in place of values that overflow
+_LONGEST = 64  # characters of a value that is added while the application runs
+
 
 class EnumLabel:
     """A label with a fixed set of values; any other value overflows.
 
     Args:
-        values: The values; `other` must be one of them.
-        other: The value that is used in place of those that overflow.
+        values: The values, with `other` among them.
+
+    Raises:
+        ValueError: `other` is not among the values.
     """
 
-    def __init__(self, values: Iterable[str], other: str = "other") -> None:
+    def __init__(self, values: Iterable[str]) -> None:
         self._values = frozenset(values)
-        if other not in self._values:
-            raise ValueError(f"{other!r} is not one of the values")
-        self._other = other
+        if _OTHER not in self._values:
+            raise ValueError(f"{_OTHER!r} is not one of the values")
         self._overflowed: Counts[None] = Counts()
 
     def __call__(self, value: object) -> str:
@@ -27,7 +31,7 @@ class EnumLabel:
         if isinstance(value, str) and value in self._values:
             return value
         self._overflowed.add(None)
-        return self._other
+        return _OTHER
 
     @property
     def overflowed(self) -> int:
@@ -40,12 +44,11 @@ class BoundedLabel:
 
     Args:
         limit: How many values it takes; later ones overflow.
-        other: The value that is used in place of those that overflow.
     """
 
-    def __init__(self, limit: int, other: str = "other") -> None:
+    def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._enum = EnumLabel((other,), other)
+        self._enum = EnumLabel((_OTHER,))
         self._members: frozenset[str] = frozenset()
 
     def add(self, values: Iterable[str]) -> None:
@@ -54,14 +57,9 @@ class BoundedLabel:
             if len(self._members) < self._limit:
                 self._members |= {value}
 
-    def admit(self, value: object, longest: int = 64) -> str:
-        """Add a value while there is room, and return what is used for it.
-
-        Args:
-            value: The value; it may be anything.
-            longest: The most characters of a value that is added.
-        """
-        if isinstance(value, str) and value not in self._members and 0 < len(value) <= longest:
+    def admit(self, value: object) -> str:
+        """Add a value while there is room, unless it is empty or long; return the label of it."""
+        if isinstance(value, str) and value not in self._members and 0 < len(value) <= _LONGEST:
             self.add((value,))
         return self(value)
 
