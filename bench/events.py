@@ -73,7 +73,7 @@ def _events() -> Iterator[tuple[str, Event]]:
     yield "guard: enter and exit", functools.partial(_guarded, guard)
     for name, telemetry in (
         ("histogram: one record, read at `/metrics` alone", kept),
-        ("histogram: one record, settled at once with the SDK", handed_on),
+        ("histogram: one record, flushed at once to the SDK", handed_on),
     ):
         yield name, functools.partial(telemetry.record, catalog.TURN_DURATION, 0.5, "ok", "")
     yield from _session_events()
@@ -118,7 +118,7 @@ def _message_events() -> Iterator[tuple[str, Event]]:
     current_turn.set(turns.start(0, ""))
     yield "emit without us", lambda: _run(bare.emit("stream_token", None, to="sid"))
     yield "emit of a token", lambda: _run(server.emit("stream_token", None, to="sid"))
-    yield "emit of what is no content", lambda: _run(server.emit("task_start", None, to="sid"))
+    yield "emit of another event", lambda: _run(server.emit("task_start", None, to="sid"))
     current_turn.set(None)
 
 
@@ -134,13 +134,13 @@ def _span_events() -> Iterator[tuple[str, Event]]:
     exporting = TracerProvider(shutdown_on_exit=False)
     exporting.add_span_processor(BatchSpanProcessor(_Nowhere()))
     for name, tracer in (
-        ("span: open and close, nobody listens", NoOpTracer()),
-        ("span: open and close, exported", exporting.get_tracer("bench")),
+        ("span: start and end, tracing is off", NoOpTracer()),
+        ("span: start and end, exported", exporting.get_tracer("bench")),
     ):
         tracing = Tracing(tracer, False, Guard("tracing"))
         yield name, functools.partial(_span, tracing)
     bare = exporting.get_tracer("bench")
-    yield "span: open and close, by the SDK without us", functools.partial(_bare_span, bare)
+    yield "span: start and end, by the SDK without us", functools.partial(_bare_span, bare)
     # The exporter is another thread, whose time is not in that.
     spans = [_bare_span(bare) for _ in range(_EXPORTED)]
     yield (

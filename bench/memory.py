@@ -38,7 +38,7 @@ if os.environ["BENCH_VARIANT"] == "observed":
 TRACED = "BENCH_TRACE" in os.environ
 
 
-def tell(*_):
+def measure(*_):
     for _ in range(3):
         gc.collect()
     with open("/proc/self/statm") as file:
@@ -48,11 +48,11 @@ def tell(*_):
         for found in tracemalloc.take_snapshot().statistics("lineno"):
             frame = found.traceback[0]
             by_file[f"{frame.filename}:{frame.lineno}"] = [found.size, found.count]
-    with open("told", "a") as file:
+    with open("usage", "a") as file:
         file.write(json.dumps({"resident": resident, "by_file": by_file}) + chr(10))
 
 
-signal.signal(signal.SIGUSR1, tell)
+signal.signal(signal.SIGUSR1, measure)
 
 
 @cl.on_chat_start
@@ -70,7 +70,7 @@ _AT_ONCE = 20
 _READY_TIMEOUT = 300.0
 
 
-class Held(NamedTuple):
+class MemoryUse(NamedTuple):
     """What a server holds.
 
     Attributes:
@@ -138,19 +138,21 @@ class Sockets:
                     ready.set()
 
 
-def _held(server: ChainlitServer) -> Held:
-    before = server.read("told").count("\n")
+def _memory_use(server: ChainlitServer) -> MemoryUse:
+    before = server.read("usage").count("\n")
     os.kill(server.pid, signal.SIGUSR1)
     deadline = time.monotonic() + _READY_TIMEOUT
-    while server.read("told").count("\n") == before:
+    while server.read("usage").count("\n") == before:
         if time.monotonic() > deadline:
             raise SystemExit(f"no answer\n{server.tail()}")
         time.sleep(0.05)
-    told = json.loads(server.read("told").splitlines()[-1])
-    return Held(told["resident"], {line: tuple(n) for line, n in told["by_file"].items()})
+    usage = json.loads(server.read("usage").splitlines()[-1])
+    return MemoryUse(usage["resident"], {line: tuple(n) for line, n in usage["by_file"].items()})
 
 
-async def _grown(variant: str, sessions: int, turns: bool, trace: bool) -> tuple[float, Held, Held]:
+async def _grown(
+    variant: str, sessions: int, turns: bool, trace: bool
+) -> tuple[float, MemoryUse, MemoryUse]:
     """Return what each session takes, and what the server held before and with them."""
     env = {
         "BENCH_VARIANT": variant,
@@ -161,13 +163,13 @@ async def _grown(variant: str, sessions: int, turns: bool, trace: bool) -> tuple
         sockets = Sockets(server, turns)
         # What is made once is not what each of them takes.
         async with sockets.connected(200):
-            before = await asyncio.to_thread(_held, server)
+            before = await asyncio.to_thread(_memory_use, server)
             async with Sockets(server, turns).connected(sessions):
-                after = await asyncio.to_thread(_held, server)
+                after = await asyncio.to_thread(_memory_use, server)
     return (after.resident - before.resident) / sessions, before, after
 
 
-def _report(before: Held, after: Held, sessions: int) -> None:
+def _report(before: MemoryUse, after: MemoryUse, sessions: int) -> None:
     grown = {
         line: (
             size - before.by_file.get(line, (0, 0))[0],
@@ -185,7 +187,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=3000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--turns", action="store_true", help="each session has had a turn")
-    parser.add_argument("--trace", action="store_true", help="tell what allocates it, too")
+    parser.add_argument("--trace", action="store_true", help="show what allocates it, too")
     options = parser.parse_args()
     more = []
     for number in range(options.rounds):

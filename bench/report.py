@@ -64,8 +64,8 @@ def method(plan: Plan) -> str:
     who = "one visitor" if plan.visitors == 1 else f"{plan.visitors} visitors at once"
     return (
         f"Medians of {plan.rounds} rounds of {plan.turns} turns of {who}, {plan.slice} turns at a "
-        "time; what is more is told within each round. Full garbage collections add at most what "
-        "is told as GC."
+        "time; *more* is compared within each round. Full garbage collections add at most the "
+        "column *GC*."
     )
 
 

@@ -160,8 +160,8 @@ def main() -> int:
     quiet = _p99(found["quiet"])
     print("| | turns | median | p99 | p99 by quiet | answers |\n|---|---|---|---|---|---|")
     for kind, turns in found.items():
-        told = ", ".join(f"{n} {what}" for what, n in got[kind].most_common())
-        print(f"| {kind} | {_figures(turns)} | {_p99(turns) / quiet:.2f} | {told} |")
+        shown = ", ".join(f"{n} {what}" for what, n in got[kind].most_common())
+        print(f"| {kind} | {_figures(turns)} | {_p99(turns) / quiet:.2f} | {shown} |")
     return 0
 
 

@@ -3,10 +3,10 @@
 Each round starts one server of each variant. They take turns in short slices, in an order that is
 reversed from slice to slice, so that whatever else the machine does falls on all of them alike.
 What a slice costs is read from the CPU clock of the server process, which has all its threads in
-it, those that have ended too; and what a slice recorded is settled and exported before that.
+it, those that have ended too; and what a slice recorded is flushed and exported before that.
 
 A full garbage collection takes as long as a dozen turns and comes once in hundreds: where it falls
-would decide the outcome. So these are taken out, and their share is told from the collections of
+would decide the outcome. So these are taken out, and their share is taken from the collections of
 the middle generation, of which there are enough: after each ten of them CPython makes a full one,
 or waits, if little has become old since the last. And the same code can be some per cent faster or
 slower from process to process, by where it lies in memory; so the processes of a round get the same
@@ -258,7 +258,7 @@ def measure(plan: Plan, sink: Sink, progress: Callable[[int, Round], None]) -> l
     Args:
         plan: How much.
         sink: Takes the spans.
-        progress: Told the number and the figures of each round that is over.
+        progress: Called with the number and the figures of each round that is over.
 
     Raises:
         BenchError: A variant was not observed as it says.

@@ -176,8 +176,8 @@ def _ask(port: int, method: str, path: str, headers: dict[str, str]) -> _Answer:
     try:
         connection.request(method, path, headers=headers)
         response = connection.getresponse()
-        told = tuple(sorted((n, v) for n, v in response.getheaders() if n.lower() != "date"))
-        return _Answer(response.status, told, response.read())
+        received = tuple(sorted((n, v) for n, v in response.getheaders() if n.lower() != "date"))
+        return _Answer(response.status, received, response.read())
     finally:
         connection.close()
 

@@ -28,7 +28,7 @@ from tests.support.sign_in import sign_in
 SEED = 20261125
 SCHEMA = (Path(__file__).parents[2] / "examples" / "postgres" / "schema.sql").read_text()
 GRACE = 4
-SCRAPE = 1  # what Grafana is told; Prometheus looks twice as often
+SCRAPE = 1  # what Grafana has as the scrape interval; Prometheus scrapes twice as often
 POLL = SCRAPE / 4  # or Prometheus would wait for the pages of the script
 WINDOW = 4 * SCRAPE
 REGULARS, GUESTS, RUSH, CLEARED = 6, 3, 8, 5
