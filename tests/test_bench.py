@@ -81,7 +81,7 @@ def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
     assert names == [rule.name for rule in recordings(Windows())]
     rows = [cells(line) for line in [*recorded.splitlines()[2:], *others.splitlines()[2:]]]
     assert all(cell.endswith(" ms") for row in rows for cell in row[1:])
-    told = {row[0].strip("`").split()[0] for row in rows}
-    assert {"chainlit.recording", "chainlit.alerts", "ChainlitInstanceDown"} <= told
+    reported = {row[0].strip("`").split()[0] for row in rows}
+    assert {"chainlit.recording", "chainlit.alerts", "ChainlitInstanceDown"} <= reported
     assert "2 replicas with" in method
     assert "Prometheus 2." in machine

@@ -65,10 +65,10 @@ def test_each_error_is_counted_and_the_first_of_each_guard_is_logged(
         assert f"the {probe} probe failed" in record.getMessage()
         assert "chainlit_otel_internal_errors_total" in record.getMessage()
         assert record.exc_info is None
-        told = record.getMessage().partition("_total): ")[2].splitlines()
-        assert told[0] == "ValueError"
-        assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in test_.*', told[1])
-        assert len(told) == 2
+        reported = record.getMessage().partition("_total): ")[2].splitlines()
+        assert reported[0] == "ValueError"
+        assert re.fullmatch(rf'  File "{re.escape(__file__)}", line \d+, in test_.*', reported[1])
+        assert len(reported) == 2
         assert f"{probe} 0" not in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""What a package index is told of the project."""
+"""What a package index shows of the project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be told of a request and of an address."""
+"""What is redacted in a request and in an address."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from chainlit_otel.privacy import mask_url, redact_query, redact_scope
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "reported"),
     [
         (b"", ""),
         (b"session_id=abc", "session_id=REDACTED"),
@@ -27,9 +27,9 @@ from chainlit_otel.privacy import mask_url, redact_query, redact_scope
         (b"code=\xff", "code=REDACTED"),
     ],
 )
-def test_of_a_query_only_what_is_known_to_be_harmless_is_left(query: bytes, told: str) -> None:
-    assert redact_query(query) == told
-    assert redact_query(query.decode("latin-1")) == told
+def test_of_a_query_only_what_is_known_to_be_harmless_is_left(query: bytes, reported: str) -> None:
+    assert redact_query(query) == reported
+    assert redact_query(query.decode("latin-1")) == reported
 
 
 def test_the_redacted_query_is_bounded() -> None:
@@ -44,8 +44,8 @@ def test_no_query_lets_a_text_through(pairs: list[tuple[str, str]]) -> None:
 
 @given(st.dictionaries(st.text(alphabet="abcXYZ_"), st.text(max_size=5)))
 def test_no_name_that_a_browser_makes_up_is_left(query: dict[str, str]) -> None:
-    told = redact_query("&".join(f"CANARY{name}={value}" for name, value in query.items()))
-    assert "CANARY" not in told
+    reported = redact_query("&".join(f"CANARY{name}={value}" for name, value in query.items()))
+    assert "CANARY" not in reported
 
 
 SCOPE = {
@@ -81,7 +81,7 @@ def test_an_instrumentation_sees_of_a_request_what_it_may_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "key", "told"),
+    ("changed", "key", "reported"),
     [
         ({"method": "CANARY"}, "method", "_OTHER"),
         ({"scheme": "CANARY"}, "scheme", "http"),
@@ -90,9 +90,9 @@ def test_an_instrumentation_sees_of_a_request_what_it_may_tell() -> None:
     ],
 )
 def test_what_a_client_makes_up_is_redacted(
-    changed: dict[str, object], key: str, told: object
+    changed: dict[str, object], key: str, reported: object
 ) -> None:
-    assert redact_scope({**SCOPE, **changed}, "/", ())[key] == told
+    assert redact_scope({**SCOPE, **changed}, "/", ())[key] == reported
 
 
 def test_a_path_without_a_route_is_redacted() -> None:
@@ -100,7 +100,7 @@ def test_a_path_without_a_route_is_redacted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("url", "reported"),
     [
         ("http://host:4318/v1/traces", "http://host:4318/v1/traces"),
         ("http://me:secret@host:4318/v1", "http://***@host:4318/v1"),
@@ -114,5 +114,5 @@ def test_a_path_without_a_route_is_redacted() -> None:
         ("", ""),
     ],
 )
-def test_an_address_is_shown_without_its_secrets(url: str, told: str) -> None:
-    assert mask_url(url, "***") == told
+def test_an_address_is_shown_without_its_secrets(url: str, reported: str) -> None:
+    assert mask_url(url, "***") == reported

@@ -46,8 +46,8 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        _, _, told = self.text.partition("\nproblems\n")
-        return [line.strip() for line in told.partition("\n\n")[0].splitlines()]
+        _, _, reported = self.text.partition("\nproblems\n")
+        return [line.strip() for line in reported.partition("\n\n")[0].splitlines()]
 
     def rows(self, section: str) -> dict[str, str]:
         """The rows of a section, by their first column."""
@@ -367,7 +367,7 @@ def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
         finally:
             metrics.close()
             traces.close()
-        told = {
+        reported = {
             status: f"answers ({status}) at {place}"
             for status, place in zip(
                 statuses, (f"{metrics.url}/v1/metrics", f"{traces.url}/v1/traces"), strict=True
@@ -375,8 +375,8 @@ def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
             # A backend that is well may call an export without anything in it a bad request.
             if status in fixes
         }
-        assert len(report.problems) == len(told)
-        for problem, (status, words) in zip(report.problems, told.items(), strict=True):
+        assert len(report.problems) == len(reported)
+        for problem, (status, words) in zip(report.problems, reported.items(), strict=True):
             assert words in problem
             assert fixes[status] in problem
 
@@ -427,7 +427,7 @@ def test_a_python_out_of_its_range_is_named(patient: Patient) -> None:
 
 
 @pytest.mark.parametrize(
-    ("app", "told"),
+    ("app", "reported"),
     [
         ("raise RuntimeError('first\\nsecond')", "RuntimeError: first second"),
         ("raise SystemExit(3)", "SystemExit: 3"),
@@ -436,10 +436,12 @@ def test_a_python_out_of_its_range_is_named(patient: Patient) -> None:
         ("import os; os._exit(7)", "exit code 7"),
     ],
 )
-def test_an_app_that_cannot_be_loaded_is_one_line(patient: Patient, app: str, told: str) -> None:
+def test_an_app_that_cannot_be_loaded_is_one_line(
+    patient: Patient, app: str, reported: str
+) -> None:
     problem = assert_one_problem(patient.examine(patient.app(app)))
     assert "app.py" in problem
-    assert told in problem
+    assert reported in problem
 
 
 def test_what_is_off_is_a_problem(patient: Patient) -> None:
@@ -622,13 +624,13 @@ def test_what_opentelemetry_instrument_would_record_is_shown_with_what_stops_it(
     patient: Patient, bare: Report
 ) -> None:
     section = "opentelemetry-instrument would record"
-    told = bare.text.partition(section)[2].partition("\n\n")[0]
-    prompts = next(line for line in told.splitlines() if "prompts and answers" in line)
+    reported = bare.text.partition(section)[2].partition("\n\n")[0]
+    prompts = next(line for line in reported.splitlines() if "prompts and answers" in line)
     assert "openai" in prompts
     assert prompts.endswith("TRACELOOP_TRACE_CONTENT=false")
-    (disabled,) = set(re.findall("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=[^ \n]+", told))
+    (disabled,) = set(re.findall("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS=[^ \n]+", reported))
     assert "fastapi" in disabled
-    variables = [disabled, *re.findall(r"\w+=false", told)]
+    variables = [disabled, *re.findall(r"\w+=false", reported)]
     stopped = dict(variable.split("=") for variable in variables)
     assert section not in patient.examine(**stopped).text
 

@@ -163,7 +163,7 @@ def test_a_wrong_token_is_an_error_and_nothing_more_is_tried(grafana: Grafana) -
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "reported"),
     [
         (
             answer_of(412, message="The dashboard belongs to a plugin", status="plugin-dashboard"),
@@ -182,10 +182,10 @@ def test_a_wrong_token_is_an_error_and_nothing_more_is_tried(grafana: Grafana) -
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_what_went_wrong_is_one_line(
-    grafana: Grafana, answer: tuple[int, dict[str, str], bytes], told: str
+    grafana: Grafana, answer: tuple[int, dict[str, str], bytes], reported: str
 ) -> None:
     grafana.answer = answer
-    assert refused(push(grafana.url)).endswith(f"/api/dashboards/db: {told}")
+    assert refused(push(grafana.url)).endswith(f"/api/dashboards/db: {reported}")
 
 
 def test_a_redirect_is_an_error_and_not_followed(grafana: Grafana) -> None:

@@ -55,7 +55,7 @@ def played(events: list[tuple[int, int | None]], start: int, slew: int) -> list[
 
 
 def expected(moves: list[Moved], start: int) -> dict[str, int]:
-    """The peaks at the last of these moments, told by nothing but their list."""
+    """The peaks at the last of these moments, computed from their list alone."""
     past = [Moved(0, start, 0), *(move for move in moves if move.level is not None)]
     peaks = {"process": max(move.level or 0 for move in past)}
     for name, length in WINDOWS.items():

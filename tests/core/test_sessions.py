@@ -40,7 +40,7 @@ Ended = tuple[str, str, str, float]
 
 
 def noting(ended: list[Ended]) -> OnEnd:
-    """Note what is told of each end, without holding on to the session."""
+    """Note what is reported of each end, without a reference to the session."""
 
     def note(session: Session, reason: str, seconds: float) -> None:
         ended.append((session.type, session.client, reason, seconds))
@@ -48,7 +48,7 @@ def noting(ended: list[Ended]) -> OnEnd:
     return note
 
 
-# What the ledger must say, told by nothing but the list of what happened
+# What the ledger must have, computed from the list of what happened alone
 
 
 @dataclass(frozen=True)
@@ -484,16 +484,19 @@ def test_nothing_is_held_of_sessions_that_ended(recorded: Recorded) -> None:
 
 
 def test_what_is_called_at_an_end_gets_the_session_with_its_hash_and_its_turns() -> None:
-    told: list[Session] = []
-    ledger = SessionLedger(lambda session, *_: told.append(session))
+    reported: list[Session] = []
+    ledger = SessionLedger(lambda session, *_: reported.append(session))
     first = ledger.start("websocket", "webapp", "new", "0af7651916cd43dd")
     second = ledger.start("http", "slack", "new")
     first.turns += 3
     ledger.end(second, "completed")
     ledger.finalized(first, "other")
     ledger.starts()
-    assert told == [second, first]
-    assert [(session.hash, session.turns) for session in told] == [("", 0), ("0af7651916cd43dd", 3)]
+    assert reported == [second, first]
+    assert [(session.hash, session.turns) for session in reported] == [
+        ("", 0),
+        ("0af7651916cd43dd", 3),
+    ]
 
 
 @pytest.mark.timeout(60)
@@ -570,8 +573,8 @@ def test_a_finalizer_in_the_middle_of_any_operation_neither_blocks_nor_is_lost()
     assert not worker.is_alive(), f"operation {len(freed_by)} waits for itself"
     assert freed_by == [True] * len(operations)
     ledger.end_all("shutdown")
-    told = Counter((type, reason) for type, _, reason, _ in ended)
-    assert told["http", "completed"] == len(operations)
+    reported = Counter((type, reason) for type, _, reason, _ in ended)
+    assert reported["http", "completed"] == len(operations)
     assert sum(ledger.ends().values()) == sum(ledger.starts().values())
 
 

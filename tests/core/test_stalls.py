@@ -147,19 +147,19 @@ def test_however_seldom_the_watchdog_checks_each_stall_is_reported_and_counted_o
     clock = Clock()
     heart = Heartbeat(clock)
     heart.beat()
-    told, expected, due = 0, 0, int(INTERVAL * NS)
+    reported, expected, due = 0, 0, int(INTERVAL * NS)
     for event, gap in events:
         clock.now += gap
         if event == "check":
-            told += heart.check().began
+            reported += heart.check().began
             continue
         beat = heart.beat()
         assert beat is not None
-        told += beat.late_detection
+        reported += beat.late_detection
         expected += clock.now - due >= THRESHOLD * NS
         due = clock.now + int(INTERVAL * NS)
-        assert told == heart.stalls == expected
-    assert told == heart.stalls
+        assert reported == heart.stalls == expected
+    assert reported == heart.stalls
 
 
 def test_two_threads_count_a_stall_once() -> None:
@@ -172,13 +172,13 @@ def test_two_threads_count_a_stall_once() -> None:
 
     heart = Heartbeat(switching)
     heart.beat()
-    told = [0, 0]
+    reported = [0, 0]
     barrier = Barrier(2)
 
     def watch() -> None:
         for _ in range(rounds):
             barrier.wait()
-            told[0] += heart.check().began
+            reported[0] += heart.check().began
             barrier.wait()
 
     def live() -> None:
@@ -186,7 +186,7 @@ def test_two_threads_count_a_stall_once() -> None:
             after(clock, 2)
             barrier.wait()
             beat = heart.beat()
-            told[1] += beat is not None and beat.late_detection
+            reported[1] += beat is not None and beat.late_detection
             barrier.wait()
 
     threads = [Thread(target=watch), Thread(target=live)]
@@ -194,7 +194,7 @@ def test_two_threads_count_a_stall_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert heart.stalls == sum(told) == rounds
+    assert heart.stalls == sum(reported) == rounds
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ START = 123_456_789
 ROOM = object()
 
 
-# What the ledger must say, told by nothing but the list of what happened
+# What the ledger must have, computed from the list of what happened alone
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What is told of a turn that ended."""
+class Reported:
+    """What is reported of a turn that ended."""
 
     turn: int
     seconds: float
@@ -53,8 +53,8 @@ class Told:
     per_chunk: float | None
 
 
-def told_of(turn: Turn, number: int, seconds: float) -> Told:
-    return Told(
+def told_of(turn: Turn, number: int, seconds: float) -> Reported:
+    return Reported(
         number,
         seconds,
         turn.outcome,
@@ -64,8 +64,8 @@ def told_of(turn: Turn, number: int, seconds: float) -> Told:
     )
 
 
-def expected(events: list[Event], number: int) -> Told | None:
-    """What must have been told of a turn; None while it is under way."""
+def expected(events: list[Event], number: int) -> Reported | None:
+    """What must have been reported of a turn; None while it is under way."""
     mine = [event for event in events if event.turn == number]
     end = next((n for n, event in enumerate(mine) if event.what == "end"), None)
     if end is None:
@@ -76,7 +76,7 @@ def expected(events: list[Event], number: int) -> Told | None:
     chunks = [event.at for event in story if event.what == "chunk"]
     gaps = [b - a for a, b in pairwise(chunks)]
     outcome = "error" if "fail" in what else "cancelled" if "cancel" in what else "ok"
-    return Told(
+    return Reported(
         number,
         (mine[end].at - start.arrived) / NS,
         outcome,
@@ -118,10 +118,10 @@ class TurnMachine(RuleBasedStateMachine):
         self.offset = self.clock.wall - self.clock.now
         self.events: list[Event] = []
         self.handles: list[Turn] = []
-        self.told: list[Told] = []
+        self.reported: list[Reported] = []
         self.chunks_outside = 0
         self.ledger = TurnLedger(
-            lambda turn, seconds: self.told.append(
+            lambda turn, seconds: self.reported.append(
                 told_of(turn, self.handles.index(turn), seconds)
             ),
             lambda: self.clock.now,
@@ -190,7 +190,9 @@ class TurnMachine(RuleBasedStateMachine):
     @invariant()
     def every_turn_that_ended_was_told_once_as_it_was_at_that_moment(self) -> None:
         ends = [expected(self.events, number) for number in range(len(self.handles))]
-        assert sorted(self.told, key=lambda told: told.turn) == [told for told in ends if told]
+        assert sorted(self.reported, key=lambda reported: reported.turn) == [
+            reported for reported in ends if reported
+        ]
         for number, turn in enumerate(self.handles):
             assert turn.ended is (ends[number] is not None)
 
@@ -234,9 +236,9 @@ def test_the_first_that_a_user_sees_counts_whatever_it_is(what: list[str], gaps:
 class Recorded:
     def __init__(self) -> None:
         self.clock = Clock(now=START)
-        self.told: list[tuple[Turn, float]] = []
+        self.reported: list[tuple[Turn, float]] = []
         self.ledger = TurnLedger(
-            lambda turn, seconds: self.told.append((turn, seconds)),
+            lambda turn, seconds: self.reported.append((turn, seconds)),
             lambda: self.clock.now,
             lambda: self.clock.wall,
         )
@@ -266,7 +268,7 @@ def test_a_turn_lasts_from_the_arrival_of_its_message(recorded: Recorded) -> Non
     turn.output(recorded.clock.now)
     recorded.clock.advance(NS)
     recorded.ledger.end(turn)
-    assert recorded.told == [(turn, 6.0)]
+    assert recorded.reported == [(turn, 6.0)]
     assert turn.time_to_first_token == 5.0
 
 
@@ -312,7 +314,7 @@ def test_a_second_end_changes_nothing(recorded: Recorded) -> None:
     recorded.ledger.end(turn)
     recorded.clock.advance(NS)
     recorded.ledger.end(turn)
-    assert recorded.told == [(turn, 0.0)]
+    assert recorded.reported == [(turn, 0.0)]
     assert recorded.ledger.active() == {(): 1}
     recorded.ledger.end(other)
     assert recorded.ledger.active() == {(): 0}
@@ -326,13 +328,13 @@ def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(
     failed.error = ValueError()
     recorded.clock.advance(4 * NS)
     recorded.ledger.cancel_all()
-    assert {(turn, seconds) for turn, seconds in recorded.told[1:]} == {
+    assert {(turn, seconds) for turn, seconds in recorded.reported[1:]} == {
         (failed, 4.0),
         (under_way, 4.0),
     }
     assert [turn.outcome for turn in (done, failed, under_way)] == ["ok", "error", "cancelled"]
     recorded.ledger.cancel_all()
-    assert len(recorded.told) == 3
+    assert len(recorded.reported) == 3
     assert recorded.ledger.active() == {(): 0}
 
 
@@ -341,7 +343,7 @@ def test_the_wall_clock_does_not_enter_durations(recorded: Recorded) -> None:
     recorded.clock.advance(10 * NS)
     recorded.clock.step(-86_400 * NS)
     recorded.ledger.end(turn)
-    assert recorded.told == [(turn, 10.0)]
+    assert recorded.reported == [(turn, 10.0)]
 
 
 @pytest.mark.timeout(60)
@@ -361,8 +363,8 @@ def test_what_is_called_at_an_end_may_read_the_ledger_and_start_a_turn() -> None
 
 def test_threads_lose_nothing() -> None:
     rounds, workers = 400, 4
-    told: list[Turn] = []
-    ledger = TurnLedger(lambda turn, _: told.append(turn), SwitchingClock())
+    reported: list[Turn] = []
+    ledger = TurnLedger(lambda turn, _: reported.append(turn), SwitchingClock())
 
     def work(seed: int) -> None:
         shuffled = random.Random(seed)
@@ -385,6 +387,6 @@ def test_threads_lose_nothing() -> None:
         for _ in range(rounds):
             began += numbers.randrange(1, 4)
             numbers.random()
-    assert len(told) == len(set(told)) == began
+    assert len(reported) == len(set(reported)) == began
     assert ledger.active() == {(): 0}
     assert 1 <= ledger.peaks()[("process",)] <= 3 * workers

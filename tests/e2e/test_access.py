@@ -1,4 +1,4 @@
-"""Who was let in: every check of Chainlit's, and its result, against what the client was told."""
+"""Who was let in: every check of Chainlit's, and its result, against what the client got."""
 
 from __future__ import annotations
 
@@ -524,9 +524,9 @@ chainlit_otel.enable()
 
 
 async def everything(server: ChainlitServer) -> list[object]:
-    """Ask for everything; return what the client was told."""
+    """Ask for everything; return what the client got."""
     door = Door(server)
-    told: list[object] = []
+    reported: list[object] = []
 
     async def connect(headers: dict[str, str], thread: str = "") -> object:
         visitor = door.visitor(headers, thread)
@@ -536,23 +536,23 @@ async def everything(server: ChainlitServer) -> list[object]:
             await visitor.connect()
         except Refused as refused:
             return str(refused)
-        told.append(await visitor.talk("[('thread', 'why not'), ('nonsense',) * 2]"))
+        reported.append(await visitor.talk("[('thread', 'why not'), ('nonsense',) * 2]"))
         await visitor.leave(clear=True)
         return "connected"
 
-    told += [await door.password(p) for p in ("right", "wrong", "down", "cancelled")]
-    told += [await door.header(name) for name in ("ada", "", "down")]
-    told += [await door.oauth(code=c) for c in ("ada", "stranger", "fails", "stale", "down")]
-    told += [await door.bearer(t) for t in (token(), forged(), token(expires=-1))]
+    reported += [await door.password(p) for p in ("right", "wrong", "down", "cancelled")]
+    reported += [await door.header(name) for name in ("ada", "", "down")]
+    reported += [await door.oauth(code=c) for c in ("ada", "stranger", "fails", "stale", "down")]
+    reported += [await door.bearer(t) for t in (token(), forged(), token(expires=-1))]
     headers = await door.cookie("ada")
     for thread in ("of ada", "of bob", "of nobody"):
         answer = await door.http.get(f"/project/thread/{thread}")
-        told += [answer.status_code, answer.text, await connect(headers, thread)]
-    told += [await connect({}), await connect(headers)]
+        reported += [answer.status_code, answer.text, await connect(headers, thread)]
+    reported += [await connect({}), await connect(headers)]
     door.break_down(get_thread_author=0)
-    told.append((await door.http.get("/project/thread/of ada")).status_code)
+    reported.append((await door.http.get("/project/thread/of ada")).status_code)
     await door.http.aclose()
-    return told
+    return reported
 
 
 @pytest.mark.parametrize("enabling", [ENABLE, BREAK], ids=["with us", "with us broken"])
@@ -568,5 +568,5 @@ async def test_the_app_does_the_same(enabling: str, without_us: Callable[[], lis
 @pytest.fixture(scope="module")
 def without_us() -> Callable[[], list[object]]:
     with OAuthProvider() as provider, app("", provider.env) as server:
-        told = asyncio.run(everything(server))
-    return lambda: told
+        reported = asyncio.run(everything(server))
+    return lambda: reported

@@ -236,27 +236,27 @@ chainlit_otel.enable()
 
 
 async def everything(server: ChainlitServer) -> list[object]:
-    """Do everything; return what the client was told."""
+    """Do everything; return what the client got."""
     client = Client(server)
     visitor = await client.sign_in("ada")
     await visitor.connect()
     session = visitor.session_id
-    told: list[object] = [await client.rate(value, session) for value in (1, 0)]
-    told += [await client.take_back(), await client.take_back()]
+    reported: list[object] = [await client.rate(value, session) for value in (1, 0)]
+    reported += [await client.take_back(), await client.take_back()]
     client.break_down(upsert_feedback=0, delete_feedback=0)
-    told += [await client.rate(1), await client.take_back()]
-    told += [await client.upload(*upload) for upload in ((session, 5), (session, 2_000_000))]
-    told += [await visitor.talk("3000"), [event.name for event in visitor.events]]
-    told.append([file.stat().st_size for file in stored(server, session)])
+    reported += [await client.rate(1), await client.take_back()]
+    reported += [await client.upload(*upload) for upload in ((session, 5), (session, 2_000_000))]
+    reported += [await visitor.talk("3000"), [event.name for event in visitor.events]]
+    reported.append([file.stat().st_size for file in stored(server, session)])
     await visitor.drop()
     await visitor.reconnect()
     if "chainlit_otel" in server.files["app.py"].partition("import chainlit as cl")[0]:
         assert await visitor.talk("disable") == ["['authors', 'feedback', 'users']"]
     client.break_down()
-    told += [await client.rate(1, session), await client.upload(session, 7)]
+    reported += [await client.rate(1, session), await client.upload(session, 7)]
     await visitor.leave(clear=True)
     await client.http.aclose()
-    return told
+    return reported
 
 
 def stored(server: ChainlitServer, session: str) -> list[Path]:
@@ -267,8 +267,8 @@ def stored(server: ChainlitServer, session: str) -> list[Path]:
 @pytest.fixture(scope="module")
 def without_us() -> Callable[[], list[object]]:
     with app("") as server:
-        told = asyncio.run(everything(server))
-    return lambda: told
+        reported = asyncio.run(everything(server))
+    return lambda: reported
 
 
 @pytest.mark.parametrize("enabling", [ENABLE, BREAK], ids=["with us", "with us broken"])

@@ -173,7 +173,7 @@ def test_healthy(hosted: ChainlitServer) -> None:
 
 
 async def reload(server: ChainlitServer, witness: Visitor, app: str) -> None:
-    """Change app.py and wait until Chainlit has told the witness that it runs the new one."""
+    """Change app.py and wait until Chainlit has sent the reload of it."""
     seen = len(witness.events)
     (server.directory / "app.py").write_text(app, encoding="utf-8")
     await witness.until(

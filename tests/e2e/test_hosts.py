@@ -29,7 +29,7 @@ class Lines(SpanExporter):
     def export(self, spans):
         with open("spans.jsonl", "a") as file:
             for span in spans:
-                told = {
+                entry = {
                     "name": span.name,
                     "scope": span.instrumentation_scope.name,
                     "kind": span.kind.name,
@@ -39,7 +39,7 @@ class Lines(SpanExporter):
                     "links": [link.context.span_id for link in span.links],
                     "attributes": {key: str(value) for key, value in span.attributes.items()},
                 }
-                file.write(json.dumps(told) + "\\n")
+                file.write(json.dumps(entry) + "\\n")
         return SpanExportResult.SUCCESS
 
 
@@ -221,7 +221,7 @@ async def visit(
     server: ChainlitServer, kind: str, transports: tuple[str, str] = ("polling", "websocket")
 ) -> None:
     """Make one request of each kind, and have a turn by each transport."""
-    # The requests first: should one of them be told twice, both have come when the turns have.
+    # The requests first: should one of them be recorded twice, both have come when the turns have.
     paths = ["/project/translations"]
     async with httpx.AsyncClient() as client:
         assert (await client.get(f"{server.url}/project/translations?language=en-US")).is_success
@@ -252,8 +252,8 @@ def requests(server: ChainlitServer, path: str) -> list[Span]:
     """
 
     def where(span: Span) -> str:
-        told = span.attributes.get("url.path") or span.attributes.get("http.target")
-        return told or (span.name if span.kind == "SERVER" else "")
+        reported = span.attributes.get("url.path") or span.attributes.get("http.target")
+        return reported or (span.name if span.kind == "SERVER" else "")
 
     found = [span for span in spans(server) if span.scope != "chainlit_otel"]
     return [

@@ -90,7 +90,7 @@ class Poller:
         return (await self.http.post("/ws/socket.io/", params=self.query, content=body)).status_code
 
     async def post_and_be_closed(self, body: str) -> None:
-        """Post without waiting for an answer: it comes when a poll is told of the close."""
+        """Post without waiting for an answer: it comes when a poll gets the close."""
         with contextlib.suppress(httpx.ReadTimeout):
             await self.http.post("/ws/socket.io/", params=self.query, content=body, timeout=0.5)
 

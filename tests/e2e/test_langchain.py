@@ -1,4 +1,4 @@
-"""Chains of LangChain, told by Chainlit's own handler: their steps nest as the chain does."""
+"""Chains of LangChain, reported by Chainlit's own handler: their steps nest as the chain does."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ def counted(scrape: Scrape) -> dict[tuple[str, str], float]:
     }
 
 
-async def told(server: ChainlitServer, text: str) -> None:
+async def reported(server: ChainlitServer, text: str) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
     await visitor.talk(text)
@@ -201,7 +201,7 @@ async def agree(server: ChainlitServer) -> None:
 
 
 async def test_what_was_called_and_never_ran_is_an_error(server: ChainlitServer) -> None:
-    await told(server, "lose")
+    await reported(server, "lose")
     await agree(server)
     assert expected(server)["create_step", "error"] == 3
     assert server.log.count("create_step of Store was called and never ran to its end") == 1
@@ -211,7 +211,7 @@ async def test_what_was_called_and_never_ran_is_an_error(server: ChainlitServer)
         scrape.sum("chainlit_data_layer_operation_duration_seconds_count", chainlit_outcome="error")
         == expected(server)["create_element", "error"]
     )
-    await told(server, "go on")
+    await reported(server, "go on")
     await agree(server)
     assert expected(server)["create_step", "error"] == 3
     assert server.scrape().sum("chainlit_otel_internal_errors_total") == 0
@@ -219,7 +219,7 @@ async def test_what_was_called_and_never_ran_is_an_error(server: ChainlitServer)
 
 async def test_what_a_storage_has_lost_is_an_error(server: ChainlitServer) -> None:
     before = expected(server)
-    await told(server, "store")
+    await reported(server, "store")
     await agree(server)
     after = expected(server)
     for operation in ("create_element", "get_element", "delete_element"):

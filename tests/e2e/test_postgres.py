@@ -263,7 +263,7 @@ AWAY = 5
 
 
 async def answers(server: ChainlitServer, database: Postgres, observed: bool) -> list[object]:
-    """What one user is told before, while and after the database is away."""
+    """What one user gets before, while and after the database is away."""
     headers = await sign_in(server.url, "ada")
     visitor = Visitor(server.url, headers=headers)
     await visitor.connect()

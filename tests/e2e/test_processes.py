@@ -284,14 +284,14 @@ async def test_a_child_that_does_not_serve_chainlit_logs_nothing() -> None:
             await visitor.talk("stay")
             await asyncio.to_thread(wait_until, lambda: server.read("stays"), 60, "the child")
             await scraper.aclose()
-            told = [json.loads(server.read(name)) for name in ("process", "forked", "stays")]
-            children = [*json.loads(pooled), *told]
+            reported = [json.loads(server.read(name)) for name in ("process", "forked", "stays")]
+            children = [*json.loads(pooled), *reported]
             before = server.scrape()
             exports = len(backend.metric_exports)
             await visitor.leave(clear=True)
             await asyncio.to_thread(server.stop)
             try:
-                os.kill(told[-1]["pid"], 0)  # it is still there
+                os.kill(reported[-1]["pid"], 0)  # it is still there
                 with socket.socket() as again:
                     again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     again.bind(("127.0.0.1", server.admin_port))
@@ -300,7 +300,7 @@ async def test_a_child_that_does_not_serve_chainlit_logs_nothing() -> None:
                 await asyncio.sleep(1)  # five intervals
                 assert len(backend.metric_exports) == last > exports
             finally:
-                os.kill(told[-1]["pid"], signal.SIGKILL)
+                os.kill(reported[-1]["pid"], signal.SIGKILL)
             log = server.log
         sums = exported(backend)
 

@@ -64,9 +64,9 @@ async def test_session_events_reach_the_logger_provider_of_the_host(app: str) ->
         goodbye = staying.until(lambda: not staying.connected, "the server's goodbye")
         await asyncio.gather(asyncio.to_thread(server.stop), goodbye)
         await staying.drop()
-        told = [(log.name, log.attributes["session.id"]) for log in events()]
+        reported = [(log.name, log.attributes["session.id"]) for log in events()]
         reasons = [log.attributes.get("chainlit.session.end_reason") for log in events()]
-    assert told == [
+    assert reported == [
         ("session.start", hashed(visitor.session_id)),
         ("session.end", hashed(visitor.session_id)),
         ("session.start", hashed(staying.session_id)),

@@ -90,7 +90,7 @@ async def test_each_signal_takes_its_way_and_leads_to_the_others() -> None:
     ]
     turns = receiver.named("chainlit.turn")
     assert {turn.resource["service.name"] for turn in turns} == {"chat"}
-    # A trace leads to its logs, and a bucket to its trace, by what the data sources are told.
+    # A trace leads to its logs, and a bucket to its trace, as the data sources are configured.
     assert failures() == {turns[1].trace}
     (prometheus,) = (source for source in SOURCES if source["type"] == "prometheus")
     (link,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]

@@ -460,15 +460,15 @@ async def test_every_turn_is_a_trace_of_its_own(server: ChainlitServer, receiver
     assert all(turn.parent == "" for turn in turns)
 
 
-@pytest.mark.parametrize(("profile", "told"), [("quick", "quick"), ("made up", "other")])
+@pytest.mark.parametrize(("profile", "reported"), [("quick", "quick"), ("made up", "other")])
 async def test_a_turn_has_its_chat_profile(
-    server: ChainlitServer, receiver: Receiver, profile: str, told: str
+    server: ChainlitServer, receiver: Receiver, profile: str, reported: str
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url, chat_profile=profile))
     await stage.visitor.connect()
     await stage.visitor.talk("plain")
     turn = await stage.root("chainlit.turn")
-    assert turn.attributes["chainlit.chat_profile"] == told
+    assert turn.attributes["chainlit.chat_profile"] == reported
     await stage.visitor.leave(clear=True)
 
 

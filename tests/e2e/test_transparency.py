@@ -266,19 +266,19 @@ for path, one in before.items():
 
 async def use():
     layer = LAYERS["mock"]
-    layer.update_thread.side_effect = ValueError("as it was told")
+    layer.update_thread.side_effect = ValueError("as it was set")
     try:
         await layer.update_thread("t", name="x")
     except ValueError as error:
         return layer.update_thread.await_count, repr(layer.method_calls), str(error)
 
 
-told = asyncio.run(use())
+results = asyncio.run(use())
 chainlit_otel.disable()
 again = seen()
 left = [path for path in lasting if replaced(path, before[path], again.get(path))]
 assert [sorted(vars(layer)) for layer in LAYERS.values()] == attributes
-print(json.dumps({"wrong": wrong, "seams": seams, "told": told, "left": left}))
+print(json.dumps({"wrong": wrong, "seams": seams, "results": results, "left": left}))
 '''
 
 
@@ -297,7 +297,7 @@ def test_all_that_is_wrapped_answers_as_without_us(tmp_path: Path) -> None:
     assert found["wrong"] == {}
     assert found["left"] == []
     # What Chainlit's own tests ask of a data layer that is a mock.
-    assert found["told"] == [1, "[call.update_thread('t', name='x')]", "as it was told"]
+    assert found["results"] == [1, "[call.update_thread('t', name='x')]", "as it was set"]
     # Without these, it has looked at nothing.
     assert {
         "chainlit.session.WebsocketSession.__init__",

@@ -171,11 +171,11 @@ class Broken:
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "reported"),
     [("Nothing", "TypeError: Nothing exports something else"), ("Broken", "OSError: no route")],
 )
 def test_an_exporter_that_cannot_be_made_is_left_out_with_its_reason(
-    kind: str, told: str, monkeypatch: pytest.MonkeyPatch, made: list[Any]
+    kind: str, reported: str, monkeypatch: pytest.MonkeyPatch, made: list[Any]
 ) -> None:
     class Point(metadata.EntryPoint):
         def load(self) -> Any:
@@ -184,7 +184,9 @@ def test_an_exporter_that_cannot_be_made_is_left_out_with_its_reason(
     monkeypatch.setattr(exporters, "entry_points", lambda group: [Point("odd", "x:Y", group)])
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "odd")
     assert spans(made) == []
-    assert settings.problems() == [f"OTEL_TRACES_EXPORTER: the exporter 'odd' is left out: {told}"]
+    assert settings.problems() == [
+        f"OTEL_TRACES_EXPORTER: the exporter 'odd' is left out: {reported}"
+    ]
 
 
 def test_a_protocol_without_its_package_is_logged_with_what_to_install(

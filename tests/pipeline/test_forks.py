@@ -23,13 +23,13 @@ from tests.support.server import python_path
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
-def in_child(told: Callable[[], object]) -> Any:
+def in_child(reported: Callable[[], object]) -> Any:
     """Return what a function returns in a forked child, as JSON has it."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.write(writing, json.dumps(told()).encode())
+            os.write(writing, json.dumps(reported()).encode())
         except BaseException:  # noqa: BLE001 - pytest must not run in the child
             traceback.print_exc()
         finally:

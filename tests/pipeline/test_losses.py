@@ -76,7 +76,7 @@ def test_losses_are_logged_once_a_minute_with_their_sums(
 
 
 class Odd(SpanExporter):
-    """An exporter that does what it is told, and talks."""
+    """An exporter that returns what the test says, and logs."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
@@ -365,8 +365,8 @@ def test_with_grpc_the_status_is_the_reason(
         provider.get_tracer("test").start_span("a").end()
         provider.force_flush()
         provider.shutdown()
-    told = lost(losses)
-    assert told["timeout"] + told["unreachable"] == sum(told.values()) == 1
+    reported = lost(losses)
+    assert reported["timeout"] + reported["unreachable"] == sum(reported.values()) == 1
     (record,) = caplog.records
     assert "answers " in record.getMessage()
 
@@ -378,8 +378,8 @@ class Later(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpc has no types
         def answer(request: bytes, context: Any) -> bytes:
             info = RetryInfo()
             info.retry_delay.seconds = 3600
-            told = info.SerializeToString()
-            context.set_trailing_metadata([("google.rpc.retryinfo-bin", told)])
+            reported = info.SerializeToString()
+            context.set_trailing_metadata([("google.rpc.retryinfo-bin", reported)])
             context.abort(grpc.StatusCode.UNAVAILABLE, "later")
             raise AssertionError
 

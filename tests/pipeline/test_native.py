@@ -14,9 +14,9 @@ from chainlit_otel.pipeline.native import PrivateTracerProvider
 
 
 def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
-    told = InMemorySpanExporter()
+    reported = InMemorySpanExporter()
     provider = PrivateTracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(told))
+    provider.add_span_processor(SimpleSpanProcessor(reported))
     app: Any = FastAPI(telemetry={"tracer_provider": provider})
 
     @app.get("/user/{name}")
@@ -33,7 +33,7 @@ def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
             assert (await client.get("http://canary-host/CANARYabsent")).status_code == 404
 
     asyncio.run(ask())
-    spans = {span.name: span for span in told.get_finished_spans()}
+    spans = {span.name: span for span in reported.get_finished_spans()}
     assert "canary" not in "".join(span.to_json() for span in spans.values()).lower()
     request = spans["GET /user/{name}"]
     assert request.attributes is not None
@@ -50,9 +50,9 @@ def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
 
 
 def test_spans_of_others_are_left_alone() -> None:
-    told = InMemorySpanExporter()
+    reported = InMemorySpanExporter()
     provider = PrivateTracerProvider(shutdown_on_exit=False)
-    provider.add_span_processor(SimpleSpanProcessor(told))
+    provider.add_span_processor(SimpleSpanProcessor(reported))
     provider.get_tracer("app").start_span("own", attributes={"url.query": "a=b"}).end()
-    (span,) = told.get_finished_spans()
+    (span,) = reported.get_finished_spans()
     assert dict(span.attributes or {}) == {"url.query": "a=b"}

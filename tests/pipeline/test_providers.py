@@ -379,8 +379,8 @@ def test_whatever_is_in_the_environment_stops_nobody_and_is_logged(collector: Co
     assert facts["flushed"]
     assert collector.metrics() == {"chainlit.connection.duration"}
     assert collector.spans() == [("chainlit", catalog.SCOPE, "ours")]
-    told = [problem.split(":")[0].partition(" ")[0] for problem in facts["problems"]]
-    assert sorted(told) == [
+    reported = [problem.split(":")[0].partition(" ")[0] for problem in facts["problems"]]
+    assert sorted(reported) == [
         "OTEL_BSP_*",
         "OTEL_EXPORTER_OTLP_PROTOCOL='http/json'",
         "OTEL_METRICS_EXEMPLAR_FILTER='sometimes'",
@@ -392,7 +392,7 @@ def test_whatever_is_in_the_environment_stops_nobody_and_is_logged(collector: Co
 
 
 @pytest.mark.parametrize(
-    ("exporter", "before", "told"),
+    ("exporter", "before", "reported"),
     [
         ("otlp", "", True),
         ("jaeger", "", True),
@@ -408,7 +408,7 @@ def test_whatever_is_in_the_environment_stops_nobody_and_is_logged(collector: Co
     ids=["known", "unknown", "none", "empty", "a provider of the app"],
 )
 def test_an_exporter_of_logs_without_a_provider_is_a_warning(
-    exporter: str, before: str, told: bool
+    exporter: str, before: str, reported: bool
 ) -> None:
     facts = run(
         f"{before}\nbuild_pipeline(Settings())\nsay(problems=problems())",
@@ -418,7 +418,7 @@ def test_an_exporter_of_logs_without_a_provider_is_a_warning(
         f"OTEL_LOGS_EXPORTER={exporter} sends nothing: logs are exported by a LoggerProvider of "
         "the app, or by that of opentelemetry-instrument"
     )
-    assert facts["problems"] == ([expected] if told else [])
+    assert facts["problems"] == ([expected] if reported else [])
 
 
 def test_the_console_prints_spans_and_metrics() -> None:

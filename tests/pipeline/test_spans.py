@@ -514,11 +514,11 @@ def test_an_exception_is_recorded_without_its_message(host: Host) -> None:
     (event,) = turn.events
     assert event.name == "exception"
     assert set(event.attributes or {}) == {"exception.type", "exception.stacktrace"}
-    told = str((event.attributes or {})["exception.stacktrace"])
-    assert told.startswith("Traceback (most recent call last):\n")
-    assert ", in failing\n" in told
-    assert told.endswith("\nValueError")
-    assert "raise" not in told, "a line of the source may hold a key"
+    reported = str((event.attributes or {})["exception.stacktrace"])
+    assert reported.startswith("Traceback (most recent call last):\n")
+    assert ", in failing\n" in reported
+    assert reported.endswith("\nValueError")
+    assert "raise" not in reported, "a line of the source may hold a key"
     assert SECRET not in turn.to_json()
 
 
@@ -531,9 +531,9 @@ def test_an_exception_is_recorded_with_its_message_if_that_is_asked_for() -> Non
     assert event.attributes is not None
     assert event.attributes["exception.type"] == "ValueError"
     assert event.attributes["exception.message"] == SECRET
-    told = str(event.attributes["exception.stacktrace"])
-    assert told.endswith(f"\nValueError: {SECRET}")
-    assert "raise ValueError(SECRET)" in told
+    reported = str(event.attributes["exception.stacktrace"])
+    assert reported.endswith(f"\nValueError: {SECRET}")
+    assert "raise ValueError(SECRET)" in reported
 
 
 def test_the_messages_of_what_an_exception_came_from_are_not_recorded_either(host: Host) -> None:

@@ -1,4 +1,4 @@
-"""What is looked at, what of it is told, and that no fault of the instrumentation is the answer."""
+"""What is measured, what is redacted, and that no fault of the instrumentation is the answer."""
 
 from __future__ import annotations
 
@@ -254,8 +254,8 @@ class World:
         return answer, asyncio.run(call())
 
     @property
-    def told(self) -> str:
-        """All that was told of the requests."""
+    def reported(self) -> str:
+        """All that was recorded of the requests."""
         data = self.reader.get_metrics_data()
         spans = [span.to_json() for span in self.seen.ended]
         return "\n".join([*spans, str(self.seen.started), data.to_json() if data else ""])
@@ -293,8 +293,8 @@ def test_of_a_request_nothing_is_recorded_that_a_browser_can_make_up() -> None:
         for method in ("GET", "CANARYmethod"):
             world.ask(path, method)
     world.ask("/user/a", scheme="CANARY", query_string=b"\xffCANARY", http_version="1.1")
-    assert "CANARY" not in world.told
-    assert "192.0.2.7" not in world.told
+    assert "CANARY" not in world.reported
+    assert "192.0.2.7" not in world.reported
     assert len(world.seen.ended) == 7
     first = world.seen.ended[0]
     assert first.name == "GET /user/{name}"
@@ -332,7 +332,7 @@ def test_a_hundred_paths_and_hosts_are_one_series(
         world.ask(f"/user/{number}")  # by the host that has an application of its own
     assert len(world.points("http.server.request.duration")) == 3
     assert len(world.points("http.server.duration")) == (2 if conventions else 0)
-    assert "CANARY" not in world.told
+    assert "CANARY" not in world.reported
 
 
 def test_headers_are_recorded_if_a_variable_asks_for_them_but_for_secrets(
@@ -349,7 +349,7 @@ def test_headers_are_recorded_if_a_variable_asks_for_them_but_for_secrets(
     assert span.attributes["http.request.header.user_agent"] == ("asked for",)
     assert span.attributes["http.request.header.cookie"] == ("[REDACTED]",)
     assert span.attributes["http.response.header.location"] == ("[REDACTED]",)
-    assert "CANARY" not in world.told
+    assert "CANARY" not in world.reported
 
 
 @pytest.mark.parametrize("message", [False, True])
@@ -359,12 +359,12 @@ def test_an_exception_is_recorded_once_by_its_class(message: bool) -> None:
     assert raised is world.failure
     assert answer[0]["status"] == 500
     (span,) = world.seen.ended
-    told = "LookupError: CANARYerror" if message else "LookupError"
-    assert (span.status.status_code.name, span.status.description) == ("ERROR", told)
+    reported = "LookupError: CANARYerror" if message else "LookupError"
+    assert (span.status.status_code.name, span.status.description) == ("ERROR", reported)
     (event,) = span.events
     assert event.attributes is not None
     assert event.attributes["exception.type"] == "LookupError"
-    assert ("CANARY" in world.told) is message
+    assert ("CANARY" in world.reported) is message
     assert [p["http.response.status_code"] for p in world.points("http.server.request.duration")]
 
 
@@ -460,7 +460,7 @@ BROKEN: list[Break] = [
 ]
 
 
-# There is no answer that could be told of if the request is cancelled.
+# If the request is cancelled, there is no answer to record.
 FAULTS = [
     (breaks, path)
     for breaks in BROKEN

@@ -16,13 +16,13 @@ from chainlit_otel.probes.retained import Retained
 from chainlit.config import FILES_DIRECTORY
 
 now = 0
-told = []
+counts = []
 retained = Retained(lambda: now)
 
 def look(seconds, *alive):
     global now
     now += round(seconds * 1e9)
-    told.append(retained.by_kind(set(alive))[("files",)])
+    counts.append(retained.by_kind(set(alive))[("files",)])
 
 FILES_DIRECTORY.rmdir()
 look(0)
@@ -35,7 +35,7 @@ look(0, "a")
 (FILES_DIRECTORY / "a").rmdir()
 look(14.9)
 look(0.1)
-print(json.dumps(told))
+print(json.dumps(counts))
 """
 
 

@@ -71,7 +71,7 @@ class OlderServer:
             await self._on_close(engine_sid)
 
     async def _handle_eio_disconnect(self, engine_sid: str) -> None:
-        if engine_sid != "never told" and f"sid of {engine_sid}" not in self.calls:
+        if engine_sid != "never called" and f"sid of {engine_sid}" not in self.calls:
             await self.disconnect(engine_sid)
 
     async def _handle_eio_message(self, engine_sid: str) -> None:
@@ -89,7 +89,7 @@ class OlderServer:
 
 
 async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    chats = {engine_sid: Chat() for engine_sid in ("a", "b", "c", "d", "never told")}
+    chats = {engine_sid: Chat() for engine_sid in ("a", "b", "c", "d", "never called")}
     abandoned: list[object] = []
     monkeypatch.setattr(Sessions, "on_abandoned", lambda _, chat, grace: abandoned.append(chat))
     monkeypatch.setattr(probe, "_session_of", lambda sid: chats[sid.removeprefix("sid of ")])
@@ -107,7 +107,7 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
     await server.disconnect("c")  # the app does
     await server.close("c", "transport close")
     await server.close("d", "transport error")
-    await server.close("never told", "transport close")
+    await server.close("never called", "transport close")
 
     context.telemetry.flush()
     assert {values: sum(series.counts) for _, values, series in histograms.read()} == {
@@ -118,5 +118,5 @@ async def test_a_server_that_passes_on_no_reason(monkeypatch: pytest.MonkeyPatch
         ("transport_close",): 1,
     }
     assert server.calls == ["sid of a", "sid of b", "sid of c", "sid of d"]
-    assert abandoned == [chats["never told"]]
+    assert abandoned == [chats["never called"]]
     assert not any((sockets.connections, sockets._sids, sockets._reasons))

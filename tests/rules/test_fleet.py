@@ -106,7 +106,7 @@ def _points(prometheus: Prometheus, way: str, job: str = "", **parameters: Any) 
     return [(time - EPOCH, float(value)) for time, value in found["values"]]
 
 
-def told(kind: str, shares: list[float]) -> str:
+def reported(kind: str, shares: list[float]) -> str:
     mean = sum(shares) / len(shares)
     return f"{kind} {mean:.1%} ({min(shares):.1%} to {max(shares):.1%})"
 
@@ -128,7 +128,11 @@ def test_the_true_peak_of_an_hour_is_between_the_two(prometheus: Prometheus, job
             high.append(upper / truth)
     assert len(low) > 450
     assert len(high) > 450
-    print(f"{job}: of {len(high)} hours' true peaks,", told("at least", low), told("at most", high))
+    print(
+        f"{job}: of {len(high)} hours' true peaks,",
+        reported("at least", low),
+        reported("at most", high),
+    )
 
 
 @pytest.mark.parametrize("job", FLEETS)
@@ -147,8 +151,8 @@ def test_so_is_that_of_minutes(prometheus: Prometheus, job: str, minutes: int) -
     above, below = sum(share > 1 for share in low), sum(share < 1 for share in unkept)
     print(
         f"{job}: of {len(low)} true peaks of {minutes} min,",
-        told("at least", low),
-        told("at most", high),
+        reported("at least", low),
+        reported("at most", high),
         f"the first was above in {above}; a sum of single readings would be below in {below}",
     )
     assert min(high) >= 1

@@ -128,8 +128,8 @@ def _cause(alert: dict[str, Any]) -> str:
 
 
 def _cause_of(labels: Any) -> str:
-    told = [labels[key] for key in ("cause", "burn", "kind") if key in labels]
-    return told[0] if told else ""
+    reported = [labels[key] for key in ("cause", "burn", "kind") if key in labels]
+    return reported[0] if reported else ""
 
 
 # All of them, where nothing is wrong
@@ -362,11 +362,11 @@ def test_windows_can_be_scaled_so_that_tests_take_seconds(tmp_path: Path) -> Non
 )
 def test_a_peak_is_kept_until_it_is_scraped(scrape: str, mark: str) -> None:
     changed = [
-        (usual, told)
-        for usual, told in zip(
+        (usual, reported)
+        for usual, reported in zip(
             rules(render()), rules(run("--scrape-interval", scrape)[1]), strict=True
         )
-        if usual != told
+        if usual != reported
     ]
     assert mark in run("--scrape-interval", scrape)[1]
     assert [rule["record"] for _, rule in changed] == ["job:chainlit_session_peak:sum"] * (
