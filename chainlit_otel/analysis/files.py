@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -13,8 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from chainlit_otel.analysis.selection import Selection, timestamp
-from chainlit_otel.analysis.tables import FIELDS, SQL_TYPES, TABLES, Table, literal, view
+from chainlit_otel.analysis.selection import Selection
+from chainlit_otel.analysis.tables import (
+    TABLES,
+    Periods,
+    Row,
+    in_periods,
+    lines,
+    literal,
+    question,
+    timestamp,
+)
 from chainlit_otel.catalog import RECORD_SCHEMA, RECORDS
 
 if TYPE_CHECKING:
@@ -25,7 +34,6 @@ Progress = Callable[[float], None]
 
 _MEMORY = "768MiB"  # of DuckDB; what needs more goes to its temporary directory
 _LOOK = 0.1  # seconds between two looks at the progress
-_LONGEST_LINE = 1 << 20  # bytes; a record has some hundred
 
 
 class AnalysisError(Exception):
@@ -95,6 +103,9 @@ class RecordFiles:
             self.close()
             raise
 
+    def __str__(self) -> str:
+        return str(self.reading)
+
     def __enter__(self) -> RecordFiles:
         return self
 
@@ -125,34 +136,34 @@ class RecordFiles:
             ) from None
 
     def _read(self, location: str, since: datetime | None) -> ReadCounts:
-        columns = {column: SQL_TYPES[field.type] for column, field in FIELDS.items()}
-        lines = (
-            f"read_json({literal(location.rstrip('/') + '/**/*.jsonl')}, "
-            "format = 'newline_delimited', ignore_errors = true, "
-            f"maximum_object_size = {_LONGEST_LINE}, columns = {columns!r})"
-        )
         # A line that is no record is a row of nothing.
         unreadable = "(time IS NULL OR kind IS NULL OR schema IS NULL)"
         recent = "true" if since is None else f"(time >= {timestamp(since)} OR {unreadable})"
-        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines} WHERE {recent}")
+        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines(location)} WHERE {recent}")
         kinds = ", ".join(literal(kind.name) for kind in RECORDS)
         known = f"schema = {RECORD_SCHEMA} AND kind IN ({kinds}) AND time IS NOT NULL"
         self._run(f"CREATE VIEW records AS SELECT * FROM lines WHERE {known}")
-        for table in TABLES:
-            self._run(f"CREATE VIEW {table} AS {view(table)}")
         ((records, bad, other),) = self.rows(
             f"SELECT count(*) FILTER (WHERE {known}), count(*) FILTER (WHERE {unreadable}), "
             f"count(*) FILTER (WHERE schema <> {RECORD_SCHEMA} AND NOT {unreadable}) FROM lines"
         )
         return ReadCounts(records, bad, other)
 
+    def prepare(self, periods: Periods) -> None:
+        """Make the tables that questions are about."""
+        self._run(f"CREATE TABLE bounds AS {periods.sql()}")
+        for table in TABLES:
+            self._run(f"CREATE TABLE {table} AS {in_periods(table)}")
+
+    def ask(self, name: str) -> list[Row]:
+        """Return the answer to a question, a row for each line of the table."""
+        answer = self._run(question(name))
+        names = [column[0] for column in answer.description or ()]
+        return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
+
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows that a query gives."""
         return self._run(sql).fetchall()
-
-    def columns(self, table: Table) -> Sequence[str]:
-        """Return the columns of a table."""
-        return [row[0] for row in self.rows(f"DESCRIBE {table}")]
 
     def export(self, selection: Selection, form: str, file: Path) -> int:
         """Write rows to a file.

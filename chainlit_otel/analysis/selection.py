@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Literal, get_args
 
-from chainlit_otel.analysis.tables import FIELDS, HAPPENED, TABLES, Table, literal
+from chainlit_otel.analysis.tables import FIELDS, HAPPENED, literal, timestamp, view
 
 What = Literal["sessions", "turns", "feedback", "scores", "all"]
 WHATS: tuple[What, ...] = get_args(What)
@@ -48,16 +48,12 @@ class Selection:
                 if value is not None:
                     raise ValueError(f"{option} goes with --what sessions and --what turns only")
 
-    @property
-    def tables(self) -> tuple[Table, ...]:
-        """The tables that it asks for; none for the records as they are."""
-        return tuple(table for table in TABLES if table == self.what)
-
     def sql(self) -> str:
-        """Return the query, in DuckDB's dialect."""
+        """Return the query about the records, in DuckDB's dialect."""
         if self.what == "all":
             return f"SELECT {', '.join(FIELDS)} FROM records{self._where('time')}"
-        return f"SELECT * FROM {self.what}{self._where(HAPPENED[self.what])}"
+        where = self._where(HAPPENED[self.what])
+        return f"WITH {self.what} AS (\n{view(self.what)})\nSELECT * FROM {self.what}{where}"
 
     def _where(self, happened: str) -> str:
         terms = []
@@ -81,8 +77,3 @@ class Selection:
             if value is not None:
                 terms.append(f"{column} = {literal(value)}")
         return f" WHERE {' AND '.join(terms)}" if terms else ""
-
-
-def timestamp(time: datetime) -> str:
-    """Return a time as SQL has it, in UTC."""
-    return f"CAST('{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S.%f}' AS TIMESTAMP)"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from chainlit_otel.catalog import COMMON_FIELDS, RECORD_KIND, RECORD_SCHEMA_FIELD, RECORDS
+from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORDS
 from chainlit_otel.catalog.records import FieldType
 
+_LONGEST_LINE = 1 << 20  # bytes; a record has some hundred
+
 Table = Literal["sessions", "turns", "feedback", "scores"]
+Row = dict[str, Any]
+"""A row of an answer, by its columns."""
+
 TABLES: tuple[Table, ...] = get_args(Table)
 
 SQL_TYPES: dict[FieldType, str] = {
@@ -33,9 +41,30 @@ HAPPENED: dict[Table, str] = {
 }
 """Which column says when a row of a table began, by which it is in a period or not."""
 
-COLUMNS_OF_RECORDS = [
-    c for c in FIELDS if c not in (RECORD_KIND.column, RECORD_SCHEMA_FIELD.column)
-]
+
+@dataclass(frozen=True)
+class Periods:
+    """The period that a report is about, and the one of the same length before it.
+
+    Args:
+        since: When it starts.
+        until: When it ends, which is not part of it.
+    """
+
+    since: datetime
+    until: datetime
+
+    @property
+    def before(self) -> datetime:
+        """When the period before starts."""
+        return self.since - (self.until - self.since)
+
+    def sql(self) -> str:
+        """Return the table `bounds` of one row, in DuckDB's dialect."""
+        return (
+            f"SELECT {timestamp(self.before)} AS from_time, {timestamp(self.since)} AS since_time, "
+            f"{timestamp(self.until)} AS until_time"
+        )
 
 
 @cache
@@ -50,6 +79,18 @@ def question(name: str) -> str:
     return _read("queries", name)
 
 
+@cache
+def in_periods(table: Table) -> str:
+    """Return the SQL of a table with the column `period`: `this` or `before`."""
+    happened = HAPPENED[table]
+    return (
+        f"SELECT viewed.*, CASE WHEN viewed.{happened} >= bounds.since_time THEN 'this' "
+        "ELSE 'before' END AS period\n"
+        f"FROM (\n{view(table)}) AS viewed\nCROSS JOIN bounds\n"
+        f"WHERE viewed.{happened} >= bounds.from_time AND viewed.{happened} < bounds.until_time"
+    )
+
+
 def _read(directory: str, name: str) -> str:
     file = files("chainlit_otel.analysis") / directory / f"{name}.sql"
     return file.read_text(encoding="utf-8")
@@ -58,3 +99,36 @@ def _read(directory: str, name: str) -> str:
 def literal(text: str) -> str:
     """Return a text as SQL has it."""
     return "'" + text.replace("'", "''") + "'"
+
+
+def timestamp(time: datetime) -> str:
+    """Return a time as SQL has it, in UTC."""
+    return f"CAST('{time.astimezone(timezone.utc):%Y-%m-%d %H:%M:%S.%f}' AS TIMESTAMP)"
+
+
+def script(periods: Periods, questions: Sequence[str]) -> str:
+    """Return everything that a report asks, as a script for the shell of DuckDB.
+
+    Args:
+        periods: What it is about.
+        questions: Their names.
+    """
+    known = f"schema = {RECORD_SCHEMA} AND time IS NOT NULL AND kind IS NOT NULL"
+    parts = [
+        "-- The shell of DuckDB takes this in a directory of records.",
+        f"CREATE TABLE records AS\nSELECT * FROM {lines('.')}\nWHERE {known};",
+        f"CREATE TABLE bounds AS\n{periods.sql()};",
+        *(f"CREATE TABLE {table} AS\n{in_periods(table)};" for table in TABLES),
+        *(f"{question(name).rstrip()};" for name in questions),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def lines(location: str) -> str:
+    """Return the SQL that reads all `*.jsonl` below a place; what is no record has no kind."""
+    columns = {column: SQL_TYPES[field.type] for column, field in FIELDS.items()}
+    return (
+        f"read_json({literal(location.rstrip('/') + '/**/*.jsonl')}, "
+        "format = 'newline_delimited', ignore_errors = true, "
+        f"maximum_object_size = {_LONGEST_LINE}, columns = {columns!r})"
+    )

@@ -31,6 +31,8 @@ def run(*arguments: str) -> str:
         ("dashboards", ()),
         ("doctor", ()),
         ("metrics", ()),
+        ("export", ()),
+        ("report", ()),
         ("rules", ()),
         ("visit", SLOW[1:]),
     ],

@@ -1,0 +1,11 @@
+-- Scores by their name.
+SELECT
+    period,
+    gen_ai_evaluation_name AS name,
+    count(*) AS scores,
+    avg(gen_ai_evaluation_score_value) AS mean,
+    stddev_samp(gen_ai_evaluation_score_value) AS deviation
+FROM scores
+WHERE gen_ai_evaluation_score_value IS NOT NULL
+GROUP BY period, name
+ORDER BY period, name

@@ -1,0 +1,165 @@
+"""The report: all sections as one page without a script, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+from importlib.resources import files
+from typing import Any, Protocol
+
+import jinja2
+from markupsafe import Markup
+
+from chainlit_otel.analysis import charts
+from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of
+from chainlit_otel.analysis.statistics import Estimate
+from chainlit_otel.analysis.tables import Periods, Row
+
+_NOTHING = "\N{EN DASH}"
+_UNKNOWN = "?"
+
+
+class RecordSource(Protocol):
+    """Where records are asked: files or a database."""
+
+    def prepare(self, periods: Periods) -> None:
+        """Make ready for questions about these periods."""
+
+    def ask(self, name: str) -> list[Row]:
+        """Return the answer to a question."""
+
+    def __str__(self) -> str:
+        """Say what was read and what could not be."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report holds.
+
+    Attributes:
+        periods: What it is about.
+        made: When it was made.
+        source: What was read for it.
+        sections: Its sections.
+    """
+
+    periods: Periods
+    made: datetime
+    source: str
+    sections: tuple[Section, ...]
+
+
+def make(source: RecordSource, periods: Periods) -> Iterator[Section]:
+    """Yield each section once its question is answered."""
+    source.prepare(periods)
+    for section in SECTIONS:
+        yield section(source.ask(section.__name__), periods)
+
+
+def as_json(report: Report) -> str:
+    """Return the figures of a report as JSON."""
+    sections = [
+        {
+            "name": section.name,
+            "title": section.title,
+            "findings": section.findings,
+            "figures": [
+                {
+                    "title": figure.title,
+                    "columns": [name for name, _ in figure.columns],
+                    "rows": figure.rows,
+                    "note": figure.note,
+                }
+                for figure in section.figures
+            ],
+        }
+        for section in report.sections
+    ]
+    document = {
+        "since": report.periods.since,
+        "until": report.periods.until,
+        "since_before": report.periods.before,
+        "made": report.made,
+        "source": report.source,
+        "sections": sections,
+    }
+    return json.dumps(document, default=_as_json, indent=1, ensure_ascii=False)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Estimate):
+        return value.known()
+    if isinstance(value, datetime):
+        return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+    if isinstance(value, date):
+        return value.isoformat()
+    return float(value)  # a decimal
+
+
+def as_html(report: Report) -> str:
+    """Return a report as one page that needs nothing else."""
+    here = files("chainlit_otel.analysis")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters.update(cell=cell, day=day_of)
+    template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
+    numbers = iter(range(1, 1000))
+    pictures = {
+        (m, n): Markup(charts.svg(figure.chart, next(numbers)))
+        for m, section in enumerate(report.sections, 1)
+        for n, figure in enumerate(section.figures, 1)
+        if figure.chart is not None
+    }
+    style = Markup((here / "report.css").read_text(encoding="utf-8"))
+    return template.render(report=report, pictures=pictures, style=style, is_number=is_number)
+
+
+def is_number(kind: Kind) -> bool:
+    """Tell whether a column of this kind is aligned as numbers are."""
+    return kind not in ("text", "code", "time", "day")
+
+
+def cell(value: Any, kind: Kind) -> str:
+    """Return a value as the page writes it."""
+    if not isinstance(value, Estimate):
+        return _NOTHING if value is None else _written(value, kind)
+    parts = {
+        name: _UNKNOWN if part is None else _written(part, kind)
+        for name, part in value.known().items()
+    }
+    if parts["value"] == _UNKNOWN:
+        return _NOTHING
+    if parts["low"] == parts["high"] == _UNKNOWN:
+        return parts["value"]
+    # Said once, the unit is that of all three.
+    low = parts["low"].removesuffix("%")
+    return f"{parts['value']} ({low} to {parts['high'].removesuffix('%')})"
+
+
+def _written(value: Any, kind: Kind) -> str:
+    if kind == "count":
+        return f"{value:,}"
+    if kind == "share":
+        return f"{value:.1%}"
+    if kind == "change":
+        return f"{value:+.1%}"
+    if kind == "points":
+        return f"{value * 100:+.1f}"
+    if kind == "seconds":
+        return _duration(value)
+    if kind == "number":
+        return f"{value:.4g}"
+    if kind == "time":
+        return f"{value:%Y-%m-%d %H:%M:%S}"
+    if kind == "day":
+        return day_of(value)
+    return str(value)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g}\u202fs"
+    if seconds < 7200:
+        return f"{seconds / 60:.1f}\u202fmin"
+    return f"{seconds / 3600:,.1f}\u202fh"

@@ -1,0 +1,90 @@
+"""`chainlit-otel report`: what users did and how it went, as a page or as JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import click
+
+from chainlit_otel.cli import generated
+from chainlit_otel.cli.analysis import (
+    check_output,
+    check_packages,
+    end_of,
+    progress,
+    source_option,
+    time_of,
+)
+
+_PERIOD = timedelta(days=28)
+
+
+@click.command("report")
+@source_option
+@click.option(
+    "--since",
+    callback=time_of,
+    metavar="WHEN",
+    help="Start of the period: 2026-11-01, or 7d for seven days ago. The period before it is as "
+    "long.  [default: 28 days before the end]",
+)
+@click.option(
+    "--until",
+    callback=end_of,
+    metavar="WHEN",
+    help="End of the period; of a date, its whole day is included.  [default: now]",
+)
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the page to this file instead of standard output.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Give the same figures as JSON.")
+@click.option("--sql", is_flag=True, help="Read nothing; print the queries.")
+def command(
+    source: str,
+    since: datetime | None,
+    until: datetime | None,
+    output: Path | None,
+    as_json: bool,
+    sql: bool,
+) -> None:
+    """Make a report of what users did and how it went.
+
+    It is one page that needs neither a script nor a network, and everything in it stands beside the
+    same time before. Times are in UTC.
+    """
+    check_packages()
+    check_output(output)
+    from chainlit_otel.analysis import report
+    from chainlit_otel.analysis.files import AnalysisError, RecordFiles
+    from chainlit_otel.analysis.sections import SECTIONS
+    from chainlit_otel.analysis.tables import Periods, script
+
+    now = datetime.now(timezone.utc)
+    until = until or now
+    periods = Periods(since or until - _PERIOD, until)
+    if periods.since >= until:
+        raise click.UsageError("--since is not before --until")
+    if sql:
+        click.echo(script(periods, [section.__name__ for section in SECTIONS]), nl=False)
+        return
+    try:
+        with progress("reading") as reading:
+            records = RecordFiles(source, periods.before, reading)
+        with records, progress("answering") as answering:
+            sections = []
+            for section in report.make(records, periods):
+                sections.append(section)
+                answering(len(sections) / len(SECTIONS))
+        made = report.Report(periods, now, str(records), tuple(sections))
+    except AnalysisError as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"read {records}", err=True)
+    text = report.as_json(made) + "\n" if as_json else report.as_html(made)
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        generated.write(output, text)
