@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from chainlit_otel.analysis import erasure
+from chainlit_otel.analysis.erasure import HASH
 from chainlit_otel.analysis.selection import WHATS, Selection, What
 from chainlit_otel.catalog import OUTCOME
 from chainlit_otel.cli.analysis import (
@@ -73,19 +76,32 @@ from chainlit_otel.cli.analysis import (
 )
 @click.option("--user-hash", help="Of this user.")
 @click.option("--client", help="Of this client.")
+@click.option(
+    "--erase",
+    metavar="USER_HASH|SESSION",
+    help="Export nothing; take all rows of this user or session out of the files.",
+)
+@click.pass_context
 def command(
+    context: click.Context,
+    /,
     what: What,
     form: str,
     source: str,
     since: datetime | None,
     until: datetime | None,
     output: Path | None,
+    erase: str | None,
     **filters: Any,
 ) -> None:
     """Export records of sessions, turns, feedback and scores as a table.
 
     Times are in UTC. A session or a turn is taken by its start, also if it has not ended.
     """
+    if erase is not None:
+        _check_erasure(context, source, erase)
+        _erase(Path(source), erase)
+        return
     check_packages()
     check_output(output)
     from chainlit_otel.analysis.files import AnalysisError, RecordFiles
@@ -117,3 +133,31 @@ def command(
             raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
         finally:
             file.unlink(missing_ok=True)
+
+
+def _check_erasure(context: click.Context, source: str, subject: str) -> None:
+    given = [
+        name
+        for name in context.params
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+    ]
+    if set(given) - {"erase", "source"}:
+        raise click.UsageError("--erase takes no other option than --from")
+    if HASH.fullmatch(subject) is None:
+        raise click.UsageError(
+            f"{subject!r} is neither a user_hash nor a session_id of a record: these are 16 "
+            "hexadecimal digits"
+        )
+    if not Path(source).is_dir():
+        raise click.ClickException(f"{source} is not a directory; --erase is for files")
+
+
+def _erase(directory: Path, subject: str) -> None:
+    try:
+        with progress("erasing") as show:
+            erased = erasure.erase(directory, subject, show)
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+    click.echo(
+        f"took {erased.rows:,} rows out of {erased.files:,} of {erased.searched:,} files", err=True
+    )

@@ -256,7 +256,7 @@ def a_test_below_serves_it(place: Place, command: str, shown: list[str]) -> None
 
 def it_is_run_on_records(place: Place, command: str, shown: list[str]) -> None:
     Population(sessions=40).write(place.directory / "records")
-    place.run(command)
+    check_output(place.run(f"{command} 2>&1"), shown)
 
 
 RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [

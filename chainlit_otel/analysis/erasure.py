@@ -1,0 +1,140 @@
+"""Takes the rows of a person, or of a session, out of the files of records.
+
+Processes may be writing to these files. Whoever writes to a directory of records holds its lock
+file together with others (`flock`, shared), and looks under that lock whether the file that it has
+open is still the one of its name. Whoever takes rows out holds the lock alone while it copies a
+file without them, puts the copy on the disk and then in the place of the file. So no line is lost,
+and a crash leaves the file as it was or as it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there nobody may be writing
+    fcntl = None  # type: ignore[assignment]
+
+LOCK_FILE = ".lock"
+"""Beside the files of records: the same as writers lock."""
+
+HASH = re.compile(r"[0-9a-f]{16}")
+"""What stands for a user or a session in records."""
+
+_STRINGS = re.compile(rb'"([^"\\]*)"')
+_SUFFIX = ".erasing"
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What was taken out.
+
+    Attributes:
+        rows: How many rows.
+        files: Of how many files.
+        searched: How many files were searched.
+    """
+
+    rows: int
+    files: int
+    searched: int
+
+
+def erase(
+    directory: Path, subject: str, progress: Callable[[float], None] = lambda _: None
+) -> Erased:
+    """Take out all rows of a user, or of a session, from all `*.jsonl` below a directory.
+
+    Args:
+        directory: Where the files are.
+        subject: What stands for the user or the session in records. Of a user, all rows of the
+            user's sessions go.
+        progress: Is called with the share of the work that is done.
+
+    Raises:
+        OSError: A file cannot be read or replaced; those before it are done.
+    """
+    files = sorted(directory.rglob("*.jsonl"))
+    subjects = {subject.encode()}
+    for file in files:
+        subjects |= _sessions_of(subject, file)
+    rows = changed = 0
+    for done, file in enumerate(files, 1):
+        # It may be gone by now, for its age.
+        with suppress(FileNotFoundError), _alone(file.parent):
+            if count := _rewrite(file, subjects):
+                rows, changed = rows + count, changed + 1
+        progress(done / len(files))
+    return Erased(rows, changed, len(files))
+
+
+def _sessions_of(user: str, file: Path) -> set[bytes]:
+    """Return what stands for the sessions of a user in a file."""
+    found = set()
+    needle = user.encode()
+    with suppress(FileNotFoundError), file.open("rb") as lines:
+        for line in lines:
+            if needle in line:
+                with suppress(ValueError):
+                    row = json.loads(line)
+                    if isinstance(row, dict) and row.get("user_hash") == user:
+                        found.add(str(row.get("session_id")).encode())
+    return found
+
+
+def _rewrite(file: Path, subjects: set[bytes]) -> int:
+    """Replace a file by one without the rows of these subjects, if it has any; return how many."""
+    copy = file.with_name(f".{file.name}{_SUFFIX}")
+    count = 0
+    try:
+        with file.open("rb") as lines, copy.open("wb") as kept:
+            for line in lines:
+                # A line that was cut is searched like all others.
+                if subjects.isdisjoint(_STRINGS.findall(line)):
+                    kept.write(line)
+                else:
+                    count += 1
+            if not count:
+                return 0
+            kept.flush()
+            shutil.copystat(file, copy)
+            with suppress(AttributeError, PermissionError):
+                owner = os.stat(file)
+                os.chown(copy, owner.st_uid, owner.st_gid)
+            os.fsync(kept.fileno())
+        os.replace(copy, file)
+        _sync_directory(file.parent)
+    finally:
+        copy.unlink(missing_ok=True)
+    return count
+
+
+def _sync_directory(directory: Path) -> None:
+    with suppress(OSError):  # not every system can
+        handle = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Keep writers out of a directory."""
+    if fcntl is None:
+        yield
+        return
+    lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
