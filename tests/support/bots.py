@@ -13,7 +13,6 @@ import hmac
 import json
 import time
 from threading import Event, Thread
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -80,12 +79,7 @@ class Services:
         assert self._ready.wait(60)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
         self._thread.join()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from types import TracebackType
 from typing import TypeVar
 
 _Server = TypeVar("_Server", bound="LocalServer")
@@ -52,12 +51,7 @@ class LocalServer:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Answer no longer."""
         self._server.shutdown()
         self._thread.join()
