@@ -381,25 +381,27 @@ def test_a_refusal_says_what_to_fix(patient: Patient) -> None:
             assert fixes[status] in problem
 
 
+BAD_SETTINGS = {
+    "CHAINLIT_OTEL_METRIC_PATH=/metrics": (
+        "CHAINLIT_OTEL_METRIC_PATH is no setting and is ignored: "
+        "did you mean CHAINLIT_OTEL_METRICS_PATH?"
+    ),
+    "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT=soon": "must be a number",
+    "OTEL_TRACES_EXPORTER=jaeger": "there is no exporter 'jaeger'",
+    "CHAINLIT_OTEL_PORT=tcp://10.0.0.7:9464": "a Service named chainlit-otel",
+}
+
+
 @pytest.mark.parametrize("with_app", [True, False])
-@pytest.mark.parametrize(
-    ("env", "named"),
-    [
-        (
-            {"CHAINLIT_OTEL_METRIC_PATH": "/metrics"},
-            "CHAINLIT_OTEL_METRIC_PATH is no setting and is ignored: "
-            "did you mean CHAINLIT_OTEL_METRICS_PATH?",
-        ),
-        ({"CHAINLIT_OTEL_SHUTDOWN_TIMEOUT": "soon"}, "must be a number"),
-        ({"OTEL_TRACES_EXPORTER": "jaeger"}, "there is no exporter 'jaeger'"),
-        ({"CHAINLIT_OTEL_PORT": "tcp://10.0.0.7:9464"}, "a Service named chainlit-otel"),
-    ],
-)
-def test_a_bad_setting_is_one_line(
-    patient: Patient, env: dict[str, str], named: str, with_app: bool
-) -> None:
+def test_a_bad_setting_is_one_line(patient: Patient, with_app: bool) -> None:
     arguments = [patient.app(HEALTHY)] if with_app else []
-    assert named in assert_one_problem(patient.examine(*arguments, **env))
+    env = dict(setting.split("=", 1) for setting in BAD_SETTINGS)
+    report = patient.examine(*arguments, **env)
+    assert report.exit_code == 1
+    assert report.text.endswith(f"\n{len(BAD_SETTINGS)} problems\n")
+    assert len(report.problems) == len(BAD_SETTINGS)
+    for named in BAD_SETTINGS.values():
+        assert len([problem for problem in report.problems if named in problem]) == 1, named
 
 
 def test_a_bad_keyword_is_one_line(patient: Patient) -> None:

@@ -123,6 +123,17 @@ class Client:
             await answer.read()
             return answer.status
 
+    async def get_cheaply(self, path: str) -> int:
+        """Do the same by a bare socket, which takes less CPU than an HTTP client."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self._server.port)
+        try:
+            request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+            writer.write(request.encode())
+            answer = await asyncio.wait_for(reader.read(), 60)
+        finally:
+            writer.close()
+        return int(answer.split(b" ", 2)[1])
+
     async def census(self) -> dict[str, int]:
         """Collect the garbage of the server and count what is left."""
         async with self._http.get("/census") as answer:
@@ -252,7 +263,7 @@ async def test_ten_thousand_requests_leave_nothing(client: Client) -> None:
 
     async def ask() -> None:
         for number in requests:
-            answers[await client.get(paths[number % len(paths)])] += 1
+            answers[await client.get_cheaply(paths[number % len(paths)])] += 1
 
     await asyncio.gather(*(ask() for _ in range(AT_ONCE)))
     share = REQUESTS // len(paths)
