@@ -26,6 +26,7 @@ SEED = 20260713
 CONNECTS = 10_000
 AT_ONCE = 32
 GRACE = 1
+PAUSE = 0.1  # between two messages of the user who goes on meanwhile
 
 APP = """
 import chainlit_otel
@@ -253,6 +254,7 @@ async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
         while not over.is_set():
             turns += 1
             assert await visitor.talk(f"turn {turns}") == [f"You said: turn {turns}"]
+            await asyncio.sleep(PAUSE)
         await visitor.leave(clear=True)
         return turns
 
