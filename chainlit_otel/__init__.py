@@ -12,7 +12,7 @@ from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
     from chainlit_otel.resources.registry import watch_cache, watch_pool
-    from chainlit_otel.runtime import access_denied, disable, enable
+    from chainlit_otel.runtime import access_denied, disable, enable, record_score
 
 __all__ = [
     "Settings",
@@ -20,13 +20,14 @@ __all__ = [
     "access_denied",
     "disable",
     "enable",
+    "record_score",
     "watch_cache",
     "watch_pool",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("access_denied", "disable", "enable"):
+    if name in ("access_denied", "disable", "enable", "record_score"):
         try:
             from chainlit_otel import runtime
         except ValueError as error:

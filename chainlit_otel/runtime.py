@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from threading import RLock, Thread
+from time import monotonic
 from typing import Any
 
 import wrapt
@@ -28,7 +29,9 @@ from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import PROBES, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
+from chainlit_otel.probes.messages import current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
@@ -133,6 +136,22 @@ def access_denied(scope: str, reason: str) -> None:
         runtime.access_denied(scope, reason)
 
 
+def record_score(name: str, value: float, label: str | None = None) -> None:
+    """Keep what the app thinks of the turn under way, such as the verdict of an evaluation.
+
+    It adds a record of kind `score`, where records are kept. It never raises, and without
+    `enable()` it does nothing.
+
+    Args:
+        name: What was judged, such as `relevance`, in a few words that do not name anybody.
+        value: The score, a number that is finite; by its name users know its scale.
+        label: The score in a word, such as `good`.
+    """
+    runtime = _active or _runtime_of_earlier_import()
+    if runtime is not None:
+        runtime.record_score(name, value, label)
+
+
 def active() -> Runtime | None:
     """Return the instance that observes; None if there is none."""
     with _lock:
@@ -203,8 +222,17 @@ class Runtime:
         self._tracing = tracing = Tracing(
             pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
         )
+        self._recorder = recorder = build_recorder(settings, pipeline, guards["records"])
         self.context = context = ProbeContext(
-            settings, pipeline, guards, telemetry, tracing, self._announce, self.stop, resync
+            settings,
+            pipeline,
+            guards,
+            telemetry,
+            tracing,
+            recorder,
+            self._announce,
+            self.stop,
+            resync,
         )
         self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
         self._patches: list[Patches] = []
@@ -234,6 +262,11 @@ class Runtime:
         """Count something that the app denied."""
         with self._guards["access"]:
             self.context.get(Access).record_denial(scope, reason)
+
+    def record_score(self, name: str, value: float, label: str | None) -> None:
+        """Keep a score of the current turn."""
+        with self._recorder.guard:
+            self._recorder.score_given(current_turn.get(), name, value, label)
 
     def same_config(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether it was made with these settings and this pipeline."""
@@ -402,7 +435,12 @@ class Runtime:
         for probe in reversed(self._probes):
             with probe.guard:
                 probe.end(reason)
-        if not self._pipeline.flush(timeout, guard):
+        deadline = monotonic() + timeout
+        # First: what goes out as log events is exported with the rest.
+        with self._recorder.guard:
+            if not self._recorder.queue.flush(timeout):
+                log(logging.WARNING, "not all records were written within %s s", timeout)
+        if not self._pipeline.flush(max(0.1, deadline - monotonic()), guard):
             log(
                 logging.WARNING,
                 "the last export did not end within %s s (CHAINLIT_OTEL_SHUTDOWN_TIMEOUT)",
@@ -513,6 +551,10 @@ class Runtime:
             },
         )
         self._telemetry.register_observable(catalog.EXPORT_DROPPED, losses.read)
+        if self._recorder.is_enabled:
+            queue = self._recorder.queue
+            self._telemetry.register_observable(catalog.RECORDS_WRITTEN, queue.written)
+            self._telemetry.register_observable(catalog.RECORDS_DROPPED, queue.dropped)
         self._telemetry.register_observable(
             catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._states.items()}
         )

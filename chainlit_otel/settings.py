@@ -222,6 +222,42 @@ class Settings:
         rule=(lambda seconds: 0 < seconds <= 60, "must be more than 0 and at most 60 seconds"),
     )
 
+    records_dir: str | None = _setting(
+        _text,
+        None,
+        "Directory in which records of sessions, turns and feedback are kept as lines of JSON.",
+        env=f"{PREFIX}RECORDS_DIR",
+        rule=_NOT_EMPTY,
+    )
+    records_max_bytes: int = _setting(
+        int,
+        1024**3,
+        "Most bytes of all files in `records_dir`; the oldest go first.",
+        env=f"{PREFIX}RECORDS_MAX_BYTES",
+        rule=(lambda size: size >= 1024**2, "must be at least 1048576 bytes"),
+    )
+    records_keep_days: int = _setting(
+        int,
+        30,
+        "Days that a file in `records_dir` is kept.",
+        env=f"{PREFIX}RECORDS_KEEP_DAYS",
+        rule=(lambda days: 1 <= days <= 3650, "must be from 1 to 3650 days"),
+    )
+    export_records: bool = _setting(
+        _flag,
+        False,
+        "Send the records as log events by OTLP, or to the LoggerProvider of the application.",
+        env=f"{PREFIX}EXPORT_RECORDS",
+    )
+    user_hash_key: str | None = _setting(
+        _text,
+        None,
+        "Key by which records have a hash of the user who is signed in; without it they have none.",
+        env=f"{PREFIX}USER_HASH_KEY",
+        secret=True,
+        rule=_NOT_EMPTY,
+    )
+
     capture_messages: bool = _setting(
         _flag,
         False,

@@ -176,7 +176,8 @@ INSTALLED_PROBE = Attribute(
 )
 
 PROBE = Attribute(
-    INSTALLED_PROBE.key, (*INSTALLED_PROBE.values, "pools", "caches", "tracing", "server")
+    INSTALLED_PROBE.key,
+    (*INSTALLED_PROBE.values, "pools", "caches", "records", "tracing", "server"),
 )
 
 OVERFLOW_ATTRIBUTE = Attribute(
@@ -198,6 +199,11 @@ OVERFLOW_ATTRIBUTE = Attribute(
 )
 DROP_REASON = Attribute("chainlit_otel.drop_reason", ("name", "buckets", "value", "unsupported"))
 EXPORT_SIGNAL = Attribute("chainlit_otel.signal", ("spans", "metrics", "logs"))
+
+RECORD_KIND_ATTRIBUTE = Attribute(
+    "chainlit_otel.record.kind", ("session.start", "session.end", "turn", "feedback", "score")
+)
+RECORD_DESTINATION = Attribute("chainlit_otel.record.destination", ("file", "log"))
 
 LOSS = Attribute(
     "error.type", ("queue_full", "rejected", "redirect", "timeout", "unreachable", OTHER)

@@ -37,6 +37,8 @@ from chainlit_otel.catalog.attributes import (
     POOL_STATE,
     PROBE,
     QUEUED_OPERATION,
+    RECORD_DESTINATION,
+    RECORD_KIND_ATTRIBUTE,
     REFUSAL,
     RETAINED_KIND,
     SESSION_ORIGIN,
@@ -537,6 +539,24 @@ EXPORT_DROPPED = Metric(
     "{item}",
     "Spans, metric data points and log records that exporters of chainlit-otel could not deliver.",
     (EXPORT_SIGNAL, LOSS),
+    label_sets=(),
+)
+
+RECORDS_WRITTEN = Metric(
+    "chainlit_otel.records.written",
+    "counter",
+    "{record}",
+    "Records that were written, by kind and by where they go.",
+    (RECORD_KIND_ATTRIBUTE, RECORD_DESTINATION),
+    label_sets=(),
+)
+
+RECORDS_DROPPED = Metric(
+    "chainlit_otel.records.dropped",
+    "counter",
+    "{record}",
+    "Records that could not be written, because a disk was full or a queue was.",
+    (RECORD_KIND_ATTRIBUTE, RECORD_DESTINATION),
     label_sets=(),
 )
 

@@ -24,6 +24,43 @@ from chainlit_otel.catalog.attributes import (
 )
 from chainlit_otel.catalog.spans import CONVERSATION_ID, ERROR_TYPE, SESSION_ID
 
+# Keys that are of records alone
+
+TURN_NUMBER = "chainlit.turn.number"
+TRACE_ID = "trace_id"
+SPAN_ID = "span_id"
+USER_HASH = "user.hash"
+SESSION_STARTED_AT = "chainlit.session.start"
+SESSION_SECONDS = "chainlit.session.duration"
+SESSION_CONNECTED = "chainlit.session.connected"
+TURNS_STARTED = "chainlit.session.turns.started"
+TURNS_OK = "chainlit.session.turns.ok"
+TURNS_ERROR = "chainlit.session.turns.error"
+TURNS_CANCELLED = "chainlit.session.turns.cancelled"
+RECONNECTS = "chainlit.session.reconnects"
+LONGEST_GAP = "chainlit.session.longest_gap"
+TIME_TO_FIRST_TURN = "chainlit.session.time_to_first_turn"
+SESSION_UNDELIVERED = "chainlit.session.undelivered"
+FEEDBACK_POSITIVE = "chainlit.session.feedback.positive"
+FEEDBACK_NEGATIVE = "chainlit.session.feedback.negative"
+TURN_SOURCE = "chainlit.turn.source"
+TURN_STARTED_AT = "chainlit.turn.start"
+TURN_SECONDS = "chainlit.turn.duration"
+FIRST_TOKEN_SECONDS = "chainlit.turn.time_to_first_token"
+TURN_CHUNKS = "chainlit.turn.chunks"
+TURN_STEPS = "chainlit.turn.steps"
+TURN_TOOLS = "chainlit.turn.tools"
+INPUT_SIZE = "chainlit.turn.input_size"
+OUTPUT_SIZE = "chainlit.turn.output_size"
+TURN_UNDELIVERED = "chainlit.turn.undelivered"
+DATA_LAYER_ERRORS = "chainlit.turn.data_layer_errors"
+HAS_COMMENT = "chainlit.feedback.has_comment"
+SCORE_NAME = "gen_ai.evaluation.name"
+SCORE_VALUE = "gen_ai.evaluation.score.value"
+SCORE_LABEL = "gen_ai.evaluation.score.label"
+
+RECORD_SCHEMA_KEY = "chainlit_otel.record.schema"
+
 RECORD_SCHEMA = 1
 """Of which schema the records are that are written now."""
 
@@ -83,17 +120,16 @@ COMMON_FIELDS = (
 
 _SESSION_ID = RecordField(SESSION_ID, "string", "What stands for the id of the session.")
 _USER_HASH = RecordField(
-    "user.hash",
+    USER_HASH,
     "string",
     "What stands for the user who is signed in; only with `user_hash_key`.",
 )
 _CLIENT = RecordField(CLIENT_TYPE.key, "string", "Client.")
 _PROFILE = RecordField(CHAT_PROFILE.key, "string", "Chat profile.")
 _CONVERSATION = RecordField(CONVERSATION_ID, "string", "Thread.")
-_TURN_NUMBER = RecordField(
-    "chainlit.turn.number", "integer", "Which turn of its session it is, from 1."
-)
-_TRACE = RecordField("trace_id", "string", "Trace of the turn, if it has one.")
+_TURN_NUMBER = RecordField(TURN_NUMBER, "integer", "Which turn of its session it is, from 1.")
+_TRACE = RecordField(TRACE_ID, "string", "Trace of the turn, if it has one.")
+_SPAN = RecordField(SPAN_ID, "string", "Span of the turn, if it has one.")
 _SESSION = (
     _SESSION_ID,
     RecordField(SESSION_TYPE.key, "string", "Type of the session."),
@@ -112,36 +148,32 @@ SESSION_END_RECORD = RecordKind(
     "session.end",
     (
         *_SESSION,
-        RecordField("chainlit.session.start", "time", "When it started."),
-        RecordField(
-            "chainlit.session.duration", "double", "Seconds from its start to its last disconnect."
-        ),
-        RecordField(
-            "chainlit.session.connected", "double", "Seconds of these in which it was connected."
-        ),
+        RecordField(SESSION_STARTED_AT, "time", "When it started."),
+        RecordField(SESSION_SECONDS, "double", "Seconds from its start to its last disconnect."),
+        RecordField(SESSION_CONNECTED, "double", "Seconds of these in which it was connected."),
         RecordField(END_REASON.key, "string", "Why it ended."),
-        RecordField("chainlit.session.turns.started", "integer", "Turns."),
-        RecordField("chainlit.session.turns.ok", "integer", "Turns that were answered."),
-        RecordField("chainlit.session.turns.error", "integer", "Turns that failed."),
-        RecordField("chainlit.session.turns.cancelled", "integer", "Turns that were stopped."),
-        RecordField("chainlit.session.reconnects", "integer", "How often its user came back."),
+        RecordField(TURNS_STARTED, "integer", "Turns."),
+        RecordField(TURNS_OK, "integer", "Turns that were answered."),
+        RecordField(TURNS_ERROR, "integer", "Turns that failed."),
+        RecordField(TURNS_CANCELLED, "integer", "Turns that were stopped."),
+        RecordField(RECONNECTS, "integer", "How often its user came back."),
         RecordField(
-            "chainlit.session.longest_gap",
+            LONGEST_GAP,
             "double",
             "Seconds of the longest time without a connection after which its user came back.",
         ),
         RecordField(
-            "chainlit.session.time_to_first_turn",
+            TIME_TO_FIRST_TURN,
             "double",
             "Seconds from its start to the first message of its user.",
         ),
         RecordField(
-            "chainlit.session.undelivered",
+            SESSION_UNDELIVERED,
             "integer",
             "Messages, chunks, elements and questions that were sent to a socket that was gone.",
         ),
-        RecordField("chainlit.session.feedback.positive", "integer", "Feedback that was good."),
-        RecordField("chainlit.session.feedback.negative", "integer", "Feedback that was bad."),
+        RecordField(FEEDBACK_POSITIVE, "integer", "Feedback that was good."),
+        RecordField(FEEDBACK_NEGATIVE, "integer", "Feedback that was bad."),
         RecordField(CLOSE_REASON.key, "string", "Why its last connection closed."),
         _CONVERSATION,
     ),
@@ -154,41 +186,41 @@ TURN_RECORD = RecordKind(
         _SESSION_ID,
         _TURN_NUMBER,
         _TRACE,
-        RecordField("span_id", "string", "Span of the turn, if it has one."),
+        _SPAN,
         RecordField(
-            "chainlit.turn.source",
+            TURN_SOURCE,
             "string",
             "How the message came: `message`, `edit`, `voice` or `bot`.",
         ),
         _CLIENT,
         _USER_HASH,
         _PROFILE,
-        RecordField("chainlit.turn.start", "time", "When the message arrived."),
-        RecordField("chainlit.turn.duration", "double", "Seconds from then to the end."),
+        RecordField(TURN_STARTED_AT, "time", "When the message arrived."),
+        RecordField(TURN_SECONDS, "double", "Seconds from then to the end."),
         RecordField(
-            "chainlit.turn.time_to_first_token",
+            FIRST_TOKEN_SECONDS,
             "double",
             "Seconds from then to the first thing that the user could see or hear.",
         ),
-        RecordField("chainlit.turn.chunks", "integer", "Chunks that were streamed."),
+        RecordField(TURN_CHUNKS, "integer", "Chunks that were streamed."),
         RecordField(OUTCOME.key, "string", "Outcome."),
         RecordField(ERROR_TYPE, "string", "Class of the exception that made it fail."),
         RecordField(CALLBACK_NAME.key, "string", "Callback that raised it."),
-        RecordField("chainlit.turn.steps", "integer", "Steps, tools included."),
+        RecordField(TURN_STEPS, "integer", "Steps, tools included."),
         RecordField(
-            "chainlit.turn.tools",
+            TURN_TOOLS,
             "tools",
             "The first 50 steps of type `tool`: `name`, `duration` in seconds, `outcome`.",
         ),
-        RecordField("chainlit.turn.input_size", "integer", "Characters of the user's message."),
-        RecordField("chainlit.turn.output_size", "integer", "Characters of the answers."),
+        RecordField(INPUT_SIZE, "integer", "Characters of the user's message."),
+        RecordField(OUTPUT_SIZE, "integer", "Characters of the answers."),
         RecordField(
-            "chainlit.turn.undelivered",
+            TURN_UNDELIVERED,
             "integer",
             "Messages, chunks, elements and questions that were sent to a socket that was gone.",
         ),
         RecordField(
-            "chainlit.turn.data_layer_errors",
+            DATA_LAYER_ERRORS,
             "integer",
             "Data-layer operations that failed.",
         ),
@@ -204,8 +236,9 @@ FEEDBACK_RECORD = RecordKind(
         _SESSION_ID,
         _TURN_NUMBER,
         _TRACE,
+        _SPAN,
         RecordField(FEEDBACK_VALUE.key, "string", "`positive`, `negative` or `deleted`."),
-        RecordField("chainlit.feedback.has_comment", "boolean", "Whether there is a comment."),
+        RecordField(HAS_COMMENT, "boolean", "Whether there is a comment."),
         _CLIENT,
         _USER_HASH,
         _PROFILE,
@@ -219,9 +252,10 @@ SCORE_RECORD = RecordKind(
         _SESSION_ID,
         _TURN_NUMBER,
         _TRACE,
-        RecordField("gen_ai.evaluation.name", "string", "Name of the score."),
-        RecordField("gen_ai.evaluation.score.value", "double", "The score."),
-        RecordField("gen_ai.evaluation.score.label", "string", "The score in a word."),
+        _SPAN,
+        RecordField(SCORE_NAME, "string", "Name of the score."),
+        RecordField(SCORE_VALUE, "double", "The score."),
+        RecordField(SCORE_LABEL, "string", "The score in a word."),
         _CLIENT,
         _USER_HASH,
         _PROFILE,

@@ -22,8 +22,6 @@ CODE_FUNCTION = "code.function.name"
 STEP_INPUT = "chainlit.step.input"
 STEP_OUTPUT = "chainlit.step.output"
 
-# Events: the first one of spans, the others of the log
+# Events
 
 EVENT_ACCESS_DENIED = "chainlit.access.denied"
-EVENT_SESSION_START = "session.start"
-EVENT_SESSION_END = "session.end"

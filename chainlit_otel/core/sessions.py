@@ -37,20 +37,75 @@ class Session:
         started: Monotonic time of the start, in nanoseconds.
         left: Monotonic time of the disconnect, in nanoseconds; None while connected.
         ended: Whether the session is over.
-        turns: How many turns it has had.
         hash: The hash of its id, which is exported in place of the id.
+        origin: `new` or `thread_resume`.
+        started_at: Wall clock of the start, in nanoseconds since the epoch.
+        away: Nanoseconds between disconnects and the reconnects that followed them.
+        longest_gap: The longest of these, in nanoseconds.
+        reconnects: How often a socket has taken it up.
+        turns: How many turns it has had.
+        first_turn: Monotonic time of the start of the first of them, in nanoseconds.
+        outcomes: How many turns have ended, by outcome.
+        feedback: How much feedback there was, by value.
+        undelivered: How much was sent to a socket that was gone.
+        close_reason: Why its last connection closed.
+        profile: Chat profile, as a bounded label.
+        user: What stands for the user who is signed in; empty if there is none, or no key for it.
+        conversation: Thread id.
     """
 
-    __slots__ = ("client", "ended", "hash", "left", "started", "turns", "type")
+    __slots__ = (
+        "away",
+        "client",
+        "close_reason",
+        "conversation",
+        "ended",
+        "feedback",
+        "first_turn",
+        "hash",
+        "left",
+        "longest_gap",
+        "origin",
+        "outcomes",
+        "profile",
+        "reconnects",
+        "started",
+        "started_at",
+        "turns",
+        "type",
+        "undelivered",
+        "user",
+    )
 
-    def __init__(self, type: SessionType, client: str, hash: str, started: int) -> None:
+    def __init__(
+        self,
+        type: SessionType,
+        client: str,
+        hash: str,
+        started: int,
+        origin: str = "",
+        started_at: int = 0,
+    ) -> None:
         self.type: SessionType = type
         self.client = client
         self.hash = hash
+        self.origin = origin
         self.started = started
-        self.turns = 0
+        self.started_at = started_at
         self.left: int | None = None
         self.ended = False
+        self.away = 0
+        self.longest_gap = 0
+        self.reconnects = 0
+        self.turns = 0
+        self.first_turn: int | None = None
+        self.outcomes: dict[str, int] = {}
+        self.feedback: dict[str, int] = {}
+        self.undelivered = 0
+        self.close_reason = ""
+        self.profile = ""
+        self.user = ""
+        self.conversation = ""
 
 
 class _SessionTimeAccumulator:
@@ -116,7 +171,7 @@ class SessionLedger:
     def start(self, type: SessionType, client: str, origin: str, hash: str = "") -> Session:
         """Start a session, which is connected, and return its handle."""
         with self._transaction() as (now, _):
-            session = Session(type, client, hash, now)
+            session = Session(type, client, hash, now, origin, self._wall())
             sessions = self._by_type[type]
             sessions.open[session] = None
             sessions.start(session)
@@ -137,16 +192,28 @@ class SessionLedger:
         Returns:
             False, and nothing is recorded, if the session has ended in this ledger.
         """
-        with self._transaction():
+        with self._transaction() as (now, _):
             if session.ended:
                 return False
             self._reconnects[(session.client,)] += 1
+            session.reconnects += 1
             if session.left is not None:
+                gap = now - session.left
+                session.away += gap
+                session.longest_gap = max(session.longest_gap, gap)
                 self._by_type[session.type].resume(session, session.left)
                 session.left = None
                 self._count(session, "disconnected", -1)
                 self._count(session, "connected", +1)
         return True
+
+    def start_turn(self, session: Session) -> int:
+        """A turn of the session starts; return which one it is, from 1."""
+        with self._transaction() as (now, _):
+            if session.first_turn is None:
+                session.first_turn = now
+            session.turns += 1
+            return session.turns
 
     def end(self, session: Session, reason: str) -> None:
         """End the session; a second call does nothing."""

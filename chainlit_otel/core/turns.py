@@ -6,9 +6,29 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from threading import Lock
+from typing import Literal, NamedTuple
 
 from chainlit_otel.core.peaks import HighWaterMark
-from chainlit_otel.core.sessions import NS, Clock
+from chainlit_otel.core.sessions import NS, Clock, Session
+
+TurnSource = Literal["message", "edit", "voice", "bot"]
+
+MAX_TOOLS = 50
+"""How many tools of a turn are remembered one by one."""
+
+
+class ToolCall(NamedTuple):
+    """One tool that has run in a turn.
+
+    Attributes:
+        name: Name of the step, as a bounded label.
+        duration: Seconds that it took.
+        outcome: `ok`, `error` or `cancelled`.
+    """
+
+    name: str
+    duration: float
+    outcome: str
 
 
 class Turn:
@@ -17,7 +37,20 @@ class Turn:
     Attributes:
         arrived: Monotonic time at which the message arrived, in nanoseconds.
         profile: Chat profile, as a bounded label.
+        source: How the message came.
+        session: The session that it is one of; None if the message failed before it had one.
+        number: Which turn of its session it is, from 1; 0 without a session.
+        started_at: Wall clock of the arrival, in nanoseconds since the epoch.
+        trace_id: Trace of its span in hex digits; empty if that is not sampled.
+        span_id: Its span, likewise.
         message_id: Id of the user's message; empty if it is not known.
+        input_size: Characters of the user's message.
+        output_sizes: Characters of each answer, by its id, as it was last sent.
+        steps: How many steps have ended in it.
+        tools: The first `MAX_TOOLS` of them that are tools.
+        undelivered: How much was sent to a socket that was gone.
+        data_layer_errors: How many operations of the data layer have failed in it.
+        failed_callback: Name of the callback that has raised `error`; empty if none has.
         error: The exception that a callback raised and Chainlit swallowed, if any.
         cancelled: Whether the user, or the end of the process, stopped it.
         ended: Whether it is over.
@@ -32,20 +65,53 @@ class Turn:
         "arrived",
         "cancelled",
         "chunks",
+        "data_layer_errors",
         "ended",
         "error",
+        "failed_callback",
         "first_chunk",
         "first_output",
+        "input_size",
         "last_chunk",
         "message_id",
+        "number",
+        "output_sizes",
         "profile",
         "room",
+        "session",
+        "source",
+        "span_id",
+        "started_at",
+        "steps",
+        "tools",
+        "trace_id",
+        "undelivered",
     )
 
-    def __init__(self, arrived: int, profile: str) -> None:
+    def __init__(
+        self,
+        arrived: int,
+        profile: str,
+        source: TurnSource = "message",
+        session: Session | None = None,
+        started_at: int = 0,
+    ) -> None:
         self.arrived = arrived
         self.profile = profile
+        self.source: TurnSource = source
+        self.session = session
+        self.started_at = started_at
+        self.number = 0
+        self.trace_id = ""
+        self.span_id = ""
         self.message_id = ""
+        self.input_size = 0
+        self.output_sizes: dict[str, int] = {}
+        self.steps = 0
+        self.tools: list[ToolCall] = []
+        self.undelivered = 0
+        self.data_layer_errors = 0
+        self.failed_callback = ""
         self.error: BaseException | None = None
         self.cancelled = False
         self.ended = False
@@ -119,12 +185,26 @@ class TurnLedger:
         self.messages: Counter[tuple[str, ...]] = Counter()
         self.dropped: Counter[tuple[str, ...]] = Counter()
 
-    def start(self, arrived: int, profile: str) -> Turn:
-        """Open a turn for a message that arrived at monotonic time `arrived` (nanoseconds)."""
-        turn = Turn(arrived, profile)
+    def start(
+        self,
+        arrived: int,
+        profile: str,
+        source: TurnSource = "message",
+        session: Session | None = None,
+    ) -> Turn:
+        """Open a turn.
+
+        Args:
+            arrived: Monotonic time at which the message arrived, in nanoseconds.
+            profile: Chat profile, as a bounded label.
+            source: How the message came.
+            session: The session that the turn is one of, if it has one.
+        """
         with self._lock:
+            now, wall = self._clock(), self._wall()
+            turn = Turn(arrived, profile, source, session, wall - (now - arrived))
             self._open.add(turn)
-            self._peak.move(len(self._open), self._clock(), self._wall())
+            self._peak.move(len(self._open), now, wall)
         return turn
 
     def end(self, turn: Turn) -> None:
@@ -136,6 +216,8 @@ class TurnLedger:
             self._chunks += turn.chunks
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
+            if (session := turn.session) is not None:
+                session.outcomes[turn.outcome] = session.outcomes.get(turn.outcome, 0) + 1
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
@@ -143,10 +225,32 @@ class TurnLedger:
         with self._lock:
             self.messages[(direction,)] += 1
 
-    def drop(self, event: str) -> None:
-        """Content was sent to a socket that is gone."""
+    def drop(self, event: str, turn: Turn | None = None, session: Session | None = None) -> None:
+        """Content was sent to a socket that is gone.
+
+        Args:
+            event: What was sent.
+            turn: The turn in which it was sent, if it was in one.
+            session: The session that it was sent to, if that is known.
+        """
         with self._lock:
             self.dropped[(event,)] += 1
+            if turn is not None and not turn.ended:
+                turn.undelivered += 1
+            if session is not None:
+                session.undelivered += 1
+
+    def record_step(self, turn: Turn, tool: ToolCall | None) -> None:
+        """A step of a turn has ended, which may be a tool. Threads of the app have steps, too."""
+        with self._lock:
+            turn.steps += 1
+            if tool is not None and len(turn.tools) < MAX_TOOLS:
+                turn.tools.append(tool)
+
+    def record_data_layer_error(self, turn: Turn) -> None:
+        """An operation of the data layer has failed in a turn."""
+        with self._lock:
+            turn.data_layer_errors += 1
 
     def cancel_all(self) -> None:
         """Every turn under way ends as cancelled, because the process stops."""

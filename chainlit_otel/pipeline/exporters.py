@@ -17,7 +17,16 @@ from opentelemetry.sdk.metrics.export import MetricExporter
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from chainlit_otel.pipeline.forks import RenewableReader
-from chainlit_otel.pipeline.losses import BatchProcessor, Losses, Make, MetricDelivery, SpanDelivery
+from chainlit_otel.pipeline.losses import (
+    BatchProcessor,
+    LogBatchProcessor,
+    LogDelivery,
+    LogExporter,
+    Losses,
+    Make,
+    MetricDelivery,
+    SpanDelivery,
+)
 from chainlit_otel.settings import warn
 
 if TYPE_CHECKING:
@@ -69,6 +78,24 @@ def metric_readers(losses: Losses) -> list[ExportingReader]:
     return [
         _or_default("OTEL_METRIC_EXPORT_*", ExportingReader, delivery, defaults)
         for delivery in _deliveries("METRICS", MetricExporter, MetricDelivery, losses)
+    ]
+
+
+def log_processors(losses: Losses) -> list[LogBatchProcessor]:
+    """Return a processor for each exporter of logs that the standard variables ask for.
+
+    Args:
+        losses: Counts what they lose.
+    """
+    defaults = {
+        "max_queue_size": 2048,
+        "schedule_delay_millis": 1000,
+        "max_export_batch_size": 512,
+        "export_timeout_millis": 30000,
+    }
+    return [
+        _or_default("OTEL_BLRP_*", LogBatchProcessor, delivery, defaults)
+        for delivery in _deliveries("LOGS", LogExporter, LogDelivery, losses)
     ]
 
 

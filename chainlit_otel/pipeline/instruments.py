@@ -10,7 +10,6 @@ from time import time_ns
 from typing import Any
 from weakref import ReferenceType, ref
 
-from opentelemetry._logs import Logger, SeverityNumber, get_logger
 from opentelemetry.context import Context, get_current
 from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 from opentelemetry.trace import (
@@ -36,10 +35,6 @@ BUCKET_ADVICE = (
 )
 
 
-# Before 1.37 an event was an API of its own.
-_EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
-
-
 # A collection flushes the queue; between two of them it is flushed at this length.
 _MAX_QUEUED = 512
 
@@ -47,10 +42,10 @@ _Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
 
 
 class Telemetry:
-    """Records the metrics of the catalogue, with every provider given, and logs its events.
+    """Records the metrics of the catalogue, with every provider given.
 
     Counters and gauges are read from plain numbers when somebody collects; only histograms
-    record on the way. Events go to the logger provider of the application, if it has one.
+    record on the way.
 
     Args:
         providers: Where the instruments are made.
@@ -147,25 +142,6 @@ class Telemetry:
     def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)
         return [(i.histogram(metric).record, attributes) for i in self._recording]
-
-    def session_started(self, session_id: str) -> None:
-        """Log the start of a session, by the hash of its id."""
-        self._log(catalog.EVENT_SESSION_START, {catalog.SESSION_ID: session_id})
-
-    def session_ended(self, session_id: str, reason: str) -> None:
-        """Log the end of a session."""
-        attributes = {catalog.SESSION_ID: session_id, catalog.END_REASON.key: reason}
-        self._log(catalog.EVENT_SESSION_END, attributes)
-
-    def _log(self, event: str, attributes: Mapping[str, str]) -> None:
-        if _EVENTS:
-            logger = get_logger(catalog.SCOPE, __version__)
-            logger.emit(
-                timestamp=time_ns(),
-                severity_number=SeverityNumber.INFO,
-                event_name=event,
-                attributes=attributes,
-            )
 
     def close(self) -> None:
         """Flush, and give no more observations, since instruments cannot be unregistered."""

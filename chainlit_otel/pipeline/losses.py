@@ -13,6 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from opentelemetry.sdk._logs import export as logs_export
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricExportResult, MetricsData
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -23,6 +25,12 @@ from chainlit_otel.guard import log
 
 if TYPE_CHECKING:
     from chainlit_otel.pipeline.otlp_http import ExportSession
+
+# Older SDKs have these by other names.
+LogExporter: Any = getattr(logs_export, "LogRecordExporter", None) or logs_export.LogExporter
+LogExportResult: Any = (
+    getattr(logs_export, "LogRecordExportResult", None) or logs_export.LogExportResult
+)
 
 Make = Callable[[], "tuple[Any, ExportSession | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""
@@ -265,16 +273,19 @@ class QueueBalance:
             self._on_drop(more)
 
 
-class SpanDelivery(SpanExporter):
-    """Exports spans by another exporter and counts what that loses.
+class _BatchDelivery:
+    """Exports batches by another exporter and counts what that loses, and its queue drops.
 
     Args:
+        signal: `spans` or `logs`.
         make: Makes the other exporter.
         losses: Counts.
+        results: What the SDK calls success and failure.
     """
 
-    def __init__(self, make: Make, losses: Losses) -> None:
-        self._deliver = _Delivery("spans", make, losses)
+    def __init__(self, signal: str, make: Make, losses: Losses, results: Any) -> None:
+        self._deliver = _Delivery(signal, make, losses)
+        self._results = results
         self.balance = QueueBalance(
             partial(self._deliver.lost, reason="queue_full", words="is too slow, the queue is full")
         )
@@ -289,18 +300,17 @@ class SpanDelivery(SpanExporter):
         self._deliver.renew()
         self.balance.renew()
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+    def export(self, batch: Sequence[Any]) -> Any:
         """Export, and count if it fails."""
-        export = partial(self.exporter.export, spans)
-        with self.balance.taken(len(spans)):
-            result = self._deliver(len(spans), export, SpanExportResult.SUCCESS)
-        return result or SpanExportResult.FAILURE
+        export = partial(self.exporter.export, batch)
+        with self.balance.taken(len(batch)):
+            result = self._deliver(len(batch), export, self._results.SUCCESS)
+        return result or self._results.FAILURE
 
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Have the other exporter flush."""
-        return not self._deliver.is_of_this_process or bool(
-            self.exporter.force_flush(timeout_millis)
-        )
+        flush = getattr(self.exporter, "force_flush", None)  # exporters of logs may have none
+        return flush is None or not self._deliver.is_of_this_process or bool(flush(timeout_millis))
 
     def shutdown(self) -> None:
         """Have the other exporter shut down."""
@@ -308,39 +318,93 @@ class SpanDelivery(SpanExporter):
             self.exporter.shutdown()
 
 
-class BatchProcessor(BatchSpanProcessor):
-    """The SDK's processor; what its queue drops is counted.
+class SpanDelivery(_BatchDelivery, SpanExporter):
+    """Exports spans by another exporter and counts what that loses.
 
     Args:
-        delivery: Where the spans go.
-        kwargs: The limits; by default those of the standard variables.
-
-    Attributes:
-        delivery: Where the spans go.
+        make: Makes the other exporter.
+        losses: Counts.
     """
 
-    def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
-        super().__init__(delivery, **kwargs)
-        self.delivery = delivery
+    def __init__(self, make: Make, losses: Losses) -> None:
+        super().__init__("spans", make, losses, SpanExportResult)
+
+
+class LogDelivery(_BatchDelivery, LogExporter):  # type: ignore[misc]
+    """Exports log records by another exporter and counts what that loses.
+
+    Args:
+        make: Makes the other exporter.
+        losses: Counts.
+    """
+
+    def __init__(self, make: Make, losses: Losses) -> None:
+        super().__init__("logs", make, losses, LogExportResult)
+
+
+class _Batching:
+    """What the processors of the SDK lack: what their queues drop is counted.
+
+    Attributes:
+        delivery: Where the batches go.
+    """
+
+    delivery: _BatchDelivery
+
+    def _find_queue(self) -> None:
         _suppress(BatchSpanProcessor.__module__, "opentelemetry.sdk._shared_internal")
         # Since 1.34 the queue is a part of another object.
         batches: Any = getattr(self, "_batch_processor", None)
         owner: Any = self if batches is None else batches
         self._queue: deque[Any] = owner.queue if batches is None else owner._queue
-        self._balance = delivery.balance
+        self._balance = self.delivery.balance
         self._balance.queue = self._queue
 
-    def on_end(self, span: ReadableSpan) -> None:
-        """Queue a span, if it is sampled."""
-        if not span.context.trace_flags.sampled:
-            return
+    def _put(self, put: Callable[[], None]) -> None:
         full = len(self._queue) == self._queue.maxlen
         if full:
             with _suppressing():
-                super().on_end(span)
+                put()
         else:
-            super().on_end(span)
+            put()
         self._balance.put(full)
+
+
+class BatchProcessor(_Batching, BatchSpanProcessor):
+    """The SDK's processor of spans; what its queue drops is counted.
+
+    Args:
+        delivery: Where the spans go.
+        kwargs: The limits; by default those of the standard variables.
+    """
+
+    def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
+        super().__init__(delivery, **kwargs)
+        self.delivery = delivery
+        self._find_queue()
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Queue a span, if it is sampled."""
+        if span.context.trace_flags.sampled:
+            self._put(partial(super().on_end, span))
+
+
+class LogBatchProcessor(_Batching, BatchLogRecordProcessor):
+    """The SDK's processor of log records; what its queue drops is counted.
+
+    Args:
+        delivery: Where the log records go.
+        kwargs: The limits; by default those of the standard variables.
+    """
+
+    def __init__(self, delivery: LogDelivery, **kwargs: Any) -> None:
+        super().__init__(delivery, **kwargs)
+        self.delivery = delivery
+        self._find_queue()
+
+    def on_emit(self, log_record: Any) -> None:
+        """Queue a log record."""
+        self._put(partial(super().on_emit, log_record))
 
 
 class MetricDelivery(MetricExporter):

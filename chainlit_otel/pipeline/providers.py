@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import uuid
 from collections.abc import Iterable
@@ -12,9 +13,10 @@ from time import monotonic
 from typing import Any, TypeVar
 
 from opentelemetry import metrics, trace
-from opentelemetry._logs import get_logger_provider
+from opentelemetry._logs import Logger, LoggerProvider, get_logger_provider
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.metrics import MeterProvider
+from opentelemetry.sdk._logs import LoggerProvider as SdkLoggerProvider
 from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
 from opentelemetry.sdk.metrics import (
     AlwaysOffExemplarFilter,
@@ -35,7 +37,13 @@ from opentelemetry.trace import Tracer, TracerProvider
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.exporters import metric_readers, one_line, span_processors, warn_of_logs
+from chainlit_otel.pipeline.exporters import (
+    log_processors,
+    metric_readers,
+    one_line,
+    span_processors,
+    warn_of_logs,
+)
 from chainlit_otel.pipeline.forks import forget
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
@@ -57,11 +65,13 @@ class Pipeline:
         reader: What `/metrics` reads; None when all goes to the application's own readers.
         tracer_provider: The provider to open spans with; None for the global one, which may
             be set later.
+        logger_provider: The provider to emit records with; None if nobody wants them, or has them.
     """
 
     meter_providers: tuple[MeterProvider, ...]
     reader: ScrapeReader | None
     tracer_provider: TracerProvider | None
+    logger_provider: LoggerProvider | None = None
 
     @property
     def histograms(self) -> Histograms | None:
@@ -85,6 +95,8 @@ class Pipeline:
         tracers = self.tracer_provider or trace.get_tracer_provider()
         if not isinstance(tracers, trace.ProxyTracerProvider):
             sent["spans"] += _destinations(tracers, "spans", "TracerProvider")
+        if self.logger_provider is not None:
+            sent["records"] = _destinations(self.logger_provider, "records", "LoggerProvider")
         return sent
 
     def flush(self, timeout: float, guard: Guard) -> bool:
@@ -101,7 +113,7 @@ class Pipeline:
         providers = [
             *self.meter_providers,
             self.tracer_provider or trace.get_tracer_provider(),
-            get_logger_provider(),
+            self.logger_provider or get_logger_provider(),
         ]
         # A thread for each, since an exporter whose backend is down retries beyond the timeout that
         # it was given.
@@ -141,9 +153,37 @@ def build_pipeline(
     if tracers is not None:
         trace.set_tracer_provider(tracers)
         _our_tracers = tracers
-    if type(get_logger_provider()).__name__ == "ProxyLoggerProvider":
+    loggers = _logger_provider(settings)
+    if loggers is None and not _has_logger_provider():
         warn_of_logs()
-    return Pipeline(meters, reader, tracer_provider)
+    return Pipeline(meters, reader, tracer_provider, loggers)
+
+
+def _has_logger_provider() -> bool:
+    return type(get_logger_provider()).__name__ != "ProxyLoggerProvider"
+
+
+def _logger_provider(settings: Settings) -> LoggerProvider | None:
+    """Return what takes the records: the provider of the application, or one of ours."""
+    global _our_loggers
+    if not settings.export_records:
+        return None
+    if not EVENTS:
+        warn("CHAINLIT_OTEL_EXPORT_RECORDS sends nothing: it needs opentelemetry-sdk 1.37 or newer")
+        return None
+    if _has_logger_provider():
+        return get_logger_provider()
+    if _our_loggers is None:
+        processors = log_processors(losses)
+        if not processors:
+            warn("CHAINLIT_OTEL_EXPORT_RECORDS sends nothing: set OTEL_EXPORTER_OTLP_ENDPOINT")
+            return None
+        _our_loggers = SdkLoggerProvider(resource=resource_of(settings), shutdown_on_exit=False)
+        for processor in processors:
+            _sent["records"].append(destination(processor.delivery.exporter))
+            _renewable(processor.delivery)
+            _our_loggers.add_log_record_processor(processor)
+    return _our_loggers
 
 
 def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
@@ -157,7 +197,7 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
     if not processors:
         return None
     provider = PrivateTracerProvider(
-        resource=_resource(settings), shutdown_on_exit=False, span_limits=_span_limits()
+        resource=resource_of(settings), shutdown_on_exit=False, span_limits=_span_limits()
     )
     for processor in processors:
         _sent["spans"].append(destination(processor.delivery.exporter))
@@ -211,7 +251,9 @@ def _host_provider() -> MeterProvider | None:
 # A global provider is set once in a process, so ours outlives `disable()` and is used again.
 _ours: tuple[SdkMeterProvider, ScrapeReader] | None = None
 _our_tracers: SdkTracerProvider | None = None
-_sent: dict[str, list[str]] = {"metrics": [], "spans": []}
+# Never the global one: the log of the application is not ours to export.
+_our_loggers: SdkLoggerProvider | None = None
+_sent: dict[str, list[str]] = {"metrics": [], "spans": [], "records": []}
 
 
 def _destinations(provider: object, signal: str, kind: str) -> list[str]:
@@ -221,7 +263,7 @@ def _destinations(provider: object, signal: str, kind: str) -> list[str]:
 def is_ours(provider: object) -> bool:
     """Tell whether a provider was built here, and not by the application."""
     return provider is not None and any(
-        provider is built for built in (_our_tracers, _ours and _ours[0])
+        provider is built for built in (_our_tracers, _our_loggers, _ours and _ours[0])
     )
 
 
@@ -239,7 +281,7 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
         reader = _renewable(ScrapeReader(None if exporting else Histograms(exemplars)))
         provider = SdkMeterProvider(
             metric_readers=[reader, *exporting],
-            resource=_resource(settings),
+            resource=resource_of(settings),
             views=list(_views()),
             shutdown_on_exit=False,
             exemplar_filter=_EXEMPLAR_FILTERS[exemplars](),
@@ -269,6 +311,9 @@ def _exemplar_filter() -> str:
 
 # Those of all exporters that are made here; like them it lives as long as the process.
 losses = Losses()
+
+# Before 1.37 an event was an API of its own.
+EVENTS = "event_name" in inspect.signature(Logger.emit).parameters
 _renewables: list[Any] = [losses]
 _renewed_in = os.getpid()
 
@@ -292,6 +337,8 @@ def _renew() -> None:
         _rename(_ours[0]._sdk_config.resource)
     if _our_tracers is not None:
         _rename(_our_tracers.resource)
+    if _our_loggers is not None:
+        _rename(_our_loggers.resource)
 
 
 def _rename(resource: Resource) -> None:
@@ -330,7 +377,8 @@ class _CachedResource(Resource):
     __eq__ = Resource.__eq__
 
 
-def _resource(settings: Settings) -> Resource:
+def resource_of(settings: Settings) -> Resource:
+    """Return what describes this process in all that is exported by providers of ours."""
     try:
         environment = Resource.create()
     except Exception as error:  # noqa: BLE001 - detectors are anybody's; old SDKs let theirs raise

@@ -24,6 +24,8 @@ from opentelemetry.trace import (
     Status,
     StatusCode,
     Tracer,
+    format_span_id,
+    format_trace_id,
     get_current_span,
     set_span_in_context,
 )
@@ -93,6 +95,14 @@ def _is_innermost(scope: SpanScope) -> bool:
 
 def _trace_id(scope: SpanScope) -> int:
     return scope.span.get_span_context().trace_id
+
+
+def sampled_ids(scope: SpanScope) -> tuple[str, str]:
+    """Return the ids of the trace and of a span in hex digits; empty if it is not sampled."""
+    context = scope.span.get_span_context()
+    if not context.is_valid or not context.trace_flags.sampled:
+        return "", ""
+    return format_trace_id(context.trace_id), format_span_id(context.span_id)
 
 
 def current_span_context() -> SpanContext:

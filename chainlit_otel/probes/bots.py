@@ -102,7 +102,7 @@ class Bots(Probe):
 
     def on_session(self, bot: _Bot, incoming: _Incoming, session: ChainlitSession | None) -> None:
         """A message is about to be answered, in a session made for it; None if it has failed."""
-        incoming.turn = self._messages.start_turn(session, incoming.arrived)
+        incoming.turn = self._messages.start_turn(session, "bot", incoming.arrived)
         self._messages.start_span(incoming.turn, session)
         self._messages.on_received(bot.text(incoming.message))
 

@@ -31,6 +31,7 @@ from chainlit_otel.probes.access import SIGN_INS, Access
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
+from chainlit_otel.probes.sessions import Sessions
 
 Function = Callable[..., Any]
 
@@ -76,6 +77,7 @@ class Callbacks(Probe):
         self._tracing = context.tracing
         self._spans = context.get(SessionSpans)
         self._messages = context.get(Messages)
+        self._sessions = context.get(Sessions)
         self._access = context.get(Access)
         self._instrumented: WeakKeyDictionary[Function, Patches] = WeakKeyDictionary()
         # By identity: code that is compiled again is equal to what it replaces, and outlives it.
@@ -221,9 +223,9 @@ class Callbacks(Probe):
         self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.on_callback_end(call.name, error)
         if call.name in _ANSWERS and error is not None:
-            self._messages.on_error(error)
+            self._messages.on_error(error, call.name)
         if call.name == "set_chat_profiles" and result:
-            self._messages.profiles.add(profile.name for profile in result)
+            self._sessions.profiles.add(profile.name for profile in result)
         self._tracing.end(call.scope, outcome, error)
 
 

@@ -62,4 +62,5 @@ class ChainlitMessage(Protocol):
 class ChainlitFeedback(Protocol):
     """`chainlit.types.Feedback`."""
 
+    forId: str
     value: int

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
@@ -23,19 +23,17 @@ from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
 
 from chainlit_otel import catalog
-from chainlit_otel.core.labels import BoundedLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
-from chainlit_otel.core.turns import Turn, TurnLedger
+from chainlit_otel.core.turns import Turn, TurnLedger, TurnSource
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
+from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, sampled_ids, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitMessage, ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets.connections import Sockets
 
-_PROFILES = 32
 # What is shown to a user or played, by its event. A step goes by the events of messages.
 _CONTENT = frozenset(catalog.EMIT_EVENT.values) - {"step", "audio"} | {"audio_chunk"}
 _ASK_EVENTS = ("ask", "call_fn")
@@ -52,7 +50,6 @@ class Messages(Probe):
 
     Attributes:
         ledger: The ledger of turns.
-        profiles: The chat profiles.
         connections: The open sockets, by their Socket.IO id.
     """
 
@@ -61,7 +58,7 @@ class Messages(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self.ledger = TurnLedger(self._on_end)
-        self.profiles = BoundedLabel(_PROFILES)
+        self._recorder = context.recorder
         self._sessions = context.get(Sessions)
         self._sockets = context.get(Sockets)
         self._spans = context.get(SessionSpans)
@@ -88,8 +85,12 @@ class Messages(Probe):
             handlers, "client_message", functools.partial(_wrap_client_message, patches)
         )
         patches.replace_attribute(socket, "process_message", bound(_wrap_process_message))
-        patches.replace_item(handlers, "edit_message", bound(_wrap_handler, socket, _on_edit))
-        patches.replace_item(handlers, "audio_end", bound(_wrap_handler, socket, _on_audio_end))
+        patches.replace_item(
+            handlers, "edit_message", bound(_wrap_handler, socket, "edit", _on_edit)
+        )
+        patches.replace_item(
+            handlers, "audio_end", bound(_wrap_handler, socket, "voice", _on_audio_end)
+        )
         patches.replace_item(handlers, "stop", bound(_wrap_stop, socket))
         patches.replace_attribute(emitter, "process_message", bound(_wrap_emitter_process_message))
         patches.wrap_on_instance(sio, "emit", bound(_wrap_emit), fast=True)
@@ -101,10 +102,6 @@ class Messages(Probe):
         register(catalog.MESSAGES, lambda: dict(self.ledger.messages))
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
 
-    def overflows(self) -> Mapping[catalog.Attribute, BoundedLabel]:
-        """Return what bounds the chat profiles."""
-        return {catalog.CHAT_PROFILE: self.profiles}
-
     def _on_end(self, turn: Turn, seconds: float) -> None:
         with self.guard:
             record, profile = self.telemetry.record, turn.profile
@@ -113,23 +110,27 @@ class Messages(Probe):
                 record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
             if (gap := turn.time_per_output_chunk) is not None:
                 record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
+        with self._recorder.guard:
+            self._recorder.turn_ended(turn, seconds)
 
-    def start_turn(self, session: ChainlitSession | None, arrived: int | None = None) -> Turn:
+    def start_turn(
+        self, session: ChainlitSession | None, source: TurnSource, arrived: int | None = None
+    ) -> Turn:
         """A message of the session's user is about to be processed.
 
         Args:
             session: Chainlit's session; None if the message failed before it had one.
+            source: How the message came.
             arrived: Monotonic time at which it arrived, in nanoseconds, if that is known.
         """
         arrived = arrived or _arrival.get() or time.monotonic_ns()
-        chosen = getattr(session, "chat_profile", None)
-        profile = self.profiles(chosen) if chosen else ""
-        turn = self.ledger.start(arrived, profile)
+        handle = self._sessions.handle(session)
+        turn = self.ledger.start(arrived, self._sessions.profile_of(session), source, handle)
+        if handle is not None:
+            turn.number = self._sessions.ledger.start_turn(handle)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
             self._tasks[task] = turn
-        if session is not None:
-            self._sessions.record_turn(session)
         return turn
 
     def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
@@ -137,7 +138,10 @@ class Messages(Probe):
         if not self._tracing.is_enabled:
             return
         attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
-        self._scopes[turn] = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
+        scope = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
+        self._scopes[turn] = scope
+        if self._recorder.is_enabled:
+            turn.trace_id, turn.span_id = sampled_ids(scope)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
@@ -159,15 +163,20 @@ class Messages(Probe):
             self._tracing.end(scope, turn.outcome)
         self._scopes.clear()
 
-    def on_error(self, error: BaseException) -> None:
-        """Code of the turn raised an exception that Chainlit is about to swallow."""
+    def on_error(self, error: BaseException, callback: str = "") -> None:
+        """Code of the turn raised an exception that Chainlit is about to swallow.
+
+        Args:
+            error: The exception.
+            callback: The callback that raised it, if it was one.
+        """
         turn = current_turn.get()
         # A task that outlives its turn does not change the outcome any more.
         if turn is None or turn.ended:
             return
         outcome = self.outcome_of(error)
         if outcome == "error" and turn.error is None:
-            turn.error = error
+            turn.error, turn.failed_callback = error, callback
         elif outcome == "cancelled":
             turn.cancelled = True
 
@@ -230,6 +239,8 @@ class Messages(Probe):
             # Once the app has sent something, this is an answer to a question of the app.
             return
         turn.message_id = message_id
+        turn.input_size = len(text) if isinstance(text, str) else 0
+        self._recorder.message_sent(message_id, turn)
         if self._capture:
             self._annotate(catalog.TURN_INPUT, text)
 
@@ -237,11 +248,15 @@ class Messages(Probe):
         """Content other than one more token is about to be sent."""
         socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
         if socket is not None and socket not in self.connections:
-            self.ledger.drop(_content(event, data))
+            session = self._sessions.handle(current_session())
+            self.ledger.drop(_content(event, data), current_turn.get(), session)
             return
         if event in ("stream_token", "stream_start"):
             self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
         elif event in ("new_message", "update_message"):
+            # What a user judges may be an answer, or the step that it is in.
+            if (turn := current_turn.get()) is not None:
+                self._recorder.message_sent(data.get("id"), turn)
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
         elif event == "ask":
@@ -258,6 +273,9 @@ class Messages(Probe):
         # An empty message is where an answer will be put.
         if text := message.get("output"):
             self.on_output(message)
+            turn = current_turn.get()
+            if turn is not None and not turn.ended and isinstance(text, str):
+                turn.output_sizes[str(message.get("id"))] = len(text)
             if self._capture:
                 self._annotate(catalog.TURN_OUTPUT, text)
 
@@ -296,7 +314,7 @@ def _wrap_client_message(patches: Patches, original: Handler) -> Handler:
 def _wrap_process_message(patches: Patches, messages: Messages, original: Handler) -> Handler:
     @wraps(original)
     async def process_message(session: ChainlitSession, *args: Any, **kwargs: Any) -> Any:
-        with _InTurn(messages, session if patches.active else None):
+        with _InTurn(messages, session if patches.active else None, "message"):
             return await original(session, *args, **kwargs)
 
     return process_message
@@ -306,6 +324,7 @@ def _wrap_handler(
     patches: Patches,
     messages: Messages,
     socket: Any,
+    source: TurnSource,
     received: Callable[..., None],
     original: Handler,
 ) -> Handler:
@@ -316,7 +335,7 @@ def _wrap_handler(
         session = None
         with messages.guard:
             session = socket.WebsocketSession.get(sid) if patches.active else None
-        with _InTurn(messages, session):
+        with _InTurn(messages, session, source):
             with messages.guard:
                 if session is not None:
                     received(messages, *args)
@@ -353,18 +372,21 @@ class _InTurn:
     A coroutine around the call would be resumed at every token, too.
     """
 
-    __slots__ = ("_messages", "_session", "_turn")
+    __slots__ = ("_messages", "_session", "_source", "_turn")
 
-    def __init__(self, messages: Messages, session: ChainlitSession | None) -> None:
+    def __init__(
+        self, messages: Messages, session: ChainlitSession | None, source: TurnSource
+    ) -> None:
         self._messages = messages
         self._session = session
+        self._source: TurnSource = source
         self._turn: Turn | None = None
 
     def __enter__(self) -> None:
         if self._session is None:
             return
         with self._messages.guard:
-            self._turn = self._messages.start_turn(self._session)
+            self._turn = self._messages.start_turn(self._session, self._source)
             self._messages.start_span(self._turn, self._session)
 
     def __exit__(

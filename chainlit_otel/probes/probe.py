@@ -12,6 +12,7 @@ from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline
 from chainlit_otel.pipeline.spans import Tracing
+from chainlit_otel.records.recorder import Recorder
 from chainlit_otel.settings import Settings
 
 T = TypeVar("T")
@@ -26,6 +27,7 @@ class ProbeContext:
         guards: A guard for each probe, by its name.
         telemetry: Records histograms, and reads counters and gauges.
         tracing: Starts and ends spans.
+        recorder: Keeps records of what is over.
         announce: Called with the router of the application that a server is about to serve.
         stop: Called when that server has stopped; ends what is open, and exports it.
         resync: Whether the sessions that are open when the probes are installed are this process's.
@@ -38,6 +40,7 @@ class ProbeContext:
         guards: Mapping[str, Guard],
         telemetry: Telemetry,
         tracing: Tracing,
+        recorder: Recorder,
         announce: Callable[[Any], None],
         stop: Callable[[], None],
         resync: bool = True,
@@ -47,6 +50,7 @@ class ProbeContext:
         self.guards = guards
         self.telemetry = telemetry
         self.tracing = tracing
+        self.recorder = recorder
         self.announce = announce
         self.stop = stop
         self.resync = resync

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import hmac
 import re
 import sys
 import weakref
@@ -22,7 +23,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
-from chainlit_otel.core.labels import EnumLabel
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
 from chainlit_otel.patching import Patches, SeamMissing
@@ -31,6 +32,7 @@ from chainlit_otel.probes.chainlit_types import ChainlitSession, ChainlitWebsock
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
 
+_PROFILES = 32
 # What Chainlit and its data layers make up is of this form; a browser may send any text for it.
 _THREAD_ID = re.compile(r"[0-9A-Fa-f-]{1,64}")
 
@@ -67,6 +69,7 @@ class Sessions(Probe):
     Attributes:
         ledger: The ledger of sessions.
         client_type: The clients.
+        profiles: The chat profiles.
         misses: Lookups of sessions that are not in this process, by what looked them up.
         users: Who is signed in.
     """
@@ -79,6 +82,11 @@ class Sessions(Probe):
         self._resyncs = context.resync
         self._capture_user = context.settings.capture_user
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
+        self.profiles = BoundedLabel(_PROFILES)
+        self._recorder = context.recorder
+        self._user_hash = functools.lru_cache(maxsize=1024)(
+            functools.partial(hashed_user, context.settings.user_hash_key)
+        )
         self.misses: Counts[tuple[str, ...]] = Counts()
         self._handles: weakref.WeakKeyDictionary[ChainlitSession, Session] = (
             weakref.WeakKeyDictionary()
@@ -117,9 +125,9 @@ class Sessions(Probe):
         register(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
         register(catalog.RETAINED, self.retained)
 
-    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel]:
-        """Return what bounds the clients."""
-        return {catalog.CLIENT_TYPE: self.client_type}
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
+        """Return what bounds the clients and the chat profiles."""
+        return {catalog.CLIENT_TYPE: self.client_type, catalog.CHAT_PROFILE: self.profiles}
 
     def on_startup(self) -> None:
         """Show the series of each bot that the app has at zero, before its first session."""
@@ -139,7 +147,8 @@ class Sessions(Probe):
             )
             if session.type == "websocket":
                 self.telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
-            self.telemetry.session_ended(session.hash, reason)
+        with self._recorder.guard:
+            self._recorder.session_ended(session, reason, seconds)
 
     def on_start(self, session: ChainlitSession, type: SessionType) -> None:
         """Chainlit made a session."""
@@ -154,7 +163,9 @@ class Sessions(Probe):
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
         finalizer = weakref.finalize(session, self.ledger.finalized, handle, reason)
         finalizer.atexit = False
-        self.telemetry.session_started(handle.hash)
+        with self._recorder.guard:
+            self._describe(session, handle)
+            self._recorder.session_started(handle)
 
     def resync(self) -> None:
         """Start the sessions that are open now in the ledger."""
@@ -165,10 +176,23 @@ class Sessions(Probe):
         """Tell whether a session is in the ledger, whether it has ended or not."""
         return session in self._handles
 
-    def record_turn(self, session: ChainlitSession) -> None:
-        """A message of the session's user is about to be processed."""
-        if handle := self._handles.get(session):
-            handle.turns += 1
+    def handle(self, session: ChainlitSession | None) -> Session | None:
+        """Return what the ledger has of a session; None if it is not in there."""
+        return None if session is None else self._handles.get(session)
+
+    def profile_of(self, session: ChainlitSession | None) -> str:
+        """Return the chat profile of a session, as a bounded label; empty if there is none."""
+        chosen = getattr(session, "chat_profile", None)
+        return self.profiles(chosen) if chosen else ""
+
+    def _describe(self, session: ChainlitSession, handle: Session) -> None:
+        """Keep what the records say of a session: its object may be gone by then."""
+        if not self._recorder.is_enabled:
+            return
+        handle.profile = handle.profile or self.profile_of(session)
+        handle.conversation = _conversation(session.thread_id)
+        if session.user is not None:
+            handle.user = self._user_hash(str(session.user.identifier))
 
     def attributes(self, session: ChainlitSession) -> dict[str, str]:
         """Return the span attributes of a session."""
@@ -197,6 +221,8 @@ class Sessions(Probe):
         self.users.disconnect(session)
         if handle := self._handles.get(session):
             self.ledger.drop(handle)
+            with self._recorder.guard:
+                self._describe(session, handle)
 
     def on_cleanup(self, session: ChainlitSession) -> None:
         """Chainlit has handled the disconnect of a session, with an error or without."""
@@ -225,6 +251,8 @@ class Sessions(Probe):
         self.users.disconnect(session)
         self._http.pop(session.id, None)
         if handle := self._handles.get(session):
+            with self._recorder.guard:
+                self._describe(session, handle)
             self.ledger.end(handle, self._end_reason(session, handle))
 
     def check_retained(self, session: ChainlitSession) -> None:
@@ -276,6 +304,21 @@ def hashed(session_id: object) -> str:
     Whoever knows the id itself can restore the session if the app has no sign-in.
     """
     return hashlib.sha256(str(session_id).encode(errors="surrogatepass")).hexdigest()[:16]
+
+
+def hashed_user(key: str | None, identifier: str) -> str:
+    """Return what stands for a user in records: HMAC-SHA-256, 16 hex digits.
+
+    Args:
+        key: The key; without one nobody can tell users from each other.
+        identifier: The identifier of the user.
+    """
+    if key is None:
+        return ""
+    digest = hmac.new(
+        key.encode(errors="surrogatepass"), identifier.encode(errors="surrogatepass"), "sha256"
+    )
+    return digest.hexdigest()[:16]
 
 
 def _origin(session: ChainlitSession, type: SessionType) -> str:

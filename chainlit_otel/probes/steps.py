@@ -22,10 +22,11 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from chainlit_otel import catalog
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.turns import ToolCall
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitStep
-from chainlit_otel.probes.messages import Messages
+from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 
@@ -156,6 +157,11 @@ class Steps(Probe):
         # From the first step of a type on, so that `rate()` does not lose the first that fails.
         self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
         self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
+        turn = current_turn.get()
+        if turn is not None and not turn.ended:
+            name = self.names.admit(utf8_safe(step.name)) if kind == "tool" else ""
+            tool = ToolCall(name, seconds, outcome) if name else None
+            self._messages.ledger.record_step(turn, tool)
         span = state.scope.span
         if span.is_recording():
             # The content of a step is the app's, and its `__str__` may raise.

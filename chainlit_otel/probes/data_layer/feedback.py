@@ -5,8 +5,9 @@ after them, and for the page only. If the layer raises, the feedback is not stor
 count here: it is an error among the operations of the layer. `SQLAlchemyDataLayer` swallows the
 errors of its database and returns a new id, so feedback that it failed to store counts.
 
-A user who changes their mind, or adds a comment, gives feedback again. It is not linked to its
-turn: it may come days later, to another process, and has the id of a step only.
+A user who changes their mind, or adds a comment, gives feedback again. No metric links it to its
+turn: it may come days later, to another process, and has the id of a step only. A record does, while
+that id is known here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
+from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.probes.chainlit_types import ChainlitFeedback
 from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
@@ -31,47 +33,50 @@ class Feedback(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self._discovery = context.get(Discovery)
+        self._recorder = context.recorder
         self._given: Counts[tuple[str, ...]] = Counts()
 
     def install(self, patches: Patches) -> None:
         """Observe the data layer."""
 
         def found(layer: Any) -> None:
-            for name, describe in (("upsert_feedback", _value), ("delete_feedback", _deletion)):
-                wrap = functools.partial(_wrap_store, patches, self, describe)
+            for name, stored in (
+                ("upsert_feedback", self.on_upserted),
+                ("delete_feedback", self.on_deleted),
+            ):
+                wrap = functools.partial(_wrap_store, patches, self.guard, stored)
                 wrap_method(patches, layer, name, wrap)
 
         self._discovery.listen(patches, self.guard, found)
         self.telemetry.register_observable(catalog.FEEDBACK, self.given, self.guard)
 
-    def record(self, value: str | None) -> None:
-        """The data layer has stored or deleted feedback; None is neither."""
-        if value is not None:
-            self._given.add((value,))
+    def on_upserted(self, feedback_id: Any, feedback: ChainlitFeedback) -> None:
+        """The data layer has stored feedback, and given it an id."""
+        value = "positive" if feedback.value else "negative"
+        self._given.add((value,))
+        self._recorder.feedback_given(
+            feedback.forId, feedback_id, value, bool(getattr(feedback, "comment", None))
+        )
+
+    def on_deleted(self, deleted: Any, feedback_id: Any) -> None:
+        """The data layer has deleted feedback, unless it says that it has not."""
+        # Layers that say nothing return None.
+        if deleted is not False:
+            self._given.add(("deleted",))
+            self._recorder.feedback_deleted(feedback_id)
 
     def given(self) -> dict[tuple[str, ...], int]:
         """Return how much feedback there was, by value."""
         return self._given.read()
 
 
-def _value(_: Any, feedback: ChainlitFeedback) -> str:
-    return "positive" if feedback.value else "negative"
-
-
-def _deletion(deleted: Any, feedback_id: Any) -> str | None:
-    # A layer that does not report whether it has deleted anything returns None.
-    return None if deleted is False else "deleted"
-
-
-def _wrap_store(
-    patches: Patches, feedback: Feedback, describe: Callable[..., str | None], original: Any
-) -> Any:
+def _wrap_store(patches: Patches, guard: Guard, stored: Callable[..., None], original: Any) -> Any:
     @wraps(original)
     async def store(*args: Any, **kwargs: Any) -> Any:
         result = await original(*args, **kwargs)
-        with feedback.guard:
+        with guard:
             if patches.active:
-                feedback.record(describe(result, *args, **kwargs))
+                stored(result, *args, **kwargs)
         return result
 
     return store

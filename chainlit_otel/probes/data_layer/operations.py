@@ -46,6 +46,7 @@ from chainlit_otel.probes.data_layer.discovery import (
     is_instrumentable,
     wrap_method,
 )
+from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import current_session
@@ -108,6 +109,7 @@ class DataLayers(Probe):
         self._queued_names = EnumLabel(catalog.QUEUED_OPERATION.values)
         self.names = BoundedLabel(_LAYERS)
         self._discovery = context.get(Discovery)
+        self._turns = context.get(Messages).ledger
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._zeros: dict[tuple[str, ...], int] = {}
@@ -218,6 +220,9 @@ class DataLayers(Probe):
             seconds = (time.monotonic_ns() - operation.started) / NS
             labels = (operation.name, operation.layer, outcome)
             self.ledger.end(*labels)
+            turn = current_turn.get()
+            if outcome == "error" and turn is not None and not turn.ended:
+                self._turns.record_data_layer_error(turn)
             self.telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
         span = operation.scope.span
         if error is not None:

@@ -98,6 +98,9 @@ class Sockets(Probe):
     def end(self, reason: str) -> None:
         """Close every connection."""
         self.ledger.close_all(reason)
+        for sid in list(self.connections):
+            if (handle := self._sessions.handle(_session_of(sid))) is not None:
+                handle.close_reason = reason
 
     def _on_close(self, reason: str, seconds: float) -> None:
         with self.guard:
@@ -155,7 +158,10 @@ class Sockets(Probe):
             self._sessions.on_drop(session)
         engine_reason = self._reasons.pop(sid, None)
         if connection := self.connections.pop(sid, None):
-            self.ledger.close(connection, self._reason(reason or engine_reason))
+            closed_by = self._reason(reason or engine_reason)
+            if (handle := self._sessions.handle(session)) is not None:
+                handle.close_reason = closed_by
+            self.ledger.close(connection, closed_by)
         return session
 
     def _reason(self, reason: object) -> str:

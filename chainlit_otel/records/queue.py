@@ -1,0 +1,166 @@
+"""Takes rows from the application and hands them to their destinations, in a thread of its own."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from threading import Event, Lock, Thread
+from time import monotonic
+from typing import Protocol
+
+from chainlit_otel import catalog
+from chainlit_otel.catalog import LabelSet
+from chainlit_otel.guard import log
+from chainlit_otel.records.rows import Row
+
+_MAX_QUEUED = 10_000
+_MAX_BATCH = 512
+_DELAY = 0.3  # seconds in which rows gather: one waking of the thread for many of them
+_SILENCE = 60.0  # seconds from line to line
+
+
+class Destination(Protocol):
+    """Where rows go."""
+
+    name: str
+    """As `chainlit_otel.record.destination` has it."""
+
+    def write(self, rows: Sequence[Row]) -> int:
+        """Write rows, and return how many of them, from the first on, are written.
+
+        Raises:
+            Exception: Whatever is wrong. None of them is written then.
+        """
+
+
+class RecordQueue:
+    """A bounded queue of rows, and the thread that empties it. Thread-safe.
+
+    Args:
+        destinations: Where the rows go.
+        delay: Seconds in which rows gather before they are written.
+    """
+
+    def __init__(self, destinations: Iterable[Destination], delay: float = _DELAY) -> None:
+        self._destinations = list(destinations)
+        self._delay = delay
+        self._queued: deque[Row | Event] = deque()
+        self._wake = Event()
+        self._hurry = Event()
+        self._lock = Lock()
+        self._thread: Thread | None = None
+        self._written: Counter[LabelSet] = Counter()
+        self._dropped: Counter[LabelSet] = Counter()
+        self._last_logged: float | None = None
+        for kind in catalog.RECORDS:
+            for destination in self._destinations:
+                self._written[kind.name, destination.name] = 0
+                self._dropped[kind.name, destination.name] = 0
+
+    @property
+    def destinations(self) -> list[Destination]:
+        """Where the rows go."""
+        return self._destinations
+
+    def put(self, row: Row) -> None:
+        """Queue a row; it is dropped, and counted, if the queue is full."""
+        if len(self._queued) >= _MAX_QUEUED:
+            for destination in self._destinations:
+                self._drop([row], destination, "the queue is full")
+            return
+        self._queued.append(row)
+        if not self._wake.is_set():
+            self._start()
+            self._wake.set()
+
+    def flush(self, timeout: float) -> bool:
+        """Have all rows written that are queued.
+
+        Args:
+            timeout: Seconds that this may take.
+
+        Returns:
+            Whether it was done in time.
+        """
+        if self._thread is None:
+            # An interpreter that is about to end starts no thread any more.
+            self._empty()
+            return True
+        done = Event()
+        self._queued.append(done)
+        self._hurry.set()
+        self._wake.set()
+        return done.wait(timeout)
+
+    def written(self) -> dict[LabelSet, int]:
+        """Return how many records were written, by kind and destination."""
+        with self._lock:
+            return dict(self._written)
+
+    def dropped(self) -> dict[LabelSet, int]:
+        """Return how many records were dropped, by kind and destination."""
+        with self._lock:
+            return dict(self._dropped)
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is not None:
+                return
+            thread = Thread(target=self._run, name="chainlit-otel-records", daemon=True)
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            self._hurry.wait(self._delay)
+            # In this order: what is queued from here on wakes this again.
+            self._wake.clear()
+            self._hurry.clear()
+            self._empty()
+
+    def _empty(self) -> None:
+        while self._queued:
+            rows: list[Row] = []
+            flushed: Event | None = None
+            while self._queued and len(rows) < _MAX_BATCH and flushed is None:
+                item = self._queued.popleft()
+                if isinstance(item, Event):
+                    flushed = item
+                else:
+                    rows.append(item)
+            if rows:
+                for destination in self._destinations:
+                    self._write(rows, destination)
+            if flushed is not None:
+                flushed.set()
+
+    def _write(self, rows: list[Row], destination: Destination) -> None:
+        written, reason = 0, "it took a part of them only"
+        try:
+            written = destination.write(rows)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is a loss and no more
+            reason = getattr(error, "strerror", None) or type(error).__name__
+        with self._lock:
+            self._written.update((row.kind.name, destination.name) for row in rows[:written])
+        if written < len(rows):
+            self._drop(rows[written:], destination, reason)
+
+    def _drop(self, rows: Sequence[Row], destination: Destination, reason: str) -> None:
+        with self._lock:
+            self._dropped.update((row.kind.name, destination.name) for row in rows)
+            now = monotonic()
+            if self._last_logged is not None and now - self._last_logged < _SILENCE:
+                return
+            self._last_logged = now
+        log(
+            logging.WARNING,
+            "records are lost (%s): %s. The application is not affected. %s counts on; this is "
+            "logged once a minute at most",
+            destination,
+            reason,
+            catalog.RECORDS_DROPPED.prometheus_name,
+        )

@@ -1,0 +1,162 @@
+"""What the probes tell of: it becomes rows, if somebody wants them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from threading import Lock
+
+from chainlit_otel import catalog
+from chainlit_otel.core.sessions import Session
+from chainlit_otel.core.turns import Turn
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.providers import Pipeline, resource_of
+from chainlit_otel.records import rows
+from chainlit_otel.records.files import JsonLines
+from chainlit_otel.records.log_events import LogEvents
+from chainlit_otel.records.queue import Destination, RecordQueue
+from chainlit_otel.records.rows import TurnReference
+from chainlit_otel.settings import Settings, warn
+from chainlit_otel.version import __version__
+
+_SERVICE = ("service.name", "service.version", "service.instance.id")
+_MESSAGES = 10_000
+_FEEDBACK = 10_000
+
+
+class _Bounded:
+    """A map that forgets what was put into it first. Thread-safe."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._lock = Lock()
+        self._items: OrderedDict[str, TurnReference] = OrderedDict()
+
+    def put(self, key: str, turn: TurnReference) -> None:
+        with self._lock:
+            self._items[key] = turn
+            self._items.move_to_end(key)
+            if len(self._items) > self._limit:
+                self._items.popitem(last=False)
+
+    def get(self, key: str) -> TurnReference | None:
+        with self._lock:
+            return self._items.get(key)
+
+    def pop(self, key: str) -> TurnReference | None:
+        with self._lock:
+            return self._items.pop(key, None)
+
+
+class Recorder:
+    """Records sessions, turns, feedback and scores. Without a destination it does nothing.
+
+    Args:
+        queue: Takes the rows.
+        guard: Holds what goes wrong here.
+        wall: Wall clock, in nanoseconds since the epoch.
+
+    Attributes:
+        queue: Takes the rows.
+        guard: Holds what goes wrong here.
+        is_enabled: Whether there is a destination.
+    """
+
+    def __init__(
+        self, queue: RecordQueue, guard: Guard, wall: Callable[[], int] = time.time_ns
+    ) -> None:
+        self.queue = queue
+        self.guard = guard
+        self.is_enabled = bool(queue.destinations)
+        self._wall = wall
+        self._turns = _Bounded(_MESSAGES)
+        self._feedback = _Bounded(_FEEDBACK)
+
+    def session_started(self, session: Session) -> None:
+        """A session has started."""
+        if self.is_enabled:
+            self.queue.put(rows.session_started(session))
+
+    def session_ended(self, session: Session, reason: str, seconds: float) -> None:
+        """A session has ended, after so many seconds."""
+        if self.is_enabled:
+            self.queue.put(rows.session_ended(session, reason, seconds, self._wall()))
+
+    def turn_ended(self, turn: Turn, seconds: float) -> None:
+        """A turn has ended, after so many seconds."""
+        if self.is_enabled:
+            self.queue.put(rows.turn_ended(turn, seconds))
+
+    def message_sent(self, message_id: object, turn: Turn) -> None:
+        """A message was sent in a turn, or a step; somebody may judge it later."""
+        if self.is_enabled and isinstance(message_id, str):
+            self._turns.put(message_id, rows.reference(turn))
+
+    def feedback_given(
+        self, message_id: object, feedback_id: object, value: str, has_comment: bool
+    ) -> None:
+        """Feedback was given, or given again.
+
+        Args:
+            message_id: Id of the message or step that it is about.
+            feedback_id: Its own id.
+            value: `positive` or `negative`.
+            has_comment: Whether there is a comment.
+        """
+        if not self.is_enabled:
+            return
+        turn = self._turns.get(str(message_id))
+        if turn is not None:
+            self._feedback.put(str(feedback_id), turn)
+            if turn.session is not None:
+                given = turn.session.feedback
+                given[value] = given.get(value, 0) + 1
+        self.queue.put(rows.feedback_given(turn, value, has_comment, self._wall()))
+
+    def feedback_deleted(self, feedback_id: object) -> None:
+        """Feedback was taken back."""
+        if self.is_enabled:
+            turn = self._feedback.pop(str(feedback_id))
+            self.queue.put(rows.feedback_given(turn, "deleted", None, self._wall()))
+
+    def score_given(self, turn: Turn | None, name: str, value: float, label: str | None) -> None:
+        """The app has given a score to a turn; None if it did so outside of any."""
+        if not self.is_enabled:
+            return
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number):
+            warn(f"record_score({name!r}) keeps nothing: its value must be a finite number")
+            return
+        about = None if turn is None else rows.reference(turn)
+        row = rows.score_given(
+            about, str(name), number, None if label is None else str(label), self._wall()
+        )
+        self.queue.put(row)
+
+
+def build_recorder(settings: Settings, pipeline: Pipeline, guard: Guard) -> Recorder:
+    """Return a recorder with the destinations that the settings name.
+
+    Args:
+        settings: The settings.
+        pipeline: Where log events go.
+        guard: Holds what goes wrong in it.
+    """
+    destinations: list[Destination] = []
+    if settings.records_dir is not None:
+        resource = resource_of(settings).attributes
+        named = {key: str(resource[key]) for key in _SERVICE if resource.get(key)}
+        destinations.append(
+            JsonLines(
+                settings.records_dir, named, settings.records_max_bytes, settings.records_keep_days
+            )
+        )
+    if pipeline.logger_provider is not None:
+        logger = pipeline.logger_provider.get_logger(catalog.SCOPE, __version__)
+        destinations.append(LogEvents(logger))
+    return Recorder(RecordQueue(destinations), guard)

@@ -1,0 +1,196 @@
+"""From sessions and turns to rows, as the catalogue says. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+from chainlit_otel import catalog
+from chainlit_otel.core.sessions import NS, Session
+from chainlit_otel.core.turns import Turn
+
+_DIGITS = 6  # of seconds: a microsecond
+
+
+class Row(NamedTuple):
+    """One record.
+
+    Attributes:
+        kind: What it is about.
+        time: When it happened, in nanoseconds since the epoch.
+        values: The values of its fields, by their OpenTelemetry keys; None and an empty text stand
+            for a field that is not there.
+    """
+
+    kind: catalog.RecordKind
+    time: int
+    values: Mapping[str, Any]
+
+
+class TurnReference(NamedTuple):
+    """What is left of a turn that may still be judged.
+
+    Attributes:
+        session: Its session; None if it had none.
+        number: Which turn of its session it is.
+        trace_id: Its trace; empty if there is none.
+        span_id: Its span, likewise.
+    """
+
+    session: Session | None
+    number: int
+    trace_id: str
+    span_id: str
+
+
+def reference(turn: Turn) -> TurnReference:
+    """Return what is to be kept of a turn by those who may judge it."""
+    return TurnReference(turn.session, turn.number, turn.trace_id, turn.span_id)
+
+
+def rfc3339(at: int) -> str:
+    """Return a time, in nanoseconds since the epoch, as RFC 3339 has it, in UTC."""
+    moment = datetime.fromtimestamp(at // NS, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % NS // 1000:06d}Z"
+
+
+def session_started(session: Session) -> Row:
+    """Return the record of a session that has started."""
+    return Row(catalog.SESSION_START_RECORD, session.started_at, _session(session))
+
+
+def session_ended(session: Session, reason: str, seconds: float, now: int) -> Row:
+    """Return the record of a session that has ended.
+
+    Args:
+        session: The session.
+        reason: Why it has ended.
+        seconds: Its duration.
+        now: The time, in nanoseconds since the epoch.
+    """
+    first = session.first_turn
+    outcomes, feedback = session.outcomes, session.feedback
+    values = {
+        **_session(session),
+        catalog.SESSION_STARTED_AT: rfc3339(session.started_at),
+        catalog.SESSION_SECONDS: round(seconds, _DIGITS),
+        catalog.SESSION_CONNECTED: round(seconds - session.away / NS, _DIGITS),
+        catalog.END_REASON.key: reason,
+        catalog.TURNS_STARTED: session.turns,
+        catalog.TURNS_OK: outcomes.get("ok", 0),
+        catalog.TURNS_ERROR: outcomes.get("error", 0),
+        catalog.TURNS_CANCELLED: outcomes.get("cancelled", 0),
+        catalog.RECONNECTS: session.reconnects,
+        catalog.LONGEST_GAP: _seconds(session.longest_gap or None),
+        catalog.TIME_TO_FIRST_TURN: _seconds(None if first is None else first - session.started),
+        catalog.SESSION_UNDELIVERED: session.undelivered,
+        catalog.FEEDBACK_POSITIVE: feedback.get("positive", 0),
+        catalog.FEEDBACK_NEGATIVE: feedback.get("negative", 0),
+        catalog.CLOSE_REASON.key: session.close_reason,
+        catalog.CONVERSATION_ID: session.conversation,
+    }
+    return Row(catalog.SESSION_END_RECORD, now, values)
+
+
+def turn_ended(turn: Turn, seconds: float) -> Row:
+    """Return the record of a turn that has ended.
+
+    Args:
+        turn: The turn.
+        seconds: Its duration.
+    """
+    session, first = turn.session, turn.time_to_first_token
+    failed = turn.error is not None
+    values = {
+        **_turn(reference(turn)),
+        catalog.TURN_SOURCE: turn.source,
+        catalog.CHAT_PROFILE.key: turn.profile,
+        catalog.TURN_STARTED_AT: rfc3339(turn.started_at),
+        catalog.TURN_SECONDS: round(seconds, _DIGITS),
+        catalog.FIRST_TOKEN_SECONDS: None if first is None else round(first, _DIGITS),
+        catalog.TURN_CHUNKS: turn.chunks,
+        catalog.OUTCOME.key: turn.outcome,
+        catalog.ERROR_TYPE: type(turn.error).__qualname__ if failed else None,
+        catalog.CALLBACK_NAME.key: turn.failed_callback if failed else None,
+        catalog.TURN_STEPS: turn.steps,
+        catalog.TURN_TOOLS: [
+            {"name": t.name, "duration": round(t.duration, _DIGITS), "outcome": t.outcome}
+            for t in turn.tools
+        ],
+        catalog.INPUT_SIZE: turn.input_size,
+        catalog.OUTPUT_SIZE: sum(turn.output_sizes.values()),
+        catalog.TURN_UNDELIVERED: turn.undelivered,
+        catalog.DATA_LAYER_ERRORS: turn.data_layer_errors,
+        catalog.CONVERSATION_ID: "" if session is None else session.conversation,
+    }
+    return Row(catalog.TURN_RECORD, turn.started_at + round(seconds * NS), values)
+
+
+def feedback_given(
+    turn: TurnReference | None, value: str, has_comment: bool | None, now: int
+) -> Row:
+    """Return the record of feedback.
+
+    Args:
+        turn: The turn that it is about; None if that is not known.
+        value: `positive`, `negative` or `deleted`.
+        has_comment: Whether there is a comment; None if it is deleted.
+        now: The time, in nanoseconds since the epoch.
+    """
+    values = {
+        **({} if turn is None else _turn(turn)),
+        catalog.FEEDBACK_VALUE.key: value,
+        catalog.HAS_COMMENT: has_comment,
+    }
+    return Row(catalog.FEEDBACK_RECORD, now, values)
+
+
+def score_given(
+    turn: TurnReference | None, name: str, value: float, label: str | None, now: int
+) -> Row:
+    """Return the record of a score.
+
+    Args:
+        turn: The turn that it is about; None if there is none.
+        name: Name of the score.
+        value: The score.
+        label: The score in a word, if it has one.
+        now: The time, in nanoseconds since the epoch.
+    """
+    values = {
+        **({} if turn is None else _turn(turn)),
+        catalog.SCORE_NAME: name,
+        catalog.SCORE_VALUE: value,
+        catalog.SCORE_LABEL: label,
+    }
+    return Row(catalog.SCORE_RECORD, now, values)
+
+
+def _seconds(nanoseconds: int | None) -> float | None:
+    return None if nanoseconds is None else round(nanoseconds / NS, _DIGITS)
+
+
+def _session(session: Session) -> dict[str, Any]:
+    return {
+        catalog.SESSION_ID: session.hash,
+        catalog.SESSION_TYPE.key: session.type,
+        catalog.CLIENT_TYPE.key: session.client,
+        catalog.SESSION_ORIGIN.key: session.origin,
+        catalog.USER_HASH: session.user,
+        catalog.CHAT_PROFILE.key: session.profile,
+    }
+
+
+def _turn(turn: TurnReference) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        catalog.TURN_NUMBER: turn.number or None,
+        catalog.TRACE_ID: turn.trace_id,
+        catalog.SPAN_ID: turn.span_id,
+    }
+    if (session := turn.session) is not None:
+        values[catalog.SESSION_ID] = session.hash
+        values[catalog.CLIENT_TYPE.key] = session.client
+        values[catalog.USER_HASH] = session.user
+        values[catalog.CHAT_PROFILE.key] = session.profile
+    return values
