@@ -105,9 +105,10 @@ USES: dict[str, tuple[str, ...]] = {
     "privacy": (),
     "core": ("core",),
     "pipeline": ("catalog", "guard", "pipeline", "privacy", "settings", "version"),
+    "records": ("catalog", "core", "guard", "pipeline", "records", "settings", "version"),
     "probes": (
-        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "settings"),
-        "version",
+        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "records"),
+        *("settings", "version"),
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "pipeline", "server", "version"),
@@ -176,6 +177,7 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
     emitters = ours("pipeline", "runtime", "server", "probes", "instrumentor", "diagnostics", "cli")
+    emitters += ours("records.log_events")
     wrong = [str(i) for i in IMPORTS if i.of("opentelemetry") and not within(i.by, *emitters)]
     assert wrong == []
 
@@ -187,6 +189,7 @@ def test_the_front_door_holds_the_public_names_and_loads_the_rest_when_asked() -
         "access_denied",
         "disable",
         "enable",
+        "record_score",
         "watch_cache",
         "watch_pool",
     }

@@ -29,6 +29,11 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "metrics_token": ("secret", "secret", "other"),
     "always_serve_metrics": ("true", True, True),
     "shutdown_timeout": ("0.5", 0.5, 10),
+    "records_dir": ("records", "records", "/var/lib/records"),
+    "records_max_bytes": ("2097152", 2**21, 2**22),
+    "records_keep_days": ("7", 7, 365),
+    "export_records": ("true", True, True),
+    "user_hash_key": ("key", "key", "other"),
     "capture_messages": ("true", True, True),
     "capture_steps": ("true", True, True),
     "capture_user": ("true", True, True),
@@ -340,7 +345,10 @@ def test_no_two_settings_share_a_variable() -> None:
 
 
 def test_what_is_secret_is_told_apart() -> None:
-    assert [name for name, row in ROWS.items() if row["secret"]] == ["metrics_token"]
+    assert [name for name, row in ROWS.items() if row["secret"]] == [
+        "metrics_token",
+        "user_hash_key",
+    ]
 
 
 def test_nothing_of_a_user_is_recorded_unless_a_setting_asks_for_it() -> None:

@@ -27,8 +27,8 @@ from chainlit_otel.catalog.spans import CONVERSATION_ID, ERROR_TYPE, SESSION_ID
 # Keys that are of records alone
 
 TURN_NUMBER = "chainlit.turn.number"
-TRACE_ID = "trace_id"
-SPAN_ID = "span_id"
+ID_OF_TRACE = "trace_id"
+ID_OF_SPAN = "span_id"
 USER_HASH = "user.hash"
 SESSION_STARTED_AT = "chainlit.session.start"
 SESSION_SECONDS = "chainlit.session.duration"
@@ -128,8 +128,8 @@ _CLIENT = RecordField(CLIENT_TYPE.key, "string", "Client.")
 _PROFILE = RecordField(CHAT_PROFILE.key, "string", "Chat profile.")
 _CONVERSATION = RecordField(CONVERSATION_ID, "string", "Thread.")
 _TURN_NUMBER = RecordField(TURN_NUMBER, "integer", "Which turn of its session it is, from 1.")
-_TRACE = RecordField(TRACE_ID, "string", "Trace of the turn, if it has one.")
-_SPAN = RecordField(SPAN_ID, "string", "Span of the turn, if it has one.")
+_TRACE = RecordField(ID_OF_TRACE, "string", "Trace of the turn, if it has one.")
+_SPAN = RecordField(ID_OF_SPAN, "string", "Span of the turn, if it has one.")
 _SESSION = (
     _SESSION_ID,
     RecordField(SESSION_TYPE.key, "string", "Type of the session."),

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.records.rows import Row, rfc3339
+from chainlit_otel.records.rows import Record, rfc3339
 
 try:
     import fcntl
@@ -84,7 +84,7 @@ class JsonLines:
     def __str__(self) -> str:
         return f"CHAINLIT_OTEL_RECORDS_DIR={self._directory}"
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[Record]) -> int:
         """Append rows to the file of today.
 
         Returns:
@@ -114,7 +114,7 @@ class JsonLines:
                 os.close(self._file)
         self._file = -1
 
-    def _line(self, row: Row) -> bytes:
+    def _line(self, row: Record) -> bytes:
         values: dict[str, Any] = {
             catalog.RECORD_TIME.column: rfc3339(row.time),
             catalog.RECORD_KIND.column: row.kind.name,

@@ -17,10 +17,10 @@ from opentelemetry.trace import (
 
 from chainlit_otel import catalog
 from chainlit_otel.pipeline.spans import utf8_safe
-from chainlit_otel.records.rows import Row
+from chainlit_otel.records.rows import Record
 
 # What the log record itself has.
-_OWN = (catalog.TRACE_ID, catalog.SPAN_ID)
+_OWN = (catalog.ID_OF_TRACE, catalog.ID_OF_SPAN)
 
 
 class LogEvents:
@@ -38,7 +38,7 @@ class LogEvents:
     def __str__(self) -> str:
         return "CHAINLIT_OTEL_EXPORT_RECORDS"
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[Record]) -> int:
         """Emit rows, and return how many there were."""
         for row in rows:
             self._logger.emit(
@@ -51,7 +51,7 @@ class LogEvents:
         return len(rows)
 
 
-def _attributes(row: Row) -> dict[str, Any]:
+def _attributes(row: Record) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         catalog.RECORD_KIND_ATTRIBUTE.key: row.kind.name,
         catalog.RECORD_SCHEMA_KEY: catalog.RECORD_SCHEMA,
@@ -68,10 +68,10 @@ def _attributes(row: Row) -> dict[str, Any]:
     return attributes
 
 
-def _context(row: Row) -> Context:
+def _context(row: Record) -> Context:
     """Return a context in which the span of the row's turn is current, or none is."""
-    trace_id = row.values.get(catalog.TRACE_ID)
-    span_id = row.values.get(catalog.SPAN_ID)
+    trace_id = row.values.get(catalog.ID_OF_TRACE)
+    span_id = row.values.get(catalog.ID_OF_SPAN)
     if not trace_id:
         return Context()
     span = SpanContext(

@@ -13,7 +13,7 @@ from typing import Protocol
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet
 from chainlit_otel.guard import log
-from chainlit_otel.records.rows import Row
+from chainlit_otel.records.rows import Record
 
 _MAX_QUEUED = 10_000
 _MAX_BATCH = 512
@@ -27,7 +27,7 @@ class Destination(Protocol):
     name: str
     """As `chainlit_otel.record.destination` has it."""
 
-    def write(self, rows: Sequence[Row]) -> int:
+    def write(self, rows: Sequence[Record]) -> int:
         """Write rows, and return how many of them, from the first on, are written.
 
         Raises:
@@ -46,7 +46,7 @@ class RecordQueue:
     def __init__(self, destinations: Iterable[Destination], delay: float = _DELAY) -> None:
         self._destinations = list(destinations)
         self._delay = delay
-        self._queued: deque[Row | Event] = deque()
+        self._queued: deque[Record | Event] = deque()
         self._wake = Event()
         self._hurry = Event()
         self._lock = Lock()
@@ -64,7 +64,7 @@ class RecordQueue:
         """Where the rows go."""
         return self._destinations
 
-    def put(self, row: Row) -> None:
+    def put(self, row: Record) -> None:
         """Queue a row; it is dropped, and counted, if the queue is full."""
         if len(self._queued) >= _MAX_QUEUED:
             for destination in self._destinations:
@@ -124,7 +124,7 @@ class RecordQueue:
 
     def _empty(self) -> None:
         while self._queued:
-            rows: list[Row] = []
+            rows: list[Record] = []
             flushed: Event | None = None
             while self._queued and len(rows) < _MAX_BATCH and flushed is None:
                 item = self._queued.popleft()
@@ -138,7 +138,7 @@ class RecordQueue:
             if flushed is not None:
                 flushed.set()
 
-    def _write(self, rows: list[Row], destination: Destination) -> None:
+    def _write(self, rows: list[Record], destination: Destination) -> None:
         written, reason = 0, "it took a part of them only"
         try:
             written = destination.write(rows)
@@ -149,7 +149,7 @@ class RecordQueue:
         if written < len(rows):
             self._drop(rows[written:], destination, reason)
 
-    def _drop(self, rows: Sequence[Row], destination: Destination, reason: str) -> None:
+    def _drop(self, rows: Sequence[Record], destination: Destination, reason: str) -> None:
         with self._lock:
             self._dropped.update((row.kind.name, destination.name) for row in rows)
             now = monotonic()

@@ -13,7 +13,7 @@ from chainlit_otel.core.turns import Turn
 _DIGITS = 6  # of seconds: a microsecond
 
 
-class Row(NamedTuple):
+class Record(NamedTuple):
     """One record.
 
     Attributes:
@@ -55,12 +55,12 @@ def rfc3339(at: int) -> str:
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % NS // 1000:06d}Z"
 
 
-def session_started(session: Session) -> Row:
+def session_started(session: Session) -> Record:
     """Return the record of a session that has started."""
-    return Row(catalog.SESSION_START_RECORD, session.started_at, _session(session))
+    return Record(catalog.SESSION_START_RECORD, session.started_at, _session(session))
 
 
-def session_ended(session: Session, reason: str, seconds: float, now: int) -> Row:
+def session_ended(session: Session, reason: str, seconds: float, now: int) -> Record:
     """Return the record of a session that has ended.
 
     Args:
@@ -90,10 +90,10 @@ def session_ended(session: Session, reason: str, seconds: float, now: int) -> Ro
         catalog.CLOSE_REASON.key: session.close_reason,
         catalog.CONVERSATION_ID: session.conversation,
     }
-    return Row(catalog.SESSION_END_RECORD, now, values)
+    return Record(catalog.SESSION_END_RECORD, now, values)
 
 
-def turn_ended(turn: Turn, seconds: float) -> Row:
+def turn_ended(turn: Turn, seconds: float) -> Record:
     """Return the record of a turn that has ended.
 
     Args:
@@ -124,12 +124,12 @@ def turn_ended(turn: Turn, seconds: float) -> Row:
         catalog.DATA_LAYER_ERRORS: turn.data_layer_errors,
         catalog.CONVERSATION_ID: "" if session is None else session.conversation,
     }
-    return Row(catalog.TURN_RECORD, turn.started_at + round(seconds * NS), values)
+    return Record(catalog.TURN_RECORD, turn.started_at + round(seconds * NS), values)
 
 
 def feedback_given(
     turn: TurnReference | None, value: str, has_comment: bool | None, now: int
-) -> Row:
+) -> Record:
     """Return the record of feedback.
 
     Args:
@@ -143,12 +143,12 @@ def feedback_given(
         catalog.FEEDBACK_VALUE.key: value,
         catalog.HAS_COMMENT: has_comment,
     }
-    return Row(catalog.FEEDBACK_RECORD, now, values)
+    return Record(catalog.FEEDBACK_RECORD, now, values)
 
 
 def score_given(
     turn: TurnReference | None, name: str, value: float, label: str | None, now: int
-) -> Row:
+) -> Record:
     """Return the record of a score.
 
     Args:
@@ -164,7 +164,7 @@ def score_given(
         catalog.SCORE_VALUE: value,
         catalog.SCORE_LABEL: label,
     }
-    return Row(catalog.SCORE_RECORD, now, values)
+    return Record(catalog.SCORE_RECORD, now, values)
 
 
 def _seconds(nanoseconds: int | None) -> float | None:
@@ -185,8 +185,8 @@ def _session(session: Session) -> dict[str, Any]:
 def _turn(turn: TurnReference) -> dict[str, Any]:
     values: dict[str, Any] = {
         catalog.TURN_NUMBER: turn.number or None,
-        catalog.TRACE_ID: turn.trace_id,
-        catalog.SPAN_ID: turn.span_id,
+        catalog.ID_OF_TRACE: turn.trace_id,
+        catalog.ID_OF_SPAN: turn.span_id,
     }
     if (session := turn.session) is not None:
         values[catalog.SESSION_ID] = session.hash

@@ -1,13 +1,8 @@
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -345,74 +340,3 @@ def test_after_a_close_the_same_provider_is_used_again_and_no_instrument_made_tw
         telemetry.close()
     assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [2]
     assert caplog.records == []
-
-
-# Log events
-
-# In a process of its own, since a global provider is set once in each.
-EVENTS = """
-import json, sys
-from opentelemetry import _logs
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogRecordProcessor
-from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.instruments import Telemetry, _instruments_of
-
-telemetry = Telemetry([], Guard("server"))
-telemetry.session_started("nobody listens yet")
-exporter = InMemoryLogRecordExporter()
-provider = LoggerProvider(shutdown_on_exit=False)
-provider.add_log_record_processor(SimpleLogRecordProcessor(exporter))
-_logs.set_logger_provider(provider)
-telemetry.session_started("0af7651916cd43dd")
-telemetry.session_ended("0af7651916cd43dd", "cleared")
-print(json.dumps([
-    {
-        "event": log.log_record.event_name,
-        "attributes": dict(log.log_record.attributes),
-        "severity": log.log_record.severity_number.name,
-        "body": log.log_record.body,
-        "at": log.log_record.timestamp,
-        "scope": [log.instrumentation_scope.name, log.instrumentation_scope.version],
-    }
-    for log in exporter.get_finished_logs()
-]))
-"""
-
-
-def test_session_boundaries_are_log_events_by_the_conventions() -> None:
-    before = time.time_ns()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", EVENTS],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    logs: list[dict[str, Any]] = json.loads(done.stdout)
-    moments = [log.pop("at") for log in logs]
-    assert before <= moments[0] <= moments[1] <= time.time_ns()
-    common = {"severity": "INFO", "body": None, "scope": [catalog.SCOPE, __version__]}
-    assert logs == [
-        {
-            "event": "session.start",
-            "attributes": {"session.id": "0af7651916cd43dd"},
-            **common,
-        },
-        {
-            "event": "session.end",
-            "attributes": {
-                "session.id": "0af7651916cd43dd",
-                "chainlit.session.end_reason": "cleared",
-            },
-            **common,
-        },
-    ]
-
-
-def test_without_a_logger_provider_an_event_is_no_trouble() -> None:
-    telemetry = telemetry_of()
-    telemetry.session_started("0af7651916cd43dd")
-    telemetry.session_ended("0af7651916cd43dd", "timeout")

@@ -42,7 +42,7 @@ async def test_an_error_that_leads_to_its_own_task_keeps_nothing_alive() -> None
 
     async def process() -> None:
         mine = asyncio.current_task()
-        turn = messages.start_turn(a_chat())
+        turn = messages.start_turn(a_chat(), "message")
         messages.start_span(turn, a_chat())
         try:
             raise ValueError(mine)
@@ -68,7 +68,7 @@ async def test_a_turn_ends_in_the_ledger_though_its_span_could_not_be_started(
 
     messages = new_messages(Broken())
 
-    with _InTurn(messages, a_chat()):
+    with _InTurn(messages, a_chat(), "message"):
         assert messages.ledger.active() == {(): 1}
     assert messages.ledger.active() == {(): 0}
     assert [str(error) for _, error in expected_internal_errors] == ["no span"]
@@ -196,7 +196,7 @@ async def test_a_stop_is_of_the_turn_under_way_and_of_no_other() -> None:
     outcomes: list[str] = []
 
     async def turn() -> None:
-        now = messages.start_turn(session)
+        now = messages.start_turn(session, "message")
         await stopped.wait()
         messages.end_turn(now, None)
         outcomes.append(now.outcome)

@@ -14,6 +14,8 @@ from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes.probe import ProbeContext
+from chainlit_otel.records.queue import RecordQueue
+from chainlit_otel.records.recorder import Recorder
 
 
 def probe_context(
@@ -34,6 +36,7 @@ def probe_context(
         guards,
         Telemetry(providers, guards["server"], histograms),
         Tracing(tracer or NoOpTracer(), False, guards["tracing"]),
+        Recorder(RecordQueue([]), guards["records"]),
         announce=lambda _: None,
         stop=lambda: None,
     )

@@ -6,8 +6,8 @@ count here: it is an error among the operations of the layer. `SQLAlchemyDataLay
 errors of its database and returns a new id, so feedback that it failed to store counts.
 
 A user who changes their mind, or adds a comment, gives feedback again. No metric links it to its
-turn: it may come days later, to another process, and has the id of a step only. A record does, while
-that id is known here.
+turn: it may come days later, to another process, and has the id of a step only. A record does,
+while that id is known here.
 """
 
 from __future__ import annotations
