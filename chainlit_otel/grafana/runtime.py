@@ -56,7 +56,9 @@ def build(limits: Thresholds) -> Json:
             Row("Event loop", [lag(), lag_buckets(), stalls(), http_durations()]),
             Row("Memory and processor", [memory(), cpu(), retained(), open_files()]),
             Row("Fleet", [balance(), sessions_of_each(), up(), misses(), restarts()]),
-            Row("chainlit-otel itself", [internal_errors(), probes(), overflow(), lost()]),
+            Row(
+                "chainlit-otel itself", [internal_errors(), probes(), overflow(), lost(), records()]
+            ),
         ],
     )
 
@@ -309,7 +311,7 @@ def overflow() -> Json:
             legend(catalog.OVERFLOW_ATTRIBUTE),
         ),
         decimals=0,
-        width=6,
+        width=4,
     )
 
 
@@ -333,5 +335,24 @@ def lost() -> Json:
             f"on /metrics: {legend(catalog.DROP_REASON)}",
         ),
         decimals=0,
-        width=6,
+        width=4,
+    )
+
+
+def records() -> Json:
+    return timeseries(
+        "Records",
+        "Within an hour, where records are kept: what was written, by kind, and what was lost. "
+        "Worry about any that was lost: the log says why.",
+        "short",
+        Query(
+            increase(catalog.RECORDS_WRITTEN, "1h", by=label(catalog.RECORD_KIND_ATTRIBUTE)),
+            legend(catalog.RECORD_KIND_ATTRIBUTE),
+        ),
+        Query(
+            increase(catalog.RECORDS_DROPPED, "1h", by=label(catalog.RECORD_DESTINATION)),
+            f"lost: {legend(catalog.RECORD_DESTINATION)}",
+        ),
+        decimals=0,
+        width=4,
     )

@@ -444,7 +444,11 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
         catalog.EXPORT_DROPPED,
         window.duration(10 * MINUTE),
     )
+    unwritten = _increase(
+        _by(catalog.RECORD_DESTINATION), catalog.RECORDS_DROPPED, window(10 * MINUTE)
+    )
     probe = catalog.PROBE.prometheus_label
+    destination = catalog.RECORD_DESTINATION.prometheus_label
     attribute = catalog.OVERFLOW_ATTRIBUTE.prometheus_label
     signal = catalog.EXPORT_SIGNAL.prometheus_label
     reason = catalog.LOSS.prometheus_label
@@ -482,6 +486,18 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             "affected; the log says where they should have gone.",
             catalog.DASHBOARD_RUNTIME,
             {"cause": "export"},
+        ),
+        Alert(
+            "TelemetryDropping",
+            f"{unwritten} > 0",
+            # A disk that was full for a moment is well again.
+            15 * MINUTE,
+            "warning",
+            "{{ $labels.job }} cannot keep its records.",
+            f"{_COUNT} records ({{{{ $labels.{destination} }}}}) were lost in 10 minutes. The app "
+            "is not affected; the log says why.",
+            catalog.DASHBOARD_RUNTIME,
+            {"cause": "records"},
         ),
     ]
 

@@ -487,6 +487,16 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Probes", "state-timeline"): {ANY: within(1, 1)},
         ("Values recorded as other", "timeseries"): {"chainlit.client.type": grown(done["odd"])},
         ("Telemetry lost", "timeseries"): {},
+        ("Records", "timeseries"): {
+            "session.start": grown(done["new"] + done["resumed"] + done["bots"]),
+            # Of a bot it is written when Python has collected it.
+            "session.end": last(
+                0.99 * (done["cleared"] + done["timeout"]),
+                1.08 * (done["cleared"] + done["timeout"] + done["bots"]),
+            ),
+            "turn": grown(sum(n for name, n in done.items() if name.startswith("turn "))),
+            "feedback": grown(done["positive"] + done["negative"] + done["deleted"]),
+        },
     }
 
 

@@ -68,6 +68,7 @@ _COUNTERS = {
     'chainlit_otel_internal_errors_total{chainlit_otel_probe="steps"}': 0.0,
     'chainlit_otel_label_overflow_total{chainlit_otel_attribute="chainlit.client.type"}': 0.01,
     'chainlit_otel_export_dropped_total{chainlit_otel_signal="spans",error_type="timeout"}': 0.0,
+    'chainlit_otel_records_dropped_total{chainlit_otel_record_destination="file"}': 0.0,
 }
 # A session is connected for five steps.
 _GAUGES = {

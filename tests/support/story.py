@@ -254,6 +254,7 @@ def replica(database: Postgres, receiver: Receiver) -> ChainlitServer:
         env={
             "CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters",
             "DATABASE_URL": database.url,
+            "CHAINLIT_OTEL_RECORDS_DIR": "records",
             **receiver.env,
         },
         command=["uvicorn", "main:app", "--port", "{port}", "--log-level", "critical"],
