@@ -170,7 +170,7 @@ SESSION_END_RECORD = RecordKind(
         RecordField(
             SESSION_UNDELIVERED,
             "integer",
-            "Messages, steps, chunks, files and questions that were sent to a socket that was gone.",
+            "Messages, steps, chunks, files and questions sent to a socket that was gone.",
         ),
         RecordField(FEEDBACK_POSITIVE, "integer", "Feedback that was good."),
         RecordField(FEEDBACK_NEGATIVE, "integer", "Feedback that was bad."),
@@ -217,7 +217,7 @@ TURN_RECORD = RecordKind(
         RecordField(
             TURN_UNDELIVERED,
             "integer",
-            "Messages, steps, chunks, files and questions that were sent to a socket that was gone.",
+            "Messages, steps, chunks, files and questions sent to a socket that was gone.",
         ),
         RecordField(
             DATA_LAYER_ERRORS,

@@ -343,7 +343,7 @@ def records() -> Json:
     return timeseries(
         "Records",
         "Within an hour, where records are kept: what was written, by kind, and what was lost. "
-        "Worry about any that was lost: the log says why.",
+        "Investigate any that was lost: the log says why.",
         "short",
         Query(
             increase(catalog.RECORDS_WRITTEN, "1h", by=label(catalog.RECORD_KIND_ATTRIBUTE)),

@@ -445,7 +445,7 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
         window.duration(10 * MINUTE),
     )
     unwritten = _increase(
-        _by(catalog.RECORD_DESTINATION), catalog.RECORDS_DROPPED, window(10 * MINUTE)
+        _by(catalog.RECORD_DESTINATION), catalog.RECORDS_DROPPED, window.duration(10 * MINUTE)
     )
     probe = catalog.PROBE.prometheus_label
     destination = catalog.RECORD_DESTINATION.prometheus_label

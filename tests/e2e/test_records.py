@@ -446,7 +446,7 @@ def test_sums_over_the_rows_are_the_metrics(
     starts, ends, turns = (of_kind(server, k) for k in ("session.start", "session.end", "turn"))
 
     def total(found: list[dict[str, Any]], key: str) -> float:
-        return sum(row.get(key, 0) for row in found)
+        return float(sum(row.get(key, 0) for row in found))
 
     assert len(starts) == scrape.sum("chainlit_session_starts_total")
     for reason, count in Counter(row["chainlit_session_end_reason"] for row in ends).items():

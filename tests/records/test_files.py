@@ -54,7 +54,7 @@ def numbers(directory: Path) -> list[int]:
 
 def test_a_line_has_what_all_records_have_and_no_empty_field(tmp_path: Path) -> None:
     clock = Clock()
-    values = {
+    values: dict[str, Any] = {
         catalog.TURN_TOOLS: [],
         catalog.ERROR_TYPE: None,
         catalog.CHAT_PROFILE.key: "",
