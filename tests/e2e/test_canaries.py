@@ -145,7 +145,14 @@ async def chat(origin: str) -> None:
 
 async def test_nothing_that_anybody_brings_in_gets_out() -> None:
     with Receiver() as receiver, OAuthProvider() as provider:
-        env = {**receiver.env, **provider.env, "CHAINLIT_AUTH_SECRET": "x" * 40}
+        env = {
+            **receiver.env,
+            **provider.env,
+            "CHAINLIT_AUTH_SECRET": "x" * 40,
+            "CHAINLIT_OTEL_RECORDS_DIR": "records",
+            "CHAINLIT_OTEL_EXPORT_RECORDS": "true",
+            "CHAINLIT_OTEL_USER_HASH_KEY": "CANARYkey",
+        }
         with ChainlitServer(
             {"main.py": ENABLE + MAIN, "chat.py": CHAT},
             env=env,
@@ -170,7 +177,9 @@ async def test_nothing_that_anybody_brings_in_gets_out() -> None:
             await asyncio.to_thread(server.stop)
             records = re.split(r"(?m)^(?=\d{4}-\d\d-\d\d )", server.log)
             logged = [record for record in records if " - chainlit_otel" in record]
-    said = "\n".join([receiver.everything, *exposed, *logged])
+            kept = [file.read_text() for file in (server.directory / "records").glob("*.jsonl")]
+            assert "session.end" in "".join(kept)
+    said = "\n".join([receiver.everything, *exposed, *logged, *kept])
     found = sorted(set(re.findall(r"\S*CANARY\w*", said, re.IGNORECASE)))
     assert found == []
     assert {"chainlit.turn", "POST /form/{name}", "GET /{full_path:path}"} <= {

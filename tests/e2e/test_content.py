@@ -214,7 +214,13 @@ async def visit(server: ChainlitServer) -> list[str]:
 async def test_nothing_gets_out_but_what_a_setting_lets_out(
     receiver: Receiver, setting: str
 ) -> None:
-    env = {**receiver.env, "CHAINLIT_AUTH_SECRET": "x" * 32}
+    env = {
+        **receiver.env,
+        "CHAINLIT_AUTH_SECRET": "x" * 32,
+        "CHAINLIT_OTEL_RECORDS_DIR": "records",
+        "CHAINLIT_OTEL_EXPORT_RECORDS": "true",
+        "CHAINLIT_OTEL_USER_HASH_KEY": "CANARYkey",
+    }
     if setting:
         env[f"CHAINLIT_OTEL_{setting}"] = "true"
     with ChainlitServer({"app.py": APP}, env=env) as server:
@@ -226,7 +232,9 @@ async def test_nothing_gets_out_but_what_a_setting_lets_out(
             "all signals",
         )
         assert await asyncio.to_thread(server.stop) == 0
-        said = "\n".join([receiver.everything, *exposed, our_log(server)])
+        kept = [file.read_text() for file in (server.directory / "records").glob("*.jsonl")]
+        assert "session.end" in "".join(kept)
+        said = "\n".join([receiver.everything, *exposed, *kept, our_log(server)])
         printed = server.log
     assert "chainlit.turn" in said
     assert "session.end" in said

@@ -51,12 +51,18 @@ async def visit(server: ChainlitServer, turns: int = 1) -> Visitor:
     return visitor
 
 
-@pytest.mark.parametrize("app", [LOGGER + APP, APP + LOGGER], ids=["first", "last"])
-async def test_session_events_reach_the_logger_provider_of_the_host(app: str) -> None:
-    def events() -> list[Happening]:
-        return [log for log in receiver.logs if log.attributes["scope"] == "chainlit_otel"]
+def recording(app: str, receiver: Receiver) -> ChainlitServer:
+    env = {**receiver.env, "CHAINLIT_OTEL_EXPORT_RECORDS": "true"}
+    return ChainlitServer({"app.py": app}, env=env)
 
-    with Receiver() as receiver, ChainlitServer({"app.py": app}, env=receiver.env) as server:
+
+@pytest.mark.parametrize("app", [LOGGER + APP, APP + LOGGER], ids=["first", "last"])
+async def test_session_events_arrive_whether_the_host_has_a_logger_provider_before_or_after(app: str) -> None:
+    def events() -> list[Happening]:
+        ours = [log for log in receiver.logs if log.attributes["scope"] == "chainlit_otel"]
+        return [log for log in ours if log.name.startswith("session.")]
+
+    with Receiver() as receiver, recording(app, receiver) as server:
         visitor = await visit(server)
         staying = Visitor(server.url, transports=["websocket"])
         await staying.connect()
