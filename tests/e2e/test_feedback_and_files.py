@@ -223,7 +223,7 @@ def broken(*args, **kwargs):
 
 
 for owner, names in (
-    (feedback.Feedback, ["record", "given"]),
+    (feedback.Feedback, ["on_upserted", "on_deleted", "given"]),
     (files, ["_direction"]),
     (Users, ["connect", "disconnect", "active"]),
     (Retained, ["by_kind"]),

@@ -57,7 +57,7 @@ def recording(app: str, receiver: Receiver) -> ChainlitServer:
 
 
 @pytest.mark.parametrize("app", [LOGGER + APP, APP + LOGGER], ids=["first", "last"])
-async def test_session_events_arrive_whether_the_host_has_a_logger_provider_before_or_after(app: str) -> None:
+async def test_session_events_arrive_whenever_the_host_sets_a_logger_provider(app: str) -> None:
     def events() -> list[Happening]:
         ours = [log for log in receiver.logs if log.attributes["scope"] == "chainlit_otel"]
         return [log for log in ours if log.name.startswith("session.")]
