@@ -8,15 +8,21 @@ import dataclasses
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import click
 
+from chainlit_otel.analysis.tables import Periods
+from chainlit_otel.cli.analysis import check_output, check_packages
 from chainlit_otel.cli.demo_server import DemoServer, ServerEnded
 from chainlit_otel.cli.headline import Headline, show
+from chainlit_otel.cli.report import write_report
 from chainlit_otel.testing.load import Crowd, LoadReport, Plan
 
 _LENGTH = 15.0  # mean seconds of a visit
@@ -55,7 +61,16 @@ def _no_companion(_: DemoServer) -> Iterator[Mapping[str, str]]:
     metavar="PER_SECOND",
     help="How many visitors arrive per second, on average.",
 )
-def command(seconds: float | None, port: int | None, visitors_rate: float) -> None:
+@click.option(
+    "--report",
+    "report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="In the end, write a report of what the visitors did to this file.",
+)
+def command(
+    seconds: float | None, port: int | None, visitors_rate: float, report: Path | None
+) -> None:
     """Start a small chat with visitors in it and watch its figures.
 
     The chat runs on this machine and needs neither a key nor the network. Visitors come and go by
@@ -63,9 +78,26 @@ def command(seconds: float | None, port: int | None, visitors_rate: float) -> No
     sessions started per minute, mean session duration, sessions connected now, and the most that
     were ever connected at one time.
 
-    Ctrl-C ends it, and nothing is left behind.
+    Ctrl-C ends it. Nothing is left behind but the records of the visits; the last line says where
+    they are, and how to make a report of them. With --report it is made, and nothing is left.
     """
-    run(seconds, port, visitors_rate)
+    if report is not None:
+        check_packages()
+        check_output(report)
+    began = datetime.now(timezone.utc)
+    records = Path(tempfile.mkdtemp(prefix="chainlit-otel-records-"))
+    is_wanted = False
+    try:
+        run(seconds, port, visitors_rate, records=records)
+        is_wanted = any(records.glob("*.jsonl"))
+        if is_wanted and report is not None:
+            write_report(str(records), Periods(began, datetime.now(timezone.utc)), report)
+            is_wanted = False
+    finally:
+        if not is_wanted:
+            shutil.rmtree(records, ignore_errors=True)
+    if is_wanted:
+        click.echo(f"\na report of it: chainlit-otel report --from {records} -o report.html")
 
 
 def run(
@@ -73,6 +105,7 @@ def run(
     port: int | None,
     visitors_rate: float,
     companion: Companion = _no_companion,
+    records: Path | None = None,
 ) -> None:
     """Run the demo until its time is over or a signal ends it.
 
@@ -81,21 +114,24 @@ def run(
         port: of the chat; None for 8000 or the next free one.
         visitors_rate: how many arrive per second.
         companion: starts what runs next to the app.
+        records: directory in which the app keeps records; None for no records.
 
     Raises:
         click.ClickException: the app could not be started, or ended by itself.
     """
     plan = Plan(None, visitors_rate, _LENGTH, closes=_CLOSES)
     try:
-        asyncio.run(_demo(seconds, port, plan, companion))
+        asyncio.run(_demo(seconds, DemoServer(port, records), plan, companion))
     except ServerEnded as error:
         raise click.ClickException(str(error)) from None
 
 
-async def _demo(seconds: float | None, port: int | None, plan: Plan, companion: Companion) -> None:
+async def _demo(
+    seconds: float | None, server: DemoServer, plan: Plan, companion: Companion
+) -> None:
     stop = asyncio.Event()
     with _set_by_signals(stop):
-        async with DemoServer(port) as server:
+        async with server:
             click.echo("starting the app (Ctrl-C ends it) ...")
             if not await _before(stop, server.wait_until_ready(_STARTUP)):
                 click.echo("ended before the app was ready")

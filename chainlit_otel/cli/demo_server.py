@@ -51,12 +51,13 @@ class DemoServer:
 
     Args:
         port: of the chat; None for 8000 or the next free one.
+        records: directory in which the app keeps records; None for no records.
 
     Raises:
         ServerEnded: the port is taken.
     """
 
-    def __init__(self, port: int | None = None) -> None:
+    def __init__(self, port: int | None = None, records: Path | None = None) -> None:
         if port is not None and not is_free(port):
             raise ServerEnded(f"port {port} is taken")
         self.port = port or free_port(8000)
@@ -65,6 +66,7 @@ class DemoServer:
         self._directory = tempfile.TemporaryDirectory(
             prefix="chainlit-otel-demo-", ignore_cleanup_errors=True
         )
+        self._records = records
         self._process: subprocess.Popen[bytes] | None = None
         self._http: aiohttp.ClientSession | None = None
 
@@ -190,6 +192,7 @@ class DemoServer:
             "OTEL_SDK_DISABLED": "false",
             "OTEL_EXPORTER_PROMETHEUS_HOST": _LOCALHOST,
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),
+            "CHAINLIT_OTEL_RECORDS_DIR": str(self._records or ""),
         }
 
     def _with_log_tail(self, text: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from chainlit_otel.analysis.tables import Periods, script
 from chainlit_otel.cli import generated
 from chainlit_otel.cli.analysis import (
     check_output,
@@ -58,19 +59,34 @@ def command(
     """
     check_packages()
     check_output(output)
-    from chainlit_otel.analysis import report
-    from chainlit_otel.analysis.files import AnalysisError, RecordFiles
     from chainlit_otel.analysis.sections import SECTIONS
-    from chainlit_otel.analysis.tables import Periods, script
 
-    now = datetime.now(timezone.utc)
-    until = until or now
+    until = until or datetime.now(timezone.utc)
     periods = Periods(since or until - _PERIOD, until)
     if periods.since >= until:
         raise click.UsageError("--since is not before --until")
     if sql:
         click.echo(script(periods, [section.__name__ for section in SECTIONS]), nl=False)
         return
+    write_report(source, periods, output, as_json)
+
+
+def write_report(source: str, periods: Periods, output: Path | None, as_json: bool = False) -> None:
+    """Make a report and write it.
+
+    Args:
+        source: Where the records are.
+        periods: What it is about.
+        output: The file; None for standard output.
+        as_json: Whether it is JSON; else it is a page.
+
+    Raises:
+        click.ClickException: The records cannot be read.
+    """
+    from chainlit_otel.analysis import report
+    from chainlit_otel.analysis.files import AnalysisError, RecordFiles
+    from chainlit_otel.analysis.sections import SECTIONS
+
     try:
         with progress("reading") as reading:
             records = RecordFiles(source, periods.before, reading)
@@ -79,7 +95,7 @@ def command(
             for section in report.make(records, periods):
                 sections.append(section)
                 answering(len(sections) / len(SECTIONS))
-        made = report.Report(periods, now, str(records), tuple(sections))
+        made = report.Report(periods, datetime.now(timezone.utc), str(records), tuple(sections))
     except AnalysisError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"read {records}", err=True)

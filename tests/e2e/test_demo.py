@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -56,9 +57,16 @@ class Demo:
         assert found, self.output
         return found[1]
 
+    @property
+    def records(self) -> Path | None:
+        """Where it says that the records of the visits are."""
+        found = re.search(r"report --from (\S+) -o", self.output)
+        return Path(found[1]) if found else None
+
     def is_gone(self) -> bool:
         """Whether nothing is left of it: no process in its group, no file, no open port."""
-        assert list(self.directory.iterdir()) == []
+        left = self.records
+        assert list(self.directory.iterdir()) == ([left] if left else [])
         for name in ("chat", "metrics"):
             host, port = self.url(name).split("/")[2].split(":")
             with socket.socket() as probe:
@@ -109,6 +117,23 @@ def test_after_its_time_it_ends_by_itself_with_a_summary(directory: Path) -> Non
         re.M,
     )
     assert demo.is_gone()
+    assert demo.records is not None
+    page = demo.directory / "report.html"
+    result = CliRunner().invoke(
+        main, ["report", "--from", str(demo.records), "--json", "-o", str(page)]
+    )
+    assert result.exit_code == 0, result.output
+    text = json.dumps(json.loads(page.read_text()))
+    assert f"{started:.0f}" in text
+
+
+def test_with_a_report_only_that_is_left(directory: Path) -> None:
+    page = directory.parent / "report.html"
+    demo = Demo(directory, "--seconds", "5", "--report", str(page))
+    assert demo.process.wait(110) == 0, demo.output
+    assert demo.records is None
+    assert demo.is_gone()
+    assert "<h1" in page.read_text()
 
 
 @pytest.mark.parametrize("sig", [signal.SIGINT, signal.SIGTERM])

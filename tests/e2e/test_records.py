@@ -600,6 +600,39 @@ def test_without_a_key_nobody_has_a_hash() -> None:
         assert not [row for row in found if "user_hash" in row]
 
 
+def test_a_directory_that_cannot_be_written_harms_nobody_and_is_counted() -> None:
+    env = {
+        "CHAINLIT_AUTH_SECRET": "a-secret-of-this-test-and-nothing-else",
+        "CHAINLIT_OTEL_RECORDS_DIR": "app.py/records",
+    }
+    with ChainlitServer({"app.py": APP, "layer.py": LAYER}, env=env) as server:
+        script = Script(server)
+
+        async def visit() -> None:
+            for number in range(1, 4):
+                visitor = Visitor(server.url, headers={"Cookie": script._cookies[USERS[0]]})
+                await visitor.connect()
+                assert await visitor.talk(f"stream:{number} x") == ["ab" * number]
+                await visitor.leave(clear=True)
+
+        asyncio.run(visit())
+        expected = {"session.start": 3, "turn": 3, "score": 3, "session.end": 3, "feedback": 0}
+
+        def lost() -> dict[str, float]:
+            now = server.scrape()
+            assert now.sum("chainlit_otel_records_written_total") == 0
+            assert now.sum("chainlit_otel_internal_errors_total") == 0
+            return {
+                kind: now.sum("chainlit_otel_records_dropped_total", chainlit_otel_record_kind=kind)
+                for kind in expected
+            }
+
+        wait_until(lambda: lost() == expected, 60, f"the loss of {expected}")
+        assert server.stop() == 0
+        (line,) = [line for line in server.log.splitlines() if "records are lost" in line]
+        assert "app.py/records): Not a directory" in line
+
+
 WRITER = """
 import sys, time
 from pathlib import Path
