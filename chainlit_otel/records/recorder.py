@@ -1,4 +1,4 @@
-"""What the probes tell of: it becomes rows, if somebody wants them."""
+"""Makes rows of what the probes report, if records are kept."""
 
 from __future__ import annotations
 
