@@ -21,7 +21,7 @@ TOKENS = 50
 ATTRIBUTES = ("session.id", "gen_ai.conversation.id", "chainlit.client.type")
 VARIANT = os.environ["BENCH_VARIANT"]
 
-if VARIANT in ("metrics", "traces"):
+if VARIANT in ("metrics", "records", "traces"):
     import chainlit_otel
     from chainlit_otel import runtime
     from chainlit_otel.probes.messages import Messages
@@ -59,7 +59,7 @@ def collecting(phase: str, info: dict[str, int]) -> None:
 
 def flush(*_: Any) -> None:
     """Export what is waiting, and say so."""
-    if VARIANT in ("metrics", "traces"):
+    if VARIANT in ("metrics", "records", "traces"):
         observing = runtime._active
         assert observing is not None
         if observing.context.get(Messages).ledger.active()[()]:
@@ -68,6 +68,7 @@ def flush(*_: Any) -> None:
             return
         # The records of histograms wait for a scrape, and are part of a turn all the same.
         observing._telemetry.flush()
+        observing._recorder.queue.flush(10)
     tracers = provider if VARIANT == "spans" else trace.get_tracer_provider()
     force_flush = getattr(tracers, "force_flush", None)
     if force_flush is not None:

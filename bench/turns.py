@@ -30,6 +30,7 @@ from typing import NamedTuple
 import httpx
 
 from bench.sink import Sink
+from chainlit_otel import catalog
 from chainlit_otel.testing.client import Visitor
 from tests.support.http import fetch
 from tests.support.scrape import Scrape
@@ -37,11 +38,12 @@ from tests.support.server import ChainlitServer
 
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
 ANSWER = "token " * 50
-OBSERVED = ("metrics", "traces")
+OBSERVED = ("metrics", "records", "traces")
 EXPORTING = ("traces", "spans", "fastapi")
 VARIANTS = {
     "bare": "Chainlit alone",
     "metrics": "chainlit-otel, metrics",
+    "records": "chainlit-otel, metrics and records in files",
     "traces": "chainlit-otel, metrics and traces",
     "spans": "the SDK alone, as many spans",
     "fastapi": "FastAPIInstrumentor with its defaults",
@@ -139,6 +141,8 @@ class Subject:
         env = {"BENCH_VARIANT": variant, "PYTHONHASHSEED": str(seed)}
         if variant in EXPORTING:
             env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = sink.endpoint(variant)
+        if variant == "records":
+            env["CHAINLIT_OTEL_RECORDS_DIR"] = "records"
         self.server = ChainlitServer({"app.py": APP}, env=env)
         self._sink = sink
         self._visitors = [
@@ -236,6 +240,11 @@ class Subject:
             raise BenchError(f"{self._talks} turns, of which counted: {turns} and {chunks} chunks")
         if errors := scrape.sum("chainlit_otel_internal_errors_total"):
             raise BenchError(f"{self.variant}: {errors:g} errors of ours\n{self.server.tail()}")
+        written = scrape.sum(
+            catalog.RECORDS_WRITTEN.prometheus_name, chainlit_otel_record_kind="turn"
+        )
+        if written != (self._talks if self.variant == "records" else 0):
+            raise BenchError(f"{self._talks} turns, and {written:g} records of turns")
 
 
 def cpu_time(pid: int) -> float:
