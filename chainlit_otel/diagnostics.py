@@ -34,6 +34,7 @@ from chainlit_otel.pipeline.exporters import otlp_protocol, otlp_variable
 from chainlit_otel.pipeline.providers import is_ours
 from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.privacy import mask_url
+from chainlit_otel.records.files import records_dir_problem
 from chainlit_otel.settings import Settings, describe, problems
 
 Row = tuple[str, ...]
@@ -137,6 +138,7 @@ def _examine(findings: Findings, app: str | None) -> None:
         _probes(findings, active)
         _admin_server(findings, active)
         _providers(findings, active)
+        _records(findings, active)
         served = active.admin_url or active.settings.metrics_path
         if not served and not any(active.pipeline.destinations().values()):
             findings.add_problem(
@@ -156,7 +158,7 @@ def _examine(findings: Findings, app: str | None) -> None:
             f"{app} does not call chainlit_otel.enable(): add `import chainlit_otel` and "
             "`chainlit_otel.enable()`, or start it by opentelemetry-instrument"
         )
-    for signal in _SIGNALS:
+    for signal in (*_SIGNALS, *(["LOGS"] if settings.export_records else [])):
         _endpoint(findings, signal)
     for problem in problems():
         findings.add_problem(problem)
@@ -246,6 +248,23 @@ def _providers(findings: Findings, active: runtime.Runtime) -> None:
     processors = getattr(getattr(tracers, "_active_span_processor", None), "_span_processors", ())
     for processor in processors:
         findings.add("traces", "", _exporter(getattr(processor, "span_exporter", processor)))
+
+
+def _records(findings: Findings, active: runtime.Runtime) -> None:
+    directory, provider = active.settings.records_dir, active.pipeline.logger_provider
+    if directory is not None:
+        broken = records_dir_problem(directory)
+        findings.add(
+            "records", "files", str(Path(directory).absolute()), broken or "can be written"
+        )
+        if broken:
+            findings.add_problem(
+                f"records cannot be written (CHAINLIT_OTEL_RECORDS_DIR={directory}): {broken}"
+            )
+    if provider is not None:
+        findings.add("records", "logs", _provider(provider))
+    if directory is None and provider is None:
+        findings.add("records", "none", "CHAINLIT_OTEL_RECORDS_DIR, CHAINLIT_OTEL_EXPORT_RECORDS")
 
 
 def _provider(provider: object) -> str:

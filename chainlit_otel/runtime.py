@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
+from pathlib import Path
 from threading import RLock, Thread
 from time import monotonic
 from typing import Any
@@ -577,3 +578,5 @@ class Runtime:
                 )
             )
             announce(logging.INFO, sent(self._pipeline.destinations()))
+            if self._settings.records_dir is not None:
+                announce(logging.INFO, f"records in {Path(self._settings.records_dir).absolute()}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -36,6 +37,19 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 _SEGMENTS = 20
 _DOWN_TO = 0.9
 _LOOK_EVERY = 60 * NS
+
+
+def records_dir_problem(directory: str | Path) -> str | None:
+    """Return why no records can be written to a directory, be it there or not; None if they can."""
+    place = Path(directory).absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"\n")
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return None
 
 
 class _Kept(NamedTuple):

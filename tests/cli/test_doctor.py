@@ -311,6 +311,33 @@ def test_an_endpoint_that_answers_is_in_order(patient: Patient, collector: Colle
     assert report.rows("endpoints")["traces"].endswith("answers (200)")
 
 
+def test_where_records_go_is_shown_and_asked(
+    patient: Patient, collector: Collector, tmp_path: Path
+) -> None:
+    report = patient.examine(
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        CHAINLIT_OTEL_EXPORT_RECORDS="true",
+        CHAINLIT_OTEL_RECORDS_DIR=str(tmp_path / "not" / "yet"),
+    )
+    assert_well(report)
+    assert report.rows("records") == {
+        "files": f"{tmp_path}/not/yet  can be written",
+        "logs": "of chainlit-otel",
+    }
+    assert report.rows("endpoints")["logs"].endswith("answers (200)")
+    assert not (tmp_path / "not").exists()
+
+
+def test_a_directory_of_records_that_cannot_be_is_a_problem(
+    patient: Patient, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    report = patient.examine(CHAINLIT_OTEL_RECORDS_DIR=str(tmp_path / "file"))
+    assert report.exit_code == 1
+    assert f"records cannot be written (CHAINLIT_OTEL_RECORDS_DIR={tmp_path}/file)" in report.text
+    assert "Not a directory" in report.text
+
+
 def test_an_endpoint_of_grpc_is_in_order_if_it_takes_connections(patient: Patient) -> None:
     with create_server(("127.0.0.1", 0)) as server:
         place = f"127.0.0.1:{server.getsockname()[1]}"
