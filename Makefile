@@ -18,10 +18,10 @@ CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-analysis bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(READY) ## make .venv with everything that development needs (the other targets do it too)
 
@@ -58,6 +58,9 @@ install-check: $(READY) ## install the wheel without constraints, by old pip, ne
 
 bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
 	$(BIN)/python -m bench $(BENCH_ARGS)
+
+bench-analysis: $(READY) ## measure export and report over a million sessions, beside pandas; takes BENCH_ARGS, too
+	$(BIN)/python -m bench.analysis $(BENCH_ARGS)
 
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)

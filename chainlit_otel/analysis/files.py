@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from chainlit_otel.analysis.selection import Selection
+from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts
 from chainlit_otel.analysis.tables import (
+    FIELDS,
+    SQL_TYPES,
     TABLES,
     Periods,
     Row,
@@ -29,41 +31,10 @@ from chainlit_otel.catalog import RECORD_SCHEMA, RECORDS
 if TYPE_CHECKING:
     import duckdb
 
-Progress = Callable[[float], None]
-"""Is called with the share of the work that is done, from 0 to 1."""
-
 _MEMORY = "768MiB"  # of DuckDB; what needs more goes to its temporary directory
+_ALWAYS = ("time", "kind", "schema")
+_NAME = re.compile(r"\w+")
 _LOOK = 0.1  # seconds between two looks at the progress
-
-
-class AnalysisError(Exception):
-    """What a user has to know, in one line."""
-
-
-@dataclass(frozen=True)
-class ReadCounts:
-    """What was read, and what could not be.
-
-    Attributes:
-        records: Records that were read.
-        unreadable: Lines that are no record: cut by a crash, for the most part.
-        other_schema: Records of a schema that this release does not know.
-    """
-
-    records: int
-    unreadable: int
-    other_schema: int
-
-    def __str__(self) -> str:
-        parts = [f"{self.records:,} records"]
-        if self.unreadable:
-            parts.append(f"{self.unreadable:,} lines skipped that are no whole record")
-        if self.other_schema:
-            parts.append(
-                f"{self.other_schema:,} records skipped that are of another schema than "
-                f"{RECORD_SCHEMA}: a newer release has written them"
-            )
-        return "; ".join(parts)
 
 
 class RecordFiles:
@@ -71,6 +42,8 @@ class RecordFiles:
 
     Args:
         location: A directory, or the address of one in an object store, `s3://…`.
+        asked: The queries that will be asked. To read a column takes time: those that occur in none
+            of them are left out.
         since: What is older is not read.
         progress: Hears how far the reading is, and the writing of an export.
 
@@ -79,7 +52,11 @@ class RecordFiles:
     """
 
     def __init__(
-        self, location: str, since: datetime | None = None, progress: Progress | None = None
+        self,
+        location: str,
+        asked: Sequence[str],
+        since: datetime | None = None,
+        progress: Progress | None = None,
     ) -> None:
         import duckdb
 
@@ -98,24 +75,10 @@ class RecordFiles:
             self._connection.execute("SET preserve_insertion_order = false")
             if "://" in location:
                 self._prepare_object_store(location)
-            self.reading = self._read(location, since)
+            self.reading = self._read(location, set(_NAME.findall(" ".join(asked))), since)
         except BaseException:
             self.close()
             raise
-
-    def __str__(self) -> str:
-        return str(self.reading)
-
-    def __enter__(self) -> RecordFiles:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Give up the connection and the temporary database."""
@@ -135,14 +98,19 @@ class RecordFiles:
                 f"{location} needs the httpfs extension of DuckDB: {_first_line(error)}"
             ) from None
 
-    def _read(self, location: str, since: datetime | None) -> ReadCounts:
+    def _read(self, location: str, names: set[str], since: datetime | None) -> ReadCounts:
+        wanted = [column for column in FIELDS if column in names or column in _ALWAYS]
         # A line that is no record is a row of nothing.
         unreadable = "(time IS NULL OR kind IS NULL OR schema IS NULL)"
         recent = "true" if since is None else f"(time >= {timestamp(since)} OR {unreadable})"
-        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines(location)} WHERE {recent}")
+        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines(location, wanted)} WHERE {recent}")
         kinds = ", ".join(literal(kind.name) for kind in RECORDS)
         known = f"schema = {RECORD_SCHEMA} AND kind IN ({kinds}) AND time IS NOT NULL"
-        self._run(f"CREATE VIEW records AS SELECT * FROM lines WHERE {known}")
+        columns = ", ".join(
+            column if column in wanted else f"CAST(NULL AS {SQL_TYPES[field.type]}) AS {column}"
+            for column, field in FIELDS.items()
+        )
+        self._run(f"CREATE VIEW records AS SELECT {columns} FROM lines WHERE {known}")
         ((records, bad, other),) = self.rows(
             f"SELECT count(*) FILTER (WHERE {known}), count(*) FILTER (WHERE {unreadable}), "
             f"count(*) FILTER (WHERE schema <> {RECORD_SCHEMA} AND NOT {unreadable}) FROM lines"

@@ -7,31 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from importlib.resources import files
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from chainlit_otel.analysis import charts
 from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of
+from chainlit_otel.analysis.source import RecordSource
 from chainlit_otel.analysis.statistics import Estimate
-from chainlit_otel.analysis.tables import Periods, Row
+from chainlit_otel.analysis.tables import Periods
 
 _NOTHING = "\N{EN DASH}"
 _UNKNOWN = "?"
-
-
-class RecordSource(Protocol):
-    """Where records are asked: files or a database."""
-
-    def prepare(self, periods: Periods) -> None:
-        """Make ready for questions about these periods."""
-
-    def ask(self, name: str) -> list[Row]:
-        """Return the answer to a question."""
-
-    def __str__(self) -> str:
-        """Say what was read and what could not be."""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cache
@@ -124,9 +124,9 @@ def script(periods: Periods, questions: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def lines(location: str) -> str:
+def lines(location: str, wanted: Iterable[str] = FIELDS) -> str:
     """Return the SQL that reads all `*.jsonl` below a place; what is no record has no kind."""
-    columns = {column: SQL_TYPES[field.type] for column, field in FIELDS.items()}
+    columns = {column: SQL_TYPES[FIELDS[column].type] for column in wanted}
     return (
         f"read_json({literal(location.rstrip('/') + '/**/*.jsonl')}, "
         "format = 'newline_delimited', ignore_errors = true, "

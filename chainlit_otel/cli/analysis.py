@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
+
+from chainlit_otel.analysis.source import RecordSource
 
 PACKAGES = ("altair", "duckdb", "jinja2", "sqlglot", "vl_convert")
 """What the extra `analysis` installs."""
@@ -51,7 +53,8 @@ def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
         envvar="CHAINLIT_OTEL_RECORDS_DIR",
         required=True,
         metavar="PLACE",
-        help="Where the records are: a directory or s3://bucket/path.  "
+        help="Where the records are: a directory, s3://bucket/path, or "
+        "clickhouse://user:password@host:8123/database.  "
         "[default: $CHAINLIT_OTEL_RECORDS_DIR]",
     )(command)
 
@@ -68,6 +71,19 @@ def check_output(output: Path | None) -> None:
     """Raise a `ClickException` if the directory of a file to be written is not there."""
     if output is not None and not output.parent.is_dir():
         raise click.ClickException(f"cannot write {output}: there is no directory {output.parent}")
+
+
+def open_source(
+    place: str, asked: Sequence[str], since: datetime | None, show: Callable[[float], None]
+) -> AbstractContextManager[RecordSource]:
+    """Open the records that `--from` names, for these queries; older ones need not be read."""
+    if place.startswith("clickhouse://"):
+        from chainlit_otel.analysis.clickhouse import ClickHouse
+
+        return closing(ClickHouse(place, show))
+    from chainlit_otel.analysis.files import RecordFiles
+
+    return closing(RecordFiles(place, asked, since, show))
 
 
 @contextmanager

@@ -16,11 +16,13 @@ from click.core import ParameterSource
 from chainlit_otel.analysis import erasure
 from chainlit_otel.analysis.erasure import HASH
 from chainlit_otel.analysis.selection import WHATS, Selection, What
+from chainlit_otel.analysis.source import AnalysisError
 from chainlit_otel.catalog import OUTCOME
 from chainlit_otel.cli.analysis import (
     check_output,
     check_packages,
     end_of,
+    open_source,
     progress,
     source_option,
     time_of,
@@ -104,8 +106,6 @@ def command(
         return
     check_packages()
     check_output(output)
-    from chainlit_otel.analysis.files import AnalysisError, RecordFiles
-
     try:
         selection = Selection(what, since, until, **filters)
     except ValueError as error:
@@ -116,7 +116,10 @@ def command(
             # Beside its place, to be renamed: nobody sees a half of it.
             file = output.with_name(f".{output.name}.{os.getpid()}")
         try:
-            with progress("reading") as reading, RecordFiles(source, since, reading) as records:
+            with (
+                progress("reading") as reading,
+                open_source(source, [selection.sql()], since, reading) as records,
+            ):
                 with progress("writing") as writing:
                     records.progress = writing
                     count = records.export(selection, form, file)

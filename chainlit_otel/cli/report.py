@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
-from chainlit_otel.analysis.tables import Periods, script
+from chainlit_otel.analysis import tables
+from chainlit_otel.analysis.source import AnalysisError
+from chainlit_otel.analysis.tables import Periods
 from chainlit_otel.cli import generated
 from chainlit_otel.cli.analysis import (
     check_output,
     check_packages,
     end_of,
+    open_source,
     progress,
     source_option,
     time_of,
@@ -59,6 +62,7 @@ def command(
     """
     check_packages()
     check_output(output)
+    from chainlit_otel.analysis import clickhouse
     from chainlit_otel.analysis.sections import SECTIONS
 
     until = until or datetime.now(timezone.utc)
@@ -66,7 +70,11 @@ def command(
     if periods.since >= until:
         raise click.UsageError("--since is not before --until")
     if sql:
-        click.echo(script(periods, [section.__name__ for section in SECTIONS]), nl=False)
+        questions = [section.__name__ for section in SECTIONS]
+        if source.startswith("clickhouse://"):
+            click.echo(clickhouse.script("otel_logs", periods, questions), nl=False)
+        else:
+            click.echo(tables.script(periods, questions), nl=False)
         return
     write_report(source, periods, output, as_json)
 
@@ -84,21 +92,24 @@ def write_report(source: str, periods: Periods, output: Path | None, as_json: bo
         click.ClickException: The records cannot be read.
     """
     from chainlit_otel.analysis import report
-    from chainlit_otel.analysis.files import AnalysisError, RecordFiles
     from chainlit_otel.analysis.sections import SECTIONS
 
+    asked = [tables.question(section.__name__) for section in SECTIONS]
+    sections = []
     try:
-        with progress("reading") as reading:
-            records = RecordFiles(source, periods.before, reading)
-        with records, progress("answering") as answering:
-            sections = []
+        with (
+            progress("reading") as reading,
+            open_source(source, asked, periods.before, reading) as records,
+            progress("answering") as answering,
+        ):
             for section in report.make(records, periods):
                 sections.append(section)
                 answering(len(sections) / len(SECTIONS))
-        made = report.Report(periods, datetime.now(timezone.utc), str(records), tuple(sections))
+        read = str(records.reading)
+        made = report.Report(periods, datetime.now(timezone.utc), read, tuple(sections))
     except AnalysisError as error:
         raise click.ClickException(str(error)) from None
-    click.echo(f"read {records}", err=True)
+    click.echo(f"read {read}", err=True)
     text = report.as_json(made) + "\n" if as_json else report.as_html(made)
     if output is None:
         click.echo(text, nl=False)

@@ -91,10 +91,15 @@ def value_of(column: str, text: str) -> Any:
 
 def sorted_rows(rows: list[Row]) -> list[str]:
     """Rows in an order of their own, to be compared; floats as far as both ways agree."""
-    return sorted(
-        json.dumps({k: round(v, 6) if isinstance(v, float) else v for k, v in sorted(row.items())})
-        for row in rows
-    )
+    return sorted(json.dumps({k: comparable(v) for k, v in sorted(row.items())}) for row in rows)
+
+
+def comparable(value: Any) -> Any:
+    """A whole number is the same with and without a point."""
+    if isinstance(value, list):
+        return [{k: comparable(v) for k, v in one.items()} for one in value]
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return round(float(value), 6) if is_number else value
 
 
 def of_table(rows: list[Row]) -> list[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -43,7 +44,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[tup
     directory = tmp_path_factory.mktemp("records")
     write(records, directory)
     periods = Periods(people.end - timedelta(days=14), people.end)
-    with RecordFiles(str(directory)) as files:
+    with closing(RecordFiles(str(directory), list(map(question, QUESTIONS)))) as files:
         files.prepare(periods)
         yield files, Tables(records, periods)
 
@@ -92,7 +93,7 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordFiles]:
             record["service_instance_id"] += f"-{seed}"
             record["service_name"] = str(seed)
         write(records, directory)
-    with RecordFiles(str(directory)) as files:
+    with closing(RecordFiles(str(directory), [*map(question, QUESTIONS), "service_name"])) as files:
         for table in ("sessions", "turns"):
             files.rows(
                 f"CREATE TABLE {table} AS SELECT *, service_name AS period FROM ({view(table)})"
@@ -152,7 +153,7 @@ def test_retention_is_within_its_interval(tmp_path: Path) -> None:
     people = Population(seed=5, sessions=6000, weeks=14, hours_short=0)
     starts = (r for r in people.records() if r["kind"] == "session.start")
     write(starts, tmp_path)
-    with RecordFiles(str(tmp_path)) as files:
+    with closing(RecordFiles(str(tmp_path), list(map(question, QUESTIONS)))) as files:
         files.prepare(Periods(START + timedelta(weeks=7), people.end))
         rows = files.ask("retention")
     size = {row["cohort"]: row["users"] for row in rows if row["weeks_later"] == 0}

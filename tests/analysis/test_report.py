@@ -13,7 +13,7 @@ from typing import Any
 import duckdb
 import pytest
 from click.testing import CliRunner, Result
-from playwright.async_api import Request
+from playwright.async_api import Page
 
 from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
@@ -272,6 +272,13 @@ def test_all_text_and_all_lines_can_be_told_from_what_is_behind_them(scheme: int
         assert contrast(colours["ink"], colours[f"heat-{level}"]) >= 4.5, level
 
 
+def requests_of(tab: Page) -> list[str]:
+    """The addresses that a page asks for, from now on."""
+    found: list[str] = []
+    tab.on("request", lambda request: found.append(request.url))
+    return found
+
+
 @pytest.mark.browser
 async def test_it_fits_a_phone_and_follows_the_scheme_and_is_printed(
     page: str, tmp_path: Path
@@ -288,10 +295,9 @@ async def test_it_fits_a_phone_and_follows_the_scheme_and_is_printed(
                     java_script_enabled=True,
                 )
                 tab = await context.new_page()
-                requests: list[Request] = []
-                tab.on("request", requests.append)
+                requests = requests_of(tab)
                 await tab.goto(file.as_uri())
-                assert [request.url for request in requests] == [file.as_uri()]
+                assert requests == [file.as_uri()]
                 assert await tab.evaluate("document.documentElement.scrollWidth") == width
                 paper = "getComputedStyle(document.documentElement).backgroundColor"
                 papers.add(await tab.evaluate(paper))

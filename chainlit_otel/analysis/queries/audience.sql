@@ -28,4 +28,4 @@ SELECT
     CAST(coalesce(sum(turns), 0) AS BIGINT) AS turns
 FROM named
 GROUP BY period, dimension, name
-ORDER BY period, dimension, sessions DESC, name
+ORDER BY period, dimension, sum(sessions) DESC, name

@@ -66,4 +66,4 @@ GROUP BY
     ceil(survival * 200),
     ceil(coalesce(lower_limit, 0) * 200),
     ceil(coalesce(upper_limit, 1) * 200)
-ORDER BY period, duration
+ORDER BY period, min(duration)

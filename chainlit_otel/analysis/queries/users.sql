@@ -20,4 +20,4 @@ SELECT
 FROM by_user
 LEFT JOIN earlier ON earlier.user_hash = by_user.user_hash
 GROUP BY by_user.period, least(by_user.days, 7)
-ORDER BY period, days
+ORDER BY by_user.period, least(by_user.days, 7)

@@ -7,6 +7,7 @@ SELECT
     session_id,
     chainlit_turn_number,
     trace_id,
+    span_id,
     chainlit_feedback_value,
     chainlit_feedback_has_comment,
     chainlit_client_type,

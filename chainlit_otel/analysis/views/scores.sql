@@ -7,6 +7,7 @@ SELECT
     session_id,
     chainlit_turn_number,
     trace_id,
+    span_id,
     gen_ai_evaluation_name,
     gen_ai_evaluation_score_value,
     gen_ai_evaluation_score_label,

@@ -119,17 +119,17 @@ SELECT
     CAST(NULL AS DOUBLE) AS chainlit_session_connected,
     CAST(NULL AS VARCHAR) AS chainlit_session_end_reason,
     CAST(NULL AS VARCHAR) AS chainlit_connection_close_reason,
-    coalesce(so_far.turns, 0) AS chainlit_session_turns_started,
-    coalesce(so_far.ok, 0) AS chainlit_session_turns_ok,
-    coalesce(so_far.error, 0) AS chainlit_session_turns_error,
-    coalesce(so_far.cancelled, 0) AS chainlit_session_turns_cancelled,
+    CAST(coalesce(so_far.turns, 0) AS BIGINT) AS chainlit_session_turns_started,
+    CAST(coalesce(so_far.ok, 0) AS BIGINT) AS chainlit_session_turns_ok,
+    CAST(coalesce(so_far.error, 0) AS BIGINT) AS chainlit_session_turns_error,
+    CAST(coalesce(so_far.cancelled, 0) AS BIGINT) AS chainlit_session_turns_cancelled,
     CAST(NULL AS BIGINT) AS chainlit_session_reconnects,
     CAST(NULL AS DOUBLE) AS chainlit_session_longest_gap,
     date_diff('millisecond', starts.time, so_far.first_turn) / 1000.0
         AS chainlit_session_time_to_first_turn,
-    coalesce(so_far.undelivered, 0) AS chainlit_session_undelivered,
-    coalesce(so_far.positive, 0) AS chainlit_session_feedback_positive,
-    coalesce(so_far.negative, 0) AS chainlit_session_feedback_negative,
+    CAST(coalesce(so_far.undelivered, 0) AS BIGINT) AS chainlit_session_undelivered,
+    CAST(coalesce(so_far.positive, 0) AS BIGINT) AS chainlit_session_feedback_positive,
+    CAST(coalesce(so_far.negative, 0) AS BIGINT) AS chainlit_session_feedback_negative,
     date_diff('millisecond', starts.time, known.last_time) / 1000.0
     - known.unknown_seconds AS seconds_known
 FROM starts

@@ -1,0 +1,269 @@
+"""Records in ClickHouse, where a collector's exporter has put the log events, asked over HTTP.
+
+Nothing is made there: each query brings its tables along, above the table `otel_logs`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+import sqlglot
+from sqlglot import exp
+
+from chainlit_otel.analysis.selection import Selection
+from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts
+from chainlit_otel.analysis.tables import FIELDS, TABLES, Periods, Row, in_periods, question
+from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORD_TIME, RECORDS
+from chainlit_otel.catalog.records import FieldType, RecordField
+
+SETTINGS: Mapping[str, str] = {
+    "join_use_nulls": "1",
+    "prefer_column_name_to_alias": "1",
+    "session_timezone": "UTC",
+    "date_time_output_format": "iso",
+    "format_csv_null_representation": "",
+    "output_format_json_quote_64bit_integers": "0",
+    "output_format_json_quote_denormals": "0",
+    "output_format_json_named_tuples_as_objects": "1",
+    "output_format_parquet_string_as_string": "1",
+}
+"""With these, ClickHouse takes the queries as DuckDB does, and writes what DuckDB writes."""
+
+_KIND = "chainlit_otel.record.kind"
+_SCHEMA = "chainlit_otel.record.schema"
+_KINDS = ", ".join(f"'{kind.name}'" for kind in RECORDS)
+_FORMATS = {"csv": "CSVWithNames", "jsonl": "JSONEachRow", "parquet": "Parquet"}
+_TIMEOUT = 600.0  # seconds without a byte of an answer
+_TUPLES = "Array(Tuple(name String, duration Float64, outcome String))"
+
+_READ: dict[FieldType, str] = {
+    "string": "nullIf({0}, '')",
+    "integer": "toInt64OrNull({0})",
+    "double": "toFloat64OrNull({0})",
+    "boolean": "if({0} = '', NULL, {0} = 'true')",
+    "time": "parseDateTime64BestEffortOrNull({0}, 6, 'UTC')",
+    "tools": f"JSONExtract({{0}}, '{_TUPLES}')",
+}
+"""How a value of a field is read of the text that the exporter makes of it."""
+
+
+class ClickHouse:
+    """The records in a ClickHouse.
+
+    Args:
+        address: `clickhouse://user:password@host:8123/database`; with `?table=`, if it is another
+            one than `otel_logs`, and with `&secure=1` for HTTPS.
+        progress: Hears that something is done.
+
+    Raises:
+        AnalysisError: It does not answer, or there is no such table.
+    """
+
+    def __init__(self, address: str, progress: Progress | None = None) -> None:
+        parts = urlsplit(address)
+        options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
+        if unknown := set(options) - {"table", "secure"}:
+            raise AnalysisError(f"clickhouse:// takes ?table= and ?secure=1, not {min(unknown)}")
+        secure = options.get("secure", "0") not in ("", "0", "false")
+        try:
+            port = parts.port or (8443 if secure else 8123)
+        except ValueError:
+            raise AnalysisError(f"the port of {parts.hostname} is not a number") from None
+        self.progress = progress
+        self._place = f"{parts.hostname or 'localhost'}:{port}"
+        self._url = f"{'https' if secure else 'http'}://{self._place}/"
+        self._database = unquote(parts.path.strip("/")) or "default"
+        self._headers = {"Content-Type": "text/plain; charset=utf-8"}
+        if parts.username:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            token = base64.b64encode(pair.encode()).decode()
+            self._headers["Authorization"] = f"Basic {token}"
+        self._table = options.get("table", "otel_logs")
+        self._with: list[tuple[str, str]] = [("records", records_view(self._table))]
+        self.reading = self._read()
+
+    def close(self) -> None:
+        """Give up nothing: each query is a connection of its own."""
+
+    def _read(self) -> ReadCounts:
+        of_kind = f"LogAttributes['{_KIND}'] IN ({_KINDS})"
+        known = f"LogAttributes['{_SCHEMA}'] = '{RECORD_SCHEMA}'"
+        (row,) = self._rows(
+            f"SELECT countIf({of_kind} AND {known}) AS records, "
+            f"countIf({of_kind} AND NOT {known}) AS other FROM {_quoted(self._table)} "
+            f"WHERE mapContains(LogAttributes, '{_KIND}')"
+        )
+        return ReadCounts(row["records"], 0, row["other"])
+
+    def prepare(self, periods: Periods) -> None:
+        """Make ready for questions about these periods."""
+        self._with = tables_of(self._table, periods)
+
+    def ask(self, name: str) -> list[Row]:
+        """Return the answer to a question, a row for each line of the table."""
+        return self._rows(self.sql(question(name)))
+
+    def sql(self, query: str) -> str:
+        """Return a query in DuckDB's dialect as it is asked here, with the tables that it needs."""
+        return with_tables(transpiled(query), self._with)
+
+    def export(self, selection: Selection, form: str, file: Path) -> int:
+        """Write rows to a file.
+
+        Args:
+            selection: Which rows.
+            form: `csv`, `jsonl` or `parquet`.
+            file: Where to; it is overwritten.
+
+        Returns:
+            How many rows.
+        """
+        sql = self.sql(selection.sql())
+        if form == "csv" and selection.what in ("turns", "all"):
+            text = "toJSONString(chainlit_turn_tools) AS chainlit_turn_tools"
+            sql = f"SELECT * REPLACE ({text}) FROM ({sql})"
+        with file.open("wb") as table, self._answer(f"{sql} FORMAT {_FORMATS[form]}") as answer:
+            shutil.copyfileobj(answer, table)
+        (row,) = self._rows(f"SELECT count() AS n FROM ({sql})")
+        return int(row["n"])
+
+    def _rows(self, sql: str) -> list[Row]:
+        with self._answer(f"{sql} FORMAT JSONCompact") as answer:
+            document = json.load(answer)
+        names = [column["name"] for column in document["meta"]]
+        kinds = [column["type"] for column in document["meta"]]
+        return [
+            {name: _value(value, kind) for name, value, kind in zip(names, row, kinds, strict=True)}
+            for row in document["data"]
+        ]
+
+    def _answer(self, sql: str) -> IO[bytes]:
+        query = urlencode({**SETTINGS, "database": self._database})
+        request = urllib.request.Request(
+            f"{self._url}?{query}", data=sql.encode(), headers=self._headers
+        )
+        try:
+            answer: IO[bytes] = urllib.request.urlopen(request, timeout=_TIMEOUT)
+        except urllib.error.HTTPError as error:
+            says = error.read(2000).decode(errors="replace").strip().partition("\n")[0]
+            raise AnalysisError(f"{self._place}: {says or error.reason}") from None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise AnalysisError(f"{self._place} does not answer: {reason}") from None
+        return answer
+
+
+def _value(value: Any, kind: str) -> Any:
+    """Return a value of an answer as Python has it."""
+    if value is None:
+        return None
+    if "DateTime" in kind:
+        return datetime.fromisoformat(value.removesuffix("Z"))
+    if "Date" in kind:
+        return datetime.fromisoformat(value).date()
+    return float(value) if "Float" in kind else value
+
+
+def tables_of(table: str, periods: Periods) -> list[tuple[str, str]]:
+    """Return the tables of a report above a table of the exporter, each by its name and SQL."""
+    return [
+        ("records", records_view(table)),
+        ("bounds", transpiled(periods.sql())),
+        *((name, transpiled(in_periods(name))) for name in TABLES),
+    ]
+
+
+def script(table: str, periods: Periods, questions: Sequence[str]) -> str:
+    """Return everything that a report asks, as a script for the client of ClickHouse.
+
+    Args:
+        table: Of the exporter.
+        periods: What the report is about.
+        questions: Their names.
+    """
+    tables = tables_of(table, periods)
+    settings = ", ".join(f"{name} = '{value}'" for name, value in SETTINGS.items())
+    queries = [with_tables(transpiled(question(name)), tables) for name in questions]
+    return ";\n\n".join([f"SET {settings}", *queries]) + ";\n"
+
+
+@cache
+def records_view(table: str) -> str:
+    """Return the SQL that makes records of the log events of a table of the exporter."""
+    own = {
+        "time": "toTimeZone(CAST(Timestamp AS DateTime64(6)), 'UTC')",
+        "kind": f"LogAttributes['{_KIND}']",
+        "schema": f"toInt64OrNull(LogAttributes['{_SCHEMA}'])",
+        "trace_id": "nullIf(TraceId, '')",
+        "span_id": "nullIf(SpanId, '')",
+    }
+    columns = ",\n    ".join(
+        f"{own.get(column) or _read_of(field)} AS {column}" for column, field in FIELDS.items()
+    )
+    return (
+        f"SELECT\n    {columns}\nFROM {_quoted(table)}\n"
+        f"WHERE LogAttributes['{_SCHEMA}'] = '{RECORD_SCHEMA}'\n"
+        f"AND LogAttributes['{_KIND}'] IN ({_KINDS})"
+    )
+
+
+def _read_of(field: RecordField) -> str:
+    is_common = field in COMMON_FIELDS and field != RECORD_TIME
+    attributes = "ResourceAttributes" if is_common else "LogAttributes"
+    return _READ[field.type].format(f"{attributes}['{field.key}']")
+
+
+@cache
+def transpiled(sql: str) -> str:
+    """Return a query in DuckDB's dialect in that of ClickHouse."""
+    tree = sqlglot.parse_one(sql, read="duckdb").transform(_translated)
+    return tree.sql(dialect="clickhouse", pretty=True, comments=False)
+
+
+def _translated(node: exp.Expression) -> exp.Expression:
+    """Return what ClickHouse calls otherwise, where sqlglot does not know it."""
+    if isinstance(node, exp.PercentileCont | exp.Quantile):
+        # The same interpolation as DuckDB's; the quantile() of ClickHouse is an estimate.
+        of = node.args["quantile"] if isinstance(node, exp.Quantile) else node.expression
+        return exp.Anonymous(this=f"quantileExactInclusive({of.sql()})", expressions=[node.this])
+    if isinstance(node, exp.DateDiff):
+        unit = node.args["unit"].name.lower()
+        return exp.Anonymous(
+            this="dateDiff", expressions=[exp.Literal.string(unit), node.expression, node.this]
+        )
+    return node
+
+
+def with_tables(sql: str, tables: list[tuple[str, str]]) -> str:
+    """Return a query that brings the tables along that it asks, and those that these ask."""
+    tree = sqlglot.parse_one(sql, read="clickhouse")
+    used = _tables_of(tree)
+    needed: list[tuple[str, str]] = []
+    for name, text in reversed(tables):
+        if name in used:
+            needed.insert(0, (name, text))
+            used |= _tables_of(sqlglot.parse_one(text, read="clickhouse"))
+    common = [f"{name} AS (\n{text}\n)" for name, text in needed]
+    if inner := tree.args.get("with_") or tree.args.get("with"):
+        common += [one.sql(dialect="clickhouse", pretty=True) for one in inner.expressions]
+        inner.pop()
+    rest = tree.sql(dialect="clickhouse", pretty=True)
+    return f"WITH {', '.join(common)}\n{rest}" if common else rest
+
+
+def _tables_of(tree: exp.Expr) -> set[str]:
+    return {table.name for table in tree.find_all(exp.Table)}
+
+
+def _quoted(table: str) -> str:
+    return ".".join("`" + part.replace("`", "") + "`" for part in table.split("."))
