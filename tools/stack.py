@@ -18,7 +18,7 @@ from tests.support.prometheus import Alertmanager, Prometheus
 _PORT = click.IntRange(1, 65535)
 
 
-@click.command("stack", params=list(demo.command.params))
+@click.command("stack", params=[p for p in demo.command.params if p.name != "report"])
 @click.option(
     "--prometheus-port",
     type=_PORT,

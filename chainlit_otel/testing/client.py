@@ -485,6 +485,9 @@ class Visitor:
                 await websocket.close()
             if sio is not None:
                 await sio.eio.disconnect(abort=True)
+                # Engine.IO makes a session of its own where it finds ours closed.
+                if sio.eio.http is not None and sio.eio.http is not http:
+                    await sio.eio.http.close()
             self._forget_asks()
 
     def _connection(self) -> Any:

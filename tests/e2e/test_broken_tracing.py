@@ -201,7 +201,7 @@ async def answer(message):
 """
 
 MODES: dict[str, set[str]] = {
-    "sampler on_emit handler": {"http", "tracing", "sessions"},
+    "sampler on_emit handler": {"http", "tracing"},
     "on_start": {"http", "tracing"},
     "on_end": {"http", "tracing"},
     "on_start on_end": {"http", "tracing"},
@@ -221,6 +221,7 @@ async def running(broken: str, receiver: Receiver) -> AsyncIterator[ChainlitServ
             "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": receiver.endpoint + "/v1/metrics",
             "OTEL_METRIC_EXPORT_INTERVAL": "3600000",
             "OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=the same in each run",
+            "CHAINLIT_OTEL_EXPORT_RECORDS": "true",
         },
         config={
             "project": {"session_timeout": 60},
@@ -298,7 +299,7 @@ async def visit(server: ChainlitServer) -> Visitor:
 # there in each run, with a value of its own.
 _TIMED = re.compile(
     r"_(bucket|sum|bytes|created)$|_seconds(_total)?$|^process_|^python_|^chainlit_event_loop_lag"
-    r"|^chainlit_otel_internal_errors"
+    r"|^chainlit_otel_(internal_errors|records)"
 )
 
 Figures = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -361,6 +362,17 @@ async def test_broken_listeners_change_no_figure(broken: str, normal: Figures) -
                 for probe in catalog.PROBE.values
                 if scrape.value("chainlit_otel_internal_errors_total", chainlit_otel_probe=probe)
             }
+            records = "dropped" if "on_emit" in broken else "written"
+
+            def all_counted() -> bool:
+                # Of the four sessions that have started, three have ended.
+                now = server.scrape()
+                name = f"chainlit_otel_records_{records}_total"
+                kinds = ("session.start", "session.end")
+                counts = [now.sum(name, chainlit_otel_record_kind=kind) for kind in kinds]
+                return counts == [now.sum("chainlit_session_starts_total"), 3]
+
+            await asyncio.to_thread(wait_until, all_counted, 60, f"the records to be {records}")
             await asyncio.to_thread(server.stop)
             await visitor.leave()
             # The last export comes whatever else fails at the end.

@@ -165,7 +165,10 @@ async def test_the_sum_over_the_workers_of_gunicorn_is_the_truth(preload: bool) 
         assert of_process.sum("chainlit_otel_probe_enabled") == scraped[0].sum(
             "chainlit_otel_probe_enabled"
         )
-        assert of_process.sum("http_server_request_duration_seconds_count") > 0
+    # Which worker gets a request is the kernel's business.
+    requests = "http_server_request_duration_seconds"
+    by_process = [s.sum(f"{requests}_count") for s in scraped if requests in s.families]
+    assert sum(by_process) >= 10
 
     assert total(sums, "chainlit.session.starts") == sessions
     assert total(sums, "chainlit.session.ends") == sessions

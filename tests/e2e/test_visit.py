@@ -365,6 +365,8 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell has what it starts in the background ignore Ctrl-C, and these tests with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 
@@ -394,7 +396,7 @@ def test_ctrl_c_sends_everybody_home_and_still_reports(server: ChainlitServer) -
     try:
         wait_until(lambda: len(notes(server)) > before + 5, 60, "visitors")
         visitors.send_signal(signal.SIGINT)
-        output, errors = visitors.communicate(timeout=120)
+        output, errors = visitors.communicate(timeout=60)
     finally:
         visitors.kill()
         visitors.communicate()
