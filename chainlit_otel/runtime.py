@@ -32,6 +32,7 @@ from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
 from chainlit_otel.probes.messages import current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
 from chainlit_otel.server.admin import AdminServer
@@ -139,6 +140,8 @@ def access_denied(scope: str, reason: str) -> None:
 
 def record_score(name: str, value: float, label: str | None = None) -> None:
     """Keep what the app thinks of the turn under way, such as the verdict of an evaluation.
+
+    Outside of turns, as in `on_chat_start` or an action, it is of the session.
 
     It adds a record of kind `score`, where records are kept. It never raises, and without
     `enable()` it does nothing.
@@ -265,9 +268,10 @@ class Runtime:
             self.context.get(Access).record_denial(scope, reason)
 
     def record_score(self, name: str, value: float, label: str | None) -> None:
-        """Keep a score of the current turn."""
+        """Keep a score of the current turn, or else of the current session."""
         with self._recorder.guard:
-            self._recorder.score_given(current_turn.get(), name, value, label)
+            session = self.context.get(Sessions).handle(current_session())
+            self._recorder.score_given(current_turn.get(), session, name, value, label)
 
     def same_config(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether it was made with these settings and this pipeline."""
@@ -439,8 +443,8 @@ class Runtime:
         deadline = monotonic() + timeout
         # First: what goes out as log events is exported with the rest.
         with self._recorder.guard:
-            if not self._recorder.queue.flush(timeout):
-                log(logging.WARNING, "not all records were written within %s s", timeout)
+            if left := self._recorder.queue.flush(timeout):
+                log(logging.WARNING, "%d records were not written within %s s", left, timeout)
         if not self._pipeline.flush(max(0.1, deadline - monotonic()), guard):
             log(
                 logging.WARNING,

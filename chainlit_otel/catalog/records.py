@@ -54,6 +54,7 @@ INPUT_SIZE = "chainlit.turn.input_size"
 OUTPUT_SIZE = "chainlit.turn.output_size"
 TURN_UNDELIVERED = "chainlit.turn.undelivered"
 DATA_LAYER_ERRORS = "chainlit.turn.data_layer_errors"
+FEEDBACK_MESSAGE = "chainlit.feedback.message"
 HAS_COMMENT = "chainlit.feedback.has_comment"
 SCORE_NAME = "gen_ai.evaluation.name"
 SCORE_VALUE = "gen_ai.evaluation.score.value"
@@ -172,8 +173,8 @@ SESSION_END_RECORD = RecordKind(
             "integer",
             "Messages, steps, chunks, files and questions sent to a socket that was gone.",
         ),
-        RecordField(FEEDBACK_POSITIVE, "integer", "Feedback that was good."),
-        RecordField(FEEDBACK_NEGATIVE, "integer", "Feedback that was bad."),
+        RecordField(FEEDBACK_POSITIVE, "integer", "Messages with good feedback."),
+        RecordField(FEEDBACK_NEGATIVE, "integer", "Messages with bad feedback."),
         RecordField(CLOSE_REASON.key, "string", "Why its last connection closed."),
         _CONVERSATION,
     ),
@@ -237,6 +238,12 @@ FEEDBACK_RECORD = RecordKind(
         _TURN_NUMBER,
         _TRACE,
         _SPAN,
+        RecordField(
+            FEEDBACK_MESSAGE,
+            "string",
+            "What stands for the message that it is about. Who changes their mind gives feedback "
+            "on the same one again, and the last counts.",
+        ),
         RecordField(FEEDBACK_VALUE.key, "string", "`positive`, `negative` or `deleted`."),
         RecordField(HAS_COMMENT, "boolean", "Whether there is a comment."),
         _CLIENT,

@@ -240,6 +240,11 @@ class SessionLedger:
         """
         self._finalized.append((session, reason, self._clock()))
 
+    def record_finalized(self) -> None:
+        """Record the sessions that were finalized, and are not recorded yet."""
+        with self._transaction():
+            pass
+
     def end_all(self, reason: str) -> None:
         """End every open session."""
         with self._transaction() as (now, ended):

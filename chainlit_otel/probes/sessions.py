@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-import hmac
 import re
 import sys
 import weakref
@@ -23,6 +21,7 @@ from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
+from chainlit_otel.core.hashes import hashed, hashed_user
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
@@ -84,6 +83,7 @@ class Sessions(Probe):
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
         self.profiles = BoundedLabel(_PROFILES)
         self._recorder = context.recorder
+        self._recorder.queue.poll = self._record_finalized
         self._user_hash = functools.lru_cache(maxsize=1024)(
             functools.partial(hashed_user, context.settings.user_hash_key)
         )
@@ -139,6 +139,10 @@ class Sessions(Probe):
     def end(self, reason: str) -> None:
         """End every session."""
         self.ledger.end_all(reason)
+
+    def _record_finalized(self) -> None:
+        with self.guard:
+            self.ledger.record_finalized()
 
     def _on_end(self, session: Session, reason: str, seconds: float) -> None:
         with self.guard:
@@ -296,29 +300,6 @@ class Sessions(Probe):
 def _conversation(thread_id: object) -> str:
     text = utf8_safe(thread_id)
     return text if _THREAD_ID.fullmatch(text) else hashed(text)
-
-
-def hashed(session_id: object) -> str:
-    """Return the hash that is exported in place of a session id, the same on every replica.
-
-    Whoever knows the id itself can restore the session if the app has no sign-in.
-    """
-    return hashlib.sha256(str(session_id).encode(errors="surrogatepass")).hexdigest()[:16]
-
-
-def hashed_user(key: str | None, identifier: str) -> str:
-    """Return what stands for a user in records: HMAC-SHA-256, 16 hex digits.
-
-    Args:
-        key: The key; without one nobody can tell users from each other.
-        identifier: The identifier of the user.
-    """
-    if key is None:
-        return ""
-    digest = hmac.new(
-        key.encode(errors="surrogatepass"), identifier.encode(errors="surrogatepass"), "sha256"
-    )
-    return digest.hexdigest()[:16]
 
 
 def _origin(session: ChainlitSession, type: SessionType) -> str:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.records.rows import Record, rfc3339
+from chainlit_otel.records.rows import Record, rfc3339, shortened
 
 try:
     import fcntl
@@ -118,7 +118,9 @@ class JsonLines:
             0 <= now - self._looked < _LOOK_EVERY
         ):
             self._since_look, self._looked = 0, now
-            self._enforce_limits(now)
+            # What is written is written, though its directory may be gone by now.
+            with suppress(OSError):
+                self._enforce_limits(now)
         return written
 
     def close(self) -> None:
@@ -136,6 +138,8 @@ class JsonLines:
             **self._resource,
         }
         for key, value in row.values.items():
+            if isinstance(value, str):
+                value = shortened(value)
             if value not in (None, "", []):
                 values[key.replace(".", "_")] = value
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))

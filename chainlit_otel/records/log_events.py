@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 
 from chainlit_otel import catalog
 from chainlit_otel.pipeline.spans import utf8_safe
-from chainlit_otel.records.rows import Record
+from chainlit_otel.records.rows import Record, shortened
 
 # What the log record itself has.
 _OWN = (catalog.ID_OF_TRACE, catalog.ID_OF_SPAN)
@@ -60,7 +60,7 @@ def _attributes(row: Record) -> dict[str, Any]:
         if value in (None, "", []) or key in _OWN:
             continue
         if isinstance(value, str):
-            value = utf8_safe(value)
+            value = shortened(value)
         elif isinstance(value, list):
             # Few stores keep lists of objects, all keep texts.
             value = utf8_safe(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from threading import Event, Lock, Thread
 from time import monotonic
@@ -18,6 +18,7 @@ from chainlit_otel.records.rows import Record
 _MAX_QUEUED = 10_000
 _MAX_BATCH = 512
 _DELAY = 0.3  # seconds in which rows gather: one waking of the thread for many of them
+_POLL = 1.0  # seconds
 _SILENCE = 60.0  # seconds from line to line
 
 
@@ -41,6 +42,10 @@ class RecordQueue:
     Args:
         destinations: Where the rows go.
         delay: Seconds in which rows gather before they are written.
+
+    Attributes:
+        poll: Called once a second while nothing is put: a session whose object was collected ends
+            without anybody being told.
     """
 
     def __init__(self, destinations: Iterable[Destination], delay: float = _DELAY) -> None:
@@ -51,6 +56,8 @@ class RecordQueue:
         self._hurry = Event()
         self._lock = Lock()
         self._thread: Thread | None = None
+        self._under_way = 0
+        self.poll: Callable[[], object] = lambda: None
         self._written: Counter[LabelSet] = Counter()
         self._dropped: Counter[LabelSet] = Counter()
         self._last_logged: float | None = None
@@ -75,24 +82,26 @@ class RecordQueue:
             self._start()
             self._wake.set()
 
-    def flush(self, timeout: float) -> bool:
+    def flush(self, timeout: float) -> int:
         """Have all rows written that are queued.
 
         Args:
             timeout: Seconds that this may take.
 
         Returns:
-            Whether it was done in time.
+            How many are not written by then.
         """
         if self._thread is None:
             # An interpreter that is about to end starts no thread any more.
             self._empty()
-            return True
+            return 0
         done = Event()
         self._queued.append(done)
         self._hurry.set()
         self._wake.set()
-        return done.wait(timeout)
+        if done.wait(timeout):
+            return 0
+        return self._under_way + sum(isinstance(item, Record) for item in list(self._queued))
 
     def written(self) -> dict[LabelSet, int]:
         """Return how many records were written, by kind and destination."""
@@ -115,7 +124,8 @@ class RecordQueue:
 
     def _run(self) -> None:
         while True:
-            self._wake.wait()
+            while not self._wake.wait(_POLL):
+                self.poll()
             self._hurry.wait(self._delay)
             # In this order: what is queued from here on wakes this again.
             self._wake.clear()
@@ -132,9 +142,11 @@ class RecordQueue:
                     flushed = item
                 else:
                     rows.append(item)
+            self._under_way = len(rows)
             if rows:
                 for destination in self._destinations:
                     self._write(rows, destination)
+            self._under_way = 0
             if flushed is not None:
                 flushed.set()
 

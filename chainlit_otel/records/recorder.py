@@ -7,8 +7,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from threading import Lock
+from typing import Generic, TypeVar
 
 from chainlit_otel import catalog
+from chainlit_otel.core.hashes import hashed
 from chainlit_otel.core.sessions import Session
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.guard import Guard
@@ -26,26 +28,29 @@ _MESSAGES = 10_000
 _FEEDBACK = 10_000
 
 
-class _Bounded:
+T = TypeVar("T")
+
+
+class _Bounded(Generic[T]):
     """A map that forgets what was put into it first. Thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = Lock()
-        self._items: OrderedDict[str, TurnReference] = OrderedDict()
+        self._items: OrderedDict[str, T] = OrderedDict()
 
-    def put(self, key: str, turn: TurnReference) -> None:
+    def put(self, key: str, item: T) -> None:
         with self._lock:
-            self._items[key] = turn
+            self._items[key] = item
             self._items.move_to_end(key)
             if len(self._items) > self._limit:
                 self._items.popitem(last=False)
 
-    def get(self, key: str) -> TurnReference | None:
+    def get(self, key: str) -> T | None:
         with self._lock:
             return self._items.get(key)
 
-    def pop(self, key: str) -> TurnReference | None:
+    def pop(self, key: str) -> T | None:
         with self._lock:
             return self._items.pop(key, None)
 
@@ -71,8 +76,10 @@ class Recorder:
         self.guard = guard
         self.is_enabled = bool(queue.destinations)
         self._wall = wall
-        self._turns = _Bounded(_MESSAGES)
-        self._feedback = _Bounded(_FEEDBACK)
+        # Turns and values by the id of the message, and that by the id of the feedback.
+        self._turns: _Bounded[TurnReference] = _Bounded(_MESSAGES)
+        self._values: _Bounded[str] = _Bounded(_FEEDBACK)
+        self._messages: _Bounded[str] = _Bounded(_FEEDBACK)
 
     def session_started(self, session: Session) -> None:
         """A session has started."""
@@ -107,32 +114,67 @@ class Recorder:
         """
         if not self.is_enabled:
             return
-        turn = self._turns.get(str(message_id))
-        if turn is not None:
-            self._feedback.put(str(feedback_id), turn)
-            if turn.session is not None:
-                given = turn.session.feedback
-                given[value] = given.get(value, 0) + 1
-        self.queue.put(rows.feedback_given(turn, value, has_comment, self._wall()))
+        message = str(message_id)
+        turn = self._turns.get(message)
+        self._judge(message, turn, value)
+        self._messages.put(str(feedback_id), message)
+        self.queue.put(rows.feedback_given(turn, hashed(message), value, has_comment, self._wall()))
 
     def feedback_deleted(self, feedback_id: object) -> None:
         """Feedback was taken back."""
-        if self.is_enabled:
-            turn = self._feedback.pop(str(feedback_id))
-            self.queue.put(rows.feedback_given(turn, "deleted", None, self._wall()))
+        if not self.is_enabled:
+            return
+        message = self._messages.pop(str(feedback_id))
+        turn = None if message is None else self._turns.get(message)
+        about = ""
+        if message is not None:
+            about = hashed(message)
+            self._judge(message, turn, None)
+        self.queue.put(rows.feedback_given(turn, about, "deleted", None, self._wall()))
 
-    def score_given(self, turn: Turn | None, name: str, value: float, label: str | None) -> None:
-        """The app has given a score to a turn; None if it did so outside of any."""
+    def _judge(self, message: str, turn: TurnReference | None, value: str | None) -> None:
+        """Have the last feedback on a message count in its session, and no other."""
+        before = self._values.pop(message)
+        if value is not None:
+            self._values.put(message, value)
+        if turn is None or turn.session is None:
+            return
+        given = turn.session.feedback
+        if before is not None:
+            given[before] = given.get(before, 1) - 1
+        if value is not None:
+            given[value] = given.get(value, 0) + 1
+
+    def score_given(
+        self,
+        turn: Turn | None,
+        session: Session | None,
+        name: str,
+        value: float,
+        label: str | None,
+    ) -> None:
+        """The app has given a score.
+
+        Args:
+            turn: The turn under way; None if there is none.
+            session: The session that the app works for, if it does for any.
+            name: Name of the score.
+            value: The score.
+            label: The score in a word, if it has one.
+        """
         if not self.is_enabled:
             return
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         if not math.isfinite(number):
-            warn(f"record_score({name!r}) keeps nothing: its value must be a finite number")
+            warn(
+                f"record_score({rows.shortened(str(name))!r}) keeps nothing: its value must be a "
+                "finite number"
+            )
             return
-        about = None if turn is None else rows.reference(turn)
+        about = rows.TurnReference(session, 0, "", "") if turn is None else rows.reference(turn)
         row = rows.score_given(
             about, str(name), number, None if label is None else str(label), self._wall()
         )

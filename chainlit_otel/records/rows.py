@@ -11,6 +11,7 @@ from chainlit_otel.core.sessions import NS, Session
 from chainlit_otel.core.turns import Turn
 
 _DIGITS = 6  # of seconds: a microsecond
+_LONGEST = 256  # characters of a text; apps name scores, and classes of exceptions
 
 
 class Record(NamedTuple):
@@ -47,6 +48,11 @@ class TurnReference(NamedTuple):
 def reference(turn: Turn) -> TurnReference:
     """Return what is to be kept of a turn by those who may judge it."""
     return TurnReference(turn.session, turn.number, turn.trace_id, turn.span_id)
+
+
+def shortened(text: str) -> str:
+    """Return a text as every store can take it: UTF-8, and no more than 256 characters."""
+    return text[:_LONGEST].encode(errors="replace").decode()
 
 
 def rfc3339(at: int) -> str:
@@ -128,18 +134,20 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
 
 
 def feedback_given(
-    turn: TurnReference | None, value: str, has_comment: bool | None, now: int
+    turn: TurnReference | None, message: str, value: str, has_comment: bool | None, now: int
 ) -> Record:
     """Return the record of feedback.
 
     Args:
         turn: The turn that it is about; None if that is not known.
+        message: What stands for the message that it is about; empty if that is not known.
         value: `positive`, `negative` or `deleted`.
         has_comment: Whether there is a comment; None if it is deleted.
         now: The time, in nanoseconds since the epoch.
     """
     values = {
         **({} if turn is None else _turn(turn)),
+        catalog.FEEDBACK_MESSAGE: message,
         catalog.FEEDBACK_VALUE.key: value,
         catalog.HAS_COMMENT: has_comment,
     }

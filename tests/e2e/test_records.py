@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.probes.sessions import hashed_user
+from chainlit_otel.core.hashes import hashed_user
 from chainlit_otel.testing.client import Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver

@@ -79,6 +79,24 @@ def test_a_line_has_what_all_records_have_and_no_empty_field(tmp_path: Path) -> 
     ]
 
 
+def test_a_long_text_is_cut(tmp_path: Path) -> None:
+    writer(tmp_path).write([record(1, 0, **{catalog.SCORE_NAME: "x" * 1_000_000})])
+    (line,) = lines(tmp_path)
+    assert line["gen_ai_evaluation_name"] == "x" * 256
+
+
+def test_rows_that_are_on_the_disk_are_written_whatever_the_limits_find(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = writer(tmp_path)
+
+    def gone(_: object) -> None:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(os, "scandir", gone)
+    assert files.write([record(1)]) == 1
+
+
 def test_each_day_has_a_file_and_a_clock_that_is_stepped_back_loses_nothing(
     tmp_path: Path,
 ) -> None:

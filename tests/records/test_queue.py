@@ -53,7 +53,7 @@ def test_what_is_put_is_written_by_each_destination_and_counted() -> None:
     for _ in range(3):
         queue.put(record())
     queue.put(record(catalog.FEEDBACK_RECORD))
-    assert queue.flush(60)
+    assert queue.flush(60) == 0
     assert sum(one.batches) == sum(other.batches) == 4
     for name in ("file", "log"):
         assert queue.written()["turn", name] == 3
@@ -70,9 +70,17 @@ def test_many_rows_are_one_batch() -> None:
     assert len(shelf.batches) <= 3
 
 
+def test_it_polls_while_nothing_is_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_POLL", 0.01)
+    queue, polled = RecordQueue([Shelf()], delay=0), Event()
+    queue.poll = polled.set
+    queue.put(record())
+    assert polled.wait(60)
+
+
 def test_without_a_row_there_is_no_thread_and_nothing_to_wait_for() -> None:
     queue = RecordQueue([Shelf()])
-    assert queue.flush(0)
+    assert queue.flush(0) == 0
     assert queue._thread is None
 
 
@@ -90,7 +98,7 @@ def test_a_full_queue_drops_and_counts(
             queue.put(record())
     assert queue.dropped()["turn", "file"] == 5
     shelf.open.set()
-    assert queue.flush(60)
+    assert queue.flush(60) == 0
     assert queue.written()["turn", "file"] == 11
     (line,) = caplog.records
     assert "the file): the queue is full" in line.getMessage()
@@ -105,7 +113,7 @@ def test_a_destination_that_fails_loses_and_the_other_does_not(
     with caplog.at_level(logging.WARNING, "chainlit_otel"):
         for _ in range(3):
             queue.put(record())
-            assert queue.flush(60)
+            assert queue.flush(60) == 0
     assert queue.dropped()["turn", "file"] == 3
     assert queue.written()["turn", "file"] == 0
     assert queue.written()["turn", "log"] == 3
@@ -114,7 +122,7 @@ def test_a_destination_that_fails_loses_and_the_other_does_not(
     assert catalog.RECORDS_DROPPED.prometheus_name in line.getMessage()
     broken.error = None
     queue.put(record())
-    assert queue.flush(60)
+    assert queue.flush(60) == 0
     assert queue.written()["turn", "file"] == 1
 
 
@@ -123,7 +131,7 @@ def test_a_part_of_a_batch_may_be_written() -> None:
     queue = RecordQueue([shelf], delay=60)
     for _ in range(5):
         queue.put(record())
-    assert queue.flush(60)
+    assert queue.flush(60) == 0
     assert (queue.written()["turn", "file"], queue.dropped()["turn", "file"]) == (2, 3)
 
 
@@ -132,7 +140,7 @@ def test_a_flush_ends_in_time_though_the_destination_does_not() -> None:
     shelf.open.clear()
     queue = RecordQueue([shelf], delay=0)
     queue.put(record())
-    assert not queue.flush(0.05)
+    assert queue.flush(0.05) == 1
     shelf.open.set()
-    assert queue.flush(60)
+    assert queue.flush(60) == 0
     assert queue.written()["turn", "file"] == 1

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from chainlit_otel import settings
+from chainlit_otel.core.hashes import hashed
 from chainlit_otel.core.sessions import Session
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.guard import Guard
@@ -44,7 +45,7 @@ def turn_of(session: Session | None, number: int) -> Turn:
 
 
 def said(recorder: Recorder, kept: Kept) -> list[dict[str, Any]]:
-    assert recorder.queue.flush(60)
+    assert recorder.queue.flush(60) == 0
     return [
         {
             key: value
@@ -79,7 +80,24 @@ def test_feedback_finds_its_turn_by_any_message_of_it_also_when_it_is_deleted() 
         *(None, None),
         False,
     ]
-    assert session.feedback == {"positive": 1, "negative": 1}
+    # One was taken back.
+    assert session.feedback == {"positive": 0, "negative": 1}
+
+
+def test_who_changes_their_mind_has_judged_once() -> None:
+    recorder, kept = new()
+    session = Session("websocket", "webapp", "ab" * 8, 0)
+    recorder.message_sent("answer", turn_of(session, 1))
+    for value, comment in (("positive", False), ("positive", True), ("negative", False)):
+        recorder.feedback_given("answer", "f1", value, comment)
+    assert session.feedback == {"positive": 0, "negative": 1}
+    recorder.feedback_deleted("f1")
+    assert session.feedback == {"positive": 0, "negative": 0}
+    recorder.feedback_given("answer", "f2", "positive", False)
+    assert session.feedback == {"positive": 1, "negative": 0}
+    assert recorder.queue.flush(60) == 0
+    # What links the rows of one message, and is not its id.
+    assert {r.values["chainlit.feedback.message"] for r in kept.records} == {hashed("answer")}
 
 
 def test_the_oldest_messages_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,21 +118,22 @@ def test_the_oldest_messages_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_score_is_a_finite_number(caplog: pytest.LogCaptureFixture) -> None:
     settings._problems.clear()
     recorder, kept = new()
-    turn = turn_of(None, 4)
-    recorder.score_given(turn, "relevance", 1, None)
-    recorder.score_given(None, "relevance", 0.5, "meh")
+    turn, session = turn_of(None, 4), Session("websocket", "webapp", "ab" * 8, 0)
+    recorder.score_given(turn, None, "relevance", 1, None)
+    recorder.score_given(None, session, "relevance", 0.5, "meh")
     with caplog.at_level(logging.WARNING, "chainlit_otel"):
-        for bad in (math.nan, math.inf, "good", None):
-            recorder.score_given(turn, "relevance", bad, None)  # type: ignore[arg-type]
+        for bad in (math.nan, math.inf, "good", None, 10**400):
+            recorder.score_given(turn, None, "relevance", bad, None)  # type: ignore[arg-type]
     assert [line.getMessage() for line in caplog.records] == [
         "record_score('relevance') keeps nothing: its value must be a finite number"
     ]
-    assert recorder.queue.flush(60)
+    assert recorder.queue.flush(60) == 0
     assert [
         (r.values["gen_ai.evaluation.score.value"], r.values["gen_ai.evaluation.score.label"])
         for r in kept.records
     ] == [(1.0, None), (0.5, "meh")]
     assert [r.values.get("chainlit.turn.number") for r in kept.records] == [4, None]
+    assert [r.values.get("session.id") for r in kept.records] == [None, "ab" * 8]
 
 
 def test_without_a_destination_nothing_is_kept() -> None:
@@ -122,7 +141,7 @@ def test_without_a_destination_nothing_is_kept() -> None:
     recorder.message_sent("m", turn_of(None, 1))
     recorder.feedback_given("m", "f", "positive", False)
     recorder.feedback_deleted("f")
-    recorder.score_given(None, "relevance", 1.0, None)
+    recorder.score_given(None, None, "relevance", 1.0, None)
     recorder.session_started(Session("websocket", "webapp", "", 0))
     assert not recorder.is_enabled
     assert recorder._turns.get("m") is None

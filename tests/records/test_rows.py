@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chainlit_otel import catalog
+from chainlit_otel.core.hashes import hashed_user
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import MAX_TOOLS, ToolCall, Turn, TurnLedger
-from chainlit_otel.probes.sessions import hashed_user
 from chainlit_otel.records import rows
 from chainlit_otel.records.rows import Record
 from tests.core.clocks import NS, Clock
@@ -152,7 +152,7 @@ def test_every_field_of_the_catalogue_can_be_filled() -> None:
         rows.session_started(session),
         rows.session_ended(session, "cleared", 1.0, 0),
         rows.turn_ended(turn, 1.0),
-        rows.feedback_given(about, "positive", True, 0),
+        rows.feedback_given(about, "ab" * 8, "positive", True, 0),
         rows.score_given(about, "relevance", 0.5, "good", 0),
     ]
     assert [record.kind for record in made] == list(catalog.RECORDS)
