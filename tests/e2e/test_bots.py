@@ -118,7 +118,8 @@ def over(server: ChainlitServer, turns: int) -> Scrape:
     def check() -> Scrape | None:
         scrape = server.scrape()
         done = scrape.sum("chainlit_turn_duration_seconds_count")
-        return scrape if done == turns and scrape.value("chainlit_turn_active") == 0 else None
+        over = done == turns and scrape.value("chainlit_turn_active") == 0
+        return server.scrape() if over else None
 
     found = wait_until(check, 60, f"{turns} turns")
     assert found is not None

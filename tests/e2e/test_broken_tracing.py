@@ -320,7 +320,7 @@ async def at_rest(server: ChainlitServer) -> Scrape:
         over = now.sum("chainlit_session_ends_total") == 3
         over = over and now.sum("chainlit_turn_active") == 0
         # What Chainlit leaves behind shows when it has let go of the sessions.
-        return now if over and now.sum("chainlit_retained") == 2 else None
+        return server.scrape() if over and now.sum("chainlit_retained") == 2 else None
 
     found = await asyncio.to_thread(wait_until, is_over, 60, "the end of what was left")
     assert found is not None

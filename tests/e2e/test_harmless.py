@@ -424,7 +424,7 @@ class Operator:
             scrape = await asyncio.to_thread(self._server.scrape)
             over = scrape.sum("chainlit_connection_duration_seconds_count") == closed
             gone = scrape.sum("chainlit_session_active") == 1
-            return scrape if over and gone else None
+            return await asyncio.to_thread(self._server.scrape) if over and gone else None
 
         found = await wait_until_async(condition, 60, f"the end of {closed} connections")
         assert found is not None
@@ -670,7 +670,7 @@ async def books_agree(
         over = scrape.sum("chainlit_session_ends_total") >= sum(ends.values())
         # A session has ended before Chainlit fails to let go of it.
         failed = scrape.value("chainlit_retained", chainlit_retained_kind="sessions") >= kept
-        return scrape if over and failed else None
+        return await asyncio.to_thread(server.scrape) if over and failed else None
 
     scrape = await wait_until_async(condition, 60, "the end of the grace time")
     assert scrape is not None

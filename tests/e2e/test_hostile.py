@@ -222,7 +222,7 @@ async def scrape_when_settled(server: ChainlitServer, starts: float) -> Scrape:
         gone = (
             scrape.sum("chainlit_session_active") == scrape.sum("chainlit_connection_active") == 0
         )
-        return scrape if over and gone else None
+        return await asyncio.to_thread(server.scrape) if over and gone else None
 
     found = await wait_until_async(condition, 60, f"the end of {starts:g} sessions")
     assert found is not None

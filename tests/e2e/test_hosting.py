@@ -102,7 +102,8 @@ async def scrape_after_the_end(server: ChainlitServer, closed: int) -> Scrape:
     async def condition() -> Scrape | None:
         scrape = await asyncio.to_thread(server.scrape)
         over = scrape.sum("chainlit_connection_duration_seconds_count") == closed
-        return scrape if over and scrape.sum("chainlit_session_active") == 0 else None
+        over = over and scrape.sum("chainlit_session_active") == 0
+        return await asyncio.to_thread(server.scrape) if over else None
 
     found = await wait_until_async(condition, 60, f"the end of {closed} connections")
     assert found is not None

@@ -330,7 +330,7 @@ def done(server: ChainlitServer) -> tuple[Script, Scrape]:
             chainlit_otel_record_destination="file",
         )
         over = now.sum("chainlit_session_ends_total") == written == SESSIONS
-        return now if over else None
+        return server.scrape() if over else None
 
     scrape = wait_until(is_over, 60, "everybody to be gone, and written down")
     assert scrape is not None

@@ -168,7 +168,7 @@ async def test_sessions_that_chainlit_cannot_let_go_of(server: ChainlitServer) -
 
     async def over() -> Scrape | None:
         now = await scrape(server)
-        return now if now.sum("chainlit_session_ends_total") == 3 else None
+        return await scrape(server) if now.sum("chainlit_session_ends_total") == 3 else None
 
     now = await wait_until_async(over, 60, "the end of the grace time")
     assert now is not None

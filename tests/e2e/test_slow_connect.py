@@ -193,7 +193,11 @@ class Recorded:
                 "chainlit_connection_active"
             )
             ends = figures(scrape)["ends"] - self._before["ends"]
-            return scrape if open_now == 0 and ends >= 1 else None
+            return (
+                await asyncio.to_thread(self._server.scrape)
+                if open_now == 0 and ends >= 1
+                else None
+            )
 
         scrape = await wait_until_async(settled, 5 * GRACE, "the end of the session")
         assert scrape is not None

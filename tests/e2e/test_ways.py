@@ -321,7 +321,8 @@ class Script:
         async def check() -> Scrape | None:
             scrape = await scraped(self.server)
             done = scrape.sum(TURNS) == self.turns + turns
-            return scrape if done and scrape.value("chainlit_turn_active") == 0 else None
+            done = done and scrape.value("chainlit_turn_active") == 0
+            return await scraped(self.server) if done else None
 
         found = await wait_until_async(check, 60, "the end of the turn")
         assert found is not None

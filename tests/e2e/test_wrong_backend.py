@@ -105,7 +105,8 @@ async def over(server: ChainlitServer) -> Scrape:
         gone = now.sum("chainlit_session_ends_total") == 1
         gone = gone and now.sum("chainlit_connection_active") == 0
         # What Chainlit leaves behind shows when it has let go of the session.
-        return now if gone and now.sum("chainlit_retained") == 1 else None
+        gone = gone and now.sum("chainlit_retained") == 1
+        return await asyncio.to_thread(server.scrape) if gone else None
 
     found = await wait_until_async(condition, 60, "the end of the visit")
     assert found is not None

@@ -27,6 +27,9 @@ _OURS = {
 class Scrape:
     """The samples of one exposition in the Prometheus text format.
 
+    They are read one after the other: what happens meanwhile may be in some of them only. So wait
+    by one scrape for what has to have happened, and compare by another.
+
     Args:
         text: the body of the answer.
     """
