@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
@@ -67,6 +70,21 @@ def check_packages() -> None:
         )
 
 
+def output_option(says: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the option that says where the result goes; `-` is standard output, as None is."""
+
+    def where(ctx: click.Context, param: click.Parameter, value: str | None) -> Path | None:
+        return None if value in (None, "-") else Path(value)
+
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(dir_okay=False, allow_dash=True),
+        callback=where,
+        help=says,
+    )
+
+
 def check_output(output: Path | None) -> None:
     """Raise a `ClickException` if the directory of a file to be written is not there."""
     if output is not None and not output.parent.is_dir():
@@ -84,6 +102,40 @@ def open_source(
     from chainlit_otel.analysis.files import RecordFiles
 
     return closing(RecordFiles(place, asked, since, show))
+
+
+@contextmanager
+def put(output: Path | None) -> Iterator[Path]:
+    """Give a name to write a file at, and put the file where it is to go once it is whole.
+
+    A file at its place is replaced at once, so that nobody sees a half of it. What is no file, such
+    as a device or a pipe, stays what it is and is written to.
+
+    Args:
+        output: Where it is to go; None for standard output.
+
+    Raises:
+        OSError: It cannot be written there.
+    """
+    target = None if output is None else output.resolve()
+    if target is not None and (target.is_file() or not target.exists()):
+        file = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            yield file
+            file.replace(target)
+        finally:
+            file.unlink(missing_ok=True)
+        return
+    with tempfile.TemporaryDirectory(prefix="chainlit-otel-") as directory:
+        file = Path(directory) / "output"
+        yield file
+        with file.open("rb") as whole:
+            if target is None:
+                shutil.copyfileobj(whole, sys.stdout.buffer)
+                sys.stdout.buffer.flush()
+            else:
+                with target.open("wb") as stream:
+                    shutil.copyfileobj(whole, stream)
 
 
 @contextmanager

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import sys
-import tempfile
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,9 @@ from chainlit_otel.cli.analysis import (
     check_packages,
     end_of,
     open_source,
+    output_option,
     progress,
+    put,
     source_option,
     time_of,
 )
@@ -58,12 +56,7 @@ from chainlit_otel.cli.analysis import (
     metavar="WHEN",
     help="What started before; of a date, its whole day is included.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write to this file instead of standard output.",
-)
+@output_option("Write to this file instead of standard output.")
 @click.option(
     "--outcome",
     type=click.Choice(OUTCOME.values),
@@ -110,32 +103,25 @@ def command(
         selection = Selection(what, since, until, **filters)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    with tempfile.TemporaryDirectory(prefix="chainlit-otel-") as directory:
-        file = Path(directory) / "table"
+    try:
+        with (
+            put(output) as file,
+            progress("reading") as reading,
+            open_source(source, [selection.sql()], since, reading) as records,
+        ):
+            with progress("writing") as writing:
+                records.progress = writing
+                count = records.export(selection, form, file)
+            click.echo(f"read {records.reading}", err=True)
         if output is not None:
-            # Beside its place, to be renamed: nobody sees a half of it.
-            file = output.with_name(f".{output.name}.{os.getpid()}")
-        try:
-            with (
-                progress("reading") as reading,
-                open_source(source, [selection.sql()], since, reading) as records,
-            ):
-                with progress("writing") as writing:
-                    records.progress = writing
-                    count = records.export(selection, form, file)
-                click.echo(f"read {records.reading}", err=True)
-            if output is not None:
-                file.replace(output)
-                click.echo(f"wrote {count:,} rows to {output}", err=True)
-            else:
-                with file.open("rb") as table:
-                    shutil.copyfileobj(table, sys.stdout.buffer)
-        except AnalysisError as error:
-            raise click.ClickException(str(error)) from None
-        except OSError as error:
-            raise click.ClickException(f"cannot write {output}: {error.strerror}") from None
-        finally:
-            file.unlink(missing_ok=True)
+            click.echo(f"wrote {count:,} rows to {output}", err=True)
+    except AnalysisError as error:
+        raise click.ClickException(str(error)) from None
+    except BrokenPipeError:
+        raise  # whoever reads has had enough, which is no fault: click ends without a word
+    except OSError as error:
+        place = output or "standard output"
+        raise click.ClickException(f"cannot write {place}: {error.strerror}") from None
 
 
 def _check_erasure(context: click.Context, source: str, subject: str) -> None:

@@ -16,6 +16,7 @@ from chainlit_otel.cli.analysis import (
     check_packages,
     end_of,
     open_source,
+    output_option,
     progress,
     source_option,
     time_of,
@@ -39,12 +40,7 @@ _PERIOD = timedelta(days=28)
     metavar="WHEN",
     help="End of the period; of a date, its whole day is included.  [default: now]",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the page to this file instead of standard output.",
-)
+@output_option("Write the page to this file instead of standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Give the same figures as JSON.")
 @click.option("--sql", is_flag=True, help="Read nothing; print the queries.")
 def command(

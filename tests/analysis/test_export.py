@@ -163,6 +163,59 @@ def test_the_directory_of_the_setting_is_the_default(
     assert len(export("--what", "turns").stdout.splitlines()) > 400
 
 
+# Where the table goes
+
+
+def test_only_a_file_is_replaced(directory: Path, tmp_path: Path) -> None:
+    table = export("--from", directory, "--what", "scores").stdout.encode()
+    target, link = tmp_path / "target", tmp_path / "link"
+    target.write_text("old", encoding="utf-8")
+    link.symlink_to("target")
+    export("--from", directory, "--what", "scores", "-o", link)
+    assert link.is_symlink()
+    assert sorted(target.read_bytes().splitlines()) == sorted(table.splitlines())
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE)
+    export("--from", directory, "--what", "scores", "-o", pipe)
+    read_from_it, _ = reader.communicate(timeout=60)
+    assert sorted(read_from_it.splitlines()) == sorted(table.splitlines())
+    assert pipe.is_fifo()
+
+    export("--from", directory, "-o", "/dev/null")
+    assert Path("/dev/null").is_char_device()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe", "target"]
+
+
+def test_a_dash_is_standard_output(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = export("--from", directory, "--what", "turns", "-o", "-")
+    assert result.stdout.startswith("time,")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_reader_that_has_had_enough_is_no_fault(directory: Path) -> None:
+    script = "from chainlit_otel.cli import main; main()"
+    command = [sys.executable, "-c", script, "export", "--from", str(directory), "--what", "all"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        command,
+        env={**os.environ, **python_path()},
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=240,
+    )
+    os.close(writing)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("read ")
+
+
 # Filters
 
 
