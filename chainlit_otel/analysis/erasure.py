@@ -14,9 +14,10 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -29,7 +30,7 @@ LOCK_FILE = ".lock"
 HASH = re.compile(r"[0-9a-f]{16}")
 """What stands for a user or a session in records."""
 
-_STRINGS = re.compile(rb'"([^"\\]*)"')
+_HASHES = re.compile(rb'"([0-9a-f]{16})(?="|\s*$)')
 _SUFFIX = ".erasing"
 
 
@@ -62,46 +63,66 @@ def erase(
     Raises:
         OSError: A file cannot be read or replaced; those before it are done.
     """
-    files = sorted(directory.rglob("*.jsonl"))
-    subjects = {subject.encode()}
+    files = sorted(file for file in directory.rglob("*.jsonl") if file.is_file())
+    subjects = {subject}
     for file in files:
         subjects |= _sessions_of(subject, file)
     rows = changed = 0
     for done, file in enumerate(files, 1):
         # It may be gone by now, for its age.
-        with suppress(FileNotFoundError), _alone(file.parent):
-            if count := _rewrite(file, subjects):
+        with suppress(FileNotFoundError), ExitStack() as locks:
+            # Of a link, who writes may know the one name or the other.
+            target = file.resolve(strict=True)
+            for place in sorted({file.parent.resolve(), target.parent}):
+                locks.enter_context(_alone(place))
+            if count := _rewrite(target, subjects):
                 rows, changed = rows + count, changed + 1
         progress(done / len(files))
     return Erased(rows, changed, len(files))
 
 
-def _sessions_of(user: str, file: Path) -> set[bytes]:
+def _sessions_of(user: str, file: Path) -> set[str]:
     """Return what stands for the sessions of a user in a file."""
     found = set()
     needle = user.encode()
     with suppress(FileNotFoundError), file.open("rb") as lines:
         for line in lines:
-            if needle in line:
-                with suppress(ValueError):
-                    row = json.loads(line)
-                    if isinstance(row, dict) and row.get("user_hash") == user:
-                        found.add(str(row.get("session_id")).encode())
+            if needle in line and (row := _row(line)) is not None and row.get("user_hash") == user:
+                session = row.get("session_id")
+                if isinstance(session, str):
+                    found.add(session)
     return found
 
 
-def _rewrite(file: Path, subjects: set[bytes]) -> int:
+def _row(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line; None if it is no whole one."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _is_of(line: bytes, subjects: set[str]) -> bool:
+    """Tell whether a line names one of these subjects."""
+    row = _row(line)
+    if row is None:
+        # A line that was cut is searched like all others, if not as exactly.
+        return any(found.decode() in subjects for found in _HASHES.findall(line))
+    return any(isinstance(value, str) and value in subjects for value in row.values())
+
+
+def _rewrite(file: Path, subjects: set[str]) -> int:
     """Replace a file by one without the rows of these subjects, if it has any; return how many."""
     copy = file.with_name(f".{file.name}{_SUFFIX}")
     count = 0
     try:
         with file.open("rb") as lines, copy.open("wb") as kept:
             for line in lines:
-                # A line that was cut is searched like all others.
-                if subjects.isdisjoint(_STRINGS.findall(line)):
-                    kept.write(line)
-                else:
+                if _is_of(line, subjects):
                     count += 1
+                else:
+                    kept.write(line)
             if not count:
                 return 0
             kept.flush()

@@ -84,6 +84,42 @@ def test_lines_that_a_crash_has_cut_are_searched_as_well(tmp_path: Path) -> None
     assert file.read_bytes() == whole + b"\0\0\n" + whole
 
 
+def test_names_that_need_an_escape_hide_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    theirs = {"service_name": 'a "chat" \\', "session_id": "a" * 16, "user_hash": USER}
+    other = {**theirs, "user_hash": "f" * 16, "session_id": "b" * 16}
+    odd = {"service_version": '1"', **{k: theirs[k] for k in ("session_id", "service_name")}}
+    rows = [json.dumps(row).encode() + b"\n" for row in (theirs, other, odd)]
+    # Cut within the hash's closing quote, within a name, and with a whole line after what was cut.
+    cut = [b'{"user_hash":"' + USER.encode() + b"\n", b'{"service_name":"a \\"c' + rows[0]]
+    file.write_bytes(b"".join([*rows, *cut]))
+    assert erase(tmp_path, USER).rows == 4
+    assert file.read_bytes() == rows[1]
+
+
+def test_a_user_without_a_session_takes_no_others_along(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    bare = json.dumps({"user_hash": USER, "kind": "feedback"}) + "\n"
+    other = json.dumps({"user_hash": "f" * 16, "session_id": "None"}) + "\n"
+    file.write_text(bare + other, encoding="utf-8")
+    assert erase(tmp_path, USER).rows == 1
+    assert file.read_text(encoding="utf-8") == other
+
+
+def test_what_a_link_leads_to_is_rewritten_and_a_directory_is_passed(tmp_path: Path) -> None:
+    records, elsewhere = tmp_path / "records", tmp_path / "elsewhere"
+    (records / "old.jsonl").mkdir(parents=True)
+    elsewhere.mkdir()
+    target = elsewhere / "data"
+    target.write_text(json.dumps({"user_hash": USER}) + "\n", encoding="utf-8")
+    (records / "a.jsonl").symlink_to(target)
+    (records / "gone.jsonl").symlink_to(tmp_path / "nothing")
+    result = run("--from", records, "--erase", USER)
+    assert result.stderr == "took 1 rows out of 1 of 1 files\n"
+    assert target.read_bytes() == b""
+    assert (records / "a.jsonl").is_symlink()
+
+
 def test_a_file_without_such_rows_is_not_touched(records: list[Record], tmp_path: Path) -> None:
     before = {file: os.stat(file) for file in tmp_path.rglob("*.jsonl")}
     assert erase(tmp_path, USER).files == 0
