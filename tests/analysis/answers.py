@@ -78,10 +78,11 @@ FIRST_TOKEN = "chainlit_turn_time_to_first_token"
 
 
 def overview(t: Tables) -> Answer:
-    turns = by(t.turns, "period")
+    all_sessions, turns = by(t.sessions, "period"), by(t.turns, "period")
     rows: Answer = []
-    for (period,), sessions in by(t.sessions, "period").items():
-        of = turns.get((period,), [])
+    for place in {*all_sessions, *turns}:
+        (period,) = place
+        sessions, of = all_sessions.get(place, []), turns.get(place, [])
         users = {s["user_hash"] for s in sessions if "user_hash" in s}
         rows.append(
             (
@@ -341,7 +342,12 @@ def trouble(t: Tables) -> Answer:
     )
     rows: Answer = []
     for s in found[:10]:
-        turns = bad.get(naive.key(s), [])
+        last = (
+            s["at"] + timedelta(seconds=s["chainlit_session_duration"])
+            if s["is_open"]
+            else time_of(s["time"])
+        )
+        turns = [turn for turn in bad.get(naive.key(s), []) if s["at"] <= turn["at"] <= last]
         first = min(turns, key=lambda turn: turn["at"])["trace_id"] if turns else None
         rows.append(
             (

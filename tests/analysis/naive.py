@@ -27,6 +27,11 @@ def seconds(start: str, end: str) -> float:
     return (milliseconds(end) - milliseconds(start)) / 1000
 
 
+def thousandth(time: str) -> str:
+    """A time up to its milliseconds."""
+    return time[: len("2026-11-26T10:00:00.000")]
+
+
 def key(record: Record) -> Key:
     return record["service_instance_id"], record["session_id"]
 
@@ -39,24 +44,27 @@ def sessions(records: Iterable[Record]) -> list[Row]:
         kinds[record["kind"]].append(record)
         instance = record["service_instance_id"]
         last[instance] = max(last.get(instance, ""), record["time"])
-    last_end: dict[Key, str] = {}
-    for end in kinds["session.end"]:
-        last_end[key(end)] = max(last_end.get(key(end), ""), end["time"])
-    started: dict[Key, Record] = {}
+    over = {(*key(e), thousandth(e["chainlit_session_start"])) for e in kinds["session.end"]}
+    started = [s for s in kinds["session.start"] if (*key(s), thousandth(s["time"])) not in over]
+    starts: dict[Key, list[str]] = defaultdict(list)
     for start in kinds["session.start"]:
-        if last_end.get(key(start), "") < start["time"]:
-            before = started.get(key(start))
-            started[key(start)] = max(before or start, start, key=lambda one: one["time"])
+        starts[key(start)].append(start["time"])
+
+    def next_of(start: Record) -> str | None:
+        """When the id of a session was used again, if it was."""
+        later = (time for time in starts[key(start)] if time > start["time"])
+        return min(later, default=None)
+
     waits = [
         seconds(end["chainlit_session_start"], end["time"]) - end["chainlit_session_duration"]
         for end in kinds["session.end"]
         if end["chainlit_session_end_reason"] == "timeout"
     ]
-    running = {instance for instance, _ in started}
+    running = {start["service_instance_id"] for start in started}
     unknown = {i: median(waits) if waits and i in running else 0.0 for i in last}
 
-    def known(instance: str, start: str) -> float:
-        return seconds(start, last[instance]) - unknown[instance]
+    def known(instance: str, start: str, until: str | None = None) -> float:
+        return seconds(start, until or last[instance]) - unknown[instance]
 
     rows = [
         {
@@ -66,33 +74,38 @@ def sessions(records: Iterable[Record]) -> list[Row]:
         }
         for end in kinds["session.end"]
     ]
-    turns: dict[Key, list[Record]] = defaultdict(list)
-    feedback: dict[Key, list[Record]] = defaultdict(list)
-    for table, kind in ((turns, "turn"), (feedback, "feedback")):
-        for record in kinds[kind]:
-            if key(record) in started and record["time"] >= started[key(record)]["time"]:
-                table[key(record)].append(record)
-    for one, start in started.items():
-        values = [given["chainlit_feedback_value"] for given in feedback[one]]
-        outcomes = [turn["chainlit_outcome"] for turn in turns[one]]
+    for start in started:
+        one, until = key(start), next_of(start)
+        turns, feedback = (
+            [
+                record
+                for record in kinds[kind]
+                if key(record) == one
+                and record["time"] >= start["time"]
+                and (until is None or record["time"] < until)
+            ]
+            for kind in ("turn", "feedback")
+        )
+        values = [given["chainlit_feedback_value"] for given in feedback]
+        outcomes = [turn["chainlit_outcome"] for turn in turns]
         row = {
             **start,
             "chainlit_session_start": start["time"],
             "is_open": True,
-            "chainlit_session_duration": seconds(start["time"], last[one[0]]),
+            "chainlit_session_duration": seconds(start["time"], until or last[one[0]]),
             "chainlit_session_turns_started": len(outcomes),
             **{f"chainlit_session_turns_{o}": outcomes.count(o) for o in OUTCOMES},
             "chainlit_session_undelivered": sum(
-                turn["chainlit_turn_undelivered"] for turn in turns[one]
+                turn["chainlit_turn_undelivered"] for turn in turns
             ),
             "chainlit_session_feedback_positive": values.count("positive"),
             "chainlit_session_feedback_negative": values.count("negative"),
-            "seconds_known": known(one[0], start["time"]),
+            "seconds_known": known(one[0], start["time"], until),
         }
-        if turns[one]:
-            first = min(turn["chainlit_turn_start"] for turn in turns[one])
+        if turns:
+            first = min(turn["chainlit_turn_start"] for turn in turns)
             row["chainlit_session_time_to_first_turn"] = seconds(start["time"], first)
-            row["gen_ai_conversation_id"] = turns[one][0]["gen_ai_conversation_id"]
+            row["gen_ai_conversation_id"] = turns[0]["gen_ai_conversation_id"]
         rows.append(row)
     return rows
 

@@ -341,6 +341,39 @@ def test_a_session_that_has_come_back_under_its_id_is_open_again(tmp_path: Path)
     assert rows["two", at(5)]["chainlit_session_duration"] == 0.0
 
 
+def sessions_of(records: list[Record], tmp_path: Path) -> dict[tuple[str, bool], Row]:
+    """The sessions of an export, which plain Python finds as well, by their start."""
+    write(records, tmp_path / "records")
+    file = tmp_path / "table"
+    export("--from", tmp_path / "records", "--format", "jsonl", "-o", file)
+    rows = read("jsonl", file)
+    assert sorted_rows(rows) == sorted_rows(of_table(naive.sessions(records)))
+    return {(row["chainlit_session_start"], row["is_open"]): row for row in rows}
+
+
+def test_a_session_is_one_though_the_clock_steps_back(tmp_path: Path) -> None:
+    records = [
+        record("session.start", "2026-11-26T10:30:00.123999Z"),
+        end("2026-11-26T10:30:00.123000Z", at(10), 60.0, chainlit_session_turns_started=1),
+    ]
+    assert list(sessions_of(records, tmp_path)) == [("2026-11-26T10:30:00.123000Z", False)]
+
+
+def test_a_session_whose_end_was_lost_is_open_until_its_id_is_used_again(tmp_path: Path) -> None:
+    records = [
+        record("session.start", at(0)),
+        turn(at(1), 1, chainlit_outcome="error"),
+        record("session.start", at(20)),
+        turn(at(21), 1),
+        end(at(20), at(30), 240.0, chainlit_session_turns_started=1),
+    ]
+    rows = sessions_of(records, tmp_path)
+    assert sorted(rows) == [(at(0), True), (at(20), False)]
+    lost = rows[at(0), True]
+    assert lost["chainlit_session_turns_started"] == lost["chainlit_session_turns_error"] == 1
+    assert lost["chainlit_session_duration"] == 1200.0
+
+
 @pytest.mark.parametrize(
     ("table", "kind"),
     [

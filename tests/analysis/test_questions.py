@@ -17,7 +17,7 @@ from chainlit_otel.analysis.sections import SECTIONS, quantile
 from chainlit_otel.analysis.statistics import Estimate, difference, mean, share
 from chainlit_otel.analysis.tables import Periods, question, view
 from tests.analysis.answers import ANSWERS, Tables
-from tests.support.population import START, Population, Record, write
+from tests.support.population import START, Population, Record, rfc3339, write
 
 QUESTIONS = [section.__name__ for section in SECTIONS]
 
@@ -67,6 +67,57 @@ def test_a_question_is_answered_as_plain_python_answers_it(
         assert answer == expected
     needs_users = name in ("users", "retention")
     assert bool(answer) == ("user_hash" in tables.sessions[0] or not needs_users)
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[tuple[RecordFiles, Tables]]:
+    """A session under an id that came back, and turns of a session from before the periods."""
+    common = {"schema": 1, "service_name": "chat", "service_instance_id": "one"}
+
+    def at(hour: int) -> str:
+        return rfc3339(START + timedelta(hours=hour))
+
+    def turn(hour: int, trace: str, outcome: str = "error", session: str = "a" * 16) -> Record:
+        about = {"session_id": session, "chainlit_turn_number": 1, "trace_id": trace}
+        how = {"chainlit_outcome": outcome, "chainlit_turn_undelivered": 0}
+        when = {"chainlit_turn_start": at(hour), "gen_ai_conversation_id": "thread"}
+        return {"time": at(hour), "kind": "turn", **common, **about, **how, **when}
+
+    def start(hour: int, session: str = "a" * 16) -> Record:
+        about = {"session_id": session, "chainlit_session_type": "websocket"}
+        return {"time": at(hour), "kind": "session.start", **common, **about}
+
+    records = [
+        start(0, "b" * 16),
+        turn(15, "0" * 32, "ok", "b" * 16),
+        # In this period the same id has two sessions; the end of the first one was lost.
+        start(30),
+        turn(31, "1" * 32),
+        start(40),
+        turn(41, "2" * 32),
+    ]
+    write(records, tmp_path)
+    periods = Periods(START + timedelta(hours=24), START + timedelta(hours=48))
+    periods = Periods(periods.since, periods.until - timedelta(hours=6))
+    with closing(RecordFiles(str(tmp_path), list(map(question, QUESTIONS)))) as files:
+        files.prepare(periods)
+        yield files, Tables(records, periods)
+
+
+@pytest.mark.parametrize("name", ["overview", "trouble"])
+def test_ids_that_come_back_and_turns_without_a_start_are_counted(
+    odd: tuple[RecordFiles, Tables], name: str
+) -> None:
+    files, tables = odd
+    rows = files.ask(name)
+    assert rounded(row.values() for row in rows) == rounded(ANSWERS[name](tables))
+    if name == "overview":
+        assert [(r["period"], r["sessions"], r["turns"]) for r in rows] == [
+            ("before", 0, 1),
+            ("this", 2, 2),
+        ]
+    else:
+        assert [r["trace_id"][0] for r in rows] == ["1", "2"]
 
 
 def test_each_question_says_first_what_it_asks() -> None:

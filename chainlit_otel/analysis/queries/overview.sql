@@ -6,7 +6,7 @@ WITH of_sessions AS (
         count(*) FILTER (WHERE is_open) AS open_sessions,
         count(*) FILTER (WHERE chainlit_session_type = 'http') AS http_sessions,
         count(DISTINCT user_hash) AS users,
-        sum(chainlit_session_reconnects) AS reconnects
+        CAST(coalesce(sum(chainlit_session_reconnects), 0) AS BIGINT) AS reconnects
     FROM sessions
     GROUP BY period
 ),
@@ -22,17 +22,17 @@ of_turns AS (
     GROUP BY period
 )
 SELECT
-    of_sessions.period AS period,
-    of_sessions.sessions AS sessions,
-    of_sessions.open_sessions AS open_sessions,
-    of_sessions.http_sessions AS http_sessions,
-    of_sessions.users AS users,
-    of_sessions.reconnects AS reconnects,
+    coalesce(of_sessions.period, of_turns.period) AS period,
+    coalesce(of_sessions.sessions, 0) AS sessions,
+    coalesce(of_sessions.open_sessions, 0) AS open_sessions,
+    coalesce(of_sessions.http_sessions, 0) AS http_sessions,
+    coalesce(of_sessions.users, 0) AS users,
+    coalesce(of_sessions.reconnects, 0) AS reconnects,
     coalesce(of_turns.turns, 0) AS turns,
     coalesce(of_turns.answered, 0) AS answered,
     coalesce(of_turns.failed, 0) AS failed,
     coalesce(of_turns.unseen, 0) AS unseen,
     of_turns.first_token_median AS first_token_median
 FROM of_sessions
-LEFT JOIN of_turns ON of_turns.period = of_sessions.period
+FULL JOIN of_turns ON of_turns.period = of_sessions.period
 ORDER BY period

@@ -3,35 +3,76 @@
 -- An open session has lasted until the last record of its process, so far. A session whose socket is
 -- gone stays open for the grace time, so that of the last grace time of a running process nobody
 -- knows yet which sessions are over. `seconds_known` is how long after the start that is known.
-WITH starts AS (SELECT * FROM records WHERE kind = 'session.start'),
+--
+-- What has ended started at the time of its start: by that, in milliseconds, both rows are found to be
+-- of one session, whatever the clock did meanwhile, and however often an id was used.
+WITH starts AS (
+    SELECT
+        *,
+        date_diff('millisecond', CAST('1970-01-01 00:00:00' AS TIMESTAMP), time) AS start_number
+    FROM records
+    WHERE kind = 'session.start'
+),
 ended AS (SELECT * FROM records WHERE kind = 'session.end'),
 instances AS (
     SELECT service_instance_id, max(time) AS last_time
     FROM records
     GROUP BY service_instance_id
 ),
-last_ends AS (
-    SELECT service_instance_id, session_id, max(time) AS last_end
+ends AS (
+    SELECT DISTINCT
+        service_instance_id,
+        session_id,
+        date_diff(
+            'millisecond', CAST('1970-01-01 00:00:00' AS TIMESTAMP), chainlit_session_start
+        ) AS start_number,
+        true AS is_over
     FROM ended
-    GROUP BY service_instance_id, session_id
 ),
 started AS (
     SELECT
         starts.service_instance_id AS service_instance_id,
         starts.session_id AS session_id,
-        max(starts.time) AS start_time
+        starts.time AS start_time
     FROM starts
-    LEFT JOIN last_ends
-        ON last_ends.service_instance_id = starts.service_instance_id
-        AND last_ends.session_id = starts.session_id
-    WHERE last_ends.last_end IS NULL OR last_ends.last_end < starts.time
-    GROUP BY starts.service_instance_id, starts.session_id
+    LEFT JOIN ends
+        ON ends.service_instance_id = starts.service_instance_id
+        AND ends.session_id = starts.session_id
+        AND ends.start_number = starts.start_number
+    WHERE ends.is_over IS NULL
+),
+-- A session whose end was lost was over when its id was used again.
+replaced AS (
+    SELECT
+        started.service_instance_id AS service_instance_id,
+        started.session_id AS session_id,
+        started.start_time AS start_time,
+        min(starts.time) AS next_time
+    FROM started
+    INNER JOIN starts
+        ON starts.service_instance_id = started.service_instance_id
+        AND starts.session_id = started.session_id
+    WHERE starts.time > started.start_time
+    GROUP BY started.service_instance_id, started.session_id, started.start_time
+),
+open_ones AS (
+    SELECT
+        started.service_instance_id AS service_instance_id,
+        started.session_id AS session_id,
+        started.start_time AS start_time,
+        replaced.next_time AS next_time
+    FROM started
+    LEFT JOIN replaced
+        ON replaced.service_instance_id = started.service_instance_id
+        AND replaced.session_id = started.session_id
+        AND replaced.start_time = started.start_time
 ),
 -- What an open session has had so far.
 so_far AS (
     SELECT
         events.service_instance_id AS service_instance_id,
         events.session_id AS session_id,
+        open_ones.start_time AS start_time,
         count(*) FILTER (WHERE events.kind = 'turn') AS turns,
         count(*) FILTER (WHERE events.chainlit_outcome = 'ok') AS ok,
         count(*) FILTER (WHERE events.chainlit_outcome = 'error') AS error,
@@ -41,12 +82,14 @@ so_far AS (
         count(*) FILTER (WHERE events.chainlit_feedback_value = 'negative') AS negative,
         min(events.chainlit_turn_start) AS first_turn,
         max(events.gen_ai_conversation_id) AS conversation
-    FROM started
+    FROM open_ones
     INNER JOIN (SELECT * FROM records WHERE kind IN ('turn', 'feedback')) AS events
-        ON events.service_instance_id = started.service_instance_id
-        AND events.session_id = started.session_id
-    WHERE events.time >= started.start_time
-    GROUP BY events.service_instance_id, events.session_id
+        ON events.service_instance_id = open_ones.service_instance_id
+        AND events.session_id = open_ones.session_id
+    WHERE
+        events.time >= open_ones.start_time
+        AND (open_ones.next_time IS NULL OR events.time < open_ones.next_time)
+    GROUP BY events.service_instance_id, events.session_id, open_ones.start_time
 ),
 running AS (SELECT DISTINCT service_instance_id, true AS has_open FROM started),
 grace AS (
@@ -115,7 +158,9 @@ SELECT
     so_far.conversation AS gen_ai_conversation_id,
     starts.time AS chainlit_session_start,
     true AS is_open,
-    date_diff('millisecond', starts.time, known.last_time) / 1000.0 AS chainlit_session_duration,
+    date_diff(
+        'millisecond', starts.time, coalesce(open_ones.next_time, known.last_time)
+    ) / 1000.0 AS chainlit_session_duration,
     CAST(NULL AS DOUBLE) AS chainlit_session_connected,
     CAST(NULL AS VARCHAR) AS chainlit_session_end_reason,
     CAST(NULL AS VARCHAR) AS chainlit_connection_close_reason,
@@ -130,14 +175,15 @@ SELECT
     CAST(coalesce(so_far.undelivered, 0) AS BIGINT) AS chainlit_session_undelivered,
     CAST(coalesce(so_far.positive, 0) AS BIGINT) AS chainlit_session_feedback_positive,
     CAST(coalesce(so_far.negative, 0) AS BIGINT) AS chainlit_session_feedback_negative,
-    date_diff('millisecond', starts.time, known.last_time) / 1000.0
+    date_diff('millisecond', starts.time, coalesce(open_ones.next_time, known.last_time)) / 1000.0
     - known.unknown_seconds AS seconds_known
 FROM starts
-INNER JOIN started
-    ON started.service_instance_id = starts.service_instance_id
-    AND started.session_id = starts.session_id
-    AND started.start_time = starts.time
+INNER JOIN open_ones
+    ON open_ones.service_instance_id = starts.service_instance_id
+    AND open_ones.session_id = starts.session_id
+    AND open_ones.start_time = starts.time
 INNER JOIN known ON known.service_instance_id = starts.service_instance_id
 LEFT JOIN so_far
     ON so_far.service_instance_id = starts.service_instance_id
     AND so_far.session_id = starts.session_id
+    AND so_far.start_time = starts.time
