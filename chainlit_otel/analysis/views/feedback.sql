@@ -8,6 +8,7 @@ SELECT
     chainlit_turn_number,
     trace_id,
     span_id,
+    chainlit_feedback_message,
     chainlit_feedback_value,
     chainlit_feedback_has_comment,
     chainlit_client_type,
