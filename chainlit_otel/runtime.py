@@ -424,6 +424,8 @@ class Runtime:
         self._end_probes(catalog.OTHER)
         with self._guards["server"]:
             self._telemetry.close()
+        with self._recorder.guard:
+            self._recorder.queue.close(self._settings.shutdown_timeout)
         if self._admin is not None:
             with self._guards["server"]:
                 self._admin.stop()

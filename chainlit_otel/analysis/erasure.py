@@ -19,13 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chainlit_otel.catalog import RECORDS_LOCK_FILE
+
 try:
     import fcntl
 except ImportError:  # Windows has no such locks; there nobody may be writing
     fcntl = None  # type: ignore[assignment]
-
-LOCK_FILE = ".lock"
-"""Beside the files of records: the same as writers lock."""
 
 HASH = re.compile(r"[0-9a-f]{16}")
 """What stands for a user or a session in records."""
@@ -153,7 +152,7 @@ def _alone(directory: Path) -> Iterator[None]:
     if fcntl is None:
         yield
         return
-    lock = os.open(directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+    lock = os.open(directory / RECORDS_LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

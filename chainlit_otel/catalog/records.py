@@ -60,6 +60,9 @@ SCORE_NAME = "gen_ai.evaluation.name"
 SCORE_VALUE = "gen_ai.evaluation.score.value"
 SCORE_LABEL = "gen_ai.evaluation.score.label"
 
+RECORDS_LOCK_FILE = ".lock"
+"""Beside the files of records: locked shared by who writes them, alone by who takes rows out."""
+
 RECORD_SCHEMA_KEY = "chainlit_otel.record.schema"
 
 RECORD_SCHEMA = 1

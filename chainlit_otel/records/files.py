@@ -27,9 +27,6 @@ try:
 except ImportError:  # Windows; nobody can take rows out of a file there while it is written
     fcntl = None  # type: ignore[assignment]
 
-LOCK_FILE = ".lock"
-"""What is locked in the directory: shared by writers, alone by who changes what is written."""
-
 _NAME = re.compile(r"chainlit-(\d{4}-\d{2}-\d{2})-.+\.jsonl")
 _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 # Files are looked at when so much of the limit was written, and brought down to so much of it:
@@ -196,7 +193,11 @@ class JsonLines:
         if fcntl is None:
             yield
             return
-        lock = os.open(self._directory / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        lock = os.open(
+            self._directory / catalog.RECORDS_LOCK_FILE,
+            os.O_RDWR | os.O_CREAT | os.O_CLOEXEC,
+            0o640,
+        )
         try:
             # Some file systems of networks have no locks; then nothing is taken out of files there.
             with suppress(OSError):

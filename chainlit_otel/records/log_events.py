@@ -50,6 +50,9 @@ class LogEvents:
             )
         return len(rows)
 
+    def close(self) -> None:
+        """Do nothing: the provider is not ours to shut down."""
+
 
 def _attributes(row: Record) -> dict[str, Any]:
     attributes: dict[str, Any] = {

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from threading import Event, Lock, Thread
+from threading import Event, Lock, Thread, current_thread
 from time import monotonic
 from typing import Protocol
 
@@ -34,6 +33,9 @@ class Destination(Protocol):
         Raises:
             Exception: Whatever is wrong. None of them is written then.
         """
+
+    def close(self) -> None:
+        """Let go of what it has open; another `write` opens it again."""
 
 
 class RecordQueue:
@@ -103,6 +105,24 @@ class RecordQueue:
             return 0
         return self._under_way + sum(isinstance(item, Record) for item in list(self._queued))
 
+    def close(self, timeout: float) -> None:
+        """Write what is queued and end the thread; another row starts it again.
+
+        Args:
+            timeout: Seconds that this may take.
+        """
+        self.flush(timeout)
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._hurry.set()
+        self._wake.set()
+        thread.join(timeout)
+        if not thread.is_alive():
+            for destination in self._destinations:
+                destination.close()
+
     def written(self) -> dict[LabelSet, int]:
         """Return how many records were written, by kind and destination."""
         with self._lock:
@@ -118,12 +138,14 @@ class RecordQueue:
             if self._thread is not None:
                 return
             thread = Thread(target=self._run, name="chainlit-otel-records", daemon=True)
-            with suppress(RuntimeError):
+            self._thread = thread
+            try:
                 thread.start()
-                self._thread = thread
+            except RuntimeError:
+                self._thread = None
 
     def _run(self) -> None:
-        while True:
+        while self._thread is current_thread():
             while not self._wake.wait(_POLL):
                 self.poll()
             self._hurry.wait(self._delay)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from chainlit_otel.analysis.erasure import LOCK_FILE, erase
+from chainlit_otel.analysis.erasure import erase
+from chainlit_otel.catalog import RECORDS_LOCK_FILE
 from chainlit_otel.cli import main
 from tests.support.population import Population, Record, write
 from tests.support.scrape import wait_until
@@ -151,7 +152,7 @@ def test_a_crash_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.M
     result = run("--from", tmp_path, "--erase", USER, code=1)
     assert result.stderr == f"Error: cannot write {file}: No space left on device\n"
     assert file.read_bytes() == before
-    assert sorted(os.listdir(tmp_path)) == [LOCK_FILE, "a.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == [RECORDS_LOCK_FILE, "a.jsonl"]
 
 
 WRITER = """
@@ -201,7 +202,7 @@ def test_nothing_is_lost_of_what_two_processes_write_meanwhile(tmp_path: Path) -
         for round_ in range(8):
             size = file.stat().st_size if file.exists() else 0
             wait_until(partial(has_grown, file, size), 60, "lines")
-            lock = os.open(tmp_path / LOCK_FILE, os.O_RDWR)
+            lock = os.open(tmp_path / RECORDS_LOCK_FILE, os.O_RDWR)
             fcntl.flock(lock, fcntl.LOCK_SH)
             with file.open("a", encoding="utf-8") as current:
                 current.write(json.dumps({"user_hash": USER, "n": round_}) + "\n")
@@ -219,7 +220,7 @@ def test_nothing_is_lost_of_what_two_processes_write_meanwhile(tmp_path: Path) -
 
 def test_it_waits_for_who_is_writing(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"user_hash": USER}) + "\n", encoding="utf-8")
-    lock = os.open(tmp_path / LOCK_FILE, os.O_RDWR | os.O_CREAT)
+    lock = os.open(tmp_path / RECORDS_LOCK_FILE, os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_SH)
     script = "from pathlib import Path; from chainlit_otel.analysis.erasure import erase; "
     script += f"print('go', flush=True); print(erase(Path({str(tmp_path)!r}), {USER!r}).rows)"

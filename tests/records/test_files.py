@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.records.files import LOCK_FILE, JsonLines
+from chainlit_otel.records.files import JsonLines
 from chainlit_otel.records.rows import Record
 from tests.core.clocks import NS, Clock
 
@@ -248,7 +248,7 @@ def test_processes_of_one_name_do_not_tear_each_others_lines(tmp_path: Path) -> 
 def test_the_lock_is_shared_by_writers_and_waited_for(tmp_path: Path) -> None:
     files = writer(tmp_path)
     files.write([record(1)])
-    with (tmp_path / LOCK_FILE).open() as lock:
+    with (tmp_path / catalog.RECORDS_LOCK_FILE).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         files.write([record(2)])
         fcntl.flock(lock, fcntl.LOCK_EX)

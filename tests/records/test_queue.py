@@ -28,6 +28,7 @@ class Shelf:
         self.room = room
         self.error: Exception | None = None
         self.batches: list[int] = []
+        self.closed = 0
         self.open = Event()
         self.open.set()
 
@@ -40,6 +41,9 @@ class Shelf:
             raise self.error
         self.batches.append(len(rows))
         return min(len(rows), self.room)
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 def record(kind: catalog.RecordKind = catalog.TURN_RECORD) -> Record:
@@ -68,6 +72,20 @@ def test_many_rows_are_one_batch() -> None:
         queue.put(record())
     wait_until(lambda: sum(shelf.batches) == 100, 60, "the rows to be written without a flush")
     assert len(shelf.batches) <= 3
+
+
+def test_closed_it_has_written_all_and_no_thread_and_begins_again_by_the_next_row() -> None:
+    shelf = Shelf()
+    queue = RecordQueue([shelf], delay=60)
+    for total in (1, 2):
+        queue.put(record())
+        thread = queue._thread
+        assert thread is not None
+        queue.close(60)
+        assert not thread.is_alive()
+        assert (sum(shelf.batches), shelf.closed) == (total, total)
+    queue.close(60)
+    assert shelf.closed == 2
 
 
 def test_it_polls_while_nothing_is_put(monkeypatch: pytest.MonkeyPatch) -> None:

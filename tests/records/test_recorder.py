@@ -32,6 +32,9 @@ class Kept:
         self.records += rows
         return len(rows)
 
+    def close(self) -> None:
+        """Have nothing open."""
+
 
 def new() -> tuple[Recorder, Kept]:
     kept = Kept()
