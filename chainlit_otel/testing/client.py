@@ -40,6 +40,10 @@ _DISCONNECT = "1"  # the Socket.IO packet by which a client disconnects
 _SILENT = logging.getLogger("chainlit_otel.visitors")
 _SILENT.setLevel(logging.CRITICAL + 1)
 
+# An answer to a poll holds whatever the app has sent since the last one. Engine.IO for Python gives
+# a connection up over more than 16 packets, also as a client; a browser takes them all.
+Payload.max_decode_packets = max(Payload.max_decode_packets, 100_000)
+
 
 class VisitError(Exception):
     """Something that a visitor has tried did not succeed."""

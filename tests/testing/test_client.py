@@ -112,3 +112,26 @@ async def test_who_is_refused_hears_why_at_once(transports: list[str] | None) ->
 
         # The server need not wait for another poll.
         await wait_until_async(is_gone, 60, "the end of the connection")
+
+
+@pytest.mark.parametrize("transports", [["websocket"], ["polling"]])
+async def test_whatever_came_between_two_polls_is_taken(transports: list[str]) -> None:
+    sio = socketio.AsyncServer(async_mode="aiohttp")
+
+    async def greet(sid: str, *_: object) -> None:
+        # All at once, so that no poll is answered in between.
+        await asyncio.gather(*(sio.emit("number", number, to=sid) for number in range(1000)))
+        await sio.emit("clear_call_fn", to=sid)
+
+    sio.on("connection_successful", greet)
+    sio.on("fetch_favorites", lambda sid: None)
+    sio.on("connect", lambda *_: None)
+    app = web.Application()
+    sio.attach(app, "/ws/socket.io")
+    async with TestServer(app) as server:
+        visitor = Visitor(str(server.make_url("/")), transports=transports)
+        await visitor.connect()
+        numbers = [event.data for event in visitor.events if event.name == "number"]
+        assert numbers == list(range(1000))
+        assert visitor.connected
+        await visitor.leave()
