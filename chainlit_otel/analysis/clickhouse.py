@@ -22,7 +22,15 @@ from sqlglot import exp
 
 from chainlit_otel.analysis.selection import Selection
 from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts
-from chainlit_otel.analysis.tables import FIELDS, TABLES, Periods, Row, in_periods, question
+from chainlit_otel.analysis.tables import (
+    FIELDS,
+    TABLES,
+    Periods,
+    Row,
+    as_cell,
+    in_periods,
+    question,
+)
 from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORD_TIME, RECORDS
 from chainlit_otel.catalog.records import FieldType, RecordField
 
@@ -100,7 +108,7 @@ class ClickHouse:
         known = f"LogAttributes['{_SCHEMA}'] = '{RECORD_SCHEMA}'"
         (row,) = self._rows(
             f"SELECT countIf({of_kind} AND {known}) AS records, "
-            f"countIf({of_kind} AND NOT {known}) AS other FROM {_quoted(self._table)} "
+            f"countIf(NOT ({of_kind} AND {known})) AS other FROM {_quoted(self._table)} "
             f"WHERE mapContains(LogAttributes, '{_KIND}')"
         )
         return ReadCounts(row["records"], 0, row["other"])
@@ -129,13 +137,16 @@ class ClickHouse:
             How many rows.
         """
         sql = self.sql(selection.sql())
-        if form == "csv" and selection.what in ("turns", "all"):
-            text = "toJSONString(chainlit_turn_tools) AS chainlit_turn_tools"
-            sql = f"SELECT * REPLACE ({text}) FROM ({sql})"
+        if form == "csv":
+            cells = ", ".join(f"{_as_cell(row)} AS {row['name']}" for row in self._columns(sql))
+            sql = f"SELECT {cells} FROM ({sql})"
         with file.open("wb") as table, self._answer(f"{sql} FORMAT {_FORMATS[form]}") as answer:
             shutil.copyfileobj(answer, table)
         (row,) = self._rows(f"SELECT count() AS n FROM ({sql})")
         return int(row["n"])
+
+    def _columns(self, sql: str) -> list[Row]:
+        return self._rows(f"DESCRIBE TABLE ({sql})")
 
     def _rows(self, sql: str) -> list[Row]:
         with self._answer(f"{sql} FORMAT JSONCompact") as answer:
@@ -161,6 +172,14 @@ class ClickHouse:
             reason = getattr(error, "reason", error)
             raise AnalysisError(f"{self._place} does not answer: {reason}") from None
         return answer
+
+
+def _as_cell(column: Row) -> str:
+    """Return the SQL of a column as a CSV table has it."""
+    name, kind = column["name"], column["type"]
+    if kind.startswith("Array"):
+        return f"toJSONString({name})"
+    return transpiled(as_cell(name)) if kind.endswith(("String", "String)", "String))")) else name
 
 
 def _value(value: Any, kind: str) -> Any:

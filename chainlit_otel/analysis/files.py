@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
 from datetime import datetime
@@ -16,13 +16,17 @@ from chainlit_otel.analysis.selection import Selection
 from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts
 from chainlit_otel.analysis.tables import (
     FIELDS,
+    LONGEST_LINE,
     SQL_TYPES,
     TABLES,
     Periods,
     Row,
+    all_below,
+    as_cell,
     in_periods,
     lines,
     literal,
+    no_pattern,
     question,
     timestamp,
 )
@@ -61,7 +65,13 @@ class RecordFiles:
         import duckdb
 
         self.progress = progress
-        if "://" not in location:
+        if "://" in location:
+            if not location.startswith("s3://"):
+                raise AnalysisError(
+                    f"{location.partition('://')[0]}:// is not known; --from takes a directory, "
+                    "s3://bucket/path or clickhouse://user:password@host:8123/database"
+                )
+        else:
             directory = Path(location)
             if not directory.is_dir():
                 raise AnalysisError(f"{location} is not a directory; --from names one with records")
@@ -103,7 +113,20 @@ class RecordFiles:
         # A line that is no record is a row of nothing.
         unreadable = "(time IS NULL OR kind IS NULL OR schema IS NULL)"
         recent = "true" if since is None else f"(time >= {timestamp(since)} OR {unreadable})"
-        self._run(f"CREATE TABLE lines AS SELECT * FROM {lines(location, wanted)} WHERE {recent}")
+
+        def load(patterns: Sequence[str]) -> None:
+            self._run(
+                f"CREATE TABLE lines AS SELECT * FROM {lines(patterns, wanted)} WHERE {recent}"
+            )
+
+        too_long = 0
+        try:
+            load([all_below(location)])
+        except AnalysisError as error:
+            if "maximum_object_size" not in str(error) or "://" in location:
+                raise
+            patterns, too_long = self._without_long_lines(Path(location))
+            load(patterns)
         kinds = ", ".join(literal(kind.name) for kind in RECORDS)
         known = f"schema = {RECORD_SCHEMA} AND kind IN ({kinds}) AND time IS NOT NULL"
         columns = ", ".join(
@@ -113,9 +136,26 @@ class RecordFiles:
         self._run(f"CREATE VIEW records AS SELECT {columns} FROM lines WHERE {known}")
         ((records, bad, other),) = self.rows(
             f"SELECT count(*) FILTER (WHERE {known}), count(*) FILTER (WHERE {unreadable}), "
-            f"count(*) FILTER (WHERE schema <> {RECORD_SCHEMA} AND NOT {unreadable}) FROM lines"
+            f"count(*) FILTER (WHERE NOT ({known}) AND NOT {unreadable}) FROM lines"
         )
-        return ReadCounts(records, bad, other)
+        return ReadCounts(records, bad + too_long, other)
+
+    def _without_long_lines(self, directory: Path) -> tuple[list[str], int]:
+        """Copy files that have lines which DuckDB does not take, without these.
+
+        Returns:
+            The patterns of all files or their copies, and how many lines are left out.
+        """
+        patterns, count = [], 0
+        for number, file in enumerate(sorted(directory.rglob("*.jsonl"))):
+            if not file.is_file():
+                continue
+            if any(_is_part(piece) for piece in _pieces(file)):
+                copy = Path(self._directory) / f"{number}.jsonl"
+                count += _copy_short_lines(file, copy)
+                file = copy
+            patterns.append(no_pattern(str(file)))
+        return patterns, count
 
     def prepare(self, periods: Periods) -> None:
         """Make the tables that questions are about."""
@@ -163,6 +203,8 @@ class RecordFiles:
                 selected.append(f"strftime({name}, '%Y-%m-%dT%H:%M:%S.%fZ') AS {name}")
             elif kind.endswith("[]") and form == "csv":
                 selected.append(f"to_json({name}) AS {name}")
+            elif kind == "VARCHAR" and form == "csv":
+                selected.append(f"{as_cell(name)} AS {name}")
             else:
                 selected.append(name)
         return selected
@@ -184,6 +226,31 @@ class RecordFiles:
             except BaseException:
                 self._connection.interrupt()
                 raise
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    """Yield the lines of a file; those that are too long in pieces."""
+    with file.open("rb") as stream:
+        while piece := stream.readline(LONGEST_LINE):
+            yield piece
+
+
+def _is_part(piece: bytes) -> bool:
+    """Tell whether a line goes on after this piece."""
+    return len(piece) == LONGEST_LINE and not piece.endswith(b"\n")
+
+
+def _copy_short_lines(file: Path, copy: Path) -> int:
+    """Copy the lines that are not too long, and return how many are."""
+    count, is_within = 0, False
+    with copy.open("wb") as kept:
+        for piece in _pieces(file):
+            is_part = _is_part(piece)
+            if not is_part and not is_within:
+                kept.write(piece)
+            count += is_part and not is_within
+            is_within = is_part
+    return count
 
 
 def _first_line(error: Exception) -> str:

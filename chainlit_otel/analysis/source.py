@@ -43,6 +43,11 @@ class AnalysisError(Exception):
     """What a user has to know, in one line."""
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number of things in words, the noun in the plural unless there is one."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 @dataclass(frozen=True)
 class ReadCounts:
     """What was read, and what could not be.
@@ -50,20 +55,20 @@ class ReadCounts:
     Attributes:
         records: Records that were read.
         unreadable: Lines that are no record: cut by a crash, for the most part.
-        other_schema: Records of a schema that this release does not know.
+        unknown: Records of a schema or a kind that this release does not know.
     """
 
     records: int
     unreadable: int
-    other_schema: int
+    unknown: int
 
     def __str__(self) -> str:
-        parts = [f"{self.records:,} records"]
+        parts = [counted(self.records, "record")]
         if self.unreadable:
-            parts.append(f"{self.unreadable:,} lines skipped that are no whole record")
-        if self.other_schema:
+            parts.append(f"{counted(self.unreadable, 'line')} skipped: no whole record")
+        if self.unknown:
             parts.append(
-                f"{self.other_schema:,} records skipped that are of another schema than "
-                f"{RECORD_SCHEMA}: a newer release has written them"
+                f"{counted(self.unknown, 'record')} skipped: of another schema than "
+                f"{RECORD_SCHEMA}, or of an unknown kind; a newer release has written them"
             )
         return "; ".join(parts)

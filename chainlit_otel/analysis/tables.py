@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -12,7 +13,10 @@ from typing import Any, Literal, get_args
 from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORDS
 from chainlit_otel.catalog.records import FieldType
 
-_LONGEST_LINE = 1 << 20  # bytes; a record has some hundred
+LONGEST_LINE = 1 << 24
+"""Bytes that DuckDB takes as one line at least; a record has some hundred."""
+
+_GLOB = re.compile(r"[*?\[]")
 
 Table = Literal["sessions", "turns", "feedback", "scores"]
 Row = dict[str, Any]
@@ -116,7 +120,7 @@ def script(periods: Periods, questions: Sequence[str]) -> str:
     known = f"schema = {RECORD_SCHEMA} AND time IS NOT NULL AND kind IS NOT NULL"
     parts = [
         "-- The shell of DuckDB takes this in a directory of records.",
-        f"CREATE TABLE records AS\nSELECT * FROM {lines('.')}\nWHERE {known};",
+        f"CREATE TABLE records AS\nSELECT * FROM {lines([all_below('.')])}\nWHERE {known};",
         f"CREATE TABLE bounds AS\n{periods.sql()};",
         *(f"CREATE TABLE {table} AS\n{in_periods(table)};" for table in TABLES),
         *(f"{question(name).rstrip()};" for name in questions),
@@ -124,11 +128,30 @@ def script(periods: Periods, questions: Sequence[str]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def lines(location: str, wanted: Iterable[str] = FIELDS) -> str:
-    """Return the SQL that reads all `*.jsonl` below a place; what is no record has no kind."""
+def all_below(location: str) -> str:
+    """Return the pattern of all `*.jsonl` below a place."""
+    place = location.rstrip("/")
+    return f"{place if '://' in place else no_pattern(place)}/**/*.jsonl"
+
+
+def no_pattern(path: str) -> str:
+    """Return the pattern that a path alone matches, whatever signs are in it."""
+    return _GLOB.sub(r"[\g<0>]", path)
+
+
+def lines(patterns: Sequence[str], wanted: Iterable[str] = FIELDS) -> str:
+    """Return the SQL that reads the lines of files; what is no record has no kind."""
     columns = {column: SQL_TYPES[FIELDS[column].type] for column in wanted}
+    places = ", ".join(map(literal, patterns))
     return (
-        f"read_json({literal(location.rstrip('/') + '/**/*.jsonl')}, "
-        "format = 'newline_delimited', ignore_errors = true, "
-        f"maximum_object_size = {_LONGEST_LINE}, columns = {columns!r})"
+        f"read_json([{places}], format = 'newline_delimited', ignore_errors = true, "
+        f"maximum_object_size = {LONGEST_LINE}, columns = {columns!r})"
+    )
+
+
+def as_cell(column: str) -> str:
+    """Return the SQL of a text that no spreadsheet takes for a formula, in DuckDB's dialect."""
+    return (
+        f"CASE WHEN regexp_matches({column}, '^[=+@\\t\\r-]') "
+        f"THEN concat('''', {column}) ELSE {column} END"
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ PACKAGES = ("altair", "duckdb", "jinja2", "sqlglot", "vl_convert")
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _BACK = re.compile(r"(\d+)([hdw])")
+_YEARS = (1970, 2200)  # what both engines can tell apart, the period before included
 _UNITS = {"h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -30,14 +33,23 @@ def time_of(ctx: click.Context, param: click.Parameter, value: str | None) -> da
     """Return what an option means by a date, a time, or a span back from now, in UTC."""
     if value is None:
         return None
-    if back := _BACK.fullmatch(value):
-        return datetime.now(timezone.utc) - int(back[1]) * _UNITS[back[2]]
     try:
-        time = datetime.fromisoformat(value.removesuffix("Z"))
+        if back := _BACK.fullmatch(value):
+            time = datetime.now(timezone.utc) - int(back[1]) * _UNITS[back[2]]
+        else:
+            time = datetime.fromisoformat(value.removesuffix("Z"))
+    except OverflowError:
+        raise click.BadParameter(_out_of_range(value), ctx, param) from None
     except ValueError:
         wanted = "neither a date such as 2026-11-26 nor a span such as 7d"
         raise click.BadParameter(f"{value!r} is {wanted}", ctx, param) from None
+    if not _YEARS[0] <= time.year < _YEARS[1]:
+        raise click.BadParameter(_out_of_range(value), ctx, param)
     return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
+
+
+def _out_of_range(value: str) -> str:
+    return f"{value!r} is not between {_YEARS[0]} and {_YEARS[1]}"
 
 
 def end_of(ctx: click.Context, param: click.Parameter, value: str | None) -> datetime | None:
@@ -48,18 +60,25 @@ def end_of(ctx: click.Context, param: click.Parameter, value: str | None) -> dat
     return time
 
 
-def source_option(command: Callable[..., Any]) -> Callable[..., Any]:
+def seconds_of(ctx: click.Context, param: click.Parameter, value: float | None) -> float | None:
+    """Return what an option means by seconds."""
+    if value is not None and not isfinite(value):
+        raise click.BadParameter(f"{value} is no number of seconds", ctx, param)
+    return value
+
+
+def source_option(required: bool = True) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Add the option that says where the records are."""
     return click.option(
         "--from",
         "source",
         envvar="CHAINLIT_OTEL_RECORDS_DIR",
-        required=True,
+        required=required,
         metavar="PLACE",
         help="Where the records are: a directory, s3://bucket/path, or "
         "clickhouse://user:password@host:8123/database.  "
         "[default: $CHAINLIT_OTEL_RECORDS_DIR]",
-    )(command)
+    )
 
 
 def check_packages() -> None:
@@ -102,6 +121,20 @@ def open_source(
     from chainlit_otel.analysis.files import RecordFiles
 
     return closing(RecordFiles(place, asked, since, show))
+
+
+@contextmanager
+def ended_cleanly() -> Iterator[None]:
+    """Clear up after SIGTERM as after an error: what stands on disk meanwhile is about persons."""
+
+    def end(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

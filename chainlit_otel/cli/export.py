@@ -12,16 +12,18 @@ from click.core import ParameterSource
 from chainlit_otel.analysis import erasure
 from chainlit_otel.analysis.erasure import HASH
 from chainlit_otel.analysis.selection import WHATS, Selection, What
-from chainlit_otel.analysis.source import AnalysisError
+from chainlit_otel.analysis.source import AnalysisError, counted
 from chainlit_otel.catalog import OUTCOME
 from chainlit_otel.cli.analysis import (
     check_output,
     check_packages,
     end_of,
+    ended_cleanly,
     open_source,
     output_option,
     progress,
     put,
+    seconds_of,
     source_option,
     time_of,
 )
@@ -43,7 +45,7 @@ from chainlit_otel.cli.analysis import (
     show_default=True,
     help="Format of the table.",
 )
-@source_option
+@source_option()
 @click.option(
     "--since",
     callback=time_of,
@@ -66,6 +68,7 @@ from chainlit_otel.cli.analysis import (
 @click.option(
     "--min-duration",
     type=click.FloatRange(min=0),
+    callback=seconds_of,
     metavar="SECONDS",
     help="Sessions or turns that took at least this long.",
 )
@@ -105,6 +108,7 @@ def command(
         raise click.UsageError(str(error)) from None
     try:
         with (
+            ended_cleanly(),
             put(output) as file,
             progress("reading") as reading,
             open_source(source, [selection.sql()], since, reading) as records,
@@ -114,7 +118,7 @@ def command(
                 count = records.export(selection, form, file)
             click.echo(f"read {records.reading}", err=True)
         if output is not None:
-            click.echo(f"wrote {count:,} rows to {output}", err=True)
+            click.echo(f"wrote {counted(count, 'row')} to {output}", err=True)
     except AnalysisError as error:
         raise click.ClickException(str(error)) from None
     except BrokenPipeError:
@@ -143,10 +147,12 @@ def _check_erasure(context: click.Context, source: str, subject: str) -> None:
 
 def _erase(directory: Path, subject: str) -> None:
     try:
-        with progress("erasing") as show:
+        with ended_cleanly(), progress("erasing") as show:
             erased = erasure.erase(directory, subject, show)
     except OSError as error:
         raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
     click.echo(
-        f"took {erased.rows:,} rows out of {erased.files:,} of {erased.searched:,} files", err=True
+        f"took {counted(erased.rows, 'row')} out of {erased.files:,} of "
+        f"{counted(erased.searched, 'file')}",
+        err=True,
     )

@@ -15,6 +15,7 @@ from chainlit_otel.cli.analysis import (
     check_output,
     check_packages,
     end_of,
+    ended_cleanly,
     open_source,
     output_option,
     progress,
@@ -26,7 +27,7 @@ _PERIOD = timedelta(days=28)
 
 
 @click.command("report")
-@source_option
+@source_option(required=False)
 @click.option(
     "--since",
     callback=time_of,
@@ -44,7 +45,7 @@ _PERIOD = timedelta(days=28)
 @click.option("--json", "as_json", is_flag=True, help="Give the same figures as JSON.")
 @click.option("--sql", is_flag=True, help="Read nothing; print the queries.")
 def command(
-    source: str,
+    source: str | None,
     since: datetime | None,
     until: datetime | None,
     output: Path | None,
@@ -67,12 +68,15 @@ def command(
         raise click.UsageError("--since is not before --until")
     if sql:
         questions = [section.__name__ for section in SECTIONS]
-        if source.startswith("clickhouse://"):
+        if source is not None and source.startswith("clickhouse://"):
             click.echo(clickhouse.script("otel_logs", periods, questions), nl=False)
         else:
             click.echo(tables.script(periods, questions), nl=False)
         return
-    write_report(source, periods, output, as_json)
+    if source is None:
+        raise click.UsageError("Missing option '--from'.")
+    with ended_cleanly():
+        write_report(source, periods, output, as_json)
 
 
 def write_report(source: str, periods: Periods, output: Path | None, as_json: bool = False) -> None:

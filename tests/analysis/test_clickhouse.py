@@ -95,7 +95,7 @@ def without_empty(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_what_was_left_out_is_counted(clickhouse: ClickHouse) -> None:
-    assert clickhouse.reading == ReadCounts(len(RECORDS), 0, 3)
+    assert clickhouse.reading == ReadCounts(len(RECORDS), 0, 4)
 
 
 def test_the_queries_of_clickhouse_are_printed(server: ClickHouseServer) -> None:

@@ -116,7 +116,7 @@ def test_what_a_link_leads_to_is_rewritten_and_a_directory_is_passed(tmp_path: P
     (records / "a.jsonl").symlink_to(target)
     (records / "gone.jsonl").symlink_to(tmp_path / "nothing")
     result = run("--from", records, "--erase", USER)
-    assert result.stderr == "took 1 rows out of 1 of 1 files\n"
+    assert result.stderr == "took 1 row out of 1 of 1 file\n"
     assert target.read_bytes() == b""
     assert (records / "a.jsonl").is_symlink()
 

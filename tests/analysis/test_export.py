@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from chainlit_otel.cli import main
 from tests.analysis import naive
 from tests.analysis.naive import Row
 from tests.support.population import Population, Record, rfc3339, write
+from tests.support.scrape import wait_until
 from tests.support.server import python_path
 
 KINDS = {"turns": "turn", "feedback": "feedback", "scores": "score"}
@@ -416,8 +418,44 @@ def test_lines_that_are_no_records_are_skipped_and_counted(
         damaged.write(whole[:-20].encode())
     result = export("--from", tmp_path, "--what", "turns")
     assert len(result.stdout.splitlines()) - 1 == turns + 1
-    assert "11 lines skipped that are no whole record" in result.stderr
-    assert "2 records skipped that are of another schema than 1" in result.stderr
+    assert "11 lines skipped: no whole record" in result.stderr
+    assert "3 records skipped: of another schema than 1, or of an unknown kind" in result.stderr
+
+
+def test_a_line_of_any_length_is_skipped_and_counted(tmp_path: Path) -> None:
+    whole = json.dumps(turn(at(0), 1)).encode() + b"\n"
+    other = json.dumps(turn(at(1), 2)).encode() + b"\n"
+    long = b'{"time":"' + b"x" * (40 << 20) + b'"}\n'
+    (tmp_path / "a.jsonl").write_bytes(whole + long + other + long[:-3])
+    (tmp_path / "b.jsonl").write_bytes(other)
+    result = export("--from", tmp_path, "--what", "turns")
+    assert len(result.stdout.splitlines()) - 1 == 3
+    assert result.stderr == "read 3 records; 2 lines skipped: no whole record\n"
+
+
+def test_no_sign_in_the_name_of_a_directory_is_a_pattern(tmp_path: Path) -> None:
+    for name in ("a[b]*?", "ab", "a[b]x"):
+        write([turn(at(0), 1)], tmp_path / name)
+    (tmp_path / "a[b]*?" / "directory.jsonl").mkdir()
+    for name in ("a[b]*?", "a[b]x"):
+        assert export("--from", tmp_path / name).stderr == "read 1 record\n"
+
+
+# What a spreadsheet makes of it
+
+FORMULAS = ("=1+1", "+1", "-1", "@x", "\tx", "\rx")
+
+
+def test_no_text_of_a_csv_table_is_a_formula(tmp_path: Path) -> None:
+    names = [*FORMULAS, "a=b", "'x"]
+    turns = [turn(at(n), n, chainlit_chat_profile=name) for n, name in enumerate(names)]
+    write(turns, tmp_path)
+    arguments = ("--from", tmp_path, "--what", "turns")
+    rows = csv.DictReader(io.StringIO(export(*arguments).stdout, newline=""))
+    shown = sorted(row["chainlit_chat_profile"] for row in rows)
+    assert shown == sorted([*(f"'{name}" for name in FORMULAS), "a=b", "'x"])
+    lines = export(*arguments, "--format", "jsonl").stdout.splitlines()
+    assert sorted(json.loads(line)["chainlit_chat_profile"] for line in lines) == sorted(names)
 
 
 # What a user gets wrong
@@ -441,6 +479,29 @@ def test_an_error_names_what_to_change(directory: Path, tmp_path: Path) -> None:
     wrong = export("--from", directory, "-o", tmp_path / "none" / "table", code=1)
     assert "cannot write" in one_line(wrong)
     assert os.listdir(tmp_path) == ["empty"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--since", "99999999999d"], "'99999999999d' is not between 1970 and 2200"),
+        (["--since", "99999d"], "'99999d' is not between 1970 and 2200"),
+        (["--until", "9999-12-31"], "'9999-12-31' is not between 1970 and 2200"),
+        (["--since", "0001-01-01T00:00+10:00"], "is not between 1970 and 2200"),
+        (["--min-duration", "nan"], "nan is no number of seconds"),
+        (["--min-duration", "inf"], "inf is no number of seconds"),
+    ],
+)
+def test_what_is_beyond_all_bounds_is_one_line(
+    directory: Path, options: list[str], says: str
+) -> None:
+    assert says in one_line(export("--from", directory, *options, code=2))
+
+
+def test_a_scheme_that_is_not_known_names_those_that_are() -> None:
+    says = one_line(export("--from", "gopher://host/records", code=1))
+    assert says.startswith("Error: gopher:// is not known; --from takes a directory, s3://")
+    assert "clickhouse://" in says
 
 
 def test_without_the_extra_one_line_says_what_to_install(directory: Path, tmp_path: Path) -> None:
@@ -478,3 +539,26 @@ def test_nothing_is_left_behind(directory: Path, tmp_path: Path, temporary: Path
     export("--from", tmp_path / "none", code=1)
     assert list(temporary.iterdir()) == []
     assert sorted(os.listdir(tmp_path)) == ["table", "temporary"]
+
+
+def has_output(place: Path) -> bool:
+    return any(place.glob("*/output"))
+
+
+def test_nothing_is_left_behind_by_sigterm(directory: Path, tmp_path: Path) -> None:
+    place, pipe = tmp_path / "temporary", tmp_path / "pipe"
+    place.mkdir()
+    os.mkfifo(pipe)  # that nobody reads
+    arguments = ["export", "--from", str(directory), "-o", str(pipe)]
+    exporting = subprocess.Popen(
+        [sys.executable, "-c", "from chainlit_otel.cli import main; main()", *arguments],
+        env={**os.environ, **python_path(), "TMPDIR": str(place)},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until(lambda: has_output(place), 120, "the table")
+        exporting.terminate()
+        assert exporting.wait(60) == 128 + signal.SIGTERM
+    finally:
+        exporting.kill()
+    assert list(place.iterdir()) == []
