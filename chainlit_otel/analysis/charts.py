@@ -21,6 +21,7 @@ _LEGEND = alt.Legend(
     labelExpr="datum.label == 'this' ? 'this period' : 'the period before'",
 )
 _WIDTH = 640
+_FEW = 8  # as many days have a label each
 
 
 def _chart(rows: Sequence[Row]) -> alt.Chart:
@@ -78,9 +79,19 @@ def lines(rows: Sequence[Row], measures: Sequence[str]) -> alt.TopLevelMixin:
         rows: With `period`, `date` (of this period), `measure` and `value`.
         measures: In their order.
     """
+    is_short = len({row["date"] for row in rows}) <= _FEW
+    ticks = alt.TimeIntervalStep(interval="day", step=1) if is_short else _FEW
+    only_whole = {"condition": {"test": "datum.value % 1", "value": 0}, "value": 1}
+    whole = alt.Axis(
+        tickCount=4,
+        format=",d",
+        labelExpr="datum.value % 1 ? '' : datum.label",
+        gridOpacity=only_whole,
+        tickOpacity=only_whole,
+    )
     base = _chart(rows).encode(
-        x=alt.X("date:T", title=None, axis=alt.Axis(format="%d %b", grid=False, tickCount=8)),
-        y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4)),
+        x=alt.X("date:T", title=None, axis=alt.Axis(format="%d %b", grid=False, tickCount=ticks)),
+        y=alt.Y("value:Q", title=None, axis=whole),
         color=alt.Color("period:N", scale=PERIODS, legend=_LEGEND),
         strokeDash=alt.StrokeDash(
             "period:N",

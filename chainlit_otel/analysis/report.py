@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from importlib.resources import files
+from math import isfinite
 from typing import Any
 
 import jinja2
@@ -73,17 +74,25 @@ def as_json(report: Report) -> str:
         "source": report.source,
         "sections": sections,
     }
-    return json.dumps(document, default=_as_json, indent=1, ensure_ascii=False)
+    return json.dumps(_as_json(document), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _as_json(value: Any) -> Any:
+    """Return a value as JSON has it, which knows no number that is not finite."""
+    if isinstance(value, dict):
+        return {name: _as_json(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(part) for part in value]
+    if value is None or isinstance(value, str | int):
+        return value
     if isinstance(value, Estimate):
         return value.known()
     if isinstance(value, datetime):
         return value.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
     if isinstance(value, date):
         return value.isoformat()
-    return float(value)  # a decimal
+    number = float(value)  # or a decimal
+    return number if isfinite(number) else None
 
 
 def as_html(report: Report) -> str:

@@ -10,6 +10,7 @@ from math import ceil, isnan, nan
 from typing import Any, Literal
 
 from chainlit_otel.analysis import charts
+from chainlit_otel.analysis.source import counted
 from chainlit_otel.analysis.statistics import Estimate, difference, mean, share
 from chainlit_otel.analysis.tables import Periods, Row
 
@@ -61,6 +62,8 @@ _NO_KEY = (
     "Users are not known: set user_hash_key, and records have a hash of the user who is signed in."
 )
 
+_NOT_BEFORE = "nothing to compare with in the period before"
+
 
 def _of(rows: list[Row], period: str, **wanted: Any) -> list[Row]:
     return [
@@ -78,7 +81,7 @@ def _one(rows: list[Row], period: str, **wanted: Any) -> Row | None:
 def _than_before(now: float | None, before: float | None) -> str:
     """Say how much more or less a figure is than in the period before."""
     if not before or now is None:
-        return "nothing to compare with in the period before"
+        return _NOT_BEFORE
     change = now / before - 1
     if abs(change) < 0.005:
         return "as before"
@@ -93,6 +96,13 @@ def _verdict(now: tuple[int, int], before: tuple[int, int], more_is: str, less_i
     if estimate.low > 0:
         return more_is
     return less_is if estimate.high < 0 else "within chance"
+
+
+def _share_before(now: tuple[int, int], before: tuple[int, int], more_is: str, less_is: str) -> str:
+    """Say what a share was in the period before, and whether it differs by more than chance."""
+    if not before[1]:
+        return _NOT_BEFORE
+    return f"{_percent(share(*before))} before: {_verdict(now, before, more_is, less_is)}"
 
 
 def _percent(estimate: Estimate) -> str:
@@ -116,17 +126,16 @@ def overview(rows: list[Row], periods: Periods) -> Section:
     title = "At a glance"
     if now is None:
         return Section("overview", title, ["No session started in this period."])
+    then = before or dict.fromkeys(now, 0)
     findings = [
-        f"{now['sessions']:,} sessions with {now['turns']:,} turns; "
-        + _than_before(now["sessions"], None if before is None else before["sessions"])
-        + "."
+        f"{counted(now['sessions'], 'session')} with {counted(now['turns'], 'turn')}; "
+        f"{_than_before(now['sessions'], then['sessions'])}."
     ]
-    if before is not None:
-        failed = (now["failed"], now["turns"]), (before["failed"], before["turns"])
-        verdict = _verdict(*failed, "worse than before", "better than before")
+    if now["turns"]:
+        failed = (now["failed"], now["turns"]), (then["failed"], then["turns"])
         findings.append(
-            f"{_percent(share(*failed[0]))} of the turns failed, {_percent(share(*failed[1]))} "
-            f"before: {verdict}."
+            f"{_percent(share(*failed[0]))} of the turns failed; "
+            f"{_share_before(*failed, 'worse than before', 'better than before')}."
         )
     names: list[tuple[str, str, Kind]] = [
         ("Sessions", "sessions", "count"),
@@ -137,7 +146,7 @@ def overview(rows: list[Row], periods: Periods) -> Section:
         ("Turns", "turns", "count"),
         ("Turns answered", "answered", "count"),
         ("Turns that failed", "failed", "count"),
-        ("Turns of which some content was never seen", "unseen", "count"),
+        ("Turns not seen in full", "unseen", "count"),
     ]
     table = [
         [name, now[key], None if before is None else before[key], _change(now, before, key)]
@@ -188,7 +197,9 @@ def days(rows: list[Row], periods: Periods) -> Section:
     if table:
         busiest = max(table, key=lambda row: row[1])
         findings.append(
-            f"The busiest day was {busiest[0]:%A, %d %B}, with {busiest[1]:,} sessions."
+            f"The busiest day was {busiest[0]:%A, %d %B}, with {counted(busiest[1], 'session')}."
+            if busiest[1]
+            else "No session started in this period."
         )
     if "users" not in measures:
         findings.append(_NO_KEY)
@@ -315,12 +326,18 @@ def survival(rows: list[Row], periods: Periods) -> Section:
         ("the period before", "seconds"),
     ]
     middle, then = quantiles["median"]
-    apart = middle.low > then.high or middle.high < then.low
-    findings = [
-        f"Half of the sessions last longer than {_span(middle.value)}; before, "
-        f"{_span(then.value)}. "
-        + ("It has changed." if apart else "The intervals of the two meet: it may be chance.")
-    ]
+    if isnan(middle.value):
+        half = "Half of the sessions last longer than can be said yet"
+    else:
+        half = f"Half of the sessions last longer than {_span(middle.value)}"
+    if isnan(middle.value) or isnan(then.value):
+        findings = [f"{half}; {_NOT_BEFORE}."]
+    elif isnan(middle.low) or isnan(then.low):
+        findings = [f"{half}; before, {_span(then.value)}. They are too few to be compared."]
+    else:
+        apart = middle.low > then.high or middle.high < then.low
+        says = "It has changed." if apart else "The intervals of the two meet: it may be chance."
+        findings = [f"{half}; before, {_span(then.value)}. {says}"]
     shown = [row for row in rows if row["duration"] > 0]
     shortest = max(1.0, min((row["duration"] for row in shown), default=1.0))
     chart = charts.survival([row for row in shown if row["duration"] >= shortest], shortest)
@@ -377,10 +394,9 @@ def engagement(rows: list[Row], periods: Periods) -> Section:
     silent = {p: sum(r["sessions"] for r in _of(rows, p, turns=0)) for p in totals}
     turns = {p: sum(r["all_turns"] for r in _of(rows, p)) for p in totals}
     bounced = (silent["this"], totals["this"]), (silent["before"], totals["before"])
-    verdict = _verdict(*bounced, "worse than before", "better than before")
     findings = [
-        f"{_percent(share(*bounced[0]))} of the sessions bounced: nobody wrote anything. Before, "
-        f"{_percent(share(*bounced[1]))}: {verdict}.",
+        f"{_percent(share(*bounced[0]))} of the sessions bounced: nobody wrote anything; "
+        f"{_share_before(*bounced, 'worse than before', 'better than before')}.",
         f"A session had {turns['this'] / totals['this']:.3g} turns on average"
         + (f", {turns['before'] / totals['before']:.3g} before." if totals["before"] else "."),
     ]
@@ -445,14 +461,14 @@ def funnel(rows: list[Row], periods: Periods) -> Section:
     ]
     losses = [(1 - line[2].value, line[0]) for line in table[1:4] if not isnan(line[2].value)]
     findings = []
-    if losses:
-        lost, step = max(losses)
+    lost, step = max(losses, default=(0.0, ""))
+    if lost > 0:
         findings.append(f"Most are lost at “{step}”: {lost:.0%} of those that came to it.")
     note = ""
     if now["known"]:
         note = (
-            f"Who came back is known of {now['known']:,} sessions that wrote again: those of users "
-            "with a hash that started a week ago or earlier."
+            f"Who came back is known of {counted(now['known'], 'session')} that wrote again: those "
+            "of users with a hash that started a week ago or earlier."
         )
     else:
         findings.append(
@@ -546,17 +562,12 @@ def users(rows: list[Row], periods: Periods) -> Section:
         return Section("users", title, [_NO_KEY])
     often = {p: sum(r["users"] for r in _of(rows, p) if r["days"] > 1) for p in total}
     back = sum(r["seen_before"] for r in _of(rows, "this"))
-    verdict = _verdict(
-        (often["this"], total["this"]),
-        (often["before"], total["before"]),
-        "better than before",
-        "worse than before",
-    )
+    shares = (often["this"], total["this"]), (often["before"], total["before"])
     findings = [
-        f"{total['this']:,} users, {_than_before(total['this'], total['before'])}; {back:,} of "
-        "them were there in the period before.",
-        f"{_percent(share(often['this'], total['this']))} were there on more than one day, "
-        f"{_percent(share(often['before'], total['before']))} before: {verdict}.",
+        f"{counted(total['this'], 'user')}, {_than_before(total['this'], total['before'])}"
+        + (f"; {back:,} of them were there in the period before." if total["before"] else "."),
+        f"{_percent(share(*shares[0]))} were there on more than one day; "
+        f"{_share_before(*shares, 'better than before', 'worse than before')}.",
     ]
     table, drawn = [], []
     for number in sorted({row["days"] for row in rows}):
@@ -659,13 +670,21 @@ def quality(rows: list[Row], periods: Periods) -> Section:
                 f"{name[0].upper()}{name[1:]}: {_percent(estimates[0])}, {_percent(estimates[1])} "
                 f"before. That is {verdict}."
             )
-    if not findings:
+    if not then["turns"]:
+        findings.insert(0, f"There is {_NOT_BEFORE}.")
+    elif not findings:
         findings.append("Nothing differs from the period before by more than chance.")
-    findings.append(
-        f"The first token came after {_span(now['first_token_median'])} in the median and within "
-        f"{_span(now['first_token_p99'])} in 99 of 100 turns; before, "
-        f"{_span(then['first_token_median'] or None)} and {_span(then['first_token_p99'] or None)}."
-    )
+    if now["first_token_median"] is not None:
+        says = (
+            f"The first token came after {_span(now['first_token_median'])} in the median and "
+            f"within {_span(now['first_token_p99'])} in 99 of 100 turns"
+        )
+        if then["first_token_median"]:
+            says += (
+                f"; before, {_span(then['first_token_median'])} and "
+                f"{_span(then['first_token_p99'])}"
+            )
+        findings.append(f"{says}.")
     columns: list[tuple[str, Kind]] = [
         ("turns", "text"),
         ("number", "count"),
@@ -747,7 +766,10 @@ def errors(rows: list[Row], periods: Periods) -> Section:
         ("sessions", "count"),
         ("", "text"),
     ]
-    findings = [f"New in this period: {', '.join(new)}." if new else "No new kind of error."]
+    if not any(row["period"] == "before" for row in rows):
+        findings = [f"No turn failed in the period before; in this one, of {', '.join(new)}."]
+    else:
+        findings = [f"New in this period: {', '.join(new)}." if new else "No new kind of error."]
     return Section("errors", title, findings, [Figure("Errors", columns, table)])
 
 
@@ -765,11 +787,8 @@ def versions(rows: list[Row], periods: Periods) -> Section:
     title = "Before and after a release"
     if len(rows) < 2:
         only = rows[0]["version"] if rows else ""
-        return Section(
-            "versions",
-            title,
-            [f"Only one version was there: {only or 'without a name (set service.version)'}."],
-        )
+        says = f"Only one version was there: {only or 'without a name (set service.version)'}."
+        return Section("versions", title, [says if rows else "There was no turn."])
     table, findings = [], []
     for old, new in pairwise(rows):
         for row in (old, new):
@@ -835,7 +854,12 @@ def tools(rows: list[Row], periods: Periods) -> Section:
                 f"{_percent(share(*parts[1]))} before."
             )
     fails = max(table, key=lambda line: line[2].value)
-    findings.insert(0, f"{fails[0]} fails most often, {_percent(fails[2])} of its calls.")
+    findings.insert(
+        0,
+        f"{fails[0]} fails most often, {_percent(fails[2])} of its calls."
+        if fails[2].value
+        else "No call of a tool failed.",
+    )
     findings.insert(1, f"Most time goes to {table[0][0]}: {_span(table[0][8])} in all.")
     columns: list[tuple[str, Kind]] = [
         ("tool", "code"),
@@ -887,7 +911,7 @@ def trouble(rows: list[Row], periods: Periods) -> Section:
         ("turns", "count"),
         ("failed", "count"),
         ("stopped", "count"),
-        ("never seen", "count"),
+        ("items never seen", "count"),
         ("bad feedback", "count"),
         ("thread", "code"),
         ("trace", "code"),
@@ -903,7 +927,8 @@ def trouble(rows: list[Row], periods: Periods) -> Section:
     ]
     note = (
         "Three points for each turn that failed and each bad feedback, one for each turn that was "
-        "stopped, and one if some content was never seen. The trace is that of the first such turn."
+        "stopped, and one if any item (a message, step, chunk, file or question) was never seen. "
+        "The trace is that of the first such turn."
     )
     return Section("trouble", title, [], [Figure("The worst ten", columns, table, None, note)])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isnan, nan, sqrt
+from math import isfinite, nan, sqrt
 
 Z = 1.959963984540054
 """How many standard deviations 95 % of a normal distribution lie within."""
@@ -26,7 +26,7 @@ class Estimate:
     def known(self) -> dict[str, float | None]:
         """Return its parts by name, None for what the data do not say."""
         parts = {"value": self.value, "low": self.low, "high": self.high}
-        return {name: None if isnan(part) else part for name, part in parts.items()}
+        return {name: part if isfinite(part) else None for name, part in parts.items()}
 
 
 def share(part: int, whole: int) -> Estimate:

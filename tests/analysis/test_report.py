@@ -15,6 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 from playwright.async_api import Page
 
+from chainlit_otel.analysis import charts
 from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
 from chainlit_otel.analysis.statistics import Estimate, share
@@ -160,6 +161,81 @@ def test_a_period_without_anything_says_so_in_each_section(tmp_path: Path) -> No
     assert "No session started in this period." in report(*arguments).stdout
 
 
+def finding(figures: dict[str, Any], name: str) -> str:
+    return " ".join(section_of(figures, name)["findings"])
+
+
+def test_nothing_is_compared_with_a_period_that_has_nothing(tmp_path: Path) -> None:
+    Population(sessions=60, weeks=1, hours_short=0).write(tmp_path)
+    arguments = ("--from", tmp_path, "--since", "2026-09-07", "--until", "2026-09-13", "--json")
+    figures = json.loads(report(*arguments).stdout)
+    for name in ("overview", "survival", "engagement", "users", "quality"):
+        assert "nothing to compare with in the period before" in finding(figures, name), name
+    assert finding(figures, "errors").startswith("No turn failed in the period before; ")
+    # Two versions were there, which may be compared, and so may slow answers and fast ones.
+    text = " ".join(finding(figures, name) for name in set(NAMES) - {"versions", "leaving"})
+    for claim in ("unknown", "chance", "changed", "than before", "0 of them"):
+        assert claim not in text, claim
+
+
+def test_a_day_without_a_session_is_not_the_busiest(tmp_path: Path) -> None:
+    Population(sessions=40, weeks=1).write(tmp_path)
+    figures = json.loads(
+        report(
+            "--from", tmp_path, "--since", "2026-10-07", "--until", "2026-10-09", "--json"
+        ).stdout
+    )
+    assert finding(figures, "days").startswith("No session started in this period.")
+
+
+def test_one_thing_is_in_the_singular(tmp_path: Path) -> None:
+    records = [r for r in Population(sessions=40, weeks=1).records() if r["kind"] == "turn"]
+    (start,) = [
+        {**r, "kind": "session.start", "time": r["chainlit_turn_start"]}
+        | {"chainlit_session_type": "websocket"}
+        for r in records[:1]
+    ]
+    write([start, records[0]], tmp_path)
+    arguments = ("--from", tmp_path, "--since", "2026-09-07", "--until", "2026-09-13", "--json")
+    figures = json.loads(report(*arguments).stdout)
+    assert finding(figures, "overview").startswith("1 session with 1 turn; ")
+    assert figures["source"] == "2 records"
+
+
+def test_the_json_is_valid_whatever_an_app_scores(tmp_path: Path) -> None:
+    records = list(Population(sessions=40, weeks=1).records())
+    score = {"kind": "score", "gen_ai_evaluation_name": "odd"}
+    for value in (-1e308, -1e308, -1e308):
+        records.append({**records[0], **score, "gen_ai_evaluation_score_value": value})
+    write(records, tmp_path)
+    arguments = ("--from", tmp_path, "--since", "2026-09-07", "--until", "2026-09-13")
+
+    def never(constant: str) -> None:
+        raise AssertionError(constant)
+
+    figures = json.loads(report(*arguments, "--json").stdout, parse_constant=never)
+    (row,) = [r for r in section_of(figures, "scores")["figures"][0]["rows"] if r[0] == "odd"]
+    assert row[1] == 3
+    assert row[2]["value"] is None
+    report(*arguments)
+
+
+def test_each_day_has_one_label_and_counts_are_whole() -> None:
+    drawn = [
+        {"period": "this", "date": f"2026-11-0{day}", "measure": "sessions", "value": day % 2}
+        for day in (1, 2, 3)
+    ]
+    labels = re.findall(r">([^<>]+)</text>", charts.svg(charts.lines(drawn, ["sessions"]), 1))
+    assert [label for label in labels if label.endswith("Nov")] == ["01 Nov", "02 Nov", "03 Nov"]
+    assert {label for label in labels if label[0].isdigit() and "Nov" not in label} == {"0", "1"}
+
+
+def test_the_queries_are_printed_without_any_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CHAINLIT_OTEL_RECORDS_DIR", raising=False)
+    assert report("--sql").stdout.startswith("-- The shell of DuckDB")
+    assert "Missing option '--from'" in report(code=2).stderr
+
+
 def test_a_name_from_a_browser_is_text_on_the_page(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>&\"'"
     records = list(Population(sessions=40, weeks=1).records())
@@ -194,7 +270,7 @@ def test_what_was_skipped_is_said_in_the_report(directory: Path, tmp_path: Path)
         file.write('{"time":"2026-09-2\n')
     arguments = ("--from", tmp_path, "--since", "2026-09-07", "--until", "2026-09-13")
     result = report(*arguments)
-    says = "1 lines skipped that are no whole record"
+    says = "1 line skipped: no whole record"
     assert says in result.stdout
     assert says in result.stderr
 
