@@ -36,7 +36,11 @@ if TYPE_CHECKING:
     import duckdb
 
 _MEMORY = "768MiB"  # of DuckDB; what needs more goes to its temporary directory
-_ALWAYS = ("time", "kind", "schema")
+# What the tables need to tell their rows apart, whatever is asked of them.
+_ALWAYS = (
+    *("time", "kind", "schema", "service_instance_id", "session_id"),
+    *("chainlit_session_start", "chainlit_feedback_message"),
+)
 _NAME = re.compile(r"\w+")
 _LOOK = 0.1  # seconds between two looks at the progress
 

@@ -51,7 +51,7 @@ class Tables:
         self.periods = periods
         self.sessions = within(naive.sessions(records), "chainlit_session_start")
         self.turns = within(naive.of_kind(records, "turn"), "chainlit_turn_start")
-        self.feedback = within(naive.of_kind(records, "feedback"), "time")
+        self.feedback = within(naive.feedback_of(records), "time")
         self.scores = within(naive.of_kind(records, "score"), "time")
 
 

@@ -44,6 +44,7 @@ def sessions(records: Iterable[Record]) -> list[Row]:
         kinds[record["kind"]].append(record)
         instance = record["service_instance_id"]
         last[instance] = max(last.get(instance, ""), record["time"])
+    kinds["feedback"] = feedback_of(kinds["feedback"])
     over = {(*key(e), thousandth(e["chainlit_session_start"])) for e in kinds["session.end"]}
     started = [s for s in kinds["session.start"] if (*key(s), thousandth(s["time"])) not in over]
     starts: dict[Key, list[str]] = defaultdict(list)
@@ -108,6 +109,18 @@ def sessions(records: Iterable[Record]) -> list[Row]:
             row["gen_ai_conversation_id"] = turns[0]["gen_ai_conversation_id"]
         rows.append(row)
     return rows
+
+
+def feedback_of(records: Iterable[Record]) -> list[Row]:
+    """Feedback as it was given last on each message, and all whose message is not known."""
+    last: dict[tuple[str, str], Row] = {}
+    rows = []
+    for record in sorted(of_kind(records, "feedback"), key=lambda one: one["time"]):
+        if "chainlit_feedback_message" in record:
+            last[record["service_instance_id"], record["chainlit_feedback_message"]] = record
+        else:
+            rows.append(record)
+    return rows + [one for one in last.values() if one["chainlit_feedback_value"] != "deleted"]
 
 
 OUTCOMES = ("ok", "error", "cancelled")

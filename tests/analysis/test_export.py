@@ -127,8 +127,11 @@ def test_every_turn_feedback_and_score_is_a_row(
 ) -> None:
     file = tmp_path / "table"
     export("--from", directory, "--what", what, "--format", form, "-o", file)
-    expected = of_table(naive.of_kind(records, KINDS[what]))
-    assert expected
+    of_kind = naive.of_kind(records, KINDS[what])
+    expected = of_table(naive.feedback_of(records) if what == "feedback" else of_kind)
+    assert 0 < len(expected) <= len(of_kind)
+    # Some have changed their mind.
+    assert (len(expected) < len(of_kind)) == (what == "feedback")
     assert sorted_rows(read(form, file)) == sorted_rows(expected)
 
 
@@ -264,6 +267,7 @@ def test_a_filter_keeps_what_it_names(
     keeps: Callable[[Row], bool],
 ) -> None:
     rows = naive.sessions(records) if what == "sessions" else naive.of_kind(records, KINDS[what])
+    rows = naive.feedback_of(records) if what == "feedback" else rows
     expected = [row for row in rows if keeps(row)]
     file = tmp_path / "table"
     export("--from", directory, "--what", what, *options, "--format", "jsonl", "-o", file)
@@ -351,6 +355,30 @@ def sessions_of(records: list[Record], tmp_path: Path) -> dict[tuple[str, bool],
     rows = read("jsonl", file)
     assert sorted_rows(rows) == sorted_rows(of_table(naive.sessions(records)))
     return {(row["chainlit_session_start"], row["is_open"]): row for row in rows}
+
+
+def given(time: str, value: str, message: str | None = "m" * 16) -> Record:
+    about = {} if message is None else {"chainlit_feedback_message": message}
+    return record("feedback", time, chainlit_feedback_value=value, **about)
+
+
+def test_the_last_feedback_on_a_message_counts(tmp_path: Path) -> None:
+    records = [
+        record("session.start", at(0)),
+        given(at(1), "positive"),
+        given(at(2), "negative"),
+        given(at(3), "positive", "n" * 16),
+        given(at(4), "deleted", "n" * 16),
+        given(at(5), "positive", None),
+        given(at(6), "positive", None),
+    ]
+    (session,) = sessions_of(records, tmp_path).values()
+    assert session["chainlit_session_feedback_positive"] == 2
+    assert session["chainlit_session_feedback_negative"] == 1
+    result = export("--from", tmp_path / "records", "--what", "feedback", "--format", "jsonl")
+    rows = [json.loads(line) for line in result.stdout.splitlines()]
+    shown = sorted((row["time"], row["chainlit_feedback_value"]) for row in rows)
+    assert shown == [(at(2), "negative"), (at(5), "positive"), (at(6), "positive")]
 
 
 def test_a_session_is_one_though_the_clock_steps_back(tmp_path: Path) -> None:

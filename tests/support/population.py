@@ -146,10 +146,22 @@ class Population:
             yield {**head, "span_id": trace[:16], **about, **turn}
             when = rfc3339(over + timedelta(seconds=1))
             if rng.random() < 0.05:
-                value = "positive" if rng.random() < 0.7 else "negative"
-                good, bad = good + (value == "positive"), bad + (value == "negative")
-                given = {"chainlit_feedback_value": value, "chainlit_feedback_has_comment": bad > 0}
-                yield {"time": when, "kind": "feedback", **common, **of_turn, **given, **about}
+                values = ["positive" if rng.random() < 0.7 else "negative"]
+                message = _hash(f"{self.seed} message {number} {n}")
+                # Some change their mind; not by chance, so that all else stays the same.
+                values += {"0": ["deleted"], "1": ["positive"], "2": ["negative"]}.get(
+                    message[0], []
+                )
+                good, bad = good + (values[-1] == "positive"), bad + (values[-1] == "negative")
+                for later, value in enumerate(values, 1):
+                    given = {
+                        "chainlit_feedback_message": message,
+                        "chainlit_feedback_value": value,
+                        "chainlit_feedback_has_comment": bad > 0,
+                    }
+                    given_at = rfc3339(over + timedelta(seconds=later))
+                    head = {"time": given_at, "kind": "feedback", **common, **of_turn}
+                    yield {**head, **given, **about}
             if rng.random() < 0.05:
                 score: Record = {
                     "gen_ai_evaluation_name": "relevance",

@@ -1,4 +1,15 @@
--- One row for each time that feedback was given, changed or deleted.
+-- One row for each message with feedback: as it was given last, and none if it was deleted. Of feedback
+-- whose message is not known, each is a row.
+WITH numbered AS (
+    SELECT
+        *,
+        row_number() OVER (
+            PARTITION BY service_instance_id, chainlit_feedback_message
+            ORDER BY time DESC
+        ) AS nth_last
+    FROM records
+    WHERE kind = 'feedback'
+)
 SELECT
     time,
     service_name,
@@ -14,5 +25,7 @@ SELECT
     chainlit_client_type,
     user_hash,
     chainlit_chat_profile
-FROM records
-WHERE kind = 'feedback'
+FROM numbered
+WHERE
+    chainlit_feedback_message IS NULL
+    OR (nth_last = 1 AND chainlit_feedback_value <> 'deleted')

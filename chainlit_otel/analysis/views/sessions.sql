@@ -67,6 +67,13 @@ open_ones AS (
         AND replaced.session_id = started.session_id
         AND replaced.start_time = started.start_time
 ),
+-- Who changes their mind gives feedback on the same message again; the last counts.
+last_given AS (
+    SELECT service_instance_id, chainlit_feedback_message, max(time) AS last_time
+    FROM records
+    WHERE kind = 'feedback' AND chainlit_feedback_message IS NOT NULL
+    GROUP BY service_instance_id, chainlit_feedback_message
+),
 -- What an open session has had so far.
 so_far AS (
     SELECT
@@ -86,9 +93,13 @@ so_far AS (
     INNER JOIN (SELECT * FROM records WHERE kind IN ('turn', 'feedback')) AS events
         ON events.service_instance_id = open_ones.service_instance_id
         AND events.session_id = open_ones.session_id
+    LEFT JOIN last_given
+        ON last_given.service_instance_id = events.service_instance_id
+        AND last_given.chainlit_feedback_message = events.chainlit_feedback_message
     WHERE
         events.time >= open_ones.start_time
         AND (open_ones.next_time IS NULL OR events.time < open_ones.next_time)
+        AND (last_given.last_time IS NULL OR events.time = last_given.last_time)
     GROUP BY events.service_instance_id, events.session_id, open_ones.start_time
 ),
 running AS (SELECT DISTINCT service_instance_id, true AS has_open FROM started),
