@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for
+from contextlib import ExitStack
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chainlit_otel.analysis.selection import Selection
-from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts
+from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts, scratch
 from chainlit_otel.analysis.tables import (
     FIELDS,
     LONGEST_LINE,
@@ -81,24 +80,21 @@ class RecordFiles:
                 raise AnalysisError(f"{location} is not a directory; --from names one with records")
             if next(directory.rglob("*.jsonl"), None) is None:
                 raise AnalysisError(f"there is no *.jsonl below {location}; is it the records_dir?")
-        self._directory = tempfile.mkdtemp(prefix="chainlit-otel-")
-        try:
-            self._connection = duckdb.connect(str(Path(self._directory) / "records.db"))
+        with ExitStack() as held:
+            self._directory = held.enter_context(scratch())
+            self._connection = duckdb.connect(str(self._directory / "records.db"))
+            held.callback(self._connection.close)
             self._connection.execute(f"SET memory_limit = '{_MEMORY}'")
-            self._connection.execute(f"SET temp_directory = {literal(self._directory)}")
+            self._connection.execute(f"SET temp_directory = {literal(str(self._directory))}")
             self._connection.execute("SET preserve_insertion_order = false")
             if "://" in location:
                 self._prepare_object_store(location)
             self.reading = self._read(location, set(_NAME.findall(" ".join(asked))), since)
-        except BaseException:
-            self.close()
-            raise
+            self._held = held.pop_all()
 
     def close(self) -> None:
         """Give up the connection and the temporary database."""
-        if (connection := getattr(self, "_connection", None)) is not None:
-            connection.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._held.close()
 
     def _prepare_object_store(self, location: str) -> None:
         import duckdb
@@ -155,7 +151,7 @@ class RecordFiles:
             if not file.is_file():
                 continue
             if any(_is_part(piece) for piece in _pieces(file)):
-                copy = Path(self._directory) / f"{number}.jsonl"
+                copy = self._directory / f"{number}.jsonl"
                 count += _copy_short_lines(file, copy)
                 file = copy
             patterns.append(no_pattern(str(file)))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -41,6 +44,19 @@ class RecordSource(Protocol):
 
 class AnalysisError(Exception):
     """What a user has to know, in one line."""
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """Give a temporary directory; what stands there is about persons, and is gone afterwards."""
+    directory = tempfile.mkdtemp(prefix="chainlit-otel-")
+    try:
+        yield Path(directory)
+    finally:
+        try:
+            shutil.rmtree(directory, ignore_errors=True)
+        finally:  # SIGTERM may have interrupted it
+            shutil.rmtree(directory, ignore_errors=True)
 
 
 def counted(number: int, noun: str) -> str:

@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from datetime import datetime, timedelta, timezone
@@ -18,7 +17,7 @@ from typing import Any
 
 import click
 
-from chainlit_otel.analysis.source import RecordSource
+from chainlit_otel.analysis.source import RecordSource, scratch
 
 PACKAGES = ("altair", "duckdb", "jinja2", "sqlglot", "vl_convert")
 """What the extra `analysis` installs."""
@@ -159,8 +158,8 @@ def put(output: Path | None) -> Iterator[Path]:
         finally:
             file.unlink(missing_ok=True)
         return
-    with tempfile.TemporaryDirectory(prefix="chainlit-otel-") as directory:
-        file = Path(directory) / "output"
+    with scratch() as directory:
+        file = directory / "output"
         yield file
         with file.open("rb") as whole:
             if target is None:
