@@ -26,7 +26,7 @@ import yaml
 from bench import report
 from chainlit_otel.rules import render
 from chainlit_otel.rules.recording import recordings
-from chainlit_otel.rules.thresholds import Windows
+from chainlit_otel.rules.windows import Windows
 from tests.support.http import fetch
 from tests.support.local import Handler, LocalServer
 from tests.support.prometheus import Prometheus

@@ -111,12 +111,14 @@ USES: dict[str, tuple[str, ...]] = {
         *("settings", "version"),
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
-    "server": ("catalog", "guard", "pipeline", "server", "version"),
+    "server": ("catalog", "guard", "live", "pipeline", "server", "version"),
     "analysis": ("analysis", "catalog"),
     "testing": ("testing",),
     "promql": ("catalog",),
-    "grafana": ("catalog", "grafana", "promql", "rules.recording", "rules.thresholds"),
-    "rules": ("catalog", "promql", "rules", "version"),
+    "thresholds": ("catalog",),
+    "grafana": ("catalog", "grafana", "promql", "rules.recording", "thresholds"),
+    "rules": ("catalog", "promql", "rules", "thresholds", "version"),
+    "live": ("catalog", "core", "live", "thresholds"),
 }
 
 
@@ -177,7 +179,7 @@ def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
     emitters = ours("pipeline", "runtime", "server", "probes", "instrumentor", "diagnostics", "cli")
-    emitters += ours("records.log_events")
+    emitters += ours("records.log_events", "live.traces")
     wrong = [str(i) for i in IMPORTS if i.of("opentelemetry") and not within(i.by, *emitters)]
     assert wrong == []
 

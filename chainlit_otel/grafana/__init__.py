@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from chainlit_otel.grafana import conversations, data_layer, runtime, sessions
 from chainlit_otel.grafana.panels import render
-from chainlit_otel.rules.thresholds import Thresholds
+from chainlit_otel.thresholds import Thresholds
 
 _MODULES = (sessions, conversations, data_layer, runtime)
 

@@ -26,7 +26,7 @@ from chainlit_otel.grafana.queries import (
     sum_of_max,
 )
 from chainlit_otel.promql import Where
-from chainlit_otel.rules.thresholds import SLOW_BURN, Thresholds
+from chainlit_otel.thresholds import SLOW_BURN, Thresholds
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
 _OUTBOUND: Where = {catalog.DIRECTION: "outbound"}

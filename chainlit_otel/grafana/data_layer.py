@@ -26,7 +26,7 @@ from chainlit_otel.grafana.queries import (
     sum_of,
 )
 from chainlit_otel.promql import Where
-from chainlit_otel.rules.thresholds import Thresholds
+from chainlit_otel.thresholds import Thresholds
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
 _SIGN_IN: Where = {catalog.ACCESS_METHOD: ("password", "header", "oauth")}

@@ -27,7 +27,7 @@ from chainlit_otel.grafana.queries import (
     sum_of,
 )
 from chainlit_otel.promql import Where, select
-from chainlit_otel.rules.thresholds import Thresholds
+from chainlit_otel.thresholds import Thresholds
 
 _CONNECTED: Where = {catalog.SESSION_TYPE: "websocket", catalog.SESSION_STATE: "connected"}
 _CPU = f"rate(process_cpu_seconds_total{{{SCOPE}}}[$__rate_interval])"

@@ -29,7 +29,7 @@ from chainlit_otel.grafana.queries import (
 )
 from chainlit_otel.promql import Where, select
 from chainlit_otel.rules import recording
-from chainlit_otel.rules.thresholds import Thresholds
+from chainlit_otel.thresholds import Thresholds
 
 _WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
 _CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}

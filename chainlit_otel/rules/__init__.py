@@ -11,7 +11,8 @@ import yaml
 
 from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
 from chainlit_otel.rules.recording import Recording, recordings
-from chainlit_otel.rules.thresholds import Thresholds, Windows
+from chainlit_otel.rules.windows import Windows
+from chainlit_otel.thresholds import Thresholds
 from chainlit_otel.version import REPOSITORY
 
 __all__ = ["RUNBOOK", "Format", "Links", "Thresholds", "Windows", "render"]

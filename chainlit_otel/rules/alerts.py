@@ -13,16 +13,8 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
-from chainlit_otel.rules.thresholds import (
-    DAY,
-    FAST_BURN,
-    HOUR,
-    MINUTE,
-    SLOW_BURN,
-    WEEK,
-    Thresholds,
-    Windows,
-)
+from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, WEEK, Windows
+from chainlit_otel.thresholds import FAST_BURN, SLOW_BURN, Thresholds
 
 PREFIX = "Chainlit"
 

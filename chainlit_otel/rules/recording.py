@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from chainlit_otel import catalog
 from chainlit_otel.catalog import Metric
 from chainlit_otel.promql import Part, Where, duration, select
-from chainlit_otel.rules.thresholds import HOUR, MINUTE, Windows
+from chainlit_otel.rules.windows import HOUR, MINUTE, Windows
 
 BY_JOB = "by (namespace, job)"
 

@@ -1,4 +1,4 @@
-"""The options of the rules: thresholds, and how long their windows are."""
+"""From which values on something is wrong: for the alerts, the panels and the live page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from chainlit_otel.catalog import CALLBACK_BOUNDS, TURN_BOUNDS
-from chainlit_otel.promql import duration
-
-MINUTE = 60.0
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-WEEK = 7 * DAY
 
 # Burn rates: how many times faster than sustainable the error budget is used up. They, and the
 # windows of the alerts on them, are those of the Site Reliability Workbook, chapter 5.
@@ -103,36 +97,3 @@ class Thresholds:
                 raise ValueError(
                     f"threshold {f.name} is {value:g}: must be from {lowest:g} to {highest:g}"
                 )
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Time spans of the rules, all longer or shorter by the same factor.
-
-    Attributes:
-        scale: The factor; at 1 the windows are those in the names of the recorded series.
-        scrape: Seconds between two scrapes, and at most between two evaluations; not scaled.
-
-    Raises:
-        ValueError: The factor is not more than 0 and at most 10, or the seconds are not from 1 to
-            300.
-    """
-
-    scale: float = 1.0
-    scrape: float = 15.0
-
-    def __post_init__(self) -> None:
-        """Check both."""
-        if not 0 < self.scale <= 10:
-            raise ValueError(f"scale is {self.scale:g}: must be more than 0 and at most 10")
-        # Prometheus takes a series for gone that has no sample for five minutes.
-        if not 1 <= self.scrape <= 5 * MINUTE:
-            raise ValueError(f"scrape interval is {self.scrape:g}: must be from 1 to 300")
-
-    def duration(self, seconds: float) -> str:
-        """Return a time span, scaled, as a PromQL duration such as `5m`."""
-        return duration(seconds * self.scale)
-
-    def seconds_literal(self, seconds: float) -> str:
-        """Return a time span, scaled, as a PromQL number of seconds such as `300`."""
-        return f"{seconds * self.scale:g}"
