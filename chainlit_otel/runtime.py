@@ -15,13 +15,20 @@ from time import monotonic
 from typing import Any
 
 import wrapt
+from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
+from starlette.types import ASGIApp
 
 from chainlit_otel import catalog, patching
 from chainlit_otel.announcement import announce, sent, served
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard, log
+from chainlit_otel.live import traces
+from chainlit_otel.live.figures import WATCHED
+from chainlit_otel.live.health import describe_health
+from chainlit_otel.live.page import Live
+from chainlit_otel.live.traces import TraceStore
 from chainlit_otel.patching import Patches, SeamMissing, Unavailable
 from chainlit_otel.pipeline.forks import renew_locks
 from chainlit_otel.pipeline.instruments import Telemetry
@@ -30,13 +37,17 @@ from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import PROBES, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
-from chainlit_otel.probes.messages import current_turn
+from chainlit_otel.probes.event_loop import EventLoop
+from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
+from chainlit_otel.server.access import BelowPath, PageAccess
 from chainlit_otel.server.admin import AdminServer
-from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
+from chainlit_otel.server.app import admin_app
+from chainlit_otel.server.live_page import LivePage
+from chainlit_otel.server.metrics import MetricsEndpoint
 from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
 
@@ -220,11 +231,19 @@ class Runtime:
         self._settings = settings
         self._pipeline = pipeline
         self._guards = guards = {name: Guard(name) for name in catalog.PROBE.values}
+        has_page = settings.admin_server and settings.live_page
+        self._live = live = Live(trace_url=settings.trace_url or "") if has_page else None
         self._telemetry = telemetry = Telemetry(
-            pipeline.meter_providers, guards["server"], pipeline.histograms
+            pipeline.meter_providers,
+            guards["server"],
+            pipeline.histograms,
+            WATCHED if has_page else (),
         )
         self._tracing = tracing = Tracing(
-            pipeline.tracer(), settings.capture_exception_messages, guards["tracing"]
+            pipeline.tracer(),
+            settings.capture_exception_messages,
+            guards["tracing"],
+            None if live is None else live.traces,
         )
         self._recorder = recorder = build_recorder(settings, pipeline, guards["records"])
         self.context = context = ProbeContext(
@@ -234,6 +253,7 @@ class Runtime:
             telemetry,
             tracing,
             recorder,
+            live,
             self._announce,
             self.stop,
             resync,
@@ -290,6 +310,7 @@ class Runtime:
         ):
             with self._guards[name]:
                 observe(self._telemetry, self._guards[name])
+        self._show_traces(None if self._live is None else self._live.traces)
         with self._guards["server"]:
             self._serve()
         wrapt.register_post_import_hook(self._chainlit_imported, _LAST_MODULE)
@@ -323,7 +344,7 @@ class Runtime:
                 "the metrics go to the MeterProvider of the application; "
                 "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here, too"
             )
-        if not self._tracing.is_enabled:
+        if not self._tracing.has_provider:
             off["traces"] = (
                 "there is no TracerProvider, and OTEL_EXPORTER_OTLP_ENDPOINT names no endpoint"
             )
@@ -422,6 +443,7 @@ class Runtime:
 
     def _shut_down(self) -> None:
         self._end_probes(catalog.OTHER)
+        self._show_traces(None)
         with self._guards["server"]:
             self._telemetry.close()
         with self._recorder.guard:
@@ -459,9 +481,13 @@ class Runtime:
         if not settings.admin_server:
             return
         try:
-            app = admin_app(self._metrics, self.health)
             allowed = (settings.allowed_hosts or "").split(",")
-            self._admin = AdminServer(app, settings.host, settings.port, allowed)
+            page = self._build_page(allowed)
+            app: ASGIApp = admin_app(self._metrics, self.health, self._guarded(page, allowed))
+            if settings.page_base_path:
+                app = BelowPath(app, settings.page_base_path)
+            background = None if page is None else page.run
+            self._admin = AdminServer(app, settings.host, settings.port, allowed, background)
         except OSError as error:
             log(
                 logging.WARNING,
@@ -470,6 +496,31 @@ class Runtime:
                 settings.port,
                 error,
             )
+
+    def _build_page(self, allowed: list[str]) -> LivePage | None:
+        live, get = self._live, self.context.get
+        if live is None:
+            return None
+        # The metrics are served without a page, too.
+        with self._guards["server"]:
+            live.observe(
+                self._telemetry,
+                get(Sessions).ledger.open,
+                get(Messages).ledger.open,
+                get(EventLoop).monitor.state,
+            )
+            return LivePage(live, self._describe_health, self._guards["server"])
+        return None
+
+    def _guarded(self, page: LivePage | None, allowed: list[str]) -> PageAccess | None:
+        settings = self._settings
+        if page is None:
+            return None
+        return PageAccess(page.app, settings.host, settings.page_token, allowed)
+
+    async def _describe_health(self) -> dict[str, Any]:
+        described = describe_health(self.health(), self._settings, self._pipeline, losses)
+        return {**described, "series": await self._metrics.count_series()}
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""
@@ -570,7 +621,14 @@ class Runtime:
                 catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
             )
 
+    def _show_traces(self, store: TraceStore | None) -> None:
+        """Have the live page shown the spans of the provider there is, or of none any more."""
+        with self._guards["tracing"]:
+            traces.attach(self._pipeline.tracer_provider or trace.get_tracer_provider(), store)
+
     def _announce(self, router: Any) -> None:
+        # By now the app has set its own provider, if it has one.
+        self._show_traces(None if self._live is None else self._live.traces)
         with self._guards["server"]:
             admin, in_app = self._admin, self._in_app
             if in_app is not None:

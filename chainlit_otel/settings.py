@@ -214,6 +214,40 @@ class Settings:
         "Serve the metrics here also when they go to a MeterProvider of the application.",
         env=f"{PREFIX}ALWAYS_SERVE_METRICS",
     )
+    live_page: bool = _setting(
+        _flag,
+        True,
+        "Show sessions, turns and figures on a page of the admin server.",
+        env=f"{PREFIX}LIVE_PAGE",
+    )
+    page_token: str | None = _setting(
+        _text,
+        None,
+        "Token for the page: a link with `?token=…` leaves a cookie. Needed beyond loopback.",
+        env=f"{PREFIX}PAGE_TOKEN",
+        secret=True,
+        rule=_NOT_EMPTY,
+    )
+    page_base_path: str | None = _setting(
+        _text,
+        None,
+        "Path below which a proxy shows the admin server, such as `/chat-admin`, if it leaves it "
+        "in the requests.",
+        env=f"{PREFIX}PAGE_BASE_PATH",
+        rule=(_is_route, "must start with / and name a path, such as /chat-admin"),
+    )
+    trace_url: str | None = _setting(
+        _text,
+        None,
+        "Address of a trace in your backend, with `{trace_id}` in place of its id, for links.",
+        env=f"{PREFIX}TRACE_URL",
+        rule=(
+            lambda url: (
+                url is None or (url.startswith(("http://", "https://")) and "{trace_id}" in url)
+            ),
+            "must start with http:// or https:// and hold {trace_id}",
+        ),
+    )
     shutdown_timeout: float = _setting(
         float,
         3.0,

@@ -107,8 +107,8 @@ USES: dict[str, tuple[str, ...]] = {
     "pipeline": ("catalog", "guard", "pipeline", "privacy", "settings", "version"),
     "records": ("catalog", "core", "guard", "pipeline", "records", "settings", "version"),
     "probes": (
-        *("catalog", "core", "guard", "patching", "pipeline", "privacy", "probes", "records"),
-        *("settings", "version"),
+        *("catalog", "core", "guard", "live", "patching", "pipeline", "privacy", "probes"),
+        *("records", "settings", "version"),
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "live", "pipeline", "server", "version"),
@@ -118,7 +118,7 @@ USES: dict[str, tuple[str, ...]] = {
     "thresholds": ("catalog",),
     "grafana": ("catalog", "grafana", "promql", "rules.recording", "thresholds"),
     "rules": ("catalog", "promql", "rules", "thresholds", "version"),
-    "live": ("catalog", "core", "live", "thresholds"),
+    "live": ("catalog", "core", "live", "pipeline", "privacy", "settings", "thresholds"),
 }
 
 

@@ -34,6 +34,13 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "records_keep_days": ("7", 7, 365),
     "export_records": ("true", True, True),
     "user_hash_key": ("key", "key", "other"),
+    "live_page": ("false", False, False),
+    "page_token": ("token", "token", "other"),
+    "page_base_path": ("/admin", "/admin", "/other"),
+    "trace_url": (
+        *("https://traces/{trace_id}", "https://traces/{trace_id}"),
+        "http://others/{trace_id}",
+    ),
     "capture_messages": ("true", True, True),
     "capture_steps": ("true", True, True),
     "capture_user": ("true", True, True),
@@ -347,6 +354,7 @@ def test_no_two_settings_share_a_variable() -> None:
 def test_what_is_secret_is_told_apart() -> None:
     assert [name for name, row in ROWS.items() if row["secret"]] == [
         "metrics_token",
+        "page_token",
         "user_hash_key",
     ]
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from threading import Lock
 from typing import Literal
 
+from chainlit_otel.core.journal import EventKind, Events, Journal
 from chainlit_otel.core.peaks import HighWaterMark
 
 SessionType = Literal["websocket", "http"]
@@ -52,6 +53,7 @@ class Session:
         profile: Chat profile, as a bounded label.
         user: What stands for the user who is signed in; empty if there is none, or no key for it.
         conversation: Thread id.
+        events: What has happened in it; None if nobody keeps that.
     """
 
     __slots__ = (
@@ -60,6 +62,7 @@ class Session:
         "close_reason",
         "conversation",
         "ended",
+        "events",
         "feedback",
         "first_turn",
         "hash",
@@ -106,6 +109,7 @@ class Session:
         self.profile = ""
         self.user = ""
         self.conversation = ""
+        self.events: Events | None = None
 
 
 class _SessionTimeAccumulator:
@@ -145,12 +149,18 @@ class SessionLedger:
         on_end: Called with each session that ended, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
+        journal: Keeps what happens in each session, if somebody is to see it.
     """
 
     def __init__(
-        self, on_end: OnEnd, clock: Clock = time.monotonic_ns, wall: Clock = time.time_ns
+        self,
+        on_end: OnEnd,
+        clock: Clock = time.monotonic_ns,
+        wall: Clock = time.time_ns,
+        journal: Journal | None = None,
     ) -> None:
         self._on_end = on_end
+        self._journal = journal
         self._clock = clock
         self._wall = wall
         self._lock = Lock()
@@ -172,6 +182,9 @@ class SessionLedger:
         """Start a session, which is connected, and return its handle."""
         with self._transaction() as (now, _):
             session = Session(type, client, hash, now, origin, self._wall())
+            if self._journal is not None:
+                session.events = Events()
+                self._record(session, "connect", now)
             sessions = self._by_type[type]
             sessions.open[session] = None
             sessions.start(session)
@@ -185,6 +198,7 @@ class SessionLedger:
             if not session.ended and session.left is None:
                 self._leave(session, now)
                 self._count(session, "disconnected", +1)
+                self._record(session, "drop", now, session.close_reason)
 
     def restore(self, session: Session) -> bool:
         """A socket has reconnected to the session.
@@ -197,6 +211,7 @@ class SessionLedger:
                 return False
             self._reconnects[(session.client,)] += 1
             session.reconnects += 1
+            self._record(session, "reconnect", now)
             if session.left is not None:
                 gap = now - session.left
                 session.away += gap
@@ -213,7 +228,12 @@ class SessionLedger:
             if session.first_turn is None:
                 session.first_turn = now
             session.turns += 1
+            self._record(session, "turn", now, str(session.turns))
             return session.turns
+
+    def record_event(self, session: Session, kind: EventKind, detail: str = "") -> None:
+        """Something has happened in a session that is kept with its other events only."""
+        self._record(session, kind, self._clock(), detail)
 
     def end(self, session: Session, reason: str) -> None:
         """End the session; a second call does nothing."""
@@ -253,6 +273,11 @@ class SessionLedger:
                     self._end(session, reason, now, ended)
 
     # Readings
+
+    def open(self) -> list[Session]:
+        """Open sessions, the oldest of each type first."""
+        with self._transaction():
+            return [session for sessions in self._by_type.values() for session in sessions.open]
 
     def starts(self) -> dict[tuple[str, ...], int]:
         """Sessions started, by type, client type and origin."""
@@ -334,9 +359,14 @@ class SessionLedger:
         session.ended = True
         del self._by_type[session.type].open[session]
         self._ends[session.type, session.client, reason] += 1
+        self._record(session, "end", now, reason)
         ended.append((session, reason))
 
     def _count(self, session: Session, state: str, change: int) -> None:
         self._active[session.type, session.client, state] += change
         if session.type == "websocket" and state == "connected":
             self._peak.move(self._peak.level + change, self._clock(), self._wall())
+
+    def _record(self, session: Session, kind: EventKind, at: int, detail: str = "") -> None:
+        if self._journal is not None and session.events is not None:
+            self._journal.add(session.events, kind, at - session.started, detail)

@@ -89,6 +89,7 @@ class Heartbeat:
         self._clock = clock
         self._lock = Lock()
         self._due: int | None = None
+        self._worst = 0.0
         self.stalls = 0
         self.stalled = False
 
@@ -106,6 +107,7 @@ class Heartbeat:
                 return None
             lag = max(0, now - due) / NS
             late_detection = lag >= THRESHOLD and not reported
+            self._worst = max(self._worst, lag)
             self.stalls += late_detection
         return Beat(lag, late_detection)
 
@@ -114,16 +116,35 @@ class Heartbeat:
         with self._lock:
             if self._due is None or self.stalled:
                 return Check(False, THRESHOLD)
-            overdue = (self._clock() - self._due) / NS
+            overdue = self._overdue()
             self.stalled = overdue >= THRESHOLD
             self.stalls += self.stalled
             return Check(self.stalled, THRESHOLD if self.stalled else THRESHOLD - overdue)
+
+    def take_worst(self) -> float | None:
+        """Return the largest lag since the last call, in seconds; None if no beat is expected.
+
+        A beat that is missing counts with how late it is by now.
+        """
+        with self._lock:
+            worst, self._worst = self._worst, 0.0
+            if self._due is None:
+                return worst or None
+            return max(worst, self._overdue())
+
+    def blocked_for(self) -> float:
+        """Return for how many seconds a stall has lasted that goes on; 0 if there is none."""
+        with self._lock:
+            return self._overdue() if self.stalled and self._due is not None else 0.0
 
     def pause(self) -> None:
         """Expect no beat until there is one again, because the loop does not run."""
         with self._lock:
             self._due = None
             self.stalled = False
+
+    def _overdue(self) -> float:
+        return 0.0 if self._due is None else max(0, self._clock() - self._due) / NS
 
     def blocked(self) -> dict[tuple[str, ...], int]:
         """Stalls so far."""

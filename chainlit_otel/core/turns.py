@@ -8,6 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Literal, NamedTuple
 
+from chainlit_otel.core.journal import EventKind, Journal
 from chainlit_otel.core.peaks import HighWaterMark
 from chainlit_otel.core.sessions import NS, Clock, Session
 
@@ -43,6 +44,7 @@ class Turn:
         started_at: Wall clock of the arrival, in nanoseconds since the epoch.
         trace_id: Trace of its span in hex digits; empty if that is not sampled.
         span_id: Its span, likewise.
+        trace: Trace of its span as a number, sampled or not; 0 without a span.
         message_id: Id of the user's message; empty if it is not known.
         input_size: Characters of the user's message.
         output_sizes: Characters of each answer, by its id, as it was last sent.
@@ -84,6 +86,7 @@ class Turn:
         "started_at",
         "steps",
         "tools",
+        "trace",
         "trace_id",
         "undelivered",
     )
@@ -104,6 +107,7 @@ class Turn:
         self.number = 0
         self.trace_id = ""
         self.span_id = ""
+        self.trace = 0
         self.message_id = ""
         self.input_size = 0
         self.output_sizes: dict[str, int] = {}
@@ -143,6 +147,11 @@ class Turn:
         return "cancelled" if self.cancelled else "ok"
 
     @property
+    def error_type(self) -> str:
+        """Class of the exception that made it fail; empty if it did not."""
+        return "" if self.error is None else type(self.error).__qualname__
+
+    @property
     def time_to_first_token(self) -> float | None:
         """Seconds from the arrival to the first output; None if there was none."""
         return (self.first_output - self.arrived) / NS if self.first_output else None
@@ -166,6 +175,7 @@ class TurnLedger:
         on_end: Called with each turn that ended, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
+        journal: Keeps what happens in each session, if somebody is to see it.
 
     Attributes:
         messages: Messages, by direction.
@@ -173,9 +183,14 @@ class TurnLedger:
     """
 
     def __init__(
-        self, on_end: OnTurnEnd, clock: Clock = time.monotonic_ns, wall: Clock = time.time_ns
+        self,
+        on_end: OnTurnEnd,
+        clock: Clock = time.monotonic_ns,
+        wall: Clock = time.time_ns,
+        journal: Journal | None = None,
     ) -> None:
         self._on_end = on_end
+        self._journal = journal
         self._clock = clock
         self._wall = wall
         self._lock = Lock()
@@ -218,6 +233,7 @@ class TurnLedger:
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
                 session.outcomes[turn.outcome] = session.outcomes.get(turn.outcome, 0) + 1
+                self._record(session, "turn_end", turn.error_type or turn.outcome)
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
@@ -239,6 +255,7 @@ class TurnLedger:
                 turn.undelivered += 1
             if session is not None:
                 session.undelivered += 1
+                self._record(session, "undelivered", event)
 
     def record_step(self, turn: Turn, tool: ToolCall | None) -> None:
         """A step of a turn has ended, which may be a tool. Threads of the app have steps, too."""
@@ -276,6 +293,11 @@ class TurnLedger:
         with self._lock:
             return {(): self._chunks + sum(turn.chunks for turn in self._open)}
 
+    def open(self) -> list[Turn]:
+        """Turns under way."""
+        with self._lock:
+            return list(self._open)
+
     def active(self) -> dict[tuple[str, ...], int]:
         """Turns under way."""
         return {(): len(self._open)}
@@ -285,3 +307,7 @@ class TurnLedger:
         with self._lock:
             values = self._peak.values(self._clock(), self._wall())
         return {(window,): n for window, n in values.items()}
+
+    def _record(self, session: Session, kind: EventKind, detail: str) -> None:
+        if self._journal is not None and session.events is not None:
+            self._journal.add(session.events, kind, self._clock() - session.started, detail)

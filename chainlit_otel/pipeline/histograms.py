@@ -84,6 +84,15 @@ class Histograms:
             if exemplar is not None:
                 series.exemplars[bucket] = exemplar
 
+    def counts(self, metric: Metric) -> list[int]:
+        """Return how many values of all series of a histogram fell into each bucket."""
+        totals = [0] * (len(metric.bounds) + 1)
+        with self._lock:
+            for (other, _), series in self._series.items():
+                if other is metric:
+                    totals = [a + b for a, b in zip(totals, series.counts, strict=True)]
+        return totals
+
     def _exemplar(self, value: float, span: SpanContext | None, at: int) -> Exemplar | None:
         if span is None or self._exemplars == "always_off":
             return None

@@ -51,6 +51,7 @@ class Telemetry:
         providers: Where the instruments are made.
         guard: Holds what goes wrong in a reading.
         histograms: Keep the histograms in place of the last provider; None if that keeps them.
+        watched: Histograms that are read in this process, too.
     """
 
     def __init__(
@@ -58,7 +59,11 @@ class Telemetry:
         providers: Iterable[MeterProvider],
         guard: Guard,
         histograms: Histograms | None = None,
+        watched: Iterable[Metric] = (),
     ) -> None:
+        # The SDK's own are not to be read without an effect on its readers.
+        self._watched = {m: Histograms() for m in watched} if histograms is None else {}
+        self._readings: dict[Metric, Reading] = {}
         self._instruments = [_instruments_of(provider) for provider in providers]
         self._histograms = histograms
         self._recording = self._instruments if histograms is None else self._instruments[:-1]
@@ -81,6 +86,7 @@ class Telemetry:
         """
         guard = guard or self._guard
         self._max_queued = _MAX_QUEUED
+        self._readings[metric] = reading
         # Seconds are floats and counts are integers, also at zero: one stream has one type.
         zero = 0.0 if metric.unit == "s" else 0
 
@@ -94,6 +100,19 @@ class Telemetry:
 
         for instruments in self._instruments:
             instruments.register_observable(metric, observations)
+
+    def read(self, metric: Metric) -> Mapping[LabelSet, float]:
+        """Return the numbers of a counter or gauge now; none if it is not registered."""
+        reading = self._readings.get(metric)
+        return {} if reading is None else reading()
+
+    def counts(self, metric: Metric) -> list[int]:
+        """Return how many values of a histogram fell into each bucket; it must be watched.
+
+        Call `flush` before: it does not.
+        """
+        kept = self._watched[metric] if self._histograms is None else self._histograms
+        return kept.counts(metric)
 
     def expect(self, metric: Metric, *label_sets: LabelSet) -> None:
         """Have label sets exist at zero from now on, because this app can produce them."""
@@ -135,6 +154,8 @@ class Telemetry:
             with self._guard:
                 if self._histograms is not None:
                     self._histograms.record(metric, value, values, span, at)
+                elif metric in self._watched:
+                    self._watched[metric].record(metric, value, (), None, at)
                 context = _context_with(span) if self._recording else None
                 for record, attributes in self._recorders(metric, values):
                     record(value, attributes, context)
@@ -150,6 +171,7 @@ class Telemetry:
 
     def silence(self) -> None:
         """Give no more observations, without a flush."""
+        self._readings.clear()
         for instruments in self._instruments:
             instruments.silence()
 

@@ -32,6 +32,7 @@ from opentelemetry.trace import (
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard, frames_of
+from chainlit_otel.pipeline.local_spans import LocalSpan, SpanObserver
 
 _SCOPE_KEY = otel_context.create_key("chainlit_otel-scope")
 
@@ -93,8 +94,18 @@ def _is_innermost(scope: SpanScope) -> bool:
     return top is scope
 
 
+def _local(scope: SpanScope) -> LocalSpan | None:
+    return scope.span if isinstance(scope.span, LocalSpan) else None
+
+
 def _trace_id(scope: SpanScope) -> int:
     return scope.span.get_span_context().trace_id
+
+
+def trace_of(scope: SpanScope) -> int:
+    """Return the trace of a span as a number, sampled or not; 0 if there is none."""
+    local = _local(scope)
+    return _trace_id(scope) if local is None else local.trace_id
 
 
 def sampled_ids(scope: SpanScope) -> tuple[str, str]:
@@ -118,16 +129,30 @@ class Tracing:
         exception_messages: Whether the messages of exceptions are recorded; they may hold what
             users wrote.
         guard: Holds what samplers and span processors raise.
+        observer: Is shown the spans that are made where there is no tracer provider; None if
+            nobody wants them.
     """
 
-    def __init__(self, tracer: Tracer, exception_messages: bool, guard: Guard) -> None:
+    def __init__(
+        self,
+        tracer: Tracer,
+        exception_messages: bool,
+        guard: Guard,
+        observer: SpanObserver | None = None,
+    ) -> None:
         self.guard = guard
+        self._observer = observer
         self._tracer = tracer
         self._is_global = isinstance(tracer, ProxyTracer)
         self._exception_messages = exception_messages
 
     @property
     def is_enabled(self) -> bool:
+        """Whether spans are made, for a tracer provider or for those in this process."""
+        return self._observer is not None or self.has_provider
+
+    @property
+    def has_provider(self) -> bool:
         """Whether there is a tracer provider; the app may set the global one at any time.
 
         A no-op span is not free, and neither is `get_tracer_provider`, which reads the
@@ -150,8 +175,8 @@ class Tracing:
             links: Spans in other traces that this one is related to.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if not self.is_enabled:
-            return NOOP_SCOPE
+        if not self.has_provider:
+            return self._start_local(name, attributes, start, None, None)
         with self.guard:
             valid = [Link(linked) for linked in links if linked.is_valid]
             span = self._tracer.start_span(
@@ -175,8 +200,8 @@ class Tracing:
             start: Start time, in nanoseconds since the epoch; now by default.
             parent: Its parent instead of the current span, unless that is in another trace.
         """
-        if not self.is_enabled:
-            return NOOP_SCOPE
+        if not self.has_provider:
+            return self._start_local(name, attributes, start, current(), parent)
         with self.guard:
             parent_scope = current()
             previous_context = base = self._context_of(parent_scope)
@@ -235,6 +260,29 @@ class Tracing:
                 self._describe(span, error)
         with self.guard:
             span.end(end)
+
+    def _start_local(
+        self,
+        name: str,
+        attributes: Attributes,
+        start: int | None,
+        parent_scope: SpanScope | None,
+        parent: SpanScope | None,
+    ) -> SpanScope:
+        """Start a span that stays in the process, and attach its scope."""
+        if self._observer is None:
+            return NOOP_SCOPE
+        with self.guard:
+            above = None if parent_scope is None else _local(parent_scope)
+            if (named := None if parent is None else _local(parent)) is not None:
+                above = named if above is None or above.trace_id == named.trace_id else above
+            span = LocalSpan(self._observer, name, above, attributes, start)
+            previous = self._context_of(parent_scope)
+            scope = SpanScope(span, previous, parent_scope)
+            scope.context = otel_context.set_value(_SCOPE_KEY, scope, previous)
+            otel_context.attach(scope.context)
+            return scope
+        return NOOP_SCOPE
 
     def _attach(
         self, span: Span, parent_scope: SpanScope | None, base: Context, previous_context: Context

@@ -222,6 +222,9 @@ class Callbacks(Probe):
         outcome = self._messages.outcome_of(error)
         self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.on_callback_end(call.name, error)
+        if outcome == "error":
+            detail = f"{call.name}: {type(error).__qualname__}"
+            self._sessions.record_event("callback_error", detail)
         if call.name in _ANSWERS and error is not None:
             self._messages.on_error(error, call.name)
         if call.name == "set_chat_profiles" and result:

@@ -27,6 +27,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD, Heartbeat, Source, Stall
 from chainlit_otel.guard import Guard, log
+from chainlit_otel.live.figures import LoopState
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.probes.callbacks import Callbacks
@@ -127,6 +128,7 @@ class LoopMonitor:
         self._on_stall = on_stall
         self._beats = 0
         self._lag = 0.0
+        self._stall = Stall()
         self._lock = Lock()
         self._watchdog: _Watchdog | None = None
 
@@ -151,6 +153,12 @@ class LoopMonitor:
         with self._lock:
             self._stop()
 
+    def state(self) -> LoopState:
+        """Return how the loop is, for the live page."""
+        heartbeat, seconds = self.heartbeat, self.heartbeat.blocked_for()
+        where = str(self._stall.source or "") if seconds else ""
+        return LoopState(seconds > 0, seconds, where, heartbeat.take_worst())
+
     def beat(self) -> None:
         """The loop has run a beat."""
         beat = self.heartbeat.beat()
@@ -174,7 +182,7 @@ class LoopMonitor:
         if not self.heartbeat.stalled:
             # It has ended meanwhile, and these lines may be those of what ran next.
             lines, task = [], None
-        stall = describe(lines, self._callback_of)
+        self._stall = stall = describe(lines, self._callback_of)
         _log_stall(stall)
         self._on_stall(stall, task)
 

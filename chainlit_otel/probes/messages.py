@@ -27,7 +27,13 @@ from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnSource
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, sampled_ids, utf8_safe
+from chainlit_otel.pipeline.spans import (
+    NOOP_SCOPE,
+    SpanScope,
+    sampled_ids,
+    trace_of,
+    utf8_safe,
+)
 from chainlit_otel.probes.chainlit_types import ChainlitMessage, ChainlitSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
@@ -57,7 +63,8 @@ class Messages(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.ledger = TurnLedger(self._on_end)
+        self._live = context.live
+        self.ledger = TurnLedger(self._on_end, journal=context.journal)
         self._recorder = context.recorder
         self._sessions = context.get(Sessions)
         self._sockets = context.get(Sockets)
@@ -112,6 +119,9 @@ class Messages(Probe):
                 record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
         with self._recorder.guard:
             self._recorder.turn_ended(turn, seconds)
+        if self._live is not None:
+            with self.guard:
+                self._live.turns.add(turn, seconds)
 
     def start_turn(
         self, session: ChainlitSession | None, source: TurnSource, arrived: int | None = None
@@ -140,7 +150,8 @@ class Messages(Probe):
         attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
         scope = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
         self._scopes[turn] = scope
-        if self._recorder.is_enabled:
+        turn.trace = trace_of(scope)
+        if self._recorder.is_enabled or self._live is not None:
             turn.trace_id, turn.span_id = sampled_ids(scope)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, TypeVar
 
 from chainlit_otel.catalog import Attribute
+from chainlit_otel.core.journal import Journal
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard
+from chainlit_otel.live.page import Live
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.providers import Pipeline
@@ -28,6 +30,7 @@ class ProbeContext:
         telemetry: Records histograms, and reads counters and gauges.
         tracing: Starts and ends spans.
         recorder: Keeps records of what is over.
+        live: What the live page shows; None without one.
         announce: Called with the router of the application that a server is about to serve.
         stop: Called when that server has stopped; ends what is open, and exports it.
         resync: Whether the sessions that are open when the probes are installed are this process's.
@@ -41,6 +44,7 @@ class ProbeContext:
         telemetry: Telemetry,
         tracing: Tracing,
         recorder: Recorder,
+        live: Live | None,
         announce: Callable[[Any], None],
         stop: Callable[[], None],
         resync: bool = True,
@@ -51,6 +55,7 @@ class ProbeContext:
         self.telemetry = telemetry
         self.tracing = tracing
         self.recorder = recorder
+        self.live = live
         self.announce = announce
         self.stop = stop
         self.resync = resync
@@ -62,6 +67,11 @@ class ProbeContext:
             self._made[kind] = kind(self)  # type: ignore[call-arg]
         made: T = self._made[kind]
         return made
+
+    @property
+    def journal(self) -> Journal | None:
+        """What keeps the events of sessions; None if nobody is shown them."""
+        return None if self.live is None else self.live.journal
 
     @property
     def probes(self) -> list[Probe]:

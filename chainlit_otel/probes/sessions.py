@@ -22,6 +22,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.hashes import hashed, hashed_user
+from chainlit_otel.core.journal import EventKind
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
@@ -77,7 +78,8 @@ class Sessions(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
-        self.ledger = SessionLedger(self._on_end)
+        self._live = context.live
+        self.ledger = SessionLedger(self._on_end, journal=context.journal)
         self._resyncs = context.resync
         self._capture_user = context.settings.capture_user
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
@@ -153,6 +155,9 @@ class Sessions(Probe):
                 self.telemetry.record(catalog.SESSION_TURNS, session.turns, reason)
         with self._recorder.guard:
             self._recorder.session_ended(session, reason, seconds)
+        if self._live is not None:
+            with self.guard:
+                self._live.sessions.ended(session, reason, seconds)
 
     def on_start(self, session: ChainlitSession, type: SessionType) -> None:
         """Chainlit made a session."""
@@ -170,6 +175,11 @@ class Sessions(Probe):
         with self._recorder.guard:
             self._describe(session, handle)
             self._recorder.session_started(handle)
+
+    def record_event(self, kind: EventKind, detail: str) -> None:
+        """Something has happened in the session that this runs on behalf of, if there is one."""
+        if (handle := self.handle(current_session())) is not None:
+            self.ledger.record_event(handle, kind, detail)
 
     def resync(self) -> None:
         """Start the sessions that are open now in the ledger."""
@@ -190,10 +200,10 @@ class Sessions(Probe):
         return self.profiles(chosen) if chosen else ""
 
     def _describe(self, session: ChainlitSession, handle: Session) -> None:
-        """Keep what the records say of a session: its object may be gone by then."""
+        """Keep what is shown and recorded of a session: its object may be gone by then."""
+        handle.profile = handle.profile or self.profile_of(session)
         if not self._recorder.is_enabled:
             return
-        handle.profile = handle.profile or self.profile_of(session)
         handle.conversation = _conversation(session.thread_id)
         if session.user is not None:
             handle.user = self._user_hash(str(session.user.identifier))

@@ -117,7 +117,7 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
         catalog.FIRST_TOKEN_SECONDS: None if first is None else round(first, _DIGITS),
         catalog.TURN_CHUNKS: turn.chunks,
         catalog.OUTCOME.key: turn.outcome,
-        catalog.ERROR_TYPE: type(turn.error).__qualname__ if failed else None,
+        catalog.ERROR_TYPE: turn.error_type,
         catalog.CALLBACK_NAME.key: turn.failed_callback if failed else None,
         catalog.TURN_STEPS: turn.steps,
         catalog.TURN_TOOLS: [

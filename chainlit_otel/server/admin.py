@@ -8,16 +8,19 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from ipaddress import ip_address
 from operator import attrgetter
 from threading import Thread
+from typing import Any, cast
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chainlit_otel.server.endpoints import KnownHosts
+from chainlit_otel.server.access import KnownHosts
+from chainlit_otel.server.live_page import RENEW
 
 _PORTS = 16
 _MOST_CONNECTIONS = 48
@@ -26,6 +29,8 @@ _ANSWER_TIMEOUT = 30.0  # seconds from there until the answer has been read
 _GRACE = 1.0  # seconds in which a connection is not closed to make room for another
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+Background = Callable[[], Coroutine[Any, Any, None]]
 
 _inherited: list[AdminServer] = []
 
@@ -38,14 +43,21 @@ class AdminServer:
         host: Address to listen on.
         port: Port to listen on; the next free one of sixteen if it is taken, any if 0.
         allowed_hosts: More host names that requests may have, if it listens on loopback.
+        background: Runs on the event loop of the server for as long as that serves.
 
     Raises:
         OSError: None of the ports is free, or the address is wrong.
     """
 
     def __init__(
-        self, app: ASGIApp, host: str, port: int, allowed_hosts: Iterable[str] = ()
+        self,
+        app: ASGIApp,
+        host: str,
+        port: int,
+        allowed_hosts: Iterable[str] = (),
+        background: Background | None = None,
     ) -> None:
+        self._background = background
         self._socket = _listen(host, port)
         self.host = host
         address, self.port = self._socket.getsockname()[:2]
@@ -96,8 +108,15 @@ class AdminServer:
         # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio). And no other kind of
         # loop, whose sockets may not be closed in a forked child.
         loop = asyncio.SelectorEventLoop()
-        loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+        loop.run_until_complete(self._serve())
         loop.close()
+
+    async def _serve(self) -> None:
+        background = self._background and asyncio.ensure_future(self._background())
+        await self._server.serve(sockets=[self._socket])
+        if background is not None:
+            background.cancel()
+            await asyncio.wait([background])
 
 
 class _Connection(H11Protocol):
@@ -126,6 +145,9 @@ class _Connection(H11Protocol):
         super().data_received(data)
         if self.cycle is not answering:
             self._start_timer(_ANSWER_TIMEOUT)
+            # An answer that never ends, such as a stream of events, asks for more time.
+            scope = cast("dict[str, Any]", self.cycle.scope)
+            scope[RENEW] = partial(self._start_timer, _ANSWER_TIMEOUT)
 
     def on_response_complete(self) -> None:
         answered = self.cycle

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chainlit_otel.live.history import MINUTES, SECONDS, Aggregate, History, quantile
+from chainlit_otel.live.history import MINUTES, SECONDS, Aggregate, History
 
 FIGURES: dict[str, Aggregate] = {"starts": "sum", "peak": "max", "active": "last"}
-BOUNDS = (0.1, 1.0, 10.0)
 
 gaps = st.lists(st.integers(1, 5) | st.sampled_from([60, 899, 900, 901, 3600]), max_size=60)
 numbers = st.integers(0, 1000)
@@ -45,12 +40,12 @@ class Model:
 def test_it_has_what_was_sampled_and_gaps_where_nothing_was(
     first: int, steps: list[int], data: st.DataObject
 ) -> None:
-    history, model, second = History(FIGURES, {}), Model(), first
+    history, model, second = History(FIGURES), Model(), first
     for step in [0, *steps]:
         second += step
         sample = {name: float(data.draw(numbers)) for name in FIGURES}
         model.samples[second] = sample
-        history.add(second, sample, {})
+        history.add(second, sample)
     seconds, minutes = history.read(1), history.read(60)
     for name, aggregate in FIGURES.items():
         start, values = model.seconds(name)
@@ -59,31 +54,10 @@ def test_it_has_what_was_sampled_and_gaps_where_nothing_was(
         assert (minutes.start, list(minutes.values[name])) == (start, values)
 
 
-@settings(max_examples=60, deadline=None)
-@given(gaps, st.data())
-def test_a_quantile_is_that_of_the_window_before(steps: list[int], data: st.DataObject) -> None:
-    history, second = History({}, {"turn": BOUNDS}), 7
-    samples: dict[int, list[int]] = {}
-    for step in [0, *steps]:
-        second += step
-        counts = [data.draw(st.integers(0, 5)) for _ in range(len(BOUNDS) + 1)]
-        samples[second] = counts
-        history.add(second, {}, {"turn": counts})
-    found = history.quantiles(1, "turn", 0.95, over=60)
-    kept = range(max(second - SECONDS + 1, 0), second + 1)
-    assert found.start == kept.start
-    for moment, value in zip(kept, found.values["turn"], strict=True):
-        window = [
-            samples[s] for s in range(max(moment - 59, kept.start), moment + 1) if s in samples
-        ]
-        total = [sum(column) for column in zip(*window, strict=True)] if window else [0.0]
-        assert value == quantile(0.95, BOUNDS, total)
-
-
 def test_since_leaves_out_what_is_known() -> None:
-    history = History(FIGURES, {})
+    history = History(FIGURES)
     for second in range(100, 110):
-        history.add(second, {"active": second}, {})
+        history.add(second, {"active": second})
     found = history.read(1, since=107)
     assert (found.start, found.step) == (107, 1)
     assert found.values["active"] == [107, 108, 109]
@@ -93,32 +67,13 @@ def test_since_leaves_out_what_is_known() -> None:
 
 def test_memory_does_not_grow_and_is_below_two_mebibytes() -> None:
     figures: dict[str, Aggregate] = {f"figure {n}": "last" for n in range(40)}
-    history = History(figures, {f"histogram {n}": tuple(range(1, 17)) for n in range(5)})
+    history = History(figures)
     before = history.size
     for second in range(0, 200_000, 37):
-        history.add(second, dict.fromkeys(figures, 1.0), {})
+        history.add(second, dict.fromkeys(figures, 1.0))
     assert history.size == before < 2 * 2**20
 
 
 def test_a_history_without_samples_is_empty() -> None:
-    history = History(FIGURES, {"turn": BOUNDS})
+    history = History(FIGURES)
     assert history.read(1).values["active"] == []
-    assert history.quantiles(60, "turn", 0.5, 60).values["turn"] == []
-
-
-# By the formula of `histogram_quantile`.
-@pytest.mark.parametrize(
-    ("q", "counts", "expected"),
-    [
-        (0.5, [10, 0, 0, 0], 0.05),
-        (0.95, [10, 10, 0, 0], 0.91),
-        (0.99, [1, 1, 1, 97], 10.0),
-        (0.5, [0, 0, 4, 0], 5.5),
-        (0.5, [0, 0, 0, 0], None),
-    ],
-)
-def test_a_quantile_is_estimated_as_prometheus_does(
-    q: float, counts: Sequence[float], expected: float | None
-) -> None:
-    found = quantile(q, BOUNDS, counts)
-    assert found == expected or math.isclose(found or 0, expected or 0)

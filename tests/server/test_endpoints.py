@@ -8,7 +8,8 @@ import httpx
 import pytest
 
 from chainlit_otel.guard import Guard
-from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
+from chainlit_otel.server.app import admin_app
+from chainlit_otel.server.metrics import MetricsEndpoint
 from chainlit_otel.server.sharing import SharedPages
 from tests.conftest import InternalErrors
 from tests.server.test_sharing import Counting

@@ -18,7 +18,8 @@ from starlette.requests import Request
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.reader import ScrapeReader
-from chainlit_otel.server.endpoints import MetricsEndpoint, admin_app
+from chainlit_otel.server.app import admin_app
+from chainlit_otel.server.metrics import MetricsEndpoint
 from chainlit_otel.server.rendering import OPENMETRICS, TEXT, Wanted, render, wanted
 
 PROMETHEUS_2 = (

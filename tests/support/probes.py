@@ -37,6 +37,7 @@ def probe_context(
         Telemetry(providers, guards["server"], histograms),
         Tracing(tracer or NoOpTracer(), False, guards["tracing"]),
         Recorder(RecordQueue([]), guards["records"]),
+        None,
         announce=lambda _: None,
         stop=lambda: None,
     )

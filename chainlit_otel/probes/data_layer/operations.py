@@ -49,7 +49,7 @@ from chainlit_otel.probes.data_layer.discovery import (
 from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
-from chainlit_otel.probes.sessions import current_session
+from chainlit_otel.probes.sessions import Sessions, current_session
 
 _LAYERS = 8
 _DEEPEST = 32
@@ -109,6 +109,7 @@ class DataLayers(Probe):
         self._queued_names = EnumLabel(catalog.QUEUED_OPERATION.values)
         self.names = BoundedLabel(_LAYERS)
         self._discovery = context.get(Discovery)
+        self._sessions = context.get(Sessions)
         self._turns = context.get(Messages).ledger
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -223,6 +224,8 @@ class DataLayers(Probe):
             turn = current_turn.get()
             if outcome == "error" and turn is not None and not turn.ended:
                 self._turns.record_data_layer_error(turn)
+            if outcome == "error":
+                self._sessions.record_event("data_layer_error", operation.name)
             self.telemetry.record(catalog.DATA_LAYER_OPERATION_DURATION, seconds, *labels)
         span = operation.scope.span
         if error is not None:

@@ -154,13 +154,14 @@ class Sockets(Probe):
             Chainlit's session, if this was its current socket.
         """
         session = _session_of(sid)
+        engine_reason = self._reasons.pop(sid, None)
+        connection = self.connections.pop(sid, None)
+        closed_by = self._reason(reason or engine_reason)
+        if connection is not None and (handle := self._sessions.handle(session)) is not None:
+            handle.close_reason = closed_by
         if session is not None:
             self._sessions.on_drop(session)
-        engine_reason = self._reasons.pop(sid, None)
-        if connection := self.connections.pop(sid, None):
-            closed_by = self._reason(reason or engine_reason)
-            if (handle := self._sessions.handle(session)) is not None:
-                handle.close_reason = closed_by
+        if connection is not None:
             self.ledger.close(connection, closed_by)
         return session
 

@@ -1,0 +1,102 @@
+"""Our own health, as the page shows it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from chainlit_otel.pipeline.losses import Losses
+from chainlit_otel.pipeline.providers import Pipeline, resource_of
+from chainlit_otel.privacy import mask_url
+from chainlit_otel.settings import Settings
+
+_SECRET = "***"
+_LINKS = (
+    ("Metrics", "metrics"),
+    ("Health as JSON", "healthz"),
+)
+
+
+def describe_health(
+    state: Mapping[str, Any], settings: Settings, pipeline: Pipeline, losses: Losses
+) -> dict[str, Any]:
+    """Return what the page shows of our own health, without a secret.
+
+    Args:
+        state: What `/healthz` shows.
+        settings: The settings in force.
+        pipeline: Where metrics and spans go.
+        losses: What exporters have lost.
+    """
+    resource = resource_of(settings).attributes
+    return {
+        "status": state["status"],
+        "version": state["version"],
+        "chainlit": _version("chainlit"),
+        "python": platform.python_version(),
+        "opentelemetry": _version("opentelemetry-sdk"),
+        "service": {
+            "name": resource.get("service.name", ""),
+            "version": resource.get("service.version", ""),
+            "instance": resource.get("service.instance.id", ""),
+        },
+        "process": os.getpid(),
+        "probes": {
+            name: _probe(name, probe, state["internal_errors"])
+            for name, probe in state["probes"].items()
+        },
+        "off": state["off"],
+        "exporters": list(_exporters(pipeline, losses)),
+        "settings": [
+            {
+                "name": f.name,
+                "env": f.metadata["env"],
+                "value": _shown(getattr(settings, f.name), f.metadata["secret"]),
+                "is_default": getattr(settings, f.name) == f.metadata["default"],
+            }
+            for f in fields(settings)
+        ],
+        "links": [{"title": title, "url": url} for title, url in _LINKS],
+    }
+
+
+def _probe(name: str, state: str, errors: Mapping[str, int]) -> dict[str, str]:
+    if errors.get(name):
+        return {"state": "failing", "reason": f"it failed {errors[name]} times; see the log"}
+    if state == "on":
+        return {"state": "on", "reason": ""}
+    return {"state": "off", "reason": state.removeprefix("off: ")}
+
+
+def _exporters(pipeline: Pipeline, losses: Losses) -> Any:
+    lost: dict[str, dict[str, float]] = {}
+    for (signal, reason), count in losses.read().items():
+        lost.setdefault(signal, {})[reason] = count
+    names = {"records": "logs"}
+    for signal, destinations in pipeline.destinations().items():
+        reasons = lost.get(names.get(signal, signal), {})
+        yield {
+            "signal": signal,
+            "destination": ", ".join(destinations),
+            "lost": sum(reasons.values()),
+            "reasons": reasons,
+        }
+
+
+def _shown(value: object, secret: bool) -> str:
+    if value is None:
+        return ""
+    if secret:
+        return _SECRET
+    return str(value).lower() if isinstance(value, bool) else mask_url(str(value), _SECRET)
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""

@@ -1,0 +1,198 @@
+"""From sessions and turns to the rows of the page. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from chainlit_otel.core.journal import SessionEvent
+from chainlit_otel.core.sessions import NS, Session
+from chainlit_otel.core.turns import Turn
+
+Row = dict[str, Any]
+
+_DIGITS = 6  # of seconds: a microsecond
+
+
+class EndedSession(NamedTuple):
+    """A session that has ended.
+
+    Attributes:
+        session: The session.
+        reason: Why it has ended.
+        seconds: Its duration.
+    """
+
+    session: Session
+    reason: str
+    seconds: float
+
+    @property
+    def had_trouble(self) -> bool:
+        """Whether something went wrong in it."""
+        session = self.session
+        return bool(session.outcomes.get("error") or session.undelivered)
+
+
+class EndedTurn(NamedTuple):
+    """What is kept of a turn that has ended, which itself may refer to objects of the app.
+
+    Attributes:
+        session: Its session; None if it had none.
+        number: Which turn of its session it is; 0 without a session.
+        source: How the message came.
+        profile: Chat profile, as a bounded label.
+        started: Wall clock of its start, in nanoseconds since the epoch.
+        seconds: Its duration.
+        first_token: Seconds to its first content; None if there was none.
+        chunks: Chunks streamed in it.
+        outcome: `ok`, `error` or `cancelled`.
+        error: Class of the exception that made it fail.
+        callback: The callback that raised it.
+        steps: How many steps have ended in it.
+        tools: Those that are tools: name, seconds, outcome.
+        undelivered: How much was sent to a socket that was gone.
+        data_layer_errors: How many operations of the data layer have failed in it.
+        trace_id: Its trace, if that is sampled.
+    """
+
+    session: Session | None
+    number: int
+    source: str
+    profile: str
+    started: int
+    seconds: float
+    first_token: float | None
+    chunks: int
+    outcome: str
+    error: str
+    callback: str
+    steps: int
+    tools: tuple[tuple[str, float, str], ...]
+    undelivered: int
+    data_layer_errors: int
+    trace_id: str
+
+    @classmethod
+    def of(cls, turn: Turn, seconds: float) -> EndedTurn:
+        """Return what is kept of a turn, which took so many seconds."""
+        return cls(
+            turn.session,
+            turn.number,
+            turn.source,
+            turn.profile,
+            turn.started_at,
+            seconds,
+            turn.time_to_first_token,
+            turn.chunks,
+            turn.outcome,
+            turn.error_type,
+            turn.failed_callback if turn.error is not None else "",
+            turn.steps,
+            tuple(map(tuple, turn.tools)),  # type: ignore[arg-type]
+            turn.undelivered,
+            turn.data_layer_errors,
+            turn.trace_id,
+        )
+
+
+class Doing(NamedTuple):
+    """What a session is doing at this moment.
+
+    Attributes:
+        since: Wall clock of the start of its turn, in nanoseconds since the epoch.
+        callback: The callback under way; empty if that is not known.
+        step: The innermost step under way; empty if there is none.
+    """
+
+    since: int
+    callback: str
+    step: str
+
+
+def key_of(session: Session) -> str:
+    """Return what tells a session from all others, also from those with the same id."""
+    return f"{session.hash}-{session.started_at // 1000:x}"
+
+
+def session_row(
+    session: Session,
+    at: Callable[[int], float],
+    doing: Doing | None = None,
+    end: EndedSession | None = None,
+) -> Row:
+    """Return the row of a session.
+
+    Args:
+        session: The session.
+        at: Returns seconds since the epoch for a monotonic time in nanoseconds.
+        doing: What it is doing; None if it is idle.
+        end: Its end; None if it is open.
+    """
+    left, outcomes = session.left, session.outcomes
+    state = "connected" if left is None else "disconnected"
+    return {
+        "key": key_of(session),
+        "id": session.hash,
+        "mode": session.type,
+        "client": session.client,
+        "profile": session.profile,
+        "origin": session.origin,
+        "state": state if end is None else "ended",
+        "started": session.started_at / NS,
+        "left": None if left is None else at(left),
+        "turns": session.turns,
+        "errors": outcomes.get("error", 0),
+        "cancelled": outcomes.get("cancelled", 0),
+        "reconnects": session.reconnects,
+        "undelivered": session.undelivered,
+        "doing": None
+        if doing is None
+        else {"since": doing.since / NS, "callback": doing.callback, "step": doing.step},
+        "reason": "" if end is None else end.reason,
+        "seconds": None if end is None else round(end.seconds, _DIGITS),
+    }
+
+
+def turn_row(key: str, turn: EndedTurn, kept: str, trace_url: str) -> Row:
+    """Return the row of a turn.
+
+    Args:
+        key: What tells it from all others.
+        turn: The turn.
+        kept: Why it is kept: `last`, `failed` or `slow`.
+        trace_url: Where its trace is to be seen; empty if nowhere.
+    """
+    session, first = turn.session, turn.first_token
+    return {
+        "key": key,
+        "session": "" if session is None else session.hash,
+        "session_key": "" if session is None else key_of(session),
+        "client": "" if session is None else session.client,
+        "number": turn.number,
+        "source": turn.source,
+        "profile": turn.profile,
+        "started": turn.started / NS,
+        "seconds": round(turn.seconds, _DIGITS),
+        "first_token": None if first is None else round(first, _DIGITS),
+        "chunks": turn.chunks,
+        "outcome": turn.outcome,
+        "error": turn.error,
+        "callback": turn.callback,
+        "steps": turn.steps,
+        "tools": [
+            {"name": name, "seconds": round(seconds, _DIGITS), "outcome": outcome}
+            for name, seconds, outcome in turn.tools
+        ],
+        "undelivered": turn.undelivered,
+        "data_layer_errors": turn.data_layer_errors,
+        "trace_id": turn.trace_id,
+        "trace_url": trace_url,
+        "kept": kept,
+    }
+
+
+def event_row(session: Session, event: SessionEvent) -> Row:
+    """Return the row of an event of a session."""
+    at = session.started_at / NS + event.after / 1000
+    return {"at": at, "kind": event.kind, "detail": event.detail}

@@ -1,0 +1,213 @@
+"""The live page and its data as an ASGI application; see `chainlit_otel.live`."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from hashlib import sha256
+from importlib.resources import files
+from mimetypes import guess_type
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from chainlit_otel.guard import Guard
+from chainlit_otel.live.page import Live
+
+LiveHealth = Callable[[], Awaitable[Mapping[str, Any]]]
+"""Returns what the page shows of our own health."""
+
+RENEW = "chainlit_otel.renew"
+"""The key of a scope under which is what gives an answer more time to be read."""
+
+MAX_STREAMS = 24
+"""How many pages may be open at a time: half of the connections that the server has."""
+
+_MAX_QUEUED = 60  # messages for a page that reads too slowly
+_COMPRESSED = 4096  # bytes from which on an answer is compressed
+_LATE = 0.05  # seconds after the full second at which the figures are read
+
+
+class LivePage:
+    """Serves the page, samples its figures each second, and sends them to whoever has it open.
+
+    Args:
+        live: What it shows.
+        health: What it shows of our own health.
+        guard: Holds what goes wrong.
+    """
+
+    def __init__(self, live: Live, health: LiveHealth, guard: Guard) -> None:
+        self._live = live
+        self._health = health
+        self._guard = guard
+        # Read here, and not in the thread of the server, which must import nothing.
+        self._assets = {name: (content, kind, tag) for name, content, kind, tag in _read_assets()}
+        self._streams: set[asyncio.Queue[bytes | None]] = set()
+        data = "/live/data"
+        self.app = Starlette(
+            routes=[
+                Route("/", self._index),
+                Route("/live/assets/{name}", self._asset),
+                Route(f"{data}/history", self._history),
+                Route(f"{data}/sessions", self._sessions),
+                Route(f"{data}/sessions/{{key}}", self._session),
+                Route(f"{data}/turns", self._turns),
+                Route(f"{data}/turns/{{key}}", self._turn),
+                Route(f"{data}/health", self._show_health),
+                Route(f"{data}/stream", self._stream),
+            ]
+        )
+
+    async def run(self) -> None:
+        """Sample each second, for as long as the server serves."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                now = loop.time()
+                await asyncio.sleep(math.floor(now) + 1 + _LATE - now)
+                with self._guard:
+                    self._live.sample()
+                if self._streams:
+                    with self._guard:
+                        self._publish()
+        finally:
+            for queue in list(self._streams):
+                self._end(queue)
+
+    def _publish(self) -> None:
+        """Send what is new to all pages, rendered once for all of them."""
+        sessions, turns = self._live.changes()
+        messages = [_event("tick", self._live.tick())]
+        if sessions:
+            messages.append(_event("sessions", {"rows": sessions}))
+        if turns:
+            messages.append(_event("turns", {"rows": turns}))
+        message = b"".join(messages)
+        for queue in list(self._streams):
+            if queue.qsize() >= _MAX_QUEUED:
+                self._end(queue)
+            else:
+                queue.put_nowait(message)
+
+    def _end(self, queue: asyncio.Queue[bytes | None]) -> None:
+        self._streams.discard(queue)
+        queue.put_nowait(None)
+
+    # Routes
+
+    async def _index(self, request: Request) -> Response:
+        return self._file(request, "page.html")
+
+    async def _asset(self, request: Request) -> Response:
+        return self._file(request, request.path_params["name"])
+
+    def _file(self, request: Request, name: str) -> Response:
+        if name not in self._assets:
+            return _not_found("There is no such file.")
+        content, kind, tag = self._assets[name]
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(content, media_type=kind, headers=headers)
+
+    async def _history(self, request: Request) -> Response:
+        step = request.query_params.get("step")
+        since = _number(request.query_params.get("since", "0"))
+        if step not in ("1", "60") or since is None:
+            return JSONResponse({"error": "step must be 1 or 60, and since a number"}, 400)
+        return _json(request, self._live.read_history(1 if step == "1" else 60, since))
+
+    async def _sessions(self, request: Request) -> Response:
+        return _json(request, self._live.read_sessions())
+
+    async def _session(self, request: Request) -> Response:
+        found = self._live.read_session(request.path_params["key"])
+        return _not_found("This session is not kept.") if found is None else _json(request, found)
+
+    async def _turns(self, request: Request) -> Response:
+        return _json(request, self._live.read_turns())
+
+    async def _turn(self, request: Request) -> Response:
+        found = self._live.read_turn(request.path_params["key"])
+        return _not_found("This turn is not kept.") if found is None else _json(request, found)
+
+    async def _show_health(self, request: Request) -> Response:
+        return _json(request, await self._health())
+
+    async def _stream(self, request: Request) -> Response:
+        if len(self._streams) >= MAX_STREAMS:
+            return JSONResponse({"error": f"{MAX_STREAMS} pages are open, which is the most."}, 503)
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        if request.method == "HEAD":
+            return Response(headers=headers, media_type="text/event-stream")
+        if not self._streams:
+            self._live.skip_changes()
+        queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._streams.add(queue)
+        queue.put_nowait(_event("tick", self._live.tick()))
+        messages = self._messages(queue, request.scope.get(RENEW))
+        return StreamingResponse(messages, media_type="text/event-stream", headers=headers)
+
+    async def _messages(
+        self, queue: asyncio.Queue[bytes | None], renew: Callable[[], None] | None
+    ) -> AsyncIterator[bytes]:
+        try:
+            while (message := await queue.get()) is not None:
+                yield message
+                # What was sent before has been taken.
+                if renew is not None:
+                    renew()
+        finally:
+            self._streams.discard(queue)
+
+
+def _read_assets() -> Iterator[tuple[str, bytes, str, str]]:
+    for file in files("chainlit_otel.live").joinpath("assets").iterdir():
+        content = file.read_bytes()
+        kind = _KINDS.get(file.name.rpartition(".")[2]) or guess_type(file.name)[0] or "text/plain"
+        yield file.name, content, kind, f'"{sha256(content).hexdigest()[:16]}"'
+
+
+# `mimetypes` reads the registry of the machine, which may have anything for these.
+_KINDS = {
+    "css": "text/css; charset=utf-8",
+    "html": "text/html; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+
+
+def _event(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {_dump(data)}\n\n".encode()
+
+
+def _dump(data: Any) -> str:
+    return json.dumps(data, separators=(",", ":"), default=str)
+
+
+def _json(request: Request, data: Any) -> Response:
+    body = _dump(data).encode()
+    headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
+    if len(body) >= _COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):
+        body = gzip.compress(body, 1)
+        headers["Content-Encoding"] = "gzip"
+    return Response(body, media_type="application/json", headers=headers)
+
+
+def _not_found(why: str) -> Response:
+    return JSONResponse({"error": why}, 404)
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
