@@ -39,6 +39,7 @@ Row = dict[str, Any]
 _PROFILES = ("fast", "careful", "GPT 4 with tools", "")
 _CLIENTS = ("webapp", "webapp", "copilot", "teams")
 _EVENTS = ("starts", "ends", "reconnects", "refused", "turns_ok", "turns_error", "turns_cancelled")
+_SHARES = (0.4, 0.4, 0.1, 0.02, 0.9, 0.05, 0.04)
 _HEADLINE = (
     ("creation_rate", "Sessions created", "1/min", "starts"),
     ("duration", "Mean session", "s", "connected"),
@@ -56,6 +57,7 @@ class LiveDay:
 
     Args:
         sessions: How many are open.
+        ended: How many are over, and still kept.
         seed: Of the random numbers.
         speed: How many of its seconds go by in one.
         churn: How many rows change in a second.
@@ -72,7 +74,13 @@ class LiveDay:
     """
 
     def __init__(
-        self, sessions: int = 40, *, seed: int = 1, speed: float = 1.0, churn: int = 5
+        self,
+        sessions: int = 40,
+        *,
+        ended: int = 60,
+        seed: int = 1,
+        speed: float = 1.0,
+        churn: int = 5,
     ) -> None:
         self._dice = random.Random(seed)
         self._speed, self._churn = speed, churn
@@ -88,7 +96,7 @@ class LiveDay:
         self._loop: asyncio.AbstractEventLoop | None = None
         self.rows = {row["key"]: row for row in (self._session(n) for n in range(sessions))}
         self.ended = {
-            row["key"]: row for row in (self._session(10**6 + n, ended=True) for n in range(60))
+            row["key"]: row for row in (self._session(10**6 + n, ended=True) for n in range(ended))
         }
         self.turns = {row["key"]: row for row in (self._turn(n) for n in range(ROWS))}
         self.url = ""
@@ -197,8 +205,10 @@ class LiveDay:
         busy = 1.4 + 0.6 * math.sin(at / 2900) + 0.2 * math.sin(at / 361) + dice.random() / 9
         each_second = random.Random(int(at))
         connected = round(24 * busy)
-        each = {name: sum(each_second.random() < busy * share / 2 for _ in range(step)) for name, share in
-                zip(_EVENTS, (0.4, 0.4, 0.1, 0.02, 0.9, 0.05, 0.04), strict=True)}  # fmt: skip
+        each = {
+            name: sum(each_second.random() < busy * share / 2 for _ in range(step))
+            for name, share in zip(_EVENTS, _SHARES, strict=True)
+        }
         figures: dict[str, float | None] = {
             "connected": connected,
             "disconnected": round(3 * busy),

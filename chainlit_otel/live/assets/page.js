@@ -37,6 +37,7 @@ async function about() {
   setText(byId("service"), service.name || "Chainlit");
   setText(byId("release"), [service.version, chainlit && `Chainlit ${chainlit}`].filter(Boolean).join(" · "));
   const failing = Object.values(probes).filter((probe) => probe.state === "failing").length;
+  title();
   setText(byId("count-health"), status === "ok" ? "" : failing ? `◆ ${failing}` : "▲");
 }
 
