@@ -75,12 +75,13 @@ async def test_the_filter_finds_what_it_says_and_names_a_mistake() -> None:
     day = LiveDay(0, ended=0, churn=0)
     old, tool = {"started": day.now() - 3600}, {"since": day.now(), "callback": "on_message"}
     common = {"profile": "fast", "client": "webapp", "errors": 0, "doing": None, "turns": 2}
-    for name, values in {
+    kinds: dict[str, dict[str, object]] = {
         "a": {"state": "connected", "doing": {**tool, "step": "tool search"}},
         "b": {"state": "disconnected", "turns": 9, "left": day.now()},
         "c": {"state": "connected", "errors": 2, **old},
         "d": {"state": "connected", "profile": "GPT 4", "client": "copilot"},
-    }.items():
+    }
+    for name, values in kinds.items():
         day.change(day.session(name, **{**common, "id": name * 4, **values}))
     async with opened(day, "sessions") as page:
         box, shown = page.locator("#filter-sessions"), page.locator(".grid tr[data-key]:visible")

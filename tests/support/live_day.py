@@ -128,7 +128,7 @@ class LiveDay:
 
     def cut(self) -> None:
         """End every stream."""
-        self._call(lambda: [queue.put_nowait(None) for queue in self._streams])
+        self._put(None)
 
     def session(self, key: str, **values: Any) -> Row:
         """Return the row of a new session."""
@@ -453,7 +453,14 @@ class LiveDay:
         yield "sessions", {"rows": changed}
 
     def _tell(self, name: str, data: Any) -> None:
-        self._call(lambda: [queue.put_nowait((name, data)) for queue in self._streams])
+        self._put((name, data))
+
+    def _put(self, message: Any) -> None:
+        def put() -> None:
+            for queue in self._streams:
+                queue.put_nowait(message)
+
+        self._call(put)
 
     def _call(self, function: Callable[[], Any]) -> None:
         if self._loop is not None:
