@@ -21,7 +21,7 @@ from opentelemetry.trace import TracerProvider
 from starlette.types import ASGIApp
 
 from chainlit_otel import catalog, patching
-from chainlit_otel.announcement import announce, sent, served
+from chainlit_otel.announcement import announce, sent, served, shown
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.live import traces
@@ -43,7 +43,7 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
-from chainlit_otel.server.access import BelowPath, PageAccess
+from chainlit_otel.server.access import BelowPath, PageAccess, is_loopback
 from chainlit_otel.server.admin import AdminServer
 from chainlit_otel.server.app import admin_app
 from chainlit_otel.server.live_page import LivePage
@@ -641,6 +641,10 @@ class Runtime:
                     in_app,
                 )
             )
+            if admin is not None and self._live is not None:
+                needs_token = not is_loopback(admin.host)
+                has_token = self._settings.page_token is not None
+                announce(logging.INFO, shown(admin.host, admin.port, needs_token, has_token))
             announce(logging.INFO, sent(self._pipeline.destinations()))
             if self._settings.records_dir is not None:
                 announce(logging.INFO, f"records in {Path(self._settings.records_dir).absolute()}")

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from chainlit_otel import announcement
-from chainlit_otel.announcement import announce, sent, served
+from chainlit_otel.announcement import announce, sent, served, shown
 
 
 @pytest.fixture
@@ -88,3 +88,22 @@ def test_where_the_metrics_are(
 )
 def test_where_telemetry_is_sent(metrics: list[str], spans: list[str], text: str) -> None:
     assert sent({"metrics": metrics, "spans": spans}) == text
+
+
+@pytest.mark.parametrize(
+    ("host", "needs_token", "has_token", "text"),
+    [
+        ("127.0.0.1", False, False, "live page at http://127.0.0.1:9464/"),
+        ("::1", False, False, "live page at http://[::1]:9464/"),
+        ("127.0.0.1", False, True, "live page at http://127.0.0.1:9464/?token=…"),
+        ("0.0.0.0", True, True, "live page at http://0.0.0.0:9464/?token=…"),
+        (
+            *("0.0.0.0", True, False),
+            "no live page on 0.0.0.0 without a token (CHAINLIT_OTEL_PAGE_TOKEN)",
+        ),
+    ],
+)
+def test_a_line_says_where_the_live_page_is(
+    host: str, needs_token: bool, has_token: bool, text: str
+) -> None:
+    assert shown(host, 9464, needs_token, has_token) == text

@@ -209,6 +209,7 @@ class _Line:
 
 def _places(server: DemoServer, more: Mapping[str, str]) -> str:
     places = {
+        "live page": server.live_url,
         "chat": server.chat_url,
         "metrics": server.metrics_url,
         "health": server.health_url,

@@ -76,6 +76,11 @@ class DemoServer:
         return self._address
 
     @property
+    def live_url(self) -> str:
+        """Address of the live page."""
+        return f"http://{_LOCALHOST}:{self.admin_port}/"
+
+    @property
     def metrics_url(self) -> str:
         """Address of the app's metrics."""
         return f"http://{_LOCALHOST}:{self.admin_port}/metrics"

@@ -63,6 +63,11 @@ def _host(header: str) -> str:
     return found[1].strip("[]").rstrip(".").lower() if found else ""
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether an address that a server listens on is for this machine alone."""
+    return host == "localhost" or _is_loopback(host)
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
@@ -95,7 +100,7 @@ class PageAccess:
         self, page: ASGIApp, address: str, token: str | None, others: Iterable[str] = ()
     ) -> None:
         self._page = page
-        self._is_loopback = address == "localhost" or _is_loopback(address)
+        self._is_loopback = is_loopback(address)
         self._token = token
         names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
         self._names = frozenset(filter(None, map(_host, names)))

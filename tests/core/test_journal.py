@@ -1,0 +1,60 @@
+"""The events of sessions, against a model that keeps all of them."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chainlit_otel.core.journal import MAX_EVENTS, EventKind, Events, Journal, SessionEvent
+
+FIRST = 16
+MS = 1_000_000
+
+happenings = st.lists(
+    st.tuples(
+        st.sampled_from(get_args(EventKind)),
+        st.integers(0, 2**33) | st.sampled_from([-1, 2**32 - 1, 2**32]),
+        st.sampled_from(["", "ok", "ValueError", "transport_close"]),
+    ),
+    max_size=3 * MAX_EVENTS,
+)
+
+
+@given(happenings)
+def test_the_first_and_the_last_events_are_kept(
+    happenings: list[tuple[EventKind, int, str]],
+) -> None:
+    journal, events, model = Journal(), Events(), list[SessionEvent]()
+    for kind, after, detail in happenings:
+        journal.add(events, kind, after * MS + 999_999, detail)
+        # One answer that is lost is one event.
+        if kind != "undelivered" or not model or model[-1].kind != "undelivered":
+            model.append(SessionEvent(min(max(after, 0), 2**32 - 1), kind, detail))
+    dropped = max(0, len(model) - MAX_EVENTS)
+    assert journal.read(events) == model[:FIRST] + model[FIRST + dropped :]
+    assert (events.dropped, events.count) == (dropped, len(model))
+
+
+def test_sessions_do_not_share_their_events() -> None:
+    journal, one, other = Journal(), Events(), Events()
+    journal.add(one, "connect", 0)
+    journal.add(other, "connect", 5 * MS)
+    assert (journal.read(one), journal.read(other)) == ([(0, "connect", "")], [(5, "connect", "")])
+
+
+def test_of_endless_details_the_rest_is_other() -> None:
+    journal = Journal()
+    for n in range(5000):
+        events = Events()
+        journal.add(events, "end", 0, f"reason {n}")
+        (event,) = journal.read(events)
+        assert event.detail == (f"reason {n}" if n < 998 else "other")
+
+
+def test_an_event_takes_seven_bytes() -> None:
+    journal, events = Journal(), Events()
+    for n in range(10):
+        journal.add(events, "turn", n * MS, str(n))
+    assert len(events.packed) == 70

@@ -1,0 +1,164 @@
+"""The spans of turns, whoever makes them: bounded, and without what people wrote."""
+
+from __future__ import annotations
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NoOpTracer, ProxyTracerProvider
+
+from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
+from chainlit_otel.live import traces
+from chainlit_otel.live.traces import MAX_SPANS, MAX_TRACES, TraceStore
+from chainlit_otel.pipeline.spans import Tracing, trace_of
+
+SECRET = "words of a user"
+
+
+def local(store: TraceStore) -> Tracing:
+    return Tracing(ProxyTracerProvider().get_tracer("chainlit"), False, Guard("tracing"), store)
+
+
+def by_sdk(store: TraceStore) -> Tracing:
+    provider = TracerProvider()
+    traces.attach(provider, store)
+    return Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
+
+
+@pytest.fixture(autouse=True)
+def no_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", None)
+
+
+@pytest.fixture(params=[local, by_sdk])
+def tracing(request: pytest.FixtureRequest, store: TraceStore) -> Tracing:
+    made: Tracing = request.param(store)
+    return made
+
+
+@pytest.fixture
+def store() -> TraceStore:
+    return TraceStore()
+
+
+def test_a_turn_has_its_spans_with_their_parents(tracing: Tracing, store: TraceStore) -> None:
+    turn = tracing.start_root(catalog.SPAN_TURN, {catalog.SESSION_ID: "ab"})
+    callback = tracing.start_child("chainlit.callback on_message", {})
+    assert store.under_way(trace_of(turn)) == ("on_message", "")
+    step = tracing.start_child("chainlit.step tool search", {})
+    assert store.under_way(trace_of(turn)) == ("on_message", "tool search")
+    tracing.end(step, "error", ValueError(SECRET))
+    operation = tracing.start_child("chainlit.data_layer create_step", {})
+    assert store.under_way(trace_of(turn)) == ("on_message", "data_layer create_step")
+    tracing.end(operation, "ok")
+    tracing.end(callback, "ok")
+    tracing.end(turn, "ok")
+    assert store.under_way(trace_of(turn)) == ("", "")
+    spans, dropped = store.read(trace_of(turn))
+    ids = {span.span_id: span.name for span in spans}
+    assert [(s.name, ids.get(s.parent_id, ""), s.outcome) for s in spans] == [
+        ("chainlit.turn", "", "ok"),
+        ("chainlit.callback on_message", "chainlit.turn", "ok"),
+        ("chainlit.step tool search", "chainlit.callback on_message", "error"),
+        ("chainlit.data_layer create_step", "chainlit.callback on_message", "ok"),
+    ]
+    assert dropped == 0
+    assert spans[0].attributes == {catalog.SESSION_ID: "ab", catalog.OUTCOME.key: "ok"}
+    ((_, name, attributes),) = spans[2].events
+    assert (name, attributes) == ("exception", {"exception.type": "ValueError"})
+    assert all(0 < span.started <= span.ended for span in spans)
+
+
+def test_what_people_wrote_is_not_shown(tracing: Tracing, store: TraceStore) -> None:
+    turn = tracing.start_root(catalog.SPAN_TURN, {catalog.TURN_INPUT: SECRET})
+    model = tracing.start_child("chat gpt", {"gen_ai.request.model": "gpt"})
+    for key in (
+        *("gen_ai.prompt.0.content", "gen_ai.input.messages", "gen_ai.output.messages"),
+        *("input.value", "llm.prompts", "url.full", "db.statement", "db.query.text"),
+        *(catalog.STEP_INPUT, catalog.STEP_OUTPUT, catalog.TURN_OUTPUT, catalog.USER_ID),
+        *("enduser.id", "client.address", "http.url", "exception.message"),
+    ):
+        model.span.set_attribute(key, SECRET)
+    model.span.set_attribute("gen_ai.usage.input_tokens", 7)
+    model.span.add_event("gen_ai.content.prompt", {"gen_ai.prompt": SECRET})
+    tracing.end(model, "ok")
+    tracing.end(turn, "ok")
+    spans, _ = store.read(trace_of(turn))
+    assert SECRET not in repr(spans)
+    assert spans[1].attributes == {
+        "gen_ai.request.model": "gpt",
+        "gen_ai.usage.input_tokens": 7,
+        catalog.OUTCOME.key: "ok",
+    }
+
+
+def test_other_traces_are_not_kept(tracing: Tracing, store: TraceStore) -> None:
+    for name in ("chainlit.connect", "chainlit.callback on_chat_start"):
+        scope = tracing.start_root(name, {})
+        tracing.end(scope, "ok")
+        assert store.read(trace_of(scope)) == ([], 0)
+
+
+def test_a_turn_keeps_so_many_spans_and_counts_the_rest(
+    tracing: Tracing, store: TraceStore
+) -> None:
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    for _ in range(MAX_SPANS + 50):
+        tracing.end(tracing.start_child("chainlit.step tool search", {}), "ok")
+    tracing.end(turn, "ok")
+    spans, dropped = store.read(trace_of(turn))
+    assert (len(spans), dropped) == (MAX_SPANS, 51)
+
+
+def test_turns_that_nobody_keeps_go(tracing: Tracing, store: TraceStore) -> None:
+    ids = []
+    for _ in range(MAX_TRACES + 10):
+        turn = tracing.start_root(catalog.SPAN_TURN, {})
+        ids.append(trace_of(turn))
+        tracing.end(turn, "ok")
+    store.forget(ids[-5:])
+    kept = [bool(store.read(trace_id)[0]) for trace_id in ids]
+    assert kept == [False] * 10 + [True] * (MAX_TRACES - 5) + [False] * 5
+
+
+def test_a_span_of_ours_is_not_the_current_one_to_others(store: TraceStore) -> None:
+    tracing = local(store)
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    # A request that the app makes now says nothing of a trace, and its server samples as it likes.
+    assert not trace.get_current_span().get_span_context().is_valid
+    tracing.end(turn, "ok")
+
+
+def test_without_a_page_and_a_provider_there_are_no_spans() -> None:
+    tracing = Tracing(ProxyTracerProvider().get_tracer("chainlit"), False, Guard("tracing"))
+    assert not tracing.is_enabled
+    assert trace_of(tracing.start_root(catalog.SPAN_TURN, {})) == 0
+
+
+def test_what_is_not_sampled_is_not_shown(store: TraceStore) -> None:
+    provider = TracerProvider(sampler=ALWAYS_OFF)
+    traces.attach(provider, store)
+    tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    tracing.end(turn, "ok")
+    assert store.read(trace_of(turn)) == ([], 0)
+
+
+def test_a_provider_is_given_one_processor_and_none_of_a_page_that_is_over(
+    store: TraceStore,
+) -> None:
+    provider = TracerProvider()
+    for given in (store, store, None, TraceStore(), store, None):
+        traces.attach(provider, given)
+    assert len(provider._active_span_processor._span_processors) == 1
+    tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    tracing.end(turn, "ok")
+    assert store.read(trace_of(turn)) == ([], 0)
+
+
+def test_a_provider_that_takes_no_processors_is_left_alone(store: TraceStore) -> None:
+    traces.attach(trace.NoOpTracerProvider(), store)
+    assert Tracing(NoOpTracer(), False, Guard("tracing")).has_provider
