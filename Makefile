@@ -18,7 +18,7 @@ CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-analysis bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,6 +61,10 @@ bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --tu
 
 bench-analysis: $(READY) ## measure export and report over a million sessions, beside pandas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.analysis $(BENCH_ARGS)
+
+bench-instructions: $(READY) ## count the instructions of a turn, some ten minutes; takes BENCH_ARGS, too
+	@tools/system-packages.sh valgrind
+	$(BIN)/python -m bench.instructions $(BENCH_ARGS)
 
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)

@@ -10,6 +10,7 @@ import os
 import sys
 
 from bench import events, report, turns
+from bench.options import positive
 from bench.sink import Sink
 from bench.turns import BenchError, Plan, Round
 
@@ -62,19 +63,12 @@ def _parser() -> argparse.ArgumentParser:
         ("--slice", 50, "turns of one variant, then an export, before it is the next one's turn"),
     )
     for name, default, text in rows:
-        parser.add_argument(name, type=_positive, default=default, help=f"{text} ({default})")
+        parser.add_argument(name, type=positive, default=default, help=f"{text} ({default})")
     parser.add_argument(
         "--event-seconds", type=float, default=1.0, help="time for each single event (1)"
     )
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     return parser
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return number
 
 
 if __name__ == "__main__":

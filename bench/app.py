@@ -1,9 +1,11 @@
 """The app that is measured: a turn is one tool step and 50 streamed tokens.
 
-`BENCH_VARIANT` says what observes it. SIGUSR1 has done what still waits to be recorded or
+`BENCH_OBSERVER` says what observes it. SIGUSR1 has done what still waits to be recorded or
 exported, so that it is part of what is measured, and then adds a line to the file `flushed`: how
 many garbage collections of the middle and of the last generation there were so far, and how many
-seconds of CPU time those of the last took, which are the full ones.
+seconds of CPU time those of the last took, which are the full ones. With `BENCH_STEADY` nothing
+comes by the clock, and the only garbage collections are two at that signal: of what is new, and of
+that with the middle generation, as CPython has them before an object is old.
 """
 
 import asyncio
@@ -15,26 +17,54 @@ from contextlib import ExitStack
 from typing import Any
 
 import chainlit as cl
+from chainlit.server import sio
 from opentelemetry import trace
 
 TOKENS = 50
 ATTRIBUTES = ("session.id", "gen_ai.conversation.id", "chainlit.client.type")
-VARIANT = os.environ["BENCH_VARIANT"]
+OBSERVER = os.environ["BENCH_OBSERVER"]
+STEADY = "BENCH_STEADY" in os.environ
+SLOWER = 1000
 
-if VARIANT in ("metrics", "records", "traces"):
+
+def slow_timers() -> None:
+    """Have the loop's timers run later, but for what a turn waits for."""
+    # The client is told of it. Each packet has a timeout that depends on it, and stays in the heap
+    # of the loop when it is cancelled, until the next ping takes thousands of them out of it.
+    sio.eio.ping_interval *= SLOWER
+    call_later = asyncio.BaseEventLoop.call_later
+
+    def slowly(loop: Any, delay: float, *args: Any, **options: Any) -> Any:
+        return call_later(loop, delay * SLOWER if 0.1 <= delay < 60 else delay, *args, **options)
+
+    asyncio.BaseEventLoop.call_later = slowly  # type: ignore[method-assign, assignment]
+
+
+if STEADY:
+    slow_timers()
+if OBSERVER == "chainlit_otel":
     import chainlit_otel
     from chainlit_otel import runtime
+    from chainlit_otel.core import stalls
+    from chainlit_otel.probes import event_loop
     from chainlit_otel.probes.messages import Messages
+    from chainlit_otel.records import queue
 
+    if STEADY:
+        # The watchdog waits by itself, and would take slow timers for a stall.
+        for module, name in ((stalls, "THRESHOLD"), (event_loop, "THRESHOLD"), (queue, "_POLL")):
+            setattr(module, name, SLOWER)
     chainlit_otel.enable()
-elif VARIANT in ("spans", "fastapi"):
+    if STEADY and runtime._active is not None:
+        runtime._active._recorder.queue._delay = SLOWER
+elif OBSERVER in ("sdk", "fastapi"):
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     provider = TracerProvider()
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-if VARIANT == "fastapi":
+if OBSERVER == "fastapi":
     from chainlit.server import app
     from opentelemetry.instrumentation.fastapi import FastAPIInstrumentor
 
@@ -57,9 +87,9 @@ def collecting(phase: str, info: dict[str, int]) -> None:
         seconds += time.thread_time() - began
 
 
-def flush(*_: Any) -> None:
+def flush() -> None:
     """Export what is waiting, and say so."""
-    if VARIANT in ("metrics", "records", "traces"):
+    if OBSERVER == "chainlit_otel":
         observing = runtime._active
         assert observing is not None
         if observing.context.get(Messages).ledger.active()[()]:
@@ -69,7 +99,10 @@ def flush(*_: Any) -> None:
         # The records of histograms wait for a scrape, and are part of a turn all the same.
         observing._telemetry.flush()
         observing._recorder.queue.flush(10)
-    tracers = provider if VARIANT == "spans" else trace.get_tracer_provider()
+    if STEADY:
+        gc.collect(0)
+        gc.collect(1)
+    tracers = provider if OBSERVER == "sdk" else trace.get_tracer_provider()
     force_flush = getattr(tracers, "force_flush", None)
     if force_flush is not None:
         force_flush()
@@ -77,8 +110,16 @@ def flush(*_: Any) -> None:
         file.write(f"{collections[1]} {collections[2]} {seconds}\n")
 
 
+if STEADY:
+    gc.disable()
 gc.callbacks.append(collecting)
-signal.signal(signal.SIGUSR1, flush)
+
+
+@cl.on_app_startup
+async def started() -> None:
+    """Flush when told to."""
+    # By the loop, which this wakes: the system may give the signal to another thread.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, flush)
 
 
 async def answer(message: cl.Message) -> None:
@@ -106,4 +147,4 @@ async def answer_in_spans(message: cl.Message) -> None:
         await answer(message)
 
 
-cl.on_message(answer_in_spans if VARIANT == "spans" else answer)
+cl.on_message(answer_in_spans if OBSERVER == "sdk" else answer)

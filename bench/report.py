@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bench.turns import OBSERVED, VARIANTS, Plan, Round
+from bench.turns import VARIANTS, Plan, Round
 
 Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 """Heads of the columns, and rows. All columns but the first are figures."""
@@ -18,16 +18,16 @@ Table = tuple[Sequence[str], Sequence[Sequence[str]]]
 def turns_table(rounds: Sequence[Round]) -> Table:
     """Return what a turn costs in each variant, and how much more than without observation."""
     rows = []
-    for variant, name in VARIANTS.items():
-        runs = [each[variant] for each in rounds]
+    for name, variant in VARIANTS.items():
+        runs = [each[name] for each in rounds]
         turns = sum(run.turns for run in runs)
         more = [run.more_than(each["bare"]) for run, each in zip(runs, rounds, strict=True)]
         spread = [f"{statistics.median(more):+.1%}", f"{min(more):+.1%} to {max(more):+.1%}"]
         rows.append(
             [
-                name,
+                variant.title,
                 f"{statistics.median(run.seconds for run in runs) * 1e3:.2f} ms",
-                *(["", ""] if variant == "bare" else spread),
+                *(["", ""] if name == "bare" else spread),
                 f"{statistics.mean(run.full_share for run in runs) * 1e3:.2f} ms",
                 f"{sum(run.spans.total() for run in runs) / turns:.1f}",
             ]
@@ -38,7 +38,8 @@ def turns_table(rounds: Sequence[Round]) -> Table:
 
 def events_table(events: Iterable[tuple[str, float]], rounds: Sequence[Round]) -> Table:
     """Return what single events cost."""
-    scrapes = [each[variant].scrape for each in rounds for variant in OBSERVED]
+    ours = [name for name, variant in VARIANTS.items() if variant.is_ours]
+    scrapes = [each[name].scrape for each in rounds for name in ours]
     rows = [(name, f"{seconds * 1e6:.2f} µs") for name, seconds in events]
     rows.append(("one scrape of `/metrics`", f"{statistics.median(scrapes) * 1e6:.0f} µs"))
     return ("one event", "CPU time"), rows

@@ -144,7 +144,7 @@ def main() -> int:
     print(f"load {os.getloadavg()[0]:.1f} on {cores} cores blurs the figures", file=sys.stderr)
     found: dict[str, list[float]] = {}
     got: dict[str, Answers] = {}
-    env = {"BENCH_VARIANT": "metrics", "CHAINLIT_OTEL_METRICS_PATH": PATH}
+    env = {"BENCH_OBSERVER": "chainlit_otel", "CHAINLIT_OTEL_METRICS_PATH": PATH}
     with ChainlitServer({"app.py": APP}, env=env) as server:
         for _ in range(arguments.rounds):
             for kind in KINDS:

@@ -22,7 +22,7 @@ import signal
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -38,19 +38,11 @@ from tests.support.server import ChainlitServer
 
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
 ANSWER = "token " * 50
-OBSERVED = ("metrics", "records", "traces")
-EXPORTING = ("traces", "spans", "fastapi")
-VARIANTS = {
-    "bare": "Chainlit alone",
-    "metrics": "chainlit-otel, metrics",
-    "records": "chainlit-otel, metrics and records in files",
-    "traces": "chainlit-otel, metrics and traces",
-    "spans": "the SDK alone, as many spans",
-    "fastapi": "FastAPIInstrumentor with its defaults",
-}
 SCRAPES = 10
 
-_TURN_TIMEOUT = 20.0
+_RECORDS_DIR = "CHAINLIT_OTEL_RECORDS_DIR"
+_STARTUP_TIMEOUT = 600.0  # in a simulated processor, on a busy machine
+_TURN_TIMEOUT = 60.0
 _MIDDLE_PER_FULL = 11  # one more than `gc.get_threshold()[2]`
 _ADDR_NO_RANDOMIZE = 0x0040000  # sys/personality.h
 _libc = ctypes.CDLL(None)
@@ -58,6 +50,47 @@ _libc = ctypes.CDLL(None)
 
 class BenchError(Exception):
     """What was measured is not what was meant to be."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What observes the app.
+
+    Attributes:
+        title: What the tables call it.
+        observer: What `app.py` has observe it: ``chainlit_otel``, ``sdk``, ``fastapi`` or nothing.
+        exports: Whether spans are exported.
+        settings: Environment variables.
+    """
+
+    title: str
+    observer: str = ""
+    exports: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether chainlit-otel observes it."""
+        return self.observer == "chainlit_otel"
+
+
+VARIANTS = {
+    "bare": Variant("Chainlit alone"),
+    "metrics": Variant("chainlit-otel, metrics", "chainlit_otel"),
+    "no-page": Variant(
+        "chainlit-otel, metrics, no live page",
+        "chainlit_otel",
+        settings={"CHAINLIT_OTEL_LIVE_PAGE": "false"},
+    ),
+    "records": Variant(
+        "chainlit-otel, metrics and records in files",
+        "chainlit_otel",
+        settings={_RECORDS_DIR: "records"},
+    ),
+    "traces": Variant("chainlit-otel, metrics and traces", "chainlit_otel", exports=True),
+    "spans": Variant("the SDK alone, as many spans", "sdk", exports=True),
+    "fastapi": Variant("FastAPIInstrumentor with its defaults", "fastapi", exports=True),
+}
 
 
 @dataclass(frozen=True)
@@ -133,17 +166,41 @@ Round = dict[str, Run]
 
 
 class Subject:
-    """A server of one variant, and the visitors who talk to it."""
+    """A server of one variant, and the visitors who talk to it.
 
-    def __init__(self, variant: str, visitors: int, sink: Sink, seed: int) -> None:
-        self.variant = variant
+    Args:
+        name: Of the variant.
+        visitors: How many.
+        sink: Takes the spans.
+        seed: Of the hashes of the server's strings.
+        env: Added to the environment of the server.
+        runner: What the server's interpreter is run by.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        visitors: int,
+        sink: Sink,
+        seed: int,
+        env: Mapping[str, str] | None = None,
+        runner: Sequence[str] = (),
+    ) -> None:
+        self.name = name
         self.run = Run()
-        env = {"BENCH_VARIANT": variant, "PYTHONHASHSEED": str(seed)}
-        if variant in EXPORTING:
-            env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = sink.endpoint(variant)
-        if variant == "records":
-            env["CHAINLIT_OTEL_RECORDS_DIR"] = "records"
-        self.server = ChainlitServer({"app.py": APP}, env=env)
+        self._variant = VARIANTS[name]
+        self._sender = f"{name}-{seed}"
+        settings = {
+            "BENCH_OBSERVER": self._variant.observer,
+            "PYTHONHASHSEED": str(seed),
+            **self._variant.settings,
+            **(env or {}),
+        }
+        if self._variant.exports:
+            settings["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = sink.endpoint(self._sender)
+        self.server = ChainlitServer(
+            {"app.py": APP}, env=settings, runner=runner, startup_timeout=_STARTUP_TIMEOUT
+        )
         self._sink = sink
         self._visitors = [
             Visitor(self.server.url, transports=["websocket"]) for _ in range(visitors)
@@ -157,18 +214,31 @@ class Subject:
             await visitor.connect()
         await self._talk(warmup)
         await self._flush()
-        self._sink.take(self.variant)
+        self._sink.take(self._sender)
 
     async def measure(self, turns: int) -> None:
         """Take one slice."""
         before, gc_before = cpu_time(self.server.pid), self._collections()
-        await self._talk(turns)
-        await self._flush()
+        await self.have(turns)
         spent, gc = cpu_time(self.server.pid) - before, self._collections()
         self.run.slices.append((spent - (gc.seconds - gc_before.seconds)) / turns)
-        self.run.turns += turns
         self.run.collections += gc.middle - gc_before.middle
         self.run.full = gc.seconds / max(1, gc.full)
+
+    async def have(self, turns: int) -> None:
+        """Have so many turns, and have exported what they recorded."""
+        await self._talk(turns)
+        await self._flush()
+        self.run.turns += turns
+
+    def time_scrapes(self) -> None:
+        """Measure what a scrape takes, if anything is served."""
+        if not self._variant.is_ours:
+            return
+        before = cpu_time(self.server.pid)
+        for _ in range(SCRAPES):
+            fetch(self.server.metrics_url).raise_for_status()
+        self.run.scrape = (cpu_time(self.server.pid) - before) / SCRAPES
 
     async def end(self) -> None:
         """Make sure that the server was observed as its variant says, and by nothing else.
@@ -176,7 +246,7 @@ class Subject:
         Raises:
             BenchError: It was not.
         """
-        self.run.spans = self._sink.take(self.variant)
+        self.run.spans = self._sink.take(self._sender)
         await asyncio.to_thread(self._check_spans)
         await asyncio.to_thread(self._check_metrics)
         for visitor in self._visitors:
@@ -191,7 +261,7 @@ class Subject:
         for _ in left:
             said = await visitor.talk("What is it?")
             if said != [ANSWER]:
-                raise BenchError(f"{self.variant}: the app said {said}")
+                raise BenchError(f"{self.name}: the app said {said}")
 
     async def _flush(self) -> None:
         self._flushes += 1
@@ -199,7 +269,7 @@ class Subject:
         deadline = time.monotonic() + _TURN_TIMEOUT
         while self.server.read("flushed").count("\n") < self._flushes:
             if time.monotonic() > deadline:
-                raise BenchError(f"{self.variant}: no export\n{self.server.tail()}")
+                raise BenchError(f"{self.name}: no export\n{self.server.tail()}")
             await asyncio.sleep(0.002)
 
     def _collections(self) -> Collections:
@@ -207,31 +277,27 @@ class Subject:
         return Collections(int(middle), int(full), float(seconds))
 
     def _check_spans(self) -> None:
-        names, turns = self.run.spans, self.run.turns
-        if (names.total() > 0) != (self.variant in EXPORTING):
-            raise BenchError(f"{self.variant}: {names.total()} spans arrived")
-        if self.variant == "traces" and names["chainlit.turn"] != turns:
+        names, turns, variant = self.run.spans, self.run.turns, self._variant
+        if (names.total() > 0) != variant.exports:
+            raise BenchError(f"{self.name}: {names.total()} spans arrived")
+        if variant.is_ours and variant.exports and names["chainlit.turn"] != turns:
             raise BenchError(f"{turns} turns, and of spans {dict(names)}")
-        if self.variant == "spans" and set(names.values()) != {turns}:
+        if variant.observer == "sdk" and set(names.values()) != {turns}:
             raise BenchError(f"{turns} turns, and of spans {dict(names)}")
         # One span a frame is the point of this variant: without, it is not the default.
-        if self.variant == "fastapi" and names.total() < 50 * turns:
+        if variant.observer == "fastapi" and names.total() < 50 * turns:
             raise BenchError(f"{turns} turns of 50 tokens, and of spans {dict(names)}")
 
     def _check_metrics(self) -> None:
         try:
             scrape = self.server.scrape()
         except httpx.ConnectError:
-            if self.variant in OBSERVED:
-                raise BenchError(f"{self.variant}: no metrics\n{self.server.tail()}") from None
+            if self._variant.is_ours:
+                raise BenchError(f"{self.name}: no metrics\n{self.server.tail()}") from None
             return
-        if self.variant not in OBSERVED:
-            raise BenchError(f"{self.variant}: there are metrics")
+        if not self._variant.is_ours:
+            raise BenchError(f"{self.name}: there are metrics")
         self._check_scrape(scrape)
-        before = cpu_time(self.server.pid)
-        for _ in range(SCRAPES):
-            fetch(self.server.metrics_url).raise_for_status()
-        self.run.scrape = (cpu_time(self.server.pid) - before) / SCRAPES
 
     def _check_scrape(self, scrape: Scrape) -> None:
         turns = scrape.sum("chainlit_turn_duration_seconds_count", chainlit_outcome="ok")
@@ -239,11 +305,11 @@ class Subject:
         if (turns, chunks) != (self._talks, 50 * self._talks):
             raise BenchError(f"{self._talks} turns, of which counted: {turns} and {chunks} chunks")
         if errors := scrape.sum("chainlit_otel_internal_errors_total"):
-            raise BenchError(f"{self.variant}: {errors:g} errors of ours\n{self.server.tail()}")
+            raise BenchError(f"{self.name}: {errors:g} errors of ours\n{self.server.tail()}")
         written = scrape.sum(
             catalog.RECORDS_WRITTEN.prometheus_name, chainlit_otel_record_kind="turn"
         )
-        if written != (self._talks if self.variant == "records" else 0):
+        if written != (self._talks if _RECORDS_DIR in self._variant.settings else 0):
             raise BenchError(f"{self._talks} turns, and {written:g} records of turns")
 
 
@@ -282,7 +348,7 @@ def measure(plan: Plan, sink: Sink, progress: Callable[[int, Round], None]) -> l
 
 
 async def _round(plan: Plan, sink: Sink, number: int) -> Round:
-    subjects = [Subject(variant, plan.visitors, sink, seed=number) for variant in VARIANTS]
+    subjects = [Subject(name, plan.visitors, sink, seed=number) for name in VARIANTS]
     if number % 2:
         subjects.reverse()
     try:
@@ -297,6 +363,7 @@ async def _round(plan: Plan, sink: Sink, number: int) -> Round:
             subjects.reverse()
         for subject in subjects:
             await subject.end()
+            await asyncio.to_thread(subject.time_scrapes)
     finally:
         await asyncio.gather(*(asyncio.to_thread(s.server.close) for s in subjects))
-    return {subject.variant: subject.run for subject in subjects}
+    return {subject.name: subject.run for subject in subjects}

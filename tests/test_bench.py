@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import instructions
 from chainlit_otel.rules import Windows
 from chainlit_otel.rules.recording import recordings
 
@@ -50,6 +51,7 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     assert list(rows) == [
         "Chainlit alone",
         "chainlit-otel, metrics",
+        "chainlit-otel, metrics, no live page",
         "chainlit-otel, metrics and records in files",
         "chainlit-otel, metrics and traces",
         "the SDK alone, as many spans",
@@ -57,10 +59,10 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     ]
     assert all(row[0].endswith(" ms") for row in rows.values())
     spans = [float(row[-1]) for row in rows.values()]
-    assert spans[:3] == [0, 0, 0]
-    assert 1 <= spans[3] < 10
-    assert spans[4] == spans[3]
-    assert spans[5] > 50
+    assert spans[:4] == [0, 0, 0, 0]
+    assert 1 <= spans[4] < 10
+    assert spans[5] == spans[4]
+    assert spans[6] > 50
     assert all(cells(line)[1].endswith(" µs") for line in events.splitlines()[2:])
     assert "chainlit 2." in machine
     assert "1 rounds of 3 turns of 2 visitors at once" in method
@@ -86,3 +88,89 @@ def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
     assert {"chainlit.recording", "chainlit.alerts", "ChainlitInstanceDown"} <= reported
     assert "2 replicas with" in method
     assert "Prometheus 2." in machine
+
+
+def run_instructions(
+    *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bench.instructions", *arguments],
+        cwd=Path(__file__).parents[1],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_instructions_of_a_turn_have_a_command_line() -> None:
+    done = run_instructions("--help")
+    assert done.returncode == 0
+    assert "--layouts" in done.stdout
+    assert run_instructions("--layouts", "0").returncode == 2
+    assert run_instructions("--variants", "nobody").returncode == 2
+
+
+def test_without_valgrind_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    done = run_instructions(env={"PATH": str(tmp_path)})
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        "error: there is no valgrind: `tools/system-packages.sh valgrind` installs it"
+    ]
+
+
+def test_callgrind_counts_what_is_executed_between_two_looks(tmp_path: Path) -> None:
+    script = "for line in open(0): print(sum(range(int(line))), flush=True)"
+    process = subprocess.Popen(
+        [*instructions.CALLGRIND, sys.executable, "-S", "-c", script],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        bufsize=1,
+    )
+    stdin, stdout = process.stdin, process.stdout
+    assert stdin is not None
+    assert stdout is not None
+
+    def add_up(numbers: int) -> None:
+        stdin.write(f"{numbers}\n")
+        assert stdout.readline() == f"{sum(range(numbers))}\n"
+
+    try:
+        add_up(1000)
+        callgrind = instructions.Callgrind(process.pid, tmp_path)
+        callgrind.start()
+        add_up(50_000)
+        callgrind.restart()
+        taken = []
+        for numbers in (1000, 11_000, 21_000):
+            add_up(numbers)
+            taken.append(callgrind.take())
+        callgrind.stop()
+        add_up(1000)
+        uncounted = callgrind.take()
+    finally:
+        process.kill()
+        process.communicate()
+    more, as_many_more = taken[1] - taken[0], taken[2] - taken[1]
+    assert as_many_more == pytest.approx(more, rel=0.3)
+    assert more > 10_000 * 10
+    assert uncounted == 0
+
+
+def test_the_instructions_of_a_turn_are_compared_within_each_layout() -> None:
+    costs = {
+        ("bare", 1): 20e6,
+        ("bare", 2): 30e6,
+        ("traces", 1): 21e6,
+        ("traces", 2): 31.8e6,
+    }
+    heads, rows = instructions.table(costs)
+    assert heads == ["a turn of 50 tokens", "instructions", "more", "by layout"]
+    assert rows == [
+        ["Chainlit alone", "25.000 M", "", ""],
+        ["chainlit-otel, metrics and traces", "26.400 M", "+5.50%", "+5.00% to +6.00%"],
+    ]

@@ -19,6 +19,7 @@ need prometheus prometheus
 need prometheus-alertmanager prometheus-alertmanager
 need promtool prometheus
 need redis-server redis-server
+need valgrind valgrind
 # Debian keeps the programs of PostgreSQL out of the PATH.
 ls /usr/lib/postgresql/*/bin/pg_ctl >/dev/null 2>&1 || need pg_ctl postgresql
 

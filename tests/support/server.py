@@ -23,7 +23,6 @@ from tests.support.http import fetch
 from tests.support.scrape import POLL, Scrape
 
 _TAIL = 80
-_STARTUP_TIMEOUT = 120.0
 # No test may depend on what the developer has set for an app of his own.
 _NOT_INHERITED = ("OTEL_", "CHAINLIT_", "TRACELOOP_", "LITERAL_", "DATABASE_URL")
 
@@ -78,6 +77,8 @@ class ChainlitServer:
         args: added to the command, e.g. ``["--root-path", "/cl"]`` or ``["-w"]``.
         command: run instead of ``python -m chainlit run app.py``; ``{port}`` in it becomes the
             port. Starts with what follows ``python -m``.
+        runner: what runs the interpreter, e.g. ``["valgrind"]``.
+        startup_timeout: seconds until it must answer.
         path: path of the chat below the server, for ``--root-path`` and ``mount_chainlit``.
 
     Attributes:
@@ -94,6 +95,8 @@ class ChainlitServer:
         env: Mapping[str, str] | None = None,
         args: Sequence[str] = (),
         command: Sequence[str] | None = None,
+        runner: Sequence[str] = (),
+        startup_timeout: float = 120.0,
         path: str = "",
     ) -> None:
         self.files = dict(files)
@@ -105,10 +108,11 @@ class ChainlitServer:
         self.metrics_url = f"http://127.0.0.1:{self.admin_port}/metrics"
         chosen = command or ["chainlit", "run", "app.py", "--headless", "--port", "{port}"]
         self._command = [
-            *(sys.executable, "-m"),
+            *(*runner, sys.executable, "-m"),
             *(part.replace("{port}", str(self.port)) for part in chosen),
             *args,
         ]
+        self._startup_timeout = startup_timeout
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -258,7 +262,7 @@ class ChainlitServer:
 
     def _wait_for_answer(self) -> None:
         process = self._started()
-        deadline = time.monotonic() + _STARTUP_TIMEOUT
+        deadline = time.monotonic() + self._startup_timeout
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise RuntimeError(f"the server ended with {process.returncode}\n{self.tail()}")
@@ -268,4 +272,4 @@ class ChainlitServer:
             except httpx.TransportError:
                 pass
             time.sleep(POLL)
-        raise RuntimeError(f"no answer within {_STARTUP_TIMEOUT:g} s\n{self.tail()}")
+        raise RuntimeError(f"no answer within {self._startup_timeout:g} s\n{self.tail()}")
