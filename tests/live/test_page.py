@@ -2,30 +2,42 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
-from playwright.async_api import Page, expect
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
 
 from tests.support.browser import chromium
 from tests.support.live_day import LiveDay
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
 expect.set_options(timeout=30_000)
 
 ODD = '<img src=x onerror="document.title=1">'
 
 
-@contextlib.asynccontextmanager
-async def opened(day: LiveDay, view: str = "overview", **context: Any) -> AsyncIterator[Page]:
-    """The page of a day, once it is live; what it says on its console is an error."""
-    said: list[str] = []
-    async with chromium() as browser:
-        page = await (await browser.new_context(**context)).new_page()
+Open = Callable[..., AbstractAsyncContextManager[Page]]
+"""Opens the page of a day, at a view, and waits until it is live."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Open:
+    @asynccontextmanager
+    async def open_page(day: LiveDay, view: str = "overview") -> AsyncIterator[Page]:
+        said: list[str] = []
+        context = await browser.new_context(viewport={"width": 1600, "height": 900})
+        page = await context.new_page()
         page.set_default_timeout(30_000)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("console", lambda message: said.append(message.text))
@@ -33,7 +45,11 @@ async def opened(day: LiveDay, view: str = "overview", **context: Any) -> AsyncI
             await page.goto(f"{day.url}/#{view}")
             await state(page, "live")
             yield page
-    assert [line for line in said if "net::ERR" not in line and "403" not in line] == []
+            await context.close()
+        # A browser reports requests that fail, which some tests want; all else is a fault.
+        assert [line for line in said if "Failed to load resource" not in line] == []
+
+    return open_page
 
 
 async def state(page: Page, wanted: str) -> None:
@@ -55,13 +71,13 @@ def row(page: Page, text: str) -> Any:
     return page.locator(".grid tr[data-key]:visible", has_text=text)
 
 
-async def test_names_are_shown_as_text() -> None:
+async def test_names_are_shown_as_text(opened: Open) -> None:
     day = LiveDay(3)
     day.change(day.session("odd", id="0dd", profile=ODD, client=ODD, origin=ODD))
     day.add_turn({**day.turns["t0"], "key": "odd", "error": ODD, "tools": [
         {"name": ODD, "seconds": 1.0, "outcome": "ok"}]})  # fmt: skip
     day.blocked = {"blocked": True, "seconds": 3.2, "where": f"app.py:12 in {ODD}"}
-    async with opened(day, "sessions", viewport={"width": 1600, "height": 900}) as page:
+    async with opened(day, "sessions") as page:
         await row(page, "0dd").click()
         await expect(page.locator(".detail:visible .facts")).to_contain_text(ODD)
         await expect(page.locator("#banner-text")).to_contain_text(ODD)
@@ -71,7 +87,7 @@ async def test_names_are_shown_as_text() -> None:
         await expect(page).to_have_title("support-desk, live")
 
 
-async def test_the_filter_finds_what_it_says_and_names_a_mistake() -> None:
+async def test_the_filter_finds_what_it_says_and_names_a_mistake(opened: Open) -> None:
     day = LiveDay(0, ended=0, churn=0)
     old, tool = {"started": day.now() - 3600}, {"since": day.now(), "callback": "on_message"}
     common = {"profile": "fast", "client": "webapp", "errors": 0, "doing": None, "turns": 2}
@@ -119,7 +135,7 @@ async def test_the_filter_finds_what_it_says_and_names_a_mistake() -> None:
             await expect(shown).to_have_count(1)
 
 
-async def test_everything_works_by_keyboard_and_by_the_button_back() -> None:
+async def test_everything_works_by_keyboard_and_by_the_button_back(opened: Open) -> None:
     day = LiveDay(50, churn=0)
     async with opened(day) as page:
         await page.keyboard.press("Tab")
@@ -160,7 +176,7 @@ async def test_everything_works_by_keyboard_and_by_the_button_back() -> None:
         await expect(page.locator("#sessions .detail")).to_be_visible()
 
 
-async def test_a_session_comes_changes_and_goes() -> None:
+async def test_a_session_comes_changes_and_goes(opened: Open) -> None:
     day = LiveDay(2, churn=0)
     async with opened(day, "sessions?filter=") as page:
         day.change(day.session("new", id="feed", state="connected", doing=None, left=None))
@@ -173,7 +189,7 @@ async def test_a_session_comes_changes_and_goes() -> None:
         await expect(row(page, "feed")).to_have_count(0)
 
 
-async def test_ten_thousand_sessions_are_a_few_rows_in_the_document() -> None:
+async def test_ten_thousand_sessions_are_a_few_rows_in_the_document(opened: Open) -> None:
     day = LiveDay(10_000, churn=200)
     async with opened(day, "sessions") as page:
         lines = page.locator(".grid tr[data-key]:visible")
@@ -192,7 +208,7 @@ SCROLL = """async () => {
   const box = document.querySelector("#sessions .scroller");
   const found = {blank: 0, most: 0, frames: 0, slow: 0, worst: 0};
   let before = performance.now();
-  for (let top = 0; top < 120_000; top += 400) {
+  for (let top = 0; top < 40_000; top += 400) {
     box.scrollTop = top;
     await new Promise(requestAnimationFrame);
     const now = performance.now();
@@ -211,7 +227,7 @@ SCROLL = """async () => {
 }"""
 
 
-async def test_it_pauses_while_hidden_and_catches_up() -> None:
+async def test_it_pauses_while_hidden_and_catches_up(opened: Open) -> None:
     day = LiveDay(2, churn=0)
     async with opened(day, "sessions?filter=") as page:
         await hide(page, True)
@@ -228,7 +244,7 @@ async def test_it_pauses_while_hidden_and_catches_up() -> None:
         await expect(page.locator(".grid tr[data-key=s0]")).to_have_count(0)
 
 
-async def test_it_comes_back_by_itself_and_says_that_it_is_not_live() -> None:
+async def test_it_comes_back_by_itself_and_says_that_it_is_not_live(opened: Open) -> None:
     day = LiveDay(2, churn=0)
     async with opened(day, "sessions?filter=") as page:
 
@@ -247,7 +263,7 @@ async def test_it_comes_back_by_itself_and_says_that_it_is_not_live() -> None:
         await expect(row(page, "feed")).to_be_visible()
 
 
-async def test_whoever_may_not_look_is_told_why() -> None:
+async def test_whoever_may_not_look_is_told_why(opened: Open) -> None:
     day = LiveDay(2)
     async with opened(day, "sessions") as page:
         day.denied = "Set CHAINLIT_OTEL_PAGE_TOKEN."
@@ -258,7 +274,7 @@ async def test_whoever_may_not_look_is_told_why() -> None:
         await expect(page.locator("#sessions .grid")).to_be_visible()
 
 
-async def test_figures_levels_and_charts_are_those_of_the_stream() -> None:
+async def test_figures_levels_and_charts_are_those_of_the_stream(opened: Open) -> None:
     day = LiveDay(2, churn=0)
     day.missing = {"turn_p50", "turn_p95"}
     day.levels = {"loop_lag": "critical"}
@@ -289,7 +305,7 @@ async def test_figures_levels_and_charts_are_those_of_the_stream() -> None:
         await expect(page.locator(".chart", has_text="Tokens")).to_be_visible()
 
 
-async def test_a_blocked_event_loop_is_said_with_its_line() -> None:
+async def test_a_blocked_event_loop_is_said_with_its_line(opened: Open) -> None:
     day = LiveDay(2, churn=0)
     async with opened(day, "health") as page:
         await expect(page.locator("#banner")).to_be_hidden()

@@ -1,4 +1,8 @@
 // A table of any length: only the rows in sight, and a few around them, are in the document.
+//
+// Each row stands at its own place, and is laid out for itself: as a table, all of them would be
+// laid out again with every step of the scroll bar. What is no table to the style sheet says by
+// its roles that it is one.
 
 import { el, setText } from "./dom.js";
 
@@ -28,20 +32,18 @@ export class Grid {
     this.onOpen = onOpen;
     this.id = `grid-${label.toLowerCase()}`;
     this.heads = new Map();
-    const head = el("tr", { "aria-rowindex": "1" });
+    const head = el("tr", { role: "row", "aria-rowindex": "1" });
     for (const { id, title, css = "", help } of columns) {
       const button = el("button", { type: "button", title: help, onclick: () => onSort(id) }, title, el("span", { class: "arrow", "aria-hidden": "true" }));
-      const cell = el("th", { scope: "col", class: `col-${id} ${css}` }, button);
+      const cell = el("th", { role: "columnheader", class: `col-${id} ${css}` }, button);
       this.heads.set(id, cell);
       head.append(cell);
     }
-    this.above = this.#spacer();
-    this.below = this.#spacer();
-    this.body = el("tbody", {}, this.above, this.below);
+    this.body = el("tbody", { role: "rowgroup" });
     this.table = el(
       "table",
       { class: "grid", role: "grid", tabindex: "0", "aria-label": label, "aria-readonly": "true" },
-      el("thead", {}, head),
+      el("thead", { role: "rowgroup" }, head),
       this.body,
     );
     this.empty = el("p", { class: "nothing", hidden: true });
@@ -97,10 +99,6 @@ export class Grid {
     this.table.focus({ preventScroll: true });
   }
 
-  #spacer() {
-    return el("tr", { class: "spacer", "aria-hidden": "true" }, el("td"));
-  }
-
   #soon() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
@@ -121,31 +119,31 @@ export class Grid {
     const shift = first - this.#first;
     if (shift > 0 && shift < this.#shown.length) {
       const leaving = this.#shown.splice(0, shift);
-      this.below.before(...leaving);
+      this.body.append(...leaving);
       this.#shown.push(...leaving);
     } else if (shift < 0 && -shift < this.#shown.length) {
       const leaving = this.#shown.splice(shift);
-      this.above.after(...leaving);
+      this.body.prepend(...leaving);
       this.#shown.unshift(...leaving);
     }
     while (this.#shown.length > length) this.#shown.pop().remove();
     while (this.#shown.length < length) {
       const line = this.#line();
-      this.below.before(line);
+      this.body.append(line);
       this.#shown.push(line);
     }
     this.#first = first;
     const now = this.now();
     this.#shown.forEach((line, i) => this.#write(line, first + i, now));
-    this.#space(this.above, first);
-    this.#space(this.below, this.#rows.length - first - length);
+    const height = `${this.#rows.length * this.#height}px`;
+    if (this.body.style.height !== height) this.body.style.height = height;
     const active = this.#shown.find((line) => line.dataset.key === this.#active);
     if (active === undefined) this.table.removeAttribute("aria-activedescendant");
     else this.table.setAttribute("aria-activedescendant", active.id);
   }
 
   #line() {
-    return el("tr", {}, ...this.columns.map(({ id, css = "" }) => el("td", { class: `col-${id} ${css}` })));
+    return el("tr", { role: "row" }, ...this.columns.map(({ id, css = "" }) => el("td", { role: "gridcell", class: `col-${id} ${css}` })));
   }
 
   #write(line, index, now) {
@@ -154,6 +152,7 @@ export class Grid {
     if (line.id !== id) {
       line.id = id;
       line.setAttribute("aria-rowindex", String(index + 2));
+      line.style.transform = `translateY(${index * this.#height}px)`;
     }
     if (line.dataset.key !== row.key) line.dataset.key = row.key;
     const state = row.state ?? row.outcome;
@@ -164,15 +163,9 @@ export class Grid {
     this.columns.forEach(({ text }, i) => setText(line.cells[i], text(row, now)));
   }
 
-  #space(spacer, rows) {
-    const height = `${Math.max(0, rows) * this.#height}px`;
-    if (spacer.style.height !== height) spacer.style.height = height;
-    spacer.hidden = rows <= 0;
-  }
-
   #measure() {
     const line = this.#line();
-    this.below.before(line);
+    this.body.append(line);
     const { height } = line.getBoundingClientRect();
     line.remove();
     return height;

@@ -45,7 +45,7 @@ export class Health {
   }
 
   #content(answer) {
-    const { service, probes, exporters, settings, links, memory } = answer;
+    const { service, probes, exporters, settings, links, memory = {} } = answer;
     return [
       part(
         "State",
@@ -53,12 +53,12 @@ export class Health {
           ["Status", STATUSES[answer.status] ?? answer.status],
           ["Service", [service.name, service.version].filter(Boolean).join(" ")],
           ["Instance", service.instance],
-          ["Observed since", `${clock(answer.started)}, ${age(this.now() - answer.started)}`],
+          ["Observed since", answer.started && `${clock(answer.started)}, ${age(this.now() - answer.started)}`],
           ["chainlit-otel", answer.version],
           ["Chainlit", answer.chainlit],
           ["OpenTelemetry", answer.opentelemetry],
           ["Python", answer.python],
-          ["Series", count(answer.series)],
+          ["Series", answer.series && count(answer.series)],
           ...Object.entries(memory).map(([name, value]) => [`Memory: ${name.replaceAll("_", " ")}`, bytes(value)]),
         ]),
         el("ul", { class: "links" }, ...links.map(({ title, url }) => el("li", {}, link(title, url)))),

@@ -4,11 +4,12 @@
 const EVENTS = new Set([
   "starts", "reconnects", "ends", "refused", "turns_ok", "turns_error", "turns_cancelled",
   "chunks", "undelivered", "data_layer_operations", "data_layer_errors", "access_attempts",
-  "access_denied", "tokens_input", "tokens_output",
+  "access_denied", "loop_blocked", "tokens_input", "tokens_output",
 ]);
 
 export class History {
   #figures = new Map();
+  #loaded = false;
 
   /**
    * @param step seconds from value to value
@@ -39,12 +40,16 @@ export class History {
       for (let i = 0; i < values.length; i += 1) this.#set(name, offset + i, values[i]);
     }
     this.#extend(Math.max(this.length, offset + length));
+    this.#loaded = true;
   }
 
   /** Take the values of one moment. */
   add(at, figures) {
     if (!this.length) this.#clear(at);
-    const index = Math.round((at - this.start) / this.step);
+    let index = Math.floor((at - this.start) / this.step);
+    // A tick comes some time after its second began, and not always the same time after it.
+    if (!this.#loaded && Math.abs(index - this.length) <= 1) index = this.length;
+    this.#loaded = false;
     // A clock that was set back, or a server that begins anew. What was asked for may be a little
     // ahead of the stream.
     if (index < this.length - 10 || index > this.length + this.shown) {

@@ -184,7 +184,7 @@ class SessionDetail {
       ]),
       lane({ row, events, turns, now }),
       el("h3", {}, "What happened"),
-      table(`Events of session ${row.id}`, ["Time", "What", ""], lines),
+      table(`Events of session ${row.id}`, ["Time", "What", "Detail"], lines),
     ];
   }
 }
