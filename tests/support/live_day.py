@@ -149,7 +149,7 @@ class LiveDay:
             "mode": "http" if dice.random() < 0.1 else "websocket",
             "client": dice.choice(_CLIENTS),
             "profile": dice.choice(_PROFILES),
-            "origin": "https://chat.example.com",
+            "origin": "new",
             "state": state,
             "started": now - age,
             "left": now - dice.random() * age / 3 if state != "connected" else None,

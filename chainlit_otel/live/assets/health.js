@@ -45,7 +45,8 @@ export class Health {
   }
 
   #content(answer) {
-    const { service, probes, exporters, settings, links, memory = {} } = answer;
+    const { service, probes, settings, links, memory = {} } = answer;
+    const exporters = answer.exporters.filter((exporter) => exporter.destination || exporter.lost);
     return [
       part(
         "State",
@@ -80,7 +81,7 @@ export class Health {
                 Object.entries(reasons).map(([reason, n]) => `${reason}: ${count(n)}`).join(", "),
               ]),
             )
-          : el("p", { class: "nothing" }, "Nothing is exported; metrics are scraped."),
+          : el("p", { class: "nothing" }, "Nothing is sent anywhere; the metrics are there to be scraped."),
       ),
       part(
         "Settings",

@@ -31,13 +31,17 @@ export class History {
 
   /** Take values as the server keeps them; they come in the place of those at the same time. */
   load({ start, figures }) {
-    const length = Math.max(0, ...Object.values(figures).map((values) => values.length));
-    if (!length) return;
+    const all = Object.values(figures);
+    // Before the first value that is known, nobody has looked yet.
+    const empty = Math.min(...all.map((values) => values.findIndex((value) => value !== null)).map((i) => (i < 0 ? Infinity : i)));
+    const length = Math.max(0, ...all.map((values) => values.length)) - empty;
+    if (!(length > 0)) return;
+    start += empty * this.step;
     const first = this.length ? Math.round((start - this.start) / this.step) : -1;
     if (first < 0 || first > this.length + this.shown) this.#clear(start);
     const offset = Math.max(0, first);
     for (const [name, values] of Object.entries(figures)) {
-      for (let i = 0; i < values.length; i += 1) this.#set(name, offset + i, values[i]);
+      for (let i = empty; i < values.length; i += 1) this.#set(name, offset + i - empty, values[i]);
     }
     this.#extend(Math.max(this.length, offset + length));
     this.#loaded = true;

@@ -41,17 +41,22 @@ async function about() {
   setText(byId("count-health"), status === "ok" ? "" : failing ? `◆ ${failing}` : "▲");
 }
 
-async function rows(name, list) {
-  stores[name].replace(list(await get(name)));
+const LISTS = {
+  sessions: ({ open, ended }) => [...open, ...ended],
+  turns: ({ rows }) => rows,
+};
+
+async function rows(name) {
+  stores[name].expect();
+  stores[name].replace(LISTS[name](await get(name)));
 }
 
 // The stream is open by now: what happens while all this is asked for is put aside.
 source.addEventListener("open", async () => {
-  for (const store of Object.values(stores)) store.expect();
   try {
     await Promise.all([
-      rows("sessions", ({ open, ended }) => [...open, ...ended]),
-      rows("turns", (answer) => answer.rows),
+      rows("sessions"),
+      rows("turns"),
       history(1),
       history(60),
       about(),
@@ -73,6 +78,7 @@ source.addEventListener("denied", ({ detail }) => {
 
 // --- what happens --------------------------------------------------------------------------
 
+const MOST_ADDED = 500;
 let minute = 0;
 
 source.addEventListener("tick", ({ detail: { at, figures, headline: first, loop } }) => {
@@ -95,6 +101,9 @@ for (const [name, store] of Object.entries(stores)) {
     listings[name].update();
     listings[name].changed(detail);
     counts();
+    // The server does not tell of each row that it keeps no longer. What it keeps is asked for
+    // now and then, so that a page that stays open for days holds no more than a new one.
+    if (store.added > MOST_ADDED) rows(name).catch((error) => source.fail(error));
   });
 }
 

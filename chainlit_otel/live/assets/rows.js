@@ -4,6 +4,7 @@
 export class Rows extends EventTarget {
   #rows = new Map();
   #waiting = null;
+  #added = 0;
 
   get size() {
     return this.#rows.size;
@@ -21,6 +22,11 @@ export class Rows extends EventTarget {
     return this.#rows.values();
   }
 
+  /** How many have come since all were asked for. */
+  get added() {
+    return this.#added;
+  }
+
   /** Put aside what the stream brings from now on, until everything has been asked for. */
   expect() {
     this.#waiting ??= [];
@@ -32,6 +38,7 @@ export class Rows extends EventTarget {
     for (const key of this.#rows.keys()) if (!keys.has(key)) this.#rows.delete(key);
     const waiting = this.#waiting ?? [];
     this.#waiting = null;
+    this.#added = -rows.filter((row) => !this.#rows.has(row.key)).length;
     this.#put([...rows, ...waiting]);
   }
 
@@ -45,7 +52,10 @@ export class Rows extends EventTarget {
     for (const row of rows) {
       if (row.state === "gone") this.#rows.delete(row.key);
       else if (this.#rows.has(row.key)) Object.assign(this.#rows.get(row.key), row);
-      else this.#rows.set(row.key, row);
+      else {
+        this.#rows.set(row.key, row);
+        this.#added += 1;
+      }
     }
     this.dispatchEvent(new CustomEvent("change", { detail: rows }));
   }

@@ -1,12 +1,13 @@
 // The sessions: which there are, what each does at this moment, and what has become of one.
 
 import { el, facts, setText, table } from "./dom.js";
-import { age, clock, count, NOTHING, plural, seconds } from "./format.js";
+import { age, clock, count, NOTHING, plural } from "./format.js";
 import { Listing } from "./listing.js";
 import { address } from "./route.js";
 import { get } from "./source.js";
 import { lane } from "./timeline.js";
 
+const FIRST_KEPT = 16;
 const STATES = { connected: "● connected", disconnected: "◌ disconnected", ended: "■ ended" };
 
 const ageOf = (row, now) => (row.state === "ended" && row.seconds !== null ? row.seconds : now - row.started);
@@ -17,7 +18,8 @@ function doing(row, now) {
   if (!isOpen(row)) return row.reason ? `ended: ${row.reason}` : "";
   if (row.doing === null) return row.state === "disconnected" ? `away for ${age(now - row.left)}` : "idle";
   const { callback, step, since } = row.doing;
-  return `${seconds(Math.max(0, Math.round((now - since) * 10) / 10))} · ${callback}${step ? ` › ${step}` : ""}`;
+  const lasts = Math.max(0, now - since);
+  return [lasts < 60 ? `${lasts.toFixed(1)} s` : age(lasts), [callback, step].filter(Boolean).join(" › ")].filter(Boolean).join(" · ");
 }
 
 const number = (id, title, css = "", help) => ({
@@ -94,7 +96,7 @@ export function sessions(rows, now) {
       ["doing:tool", "the callback or the step of its turn; also doing:idle and doing:turn"],
       ["age:>10m", "older than that: 30s, 10m, 2h, 1d"],
       ["errors:>0 reconnects:>=2 undelivered:>0", "numbers, also of turns and cancelled"],
-      ["profile:\"GPT 4\" client:webapp origin:example.com mode:http reason:timeout", "parts of names; quotation marks around blanks"],
+      ["profile:\"GPT 4\" client:webapp origin:thread_resume mode:http reason:timeout", "parts of names; quotation marks around blanks"],
       ["3f9a -state:ended", "a word alone is looked for in id, profile and client; a minus before it takes away what matches"],
     ],
     detail: new SessionDetail(now),
@@ -162,8 +164,8 @@ class SessionDetail {
     const keys = new Map(turns.map((turn) => [turn.number, turn.key]));
     const lines = events.map((event) => [clock(event.at), kind(event), described(event, keys)]);
     if (skipped) {
-      const gap = Math.ceil(events.length / 2);
-      lines.splice(gap, 0, ["…", `${plural(skipped, "event")} not kept`, ""]);
+      // The beginning is kept, and what came last.
+      lines.splice(FIRST_KEPT, 0, ["…", `${plural(skipped, "event")} not kept`, ""]);
     }
     return [
       facts([

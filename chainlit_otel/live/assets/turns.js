@@ -10,6 +10,12 @@ import { waterfall } from "./waterfall.js";
 const OUTCOMES = { ok: "✓ answered", error: "◆ failed", cancelled: "◌ stopped" };
 const KEPT = { failed: "because it failed", slow: "because it was slow", last: "as one of the last" };
 
+/** What went wrong, and where. */
+function failure({ error, callback }) {
+  if (!error) return NOTHING;
+  return callback ? `${error} in ${callback}` : error;
+}
+
 const number = (id, title, css = "") => ({
   id,
   title,
@@ -25,8 +31,7 @@ const COLUMNS = [
   { id: "started", title: "Started", css: "number", text: (row) => clock(row.started), sort: (row) => row.started },
   time("seconds", "Duration"),
   time("first_token", "First token", "wide"),
-  word("error", "Error", "grow"),
-  word("callback", "Callback", "wide"),
+  { id: "error", title: "Error", css: "grow", text: failure, sort: (row) => row.error },
   { id: "session", title: "Session", css: "code wide", text: (row) => row.session, sort: (row) => row.session },
   number("number", "Number", "wider"),
   number("chunks", "Chunks", "wider"),
@@ -73,7 +78,7 @@ export function turns(rows, now) {
     chips: [
       ["All", ""],
       ["Failed", "outcome:error"],
-      ["Slow", "kept:slow"],
+      ["Slow", "seconds:>10s"],
       ["Stopped", "outcome:cancelled"],
       ["Never seen", "undelivered:>0"],
     ],
@@ -82,7 +87,7 @@ export function turns(rows, now) {
       ["first_token:>500ms age:<10m", "times: 500ms, 2s, 10m, 1h; age is the time since it began"],
       ["error:ValueError callback:on_message tool:search source:voice", "parts of names; also of profile, client, session and trace"],
       ["chunks:>100 steps:>5 undelivered:>0 data_layer_errors:>0", "numbers, also the number of the turn in its session"],
-      ["kept:slow", "why it is still here: last, failed or slow"],
+      ["kept:slow", "why it is still here: as one of the last, or because it failed or was slow"],
       ["3f9a -profile:test", "a word alone is looked for in session, profile and client; a minus takes away what matches"],
     ],
     detail: new TurnDetail(),
@@ -127,12 +132,11 @@ class TurnDetail {
     return [
       facts([
         ["Outcome", OUTCOMES[row.outcome]],
-        ["Error", row.error],
+        ["Error", row.error && failure(row)],
         ["Duration", seconds(row.seconds)],
         ["First token", seconds(row.first_token)],
         ["Started", clock(row.started)],
         ["Session", el("a", { href: address({ view: "sessions", filter: "", key: row.session_key }) }, el("code", {}, row.session))],
-        ["Callback", row.callback],
         ["Source", row.source],
         ["Profile", row.profile],
         ["Client", row.client],
