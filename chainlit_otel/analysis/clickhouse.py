@@ -1,6 +1,7 @@
 """Records in ClickHouse, where a collector's exporter has put the log events, asked over HTTP.
 
-Nothing is made there: each query brings its tables along, above the table `otel_logs`.
+Nothing is left there. Sessions, turns, feedback and scores are temporary tables while they are asked:
+a table of `WITH` would be read again wherever it is named, and the sessions name many.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import shutil
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
@@ -30,6 +32,7 @@ from chainlit_otel.analysis.tables import (
     as_cell,
     in_periods,
     question,
+    timestamp,
 )
 from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORD_TIME, RECORDS
 from chainlit_otel.catalog.records import FieldType, RecordField
@@ -52,6 +55,7 @@ _SCHEMA = "chainlit_otel.record.schema"
 _KINDS = ", ".join(f"'{kind.name}'" for kind in RECORDS)
 _FORMATS = {"csv": "CSVWithNames", "jsonl": "JSONEachRow", "parquet": "Parquet"}
 _TIMEOUT = 600.0  # seconds without a byte of an answer
+_READ_ONLY = "; a user who reads only needs readonly = 2, for settings and temporary tables"
 _TUPLES = "Array(Tuple(name String, duration Float64, outcome String))"
 
 _READ: dict[FieldType, str] = {
@@ -71,13 +75,16 @@ class ClickHouse:
     Args:
         address: `clickhouse://user:password@host:8123/database`; with `?table=`, if it is another
             one than `otel_logs`, and with `&secure=1` for HTTPS.
-        progress: Hears that something is done.
+        since: What is older is not read.
+        progress: Hears how many of the tables are made.
 
     Raises:
         AnalysisError: It does not answer, or there is no such table.
     """
 
-    def __init__(self, address: str, progress: Progress | None = None) -> None:
+    def __init__(
+        self, address: str, since: datetime | None = None, progress: Progress | None = None
+    ) -> None:
         parts = urlsplit(address)
         options = {key: values[-1] for key, values in parse_qs(parts.query).items()}
         if unknown := set(options) - {"table", "secure"}:
@@ -97,11 +104,15 @@ class ClickHouse:
             token = base64.b64encode(pair.encode()).decode()
             self._headers["Authorization"] = f"Basic {token}"
         self._table = options.get("table", "otel_logs")
-        self._with: list[tuple[str, str]] = [("records", records_view(self._table))]
+        self._since = since
+        self._session = uuid.uuid4().hex  # temporary tables are those of a session
+        self._made: list[str] = []
         self.reading = self._read()
 
     def close(self) -> None:
-        """Give up nothing: each query is a connection of its own."""
+        """Drop the temporary tables."""
+        for name in self._made:
+            self._run(f"DROP TEMPORARY TABLE IF EXISTS {name}")
 
     def _read(self) -> ReadCounts:
         of_kind = f"LogAttributes['{_KIND}'] IN ({_KINDS})"
@@ -109,21 +120,22 @@ class ClickHouse:
         (row,) = self._rows(
             f"SELECT countIf({of_kind} AND {known}) AS records, "
             f"countIf(NOT ({of_kind} AND {known})) AS other FROM {_quoted(self._table)} "
-            f"WHERE mapContains(LogAttributes, '{_KIND}')"
+            f"WHERE mapContains(LogAttributes, '{_KIND}'){_recent(self._since)}"
         )
         return ReadCounts(row["records"], 0, row["other"])
 
     def prepare(self, periods: Periods) -> None:
-        """Make ready for questions about these periods."""
-        self._with = tables_of(self._table, periods)
+        """Make the tables that questions are about."""
+        tables = tables_of(self._table, periods, self._since)
+        for number, (name, sql) in enumerate(tables[1:], 1):
+            self._run(_made(name, sql, tables))
+            self._made.append(name)
+            if self.progress is not None:
+                self.progress(number / len(tables))
 
     def ask(self, name: str) -> list[Row]:
         """Return the answer to a question, a row for each line of the table."""
-        return self._rows(self.sql(question(name)))
-
-    def sql(self, query: str) -> str:
-        """Return a query in DuckDB's dialect as it is asked here, with the tables that it needs."""
-        return with_tables(transpiled(query), self._with)
+        return self._rows(transpiled(question(name)))
 
     def export(self, selection: Selection, form: str, file: Path) -> int:
         """Write rows to a file.
@@ -136,7 +148,8 @@ class ClickHouse:
         Returns:
             How many rows.
         """
-        sql = self.sql(selection.sql())
+        records = [("records", records_view(self._table, self._since))]
+        sql = with_tables(transpiled(selection.sql()), records)
         if form == "csv":
             cells = ", ".join(f"{_as_cell(row)} AS {row['name']}" for row in self._columns(sql))
             sql = f"SELECT {cells} FROM ({sql})"
@@ -158,8 +171,13 @@ class ClickHouse:
             for row in document["data"]
         ]
 
+    def _run(self, sql: str) -> None:
+        with self._answer(sql) as answer:
+            answer.read()
+
     def _answer(self, sql: str) -> IO[bytes]:
-        query = urlencode({**SETTINGS, "database": self._database})
+        session = {"session_id": self._session, "session_timeout": f"{_TIMEOUT:.0f}"}
+        query = urlencode({**SETTINGS, **session, "database": self._database})
         request = urllib.request.Request(
             f"{self._url}?{query}", data=sql.encode(), headers=self._headers
         )
@@ -167,7 +185,8 @@ class ClickHouse:
             answer: IO[bytes] = urllib.request.urlopen(request, timeout=_TIMEOUT)
         except urllib.error.HTTPError as error:
             says = error.read(2000).decode(errors="replace").strip().partition("\n")[0]
-            raise AnalysisError(f"{self._place}: {says or error.reason}") from None
+            fix = _READ_ONLY if "(READONLY)" in says else ""
+            raise AnalysisError(f"{self._place}: {says or error.reason}{fix}") from None
         except OSError as error:
             reason = getattr(error, "reason", error)
             raise AnalysisError(f"{self._place} does not answer: {reason}") from None
@@ -193,10 +212,10 @@ def _value(value: Any, kind: str) -> Any:
     return float(value) if "Float" in kind else value
 
 
-def tables_of(table: str, periods: Periods) -> list[tuple[str, str]]:
+def tables_of(table: str, periods: Periods, since: datetime | None = None) -> list[tuple[str, str]]:
     """Return the tables of a report above a table of the exporter, each by its name and SQL."""
     return [
-        ("records", records_view(table)),
+        ("records", records_view(table, since)),
         ("bounds", transpiled(periods.sql())),
         *((name, transpiled(in_periods(name))) for name in TABLES),
     ]
@@ -210,15 +229,31 @@ def script(table: str, periods: Periods, questions: Sequence[str]) -> str:
         periods: What the report is about.
         questions: Their names.
     """
-    tables = tables_of(table, periods)
+    tables = tables_of(table, periods, periods.before)
     settings = ", ".join(f"{name} = '{value}'" for name, value in SETTINGS.items())
-    queries = [with_tables(transpiled(question(name)), tables) for name in questions]
-    return ";\n\n".join([f"SET {settings}", *queries]) + ";\n"
+    made = [_made(name, sql, tables) for name, sql in tables[1:]]
+    queries = [transpiled(question(name)) for name in questions]
+    return ";\n\n".join([f"SET {settings}", *made, *queries]) + ";\n"
+
+
+def _made(name: str, sql: str, tables: list[tuple[str, str]]) -> str:
+    """Return the statement that makes a temporary table of the records, and of `bounds`."""
+    needed = [table for table in tables if table[0] in ("records", "bounds")]
+    return f"CREATE TEMPORARY TABLE {name} AS\n{with_tables(sql, needed)}"
+
+
+def _recent(since: datetime | None) -> str:
+    return "" if since is None else f"\nAND Timestamp >= {transpiled(timestamp(since))}"
 
 
 @cache
-def records_view(table: str) -> str:
-    """Return the SQL that makes records of the log events of a table of the exporter."""
+def records_view(table: str, since: datetime | None = None) -> str:
+    """Return the SQL that makes records of the log events of a table of the exporter.
+
+    Args:
+        table: Of the exporter.
+        since: What is older is left out.
+    """
     own = {
         "time": "toTimeZone(CAST(Timestamp AS DateTime64(6)), 'UTC')",
         "kind": f"LogAttributes['{_KIND}']",
@@ -232,7 +267,7 @@ def records_view(table: str) -> str:
     return (
         f"SELECT\n    {columns}\nFROM {_quoted(table)}\n"
         f"WHERE LogAttributes['{_SCHEMA}'] = '{RECORD_SCHEMA}'\n"
-        f"AND LogAttributes['{_KIND}'] IN ({_KINDS})"
+        f"AND LogAttributes['{_KIND}'] IN ({_KINDS}){_recent(since)}"
     )
 
 
@@ -255,6 +290,9 @@ def _translated(node: exp.Expression) -> exp.Expression:
         # The same interpolation as DuckDB's; the quantile() of ClickHouse is an estimate.
         of = node.args["quantile"] if isinstance(node, exp.Quantile) else node.expression
         return exp.Anonymous(this=f"quantileExactInclusive({of.sql()})", expressions=[node.this])
+    if isinstance(node, exp.DataType) and node.is_type("TIMESTAMP", "TIMESTAMPNTZ"):
+        # Of a timestamp, sqlglot keeps the whole seconds alone.
+        return exp.DataType.build("Nullable(DateTime64(6))", dialect="clickhouse")
     if isinstance(node, exp.DateDiff):
         unit = node.args["unit"].name.lower()
         return exp.Anonymous(

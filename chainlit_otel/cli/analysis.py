@@ -116,7 +116,7 @@ def open_source(
     if place.startswith("clickhouse://"):
         from chainlit_otel.analysis.clickhouse import ClickHouse
 
-        return closing(ClickHouse(place, show))
+        return closing(ClickHouse(place, since, show))
     from chainlit_otel.analysis.files import RecordFiles
 
     return closing(RecordFiles(place, asked, since, show))

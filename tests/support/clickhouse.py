@@ -47,24 +47,29 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import parse_qsl, urlsplit
 
-from chdb.session import Session
+import chdb
 
-session = Session(sys.argv[1])
+# A connection has what a session has: settings and temporary tables of its own.
+sessions = {"": chdb.connect(sys.argv[1])}
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         sql = self.rfile.read(int(self.headers["Content-Length"])).decode()
         settings = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
-        settings.pop("database", None)
-        if settings:
-            words = ", ".join(f"{key} = '{value}'" for key, value in settings.items())
-            session.query(f"SET {words}")
+        for name in ("database", "session_timeout"):
+            settings.pop(name, None)
+        session = settings.pop("session_id", "")
+        if session not in sessions:
+            sessions[session] = chdb.connect(sys.argv[1])
         form = "JSONCompact"
         if " FORMAT " in sql:
             sql, _, form = sql.rpartition(" FORMAT ")
         try:
-            status, body = 200, bytes(session.query(sql, form).bytes())
+            if settings:
+                words = ", ".join(f"{key} = '{value}'" for key, value in settings.items())
+                sessions[session].query(f"SET {words}")
+            status, body = 200, bytes(sessions[session].query(sql, form).bytes())
         except Exception as error:
             status, body = 500, str(error).encode()
         self.send_response(status)
@@ -123,10 +128,14 @@ class ClickHouseServer:
         self._process.kill()
         self._process.communicate()
 
-    def run(self, sql: str) -> None:
-        request = urllib.request.Request(f"http://127.0.0.1:{self._port}/", data=sql.encode())
-        with urllib.request.urlopen(request, timeout=240):
-            pass
+    def run(self, sql: str, session: str = "") -> bytes:
+        """Run a statement, and return its answer as JSON of rows without names."""
+        url = f"http://127.0.0.1:{self._port}/?session_id={session}"
+        with urllib.request.urlopen(
+            urllib.request.Request(url, data=sql.encode()), timeout=240
+        ) as got:
+            answer: bytes = got.read()
+            return answer
 
     def insert(self, records: Iterable[Record]) -> None:
         """Put records there as log events, as the exporter writes them."""
