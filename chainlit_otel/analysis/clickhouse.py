@@ -1,7 +1,7 @@
 """Records in ClickHouse, where a collector's exporter has put the log events, asked over HTTP.
 
-Nothing is left there. Sessions, turns, feedback and scores are temporary tables while they are asked:
-a table of `WITH` would be read again wherever it is named, and the sessions name many.
+Nothing is left there. Sessions, turns, feedback and scores are temporary tables while they are
+asked: a table of `WITH` would be read again wherever it is named, and the sessions name many.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chainlit_otel.analysis import object_store
 from chainlit_otel.analysis.selection import Selection
 from chainlit_otel.analysis.source import AnalysisError, Progress, ReadCounts, scratch
 from chainlit_otel.analysis.tables import (
@@ -88,25 +89,13 @@ class RecordFiles:
             self._connection.execute(f"SET temp_directory = {literal(str(self._directory))}")
             self._connection.execute("SET preserve_insertion_order = false")
             if "://" in location:
-                self._prepare_object_store(location)
+                held.enter_context(object_store.reachable(self._connection, location))
             self.reading = self._read(location, set(_NAME.findall(" ".join(asked))), since)
             self._held = held.pop_all()
 
     def close(self) -> None:
         """Give up the connection and the temporary database."""
         self._held.close()
-
-    def _prepare_object_store(self, location: str) -> None:
-        import duckdb
-
-        try:
-            self._connection.execute("INSTALL httpfs")
-            self._connection.execute("LOAD httpfs")
-            self._connection.execute("CREATE SECRET (TYPE s3, PROVIDER credential_chain)")
-        except duckdb.Error as error:
-            raise AnalysisError(
-                f"{location} needs the httpfs extension of DuckDB: {_first_line(error)}"
-            ) from None
 
     def _read(self, location: str, names: set[str], since: datetime | None) -> ReadCounts:
         wanted = [column for column in FIELDS if column in names or column in _ALWAYS]

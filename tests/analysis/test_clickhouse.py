@@ -21,7 +21,7 @@ from chainlit_otel.analysis.tables import TABLES, Periods, question
 from chainlit_otel.cli import main
 from tests.analysis.naive import time_of
 from tests.analysis.test_export import read, sorted_rows
-from tests.analysis.test_questions import QUESTIONS, rounded
+from tests.analysis.test_questions import QUESTIONS, near, rounded
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.population import Population, Record, rfc3339, write
 
@@ -165,15 +165,6 @@ def test_a_report_is_the_same_and_leaves_nothing_behind(
     assert near(made[0]) == near(made[1])
     left = "SELECT count() FROM system.tables WHERE is_temporary OR name = 'sessions'"
     assert json.loads(server.run(left))["data"] == [[0]]
-
-
-def near(value: Any) -> Any:
-    """Figures as far as a sum in another order agrees."""
-    if isinstance(value, dict):
-        return {key: near(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [near(one) for one in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
 
 
 def test_who_may_not_even_set_anything_is_told_what_to_change(server: ClickHouseServer) -> None:
