@@ -23,9 +23,9 @@ from chainlit_otel.analysis.tables import (
     Row,
     all_below,
     as_cell,
-    in_periods,
     lines,
     literal,
+    made,
     no_pattern,
     question,
     timestamp,
@@ -150,7 +150,7 @@ class RecordFiles:
         """Make the tables that questions are about."""
         self._run(f"CREATE TABLE bounds AS {periods.sql()}")
         for table in TABLES:
-            self._run(f"CREATE TABLE {table} AS {in_periods(table)}")
+            self._run(made(table))
 
     def ask(self, name: str) -> list[Row]:
         """Return the answer to a question, a row for each line of the table."""
