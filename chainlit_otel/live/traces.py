@@ -27,9 +27,11 @@ MAX_TRACES = 2000
 """How many turns have their spans here, those under way included."""
 
 _LONGEST = 200  # characters of a name or an attribute
-_CONTENT = (
-    *(catalog.TURN_INPUT, catalog.TURN_OUTPUT, catalog.STEP_INPUT, catalog.STEP_OUTPUT),
-    catalog.USER_ID,
+_CONTENT = frozenset(
+    (
+        *(catalog.TURN_INPUT, catalog.TURN_OUTPUT, catalog.STEP_INPUT, catalog.STEP_OUTPUT),
+        catalog.USER_ID,
+    )
 )
 _SHOWN = (
     *("chainlit.", "code.", "error.type", "session.id", "exception.type"),
@@ -134,8 +136,9 @@ class TraceStore:
     def on_local_end(self, span: LocalSpan) -> None:
         """A span that is made for the page has ended."""
         # What is kept of the app's content must not depend on what settings are for.
-        for key in _CONTENT:
-            span.attributes.pop(key, None)
+        if not _CONTENT.isdisjoint(span.attributes):
+            for key in _CONTENT:
+                span.attributes.pop(key, None)
         self._end(span.trace_id, span.span_id, span)
 
     # From a tracer provider

@@ -266,7 +266,7 @@ class Messages(Probe):
             self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
         elif event in ("new_message", "update_message"):
             # What a user judges may be an answer, or the step that it is in.
-            if (turn := current_turn.get()) is not None:
+            if self._recorder.is_enabled and (turn := current_turn.get()) is not None:
                 self._recorder.message_sent(data.get("id"), turn)
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")

@@ -77,6 +77,7 @@ class Steps(Probe):
         self._capture = context.settings.capture_steps
         self._states: WeakKeyDictionary[Any, _StepState] = WeakKeyDictionary()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._expected: set[str] = set()
 
     def install(self, patches: Patches) -> None:
         """Wrap the step class."""
@@ -154,8 +155,10 @@ class Steps(Probe):
     ) -> None:
         state.open = False
         kind = self.types(step.type)
-        # From the first step of a type on, so that `rate()` does not lose the first that fails.
-        self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+        if kind not in self._expected:
+            # From the first step of a type on, so that `rate()` does not lose the first that fails.
+            self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+            self._expected.add(kind)
         self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
         turn = current_turn.get()
         if turn is not None and not turn.ended:
