@@ -16,7 +16,7 @@ from tests.support.live_day import LiveDay
 
 pytestmark = [pytest.mark.browser, pytest.mark.asyncio(loop_scope="module")]
 
-expect.set_options(timeout=30_000)
+expect.set_options(timeout=60_000)
 
 ODD = '<img src=x onerror="document.title=1">'
 
