@@ -26,7 +26,7 @@ from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.live import traces
 from chainlit_otel.live.figures import WATCHED
-from chainlit_otel.live.health import describe_health
+from chainlit_otel.live.health import describe_health, describe_process
 from chainlit_otel.live.page import Live
 from chainlit_otel.live.traces import TraceStore
 from chainlit_otel.patching import Patches, SeamMissing, Unavailable
@@ -509,7 +509,9 @@ class Runtime:
                 get(Messages).ledger.open,
                 get(EventLoop).monitor.state,
             )
-            return LivePage(live, self._describe_health, self._guards["server"])
+            process = describe_process(self._settings)
+            health = partial(self._describe_health, process)
+            return LivePage(live, health, self._guards["server"])
         return None
 
     def _guarded(self, page: LivePage | None, allowed: list[str]) -> PageAccess | None:
@@ -518,9 +520,9 @@ class Runtime:
             return None
         return PageAccess(page.app, settings.host, settings.page_token, allowed)
 
-    async def _describe_health(self) -> dict[str, Any]:
-        described = describe_health(self.health(), self._settings, self._pipeline, losses)
-        return {**described, "series": await self._metrics.count_series()}
+    async def _describe_health(self, process: dict[str, Any]) -> dict[str, Any]:
+        described = describe_health(self.health(), self._pipeline, losses)
+        return {**process, **described, "series": await self._metrics.count_series()}
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import fields
@@ -21,21 +20,17 @@ _LINKS = (
 )
 
 
-def describe_health(
-    state: Mapping[str, Any], settings: Settings, pipeline: Pipeline, losses: Losses
-) -> dict[str, Any]:
-    """Return what the page shows of our own health, without a secret.
+def describe_process(settings: Settings) -> dict[str, Any]:
+    """Return what the page shows of this process, which never changes, without a secret.
+
+    It reads the metadata of packages, which imports modules: the thread of the admin server must
+    not call it.
 
     Args:
-        state: What `/healthz` shows.
         settings: The settings in force.
-        pipeline: Where metrics and spans go.
-        losses: What exporters have lost.
     """
     resource = resource_of(settings).attributes
     return {
-        "status": state["status"],
-        "version": state["version"],
         "chainlit": _version("chainlit"),
         "python": platform.python_version(),
         "opentelemetry": _version("opentelemetry-sdk"),
@@ -44,13 +39,6 @@ def describe_health(
             "version": resource.get("service.version", ""),
             "instance": resource.get("service.instance.id", ""),
         },
-        "process": os.getpid(),
-        "probes": {
-            name: _probe(name, probe, state["internal_errors"])
-            for name, probe in state["probes"].items()
-        },
-        "off": state["off"],
-        "exporters": list(_exporters(pipeline, losses)),
         "settings": [
             {
                 "name": f.name,
@@ -61,6 +49,26 @@ def describe_health(
             for f in fields(settings)
         ],
         "links": [{"title": title, "url": url} for title, url in _LINKS],
+    }
+
+
+def describe_health(state: Mapping[str, Any], pipeline: Pipeline, losses: Losses) -> dict[str, Any]:
+    """Return what the page shows of how our own parts are, without a secret.
+
+    Args:
+        state: What `/healthz` shows.
+        pipeline: Where metrics and spans go.
+        losses: What exporters have lost.
+    """
+    return {
+        "status": state["status"],
+        "version": state["version"],
+        "probes": {
+            name: _probe(name, probe, state["internal_errors"])
+            for name, probe in state["probes"].items()
+        },
+        "off": state["off"],
+        "exporters": list(_exporters(pipeline, losses)),
     }
 
 

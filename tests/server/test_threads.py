@@ -74,6 +74,9 @@ for path in (
                 answer = ask(f"{method} {path} HTTP/1.1", Accept=accept, Accept_Encoding=encoding)
                 assert answer.startswith(b"HTTP/1.1 "), answer[:100]
                 asked += 1
+for path in ("assets/page.js", "data/history?step=1", "data/sessions", "data/turns", "data/health"):
+    answer = ask(f"GET /live/{path} HTTP/1.1", Accept_Encoding="gzip")
+    assert answer.startswith(b"HTTP/1.1 200"), answer[:100]
 assert ask("nonsense").startswith(b"HTTP/1.1 400")
 assert asked == 240
 """
