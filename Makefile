@@ -15,6 +15,7 @@ IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test_, $(addsuffix .py, \
   access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
   stickiness trace_context turns ways))
+BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
@@ -76,6 +77,7 @@ lint: $(READY) ## check style, types, workflows and the generated parts of the d
 	$(BIN)/zizmor --quiet --offline .github
 	$(BIN)/python -m tools.docs --check
 	$(BIN)/chainlit-otel dashboards --check
+	$(BIN)/chainlit-otel dashboards --records --output $(BEHAVIOUR) --check
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml --check
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE) --check
 
@@ -86,6 +88,7 @@ format: $(READY) ## mend what can be mended of the style
 docs: $(READY) ## write dashboards, rules and the generated parts of the documents again
 	$(BIN)/python -m tools.docs
 	$(BIN)/chainlit-otel dashboards
+	$(BIN)/chainlit-otel dashboards --records --output $(BEHAVIOUR)
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
 

@@ -116,7 +116,14 @@ USES: dict[str, tuple[str, ...]] = {
     "testing": ("testing",),
     "promql": ("catalog",),
     "thresholds": ("catalog",),
-    "grafana": ("catalog", "grafana", "promql", "rules.recording", "thresholds"),
+    "grafana": (
+        "analysis.clickhouse",
+        "catalog",
+        "grafana",
+        "promql",
+        "rules.recording",
+        "thresholds",
+    ),
     "rules": ("catalog", "promql", "rules", "thresholds", "version"),
     "live": ("catalog", "core", "live", "pipeline", "privacy", "settings", "thresholds"),
 }

@@ -50,6 +50,7 @@ SETTINGS: Mapping[str, str] = {
 }
 """With these, ClickHouse takes the queries as DuckDB does, and writes what DuckDB writes."""
 
+_OF_ONE_QUERY = ("join_use_nulls", "prefer_column_name_to_alias", "session_timezone")
 _KIND = "chainlit_otel.record.kind"
 _SCHEMA = "chainlit_otel.record.schema"
 _KINDS = ", ".join(f"'{kind.name}'" for kind in RECORDS)
@@ -120,13 +121,13 @@ class ClickHouse:
         (row,) = self._rows(
             f"SELECT countIf({of_kind} AND {known}) AS records, "
             f"countIf(NOT ({of_kind} AND {known})) AS other FROM {_quoted(self._table)} "
-            f"WHERE mapContains(LogAttributes, '{_KIND}'){_recent(self._since)}"
+            f"WHERE mapContains(LogAttributes, '{_KIND}'){_recent(_time(self._since))}"
         )
         return ReadCounts(row["records"], 0, row["other"])
 
     def prepare(self, periods: Periods) -> None:
         """Make the tables that questions are about."""
-        tables = tables_of(self._table, periods, self._since)
+        tables = tables_of(self._table, transpiled(periods.sql()), _time(self._since))
         for number, (name, sql) in enumerate(tables[1:], 1):
             self._run(_made(name, sql, tables))
             self._made.append(name)
@@ -148,7 +149,7 @@ class ClickHouse:
         Returns:
             How many rows.
         """
-        records = [("records", records_view(self._table, self._since))]
+        records = [("records", records_view(self._table, _time(self._since)))]
         sql = with_tables(transpiled(selection.sql()), records)
         if form == "csv":
             cells = ", ".join(f"{_as_cell(row)} AS {row['name']}" for row in self._columns(sql))
@@ -212,11 +213,17 @@ def _value(value: Any, kind: str) -> Any:
     return float(value) if "Float" in kind else value
 
 
-def tables_of(table: str, periods: Periods, since: datetime | None = None) -> list[tuple[str, str]]:
-    """Return the tables of a report above a table of the exporter, each by its name and SQL."""
+def tables_of(table: str, bounds: str, since: str = "") -> list[tuple[str, str]]:
+    """Return the tables of a report above a table of the exporter, each by its name and SQL.
+
+    Args:
+        table: Of the exporter.
+        bounds: The SQL of the table `bounds`, in ClickHouse's dialect.
+        since: The SQL of a time; what is older is left out.
+    """
     return [
         ("records", records_view(table, since)),
-        ("bounds", transpiled(periods.sql())),
+        ("bounds", bounds),
         *((name, transpiled(in_periods(name))) for name in TABLES),
     ]
 
@@ -229,7 +236,7 @@ def script(table: str, periods: Periods, questions: Sequence[str]) -> str:
         periods: What the report is about.
         questions: Their names.
     """
-    tables = tables_of(table, periods, periods.before)
+    tables = tables_of(table, transpiled(periods.sql()), _time(periods.before))
     settings = ", ".join(f"{name} = '{value}'" for name, value in SETTINGS.items())
     made = [_made(name, sql, tables) for name, sql in tables[1:]]
     queries = [transpiled(question(name)) for name in questions]
@@ -242,17 +249,34 @@ def _made(name: str, sql: str, tables: list[tuple[str, str]]) -> str:
     return f"CREATE TEMPORARY TABLE {name} AS\n{with_tables(sql, needed)}"
 
 
-def _recent(since: datetime | None) -> str:
-    return "" if since is None else f"\nAND Timestamp >= {transpiled(timestamp(since))}"
+def one_query(name: str, select: str, tables: list[tuple[str, str]]) -> str:
+    """Return a query that needs nothing in the database but the table of the exporter.
+
+    Args:
+        name: Of a question.
+        select: What is wanted of its answer, the table `answer`; in DuckDB's dialect.
+        tables: Those that `tables_of` returns.
+    """
+    settings = ", ".join(f"{name} = '{SETTINGS[name]}'" for name in _OF_ONE_QUERY)
+    asked = with_tables(transpiled(select), [*tables, ("answer", transpiled(question(name)))])
+    return f"{asked}\nSETTINGS {settings}"
+
+
+def _time(time: datetime | None) -> str:
+    return "" if time is None else transpiled(timestamp(time))
+
+
+def _recent(since: str) -> str:
+    return since and f"\nAND Timestamp >= {since}"
 
 
 @cache
-def records_view(table: str, since: datetime | None = None) -> str:
+def records_view(table: str, since: str = "") -> str:
     """Return the SQL that makes records of the log events of a table of the exporter.
 
     Args:
         table: Of the exporter.
-        since: What is older is left out.
+        since: The SQL of a time; what is older is left out.
     """
     own = {
         "time": "toTimeZone(CAST(Timestamp AS DateTime64(6)), 'UTC')",

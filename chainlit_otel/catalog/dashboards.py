@@ -3,4 +3,5 @@
 DASHBOARD_SESSIONS = "chainlit-sessions"
 DASHBOARD_CONVERSATIONS = "chainlit-conversations"
 DASHBOARD_DATA_LAYER = "chainlit-data-layer"
+DASHBOARD_BEHAVIOUR = "chainlit-behaviour"
 DASHBOARD_RUNTIME = "chainlit-runtime"

@@ -14,8 +14,9 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import click
 
 from chainlit_otel.cli import generated
+from chainlit_otel.cli.analysis import check_packages
 from chainlit_otel.cli.thresholds import given, threshold_options
-from chainlit_otel.grafana import files
+from chainlit_otel.grafana import files, record_files
 
 _GRAFANA_TIMEOUT = 10.0
 
@@ -33,6 +34,11 @@ _GRAFANA_TIMEOUT = 10.0
     is_flag=True,
     help="Write nothing; exit with 1 if the files of --output are not what would be written.",
 )
+@click.option(
+    "--records",
+    is_flag=True,
+    help="The dashboard of records in ClickHouse, instead of those of metrics.",
+)
 @click.option("--push", metavar="URL", help="Push them to the Grafana at this address instead.")
 @click.option(
     "--token",
@@ -44,6 +50,7 @@ _GRAFANA_TIMEOUT = 10.0
 def command(
     output: Path,
     check: bool,
+    records: bool,
     push: str | None,
     token: str | None,
     folder: str | None,
@@ -55,7 +62,9 @@ def command(
 
     Pushing overwrites dashboards with the same uid: change a copy of them.
     """
-    texts = files(given(thresholds))
+    if records:
+        check_packages()
+    texts = record_files() if records else files(given(thresholds))
     if push is not None:
         _push(push.rstrip("/"), token, folder, texts)
         return

@@ -17,3 +17,11 @@ def files(limits: Thresholds | None = None) -> dict[str, str]:
     """
     built = [module.build(limits or Thresholds()) for module in _MODULES]
     return {f"{dashboard['uid']}.json": render(dashboard) for dashboard in built}
+
+
+def record_files() -> dict[str, str]:
+    """Return the same of the dashboards about records, which need the extra `analysis`."""
+    from chainlit_otel.grafana import behaviour
+
+    built = behaviour.build()
+    return {f"{built['uid']}.json": render(built)}

@@ -19,6 +19,7 @@ from grafanalib._gen import DashboardEncoder
 # As in @grafana/schema 13.
 SCHEMA_VERSION = 42
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
+CLICKHOUSE = {"type": "grafana-clickhouse-datasource", "uid": "${datasource}"}
 SCOPE = 'job=~"$job",instance=~"$instance"'
 JOBS = 'job=~"$job"'
 TAG = "chainlit"
@@ -48,6 +49,17 @@ class Query:
     exemplar: bool = False
     dashed: bool = False
     unit: str = ""
+
+
+@dataclass(frozen=True)
+class SqlQuery:
+    """A query of a panel about records.
+
+    Attributes:
+        sql: SQL of ClickHouse; each column of its answer has the name that the panel shows.
+    """
+
+    sql: str
 
 
 @dataclass(frozen=True)
@@ -88,7 +100,7 @@ def stat(
     title: str,
     description: str,
     unit: str,
-    *queries: Query,
+    *queries: Query | SqlQuery,
     levels: Levels | None = None,
     decimals: int | None = None,
 ) -> Json:
@@ -123,7 +135,7 @@ def timeseries(
     title: str,
     description: str,
     unit: str,
-    *queries: Query,
+    *queries: Query | SqlQuery,
     stacked: bool = False,
     decimals: int | None = None,
     width: int = 12,
@@ -162,7 +174,7 @@ def timeseries(
     overrides = [
         _override(_letter(n), query)
         for n, query in enumerate(queries)
-        if query.dashed or query.unit
+        if isinstance(query, Query) and (query.dashed or query.unit)
     ]
     return _panel(core.TimeSeries, title, description, queries, field, options, width, 8, overrides)
 
@@ -210,13 +222,7 @@ def table(
     """
     queries = [query for query, _ in columns.values()]
     heads = {f"Value #{_letter(n)}": head for n, head in enumerate(columns)}
-    overrides = [
-        {
-            "matcher": {"id": "byName", "options": head},
-            "properties": [{"id": "unit", "value": unit}],
-        }
-        for head, (_, unit) in columns.items()
-    ]
+    overrides = _units({head: unit for head, (_, unit) in columns.items()})
     shown = {by, *heads}
     transformations: list[Json] = [
         {"id": "joinByField", "options": {"byField": by, "mode": "outer"}},
@@ -239,6 +245,41 @@ def table(
         overrides,
         transformations,
     )
+
+
+def figures(
+    title: str, description: str, units: Mapping[str, str], query: SqlQuery, width: int = 24
+) -> Json:
+    """Return the columns of a single row as figures side by side.
+
+    Args:
+        title: Title.
+        description: What they show.
+        units: The unit of each column.
+        query: The query.
+        width: Width, of 24.
+    """
+    panel = stat(title, description, "short", query)
+    panel["fieldConfig"]["overrides"] = _units(units)
+    panel["gridPos"]["w"] = width
+    return panel
+
+
+def rows(
+    title: str, description: str, units: Mapping[str, str], query: SqlQuery, width: int = 12
+) -> Json:
+    """Return the rows of an answer as a table.
+
+    Args:
+        title: Title.
+        description: What it shows.
+        units: The unit of each column that is not a plain number or text.
+        query: The query.
+        width: Width, of 24.
+    """
+    options = {"cellHeight": "sm", "showHeader": True}
+    field = _field("short")
+    return _panel(core.Table, title, description, [query], field, options, width, 8, _units(units))
 
 
 def state_timeline(
@@ -284,7 +325,7 @@ def bar_gauge(
     title: str,
     description: str,
     unit: str,
-    *queries: Query,
+    *queries: Query | SqlQuery,
     levels: Levels | None = None,
     width: int = 12,
 ) -> Json:
@@ -309,7 +350,9 @@ def bar_gauge(
     return _panel(core.BarGauge, title, description, queries, field, options, width, 8)
 
 
-def dashboard(uid: str, title: str, description: str, rows: Iterable[Row]) -> Json:
+def dashboard(
+    uid: str, title: str, description: str, rows: Iterable[Row], of_records: bool = False
+) -> Json:
     """Return a dashboard as Grafana imports it.
 
     Args:
@@ -317,6 +360,8 @@ def dashboard(uid: str, title: str, description: str, rows: Iterable[Row]) -> Js
         title: Title.
         description: What it is for.
         rows: The rows, from the top.
+        of_records: Whether it is about records in ClickHouse, which are looked at by the week, and
+            whose days are in UTC.
     """
     built = core.Dashboard(
         uid=uid,
@@ -324,18 +369,20 @@ def dashboard(uid: str, title: str, description: str, rows: Iterable[Row]) -> Js
         description=description,
         tags=[TAG],
         schemaVersion=SCHEMA_VERSION,
-        refresh="30s",
-        time=core.Time("now-6h", "now"),
-        timezone="browser",
+        refresh="" if of_records else "30s",
+        time=core.Time("now-28d" if of_records else "now-6h", "now"),
+        timezone="utc" if of_records else "browser",
         graphTooltip=core.GRAPH_TOOLTIP_MODE_SHARED_CROSSHAIR,
         panels=list(_laid_out(rows)),
-        templating=core.Templating(list(_variables())),
+        templating=core.Templating(
+            [_sources(CLICKHOUSE["type"])] if of_records else list(_variables())
+        ),
         links=[
             core.DashboardLink(
                 title="Chainlit", tags=[TAG], asDropdown=True, includeVars=True, keepTime=True
             )
         ],
-        annotations=core.Annotations([_restarts()]),
+        annotations=core.Annotations([] if of_records else [_restarts()]),
     )
     return _with_keys(_DASHBOARD_KEYS, built)
 
@@ -384,6 +431,16 @@ def _override(ref: str, query: Query) -> Json:
     return {"matcher": {"id": "byFrameRefID", "options": ref}, "properties": properties}
 
 
+def _units(units: Mapping[str, str]) -> list[Json]:
+    return [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "unit", "value": unit}],
+        }
+        for name, unit in units.items()
+    ]
+
+
 def _letter(n: int) -> str:
     return chr(ord("A") + n)
 
@@ -392,7 +449,7 @@ def _panel(
     kind: type[core.Panel],
     title: str,
     description: str,
-    queries: Sequence[Query],
+    queries: Sequence[Query | SqlQuery],
     field: Json,
     options: Json,
     width: int,
@@ -400,23 +457,33 @@ def _panel(
     overrides: Sequence[Json] = (),
     transformations: Sequence[Json] = (),
 ) -> Json:
+    targets = [_target(_letter(n), query, kind) for n, query in enumerate(queries)]
     built = kind(
         title=title,
         description=description,
-        targets=[_target(_letter(n), query, kind) for n, query in enumerate(queries)],
+        targets=targets,
         gridPos=core.GridPos(h=height, w=width, x=0, y=0),
         transformations=list(transformations),
     )
     # The field options of grafanalib are in part those of older panels.
     return {
         **_with_keys(_PANEL_KEYS, built),
-        "datasource": DATASOURCE,
+        "datasource": targets[0]["datasource"],
         "fieldConfig": {"defaults": field, "overrides": list(overrides)},
         "options": options,
     }
 
 
-def _target(ref: str, query: Query, kind: type[core.Panel]) -> Json:
+def _target(ref: str, query: Query | SqlQuery, kind: type[core.Panel]) -> Json:
+    if isinstance(query, SqlQuery):
+        return {
+            "datasource": CLICKHOUSE,
+            "editorType": "sql",
+            "format": 1,  # a table, which has a line for each column if the first is a time
+            "queryType": "table",
+            "rawSql": query.sql,
+            "refId": ref,
+        }
     forms = {core.Heatmap: "heatmap", core.Table: "table"}
     return {
         "datasource": DATASOURCE,
@@ -448,10 +515,14 @@ def _laid_out(rows: Iterable[Row]) -> Iterable[Json]:
 
 
 def _variables() -> Iterable[Json]:
-    source = core.Template("datasource", "prometheus", type="datasource", label="Data source")
-    yield _with_keys(_VARIABLE_KEYS, source)
+    yield _sources("prometheus")
     yield _values_of("job", "", "Job")
     yield _values_of("instance", '{job=~"$job"}', "Instance")
+
+
+def _sources(kind: str) -> Json:
+    built = core.Template("datasource", kind, type="datasource", label="Data source")
+    return _with_keys(_VARIABLE_KEYS, built)
 
 
 # What every process that runs chainlit-otel shows.

@@ -311,6 +311,7 @@ EXAMPLES = {
     for command, _ in commands(block)
 }
 TESTED_BY = {
+    "analytics": "tests/e2e/test_analytics.py",
     "fastapi_mount": "tests/e2e/test_examples.py",
     "kubernetes": "tests/examples/test_kubernetes.py",
     "postgres": "tests/e2e/test_examples.py",

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from chainlit_otel import catalog
 from chainlit_otel.catalog import METRICS
 from chainlit_otel.cli import main
-from chainlit_otel.grafana import files
+from chainlit_otel.grafana import files, record_files
 from chainlit_otel.rules import Thresholds, Windows
 from chainlit_otel.rules.alerts import alerts
 from chainlit_otel.rules.recording import recordings
@@ -81,9 +81,10 @@ every_dashboard = pytest.mark.parametrize("name", DASHBOARDS)
 
 def test_there_is_one_for_each_uid_of_the_catalogue() -> None:
     uids = {v for n, v in vars(catalog).items() if n.startswith("DASHBOARD_")}
-    assert {dashboard["uid"] for dashboard in DASHBOARDS.values()} == uids
-    assert set(DASHBOARDS) == {f"{uid}.json" for uid in uids}
-    assert len({dashboard["title"] for dashboard in DASHBOARDS.values()}) == len(uids)
+    built = [*DASHBOARDS.values(), *map(json.loads, record_files().values())]
+    assert {dashboard["uid"] for dashboard in built} == uids
+    assert {*DASHBOARDS, *record_files()} == {f"{uid}.json" for uid in uids}
+    assert len({dashboard["title"] for dashboard in built}) == len(uids)
 
 
 @every_dashboard

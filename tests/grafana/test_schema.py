@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.grafana import files
+from chainlit_otel.grafana import files, record_files
 from tests.support.typescript import type_check
 
 SCHEMA = Path(__file__).with_name("schema")
@@ -23,9 +23,14 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
     return functools.partial(against, "AnyDashboard")
 
 
-@pytest.mark.parametrize("name", files())
+DASHBOARDS = {**files(), **record_files()}
+
+
+@pytest.mark.parametrize("name", DASHBOARDS)
 def test_a_dashboard_is_what_grafana_says_a_dashboard_is(check: Check, name: str) -> None:
-    assert check(files()[name]) == ""
+    assert check(DASHBOARDS[name]) == ""
+    key = "rawSql" if name in record_files() else "expr"
+    assert "TS2" in check(DASHBOARDS[name].replace(f'"{key}":', '"query":'))
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,14 @@ import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 
 from chainlit_otel.catalog import RECORDS
 from tests.support.population import Record
@@ -139,10 +143,14 @@ class ClickHouseServer:
 
     def insert(self, records: Iterable[Record]) -> None:
         """Put records there as log events, as the exporter writes them."""
+        self.insert_rows(map(log_row, records))
+
+    def insert_rows(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Put rows of `otel_logs` there."""
         file = self._directory / "rows.jsonl"
         with file.open("w", encoding="utf-8") as lines:
-            for record in records:
-                lines.write(json.dumps(log_row(record), separators=(",", ":")) + "\n")
+            for row in rows:
+                lines.write(json.dumps(row, separators=(",", ":")) + "\n")
         columns = {
             "Timestamp": "DateTime64(9, \\'UTC\\')",
             "TraceId": "String",
@@ -188,3 +196,31 @@ def log_row(record: Record) -> dict[str, Any]:
         "LogAttributes": attributes,
         "EventName": EVENTS.get(record["kind"], ""),
     }
+
+
+def exported_rows(export: ExportLogsServiceRequest) -> Iterator[dict[str, Any]]:
+    """Log events that came by OTLP, as rows of `otel_logs`: each attribute is a text."""
+    for resource in export.resource_logs:
+        of_resource = {one.key: text_of(one.value) for one in resource.resource.attributes}
+        for scope in resource.scope_logs:
+            for event in scope.log_records:
+                nanoseconds = event.time_unix_nano or event.observed_time_unix_nano
+                time = datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc)
+                yield {
+                    "Timestamp": f"{time:%Y-%m-%d %H:%M:%S}.{nanoseconds % 10**9:09}",
+                    "TraceId": event.trace_id.hex(),
+                    "SpanId": event.span_id.hex(),
+                    "ServiceName": of_resource.get("service.name", ""),
+                    "ResourceAttributes": of_resource,
+                    "LogAttributes": {one.key: text_of(one.value) for one in event.attributes},
+                    "EventName": event.event_name,
+                }
+
+
+def text_of(value: AnyValue) -> str:
+    """A value as the collector writes it: a text as it is, others as JSON has them."""
+    kind = value.WhichOneof("value")
+    if kind is None:
+        return ""
+    found = getattr(value, kind)
+    return found if kind == "string_value" else json.dumps(found)

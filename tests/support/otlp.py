@@ -122,6 +122,11 @@ class Receiver(LocalServer):
         ]
 
     @property
+    def log_exports(self) -> list[ExportLogsServiceRequest]:
+        """What has arrived of logs, oldest first."""
+        return self._of("/v1/logs")
+
+    @property
     def metric_exports(self) -> list[ExportMetricsServiceRequest]:
         """What has arrived of metrics, oldest first."""
         return self._of("/v1/metrics")

@@ -35,11 +35,21 @@ interface PrometheusQuery {
   refId: string;
 }
 
+// As the query editor of the data source saves SQL.
+interface ClickHouseQuery {
+  datasource: { type: 'grafana-clickhouse-datasource'; uid: string };
+  editorType: 'sql';
+  format: 0 | 1 | 2 | 3;
+  queryType: 'table' | 'timeseries' | 'logs' | 'traces';
+  rawSql: string;
+  refId: string;
+}
+
 type Typed<Type, Options, Custom> = Plain<Omit<Panel, 'type' | 'options' | 'fieldConfig' | 'targets'>> & {
   type: Type;
   options: Partial<Plain<Options>>;
   fieldConfig: Fields<Custom>;
-  targets: PrometheusQuery[];
+  targets: PrometheusQuery[] | ClickHouseQuery[];
 };
 
 type AnyPanel =
