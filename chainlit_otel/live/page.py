@@ -17,6 +17,8 @@ from chainlit_otel.live.traces import KeptSpan, TraceStore
 from chainlit_otel.live.turns import KeptTurn, TurnBoard
 from chainlit_otel.thresholds import Thresholds
 
+_INTEREST = 15 * 60  # seconds after the last page was closed for which spans are still kept
+
 
 class Live:
     """What the live page shows.
@@ -54,6 +56,7 @@ class Live:
         self._figures: Figures = {}
         self._state = LoopState()
         self._last_turn = 0
+        self._looked = clock()
         self.journal = Journal()
         self.traces = TraceStore()
         self.turns = TurnBoard(self._thresholds.first_token_seconds, self.traces.forget)
@@ -78,8 +81,16 @@ class Live:
         self._open_sessions, self._open_turns, self._loop = open_sessions, open_turns, loop
         self._sampler = Sampler(readings, self.turns.totals, self._thresholds)
 
-    def sample(self) -> None:
-        """Read the figures; to be called once a second."""
+    def sample(self, pages: int) -> None:
+        """Read the figures; to be called once a second.
+
+        Args:
+            pages: How many pages are open.
+        """
+        if pages:
+            self._looked = self._clock()
+        elif self._clock() - self._looked > _INTEREST * NS:
+            self.traces.is_wanted = False
         if self._sampler is not None:
             second = self._clock() // NS
             self._state = self._loop()
@@ -158,8 +169,10 @@ class Live:
             "dropped": dropped,
         }
 
-    def skip_changes(self) -> None:
-        """Forget what has changed so far: whoever begins to look asks for all of it."""
+    def look(self) -> None:
+        """A page is opened; it asks for all there is, and what has changed so far is forgotten."""
+        self._looked = self._clock()
+        self.traces.is_wanted = True
         self.sessions.changes()
         self._last_turn = self.turns.last_key
 

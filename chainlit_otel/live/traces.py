@@ -120,10 +120,15 @@ class Trace:
 class TraceStore:
     """Keeps the spans of turns. Thread-safe.
 
-    The spans of other traces are not kept: only a root span with the name of a turn opens one.
+    The spans of other traces are not kept: only a root span with the name of a turn opens one. And
+    none are while nobody looks, since spans are the most of what the page costs.
+
+    Attributes:
+        is_wanted: Whether somebody looks.
     """
 
     def __init__(self) -> None:
+        self.is_wanted = False
         self._lock = Lock()
         self._traces: dict[int, Trace] = {}
 
@@ -219,7 +224,7 @@ class TraceProcessor(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """A span has started."""
-        if self.store is not None:
+        if self.store is not None and self.store.is_wanted:
             self.store.on_start(span)
 
     def on_end(self, span: ReadableSpan) -> None:

@@ -15,7 +15,13 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, StatusC
 
 
 class SpanObserver(Protocol):
-    """Is shown each span when it starts and when it ends."""
+    """Is shown each span when it starts and when it ends.
+
+    Attributes:
+        is_wanted: Whether spans are to be made for it at this moment.
+    """
+
+    is_wanted: bool
 
     def on_local_start(self, span: LocalSpan) -> None:
         """A span has started."""

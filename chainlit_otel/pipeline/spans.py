@@ -148,8 +148,8 @@ class Tracing:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether spans are made, for a tracer provider or for those in this process."""
-        return self._observer is not None or self.has_provider
+        """Whether spans are made, for a tracer provider or for the live page."""
+        return (self._observer is not None and self._observer.is_wanted) or self.has_provider
 
     @property
     def has_provider(self) -> bool:
@@ -270,7 +270,7 @@ class Tracing:
         parent: SpanScope | None,
     ) -> SpanScope:
         """Start a span that stays in the process, and attach its scope."""
-        if self._observer is None:
+        if self._observer is None or not self._observer.is_wanted:
             return NOOP_SCOPE
         with self.guard:
             above = None if parent_scope is None else _local(parent_scope)

@@ -73,7 +73,7 @@ class LivePage:
                 now = loop.time()
                 await asyncio.sleep(math.floor(now) + 1 + _LATE - now)
                 with self._guard:
-                    self._live.sample()
+                    self._live.sample(len(self._streams))
                 if self._streams:
                     with self._guard:
                         self._publish()
@@ -148,7 +148,7 @@ class LivePage:
         if request.method == "HEAD":
             return Response(headers=headers, media_type="text/event-stream")
         if not self._streams:
-            self._live.skip_changes()
+            self._live.look()
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._streams.add(queue)
         queue.put_nowait(_event("tick", self._live.tick()))

@@ -221,7 +221,8 @@ async def test_reload_of_a_copy_beside_the_app() -> None:
     package = Path(chainlit_otel.__file__).parent
     copy = {
         str(Path("chainlit_otel") / file.relative_to(package)): file.read_text(encoding="utf-8")
-        for file in package.rglob("*.py")
+        for file in package.rglob("*")
+        if file.suffix in (".py", ".html", ".css", ".js", ".svg", ".txt")
     }
     note = """
 with open("copies.txt", "a") as file:

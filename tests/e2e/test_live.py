@@ -224,8 +224,14 @@ async def test_with_an_exporter_the_spans_are_those_that_are_exported() -> None:
         env = {**backend.env, "CHAINLIT_OTEL_TRACE_URL": "https://traces/{trace_id}"}
         with ChainlitServer({"app.py": APP}, env=env) as server:
             visitor = await visitor_of(server)
+            await visitor.talk("while nobody looks")
+            async with httpx.AsyncClient(timeout=60) as http:
+                # Spans are kept for a while after somebody has looked.
+                async with http.stream("GET", f"{address(server)}live/data/stream") as stream:
+                    await anext(stream.aiter_lines())
             await visitor.talk("hello")
-            (turn,) = (await ask(server, "turns"))["rows"]
+            before, turn = (await ask(server, "turns"))["rows"]
+            assert (await ask(server, f"turns/{before['key']}"))["spans"] == []
             assert turn["trace_url"] == f"https://traces/{turn['trace_id']}"
             shown = (await ask(server, f"turns/{turn['key']}"))["spans"]
             await visitor.leave()

@@ -127,7 +127,7 @@ def test_a_turn_under_way_is_what_its_session_is_doing() -> None:
 def test_what_is_sent_of_changes_adds_up_to_what_is_there(seed: int) -> None:
     dice, chat = random.Random(seed), Deployment()
     open_sessions = [chat.start() for _ in range(10)]
-    chat.live.skip_changes()
+    chat.live.look()
     shown = {row["key"]: row for row in chat.live.read_sessions()["open"]}
     turns = {row["key"]: row for row in chat.live.read_turns()["rows"]}
     for _ in range(30):
@@ -159,9 +159,21 @@ def test_what_is_sent_of_changes_adds_up_to_what_is_there(seed: int) -> None:
 def test_an_end_of_which_nothing_is_known_is_gone() -> None:
     chat = Deployment()
     sessions = [chat.start() for _ in range(ENDED + 3)]
-    chat.live.skip_changes()
+    chat.live.look()
     for session in sessions:
         chat.sessions.end(session, "shutdown")
     rows, _ = chat.live.changes()
     assert sorted(row["state"] for row in rows) == ["ended"] * ENDED + ["gone"] * 3
     assert len(set(keys(rows))) == ENDED + 3
+
+
+def test_spans_are_wanted_while_somebody_looks_and_for_a_while_after() -> None:
+    chat = Deployment()
+    wanted = []
+    for pages in (0, 1, *[0] * 31, 1, 0):
+        if pages:
+            chat.live.look()
+        chat.live.sample(pages)
+        wanted.append(chat.live.traces.is_wanted)
+        chat.clock.advance(30 * NS)
+    assert wanted == [False, *[True] * 31, False, True, True]

@@ -17,6 +17,12 @@ from chainlit_otel.pipeline.spans import Tracing, trace_of
 SECRET = "words of a user"
 
 
+def wanted() -> TraceStore:
+    store = TraceStore()
+    store.is_wanted = True
+    return store
+
+
 def local(store: TraceStore) -> Tracing:
     return Tracing(ProxyTracerProvider().get_tracer("chainlit"), False, Guard("tracing"), store)
 
@@ -40,7 +46,7 @@ def tracing(request: pytest.FixtureRequest, store: TraceStore) -> Tracing:
 
 @pytest.fixture
 def store() -> TraceStore:
-    return TraceStore()
+    return wanted()
 
 
 def test_a_turn_has_its_spans_with_their_parents(tracing: Tracing, store: TraceStore) -> None:
@@ -131,6 +137,16 @@ def test_a_span_of_ours_is_not_the_current_one_to_others(store: TraceStore) -> N
     tracing.end(turn, "ok")
 
 
+def test_while_nobody_looks_no_spans_are_made_or_kept() -> None:
+    for make in (local, by_sdk):
+        store = TraceStore()
+        tracing = make(store)
+        turn = tracing.start_root(catalog.SPAN_TURN, {})
+        assert tracing.is_enabled == tracing.has_provider
+        tracing.end(turn, "ok")
+        assert store.read(trace_of(turn)) == ([], 0)
+
+
 def test_without_a_page_and_a_provider_there_are_no_spans() -> None:
     tracing = Tracing(ProxyTracerProvider().get_tracer("chainlit"), False, Guard("tracing"))
     assert not tracing.is_enabled
@@ -150,7 +166,7 @@ def test_a_provider_is_given_one_processor_and_none_of_a_page_that_is_over(
     store: TraceStore,
 ) -> None:
     provider = TracerProvider()
-    for given in (store, store, None, TraceStore(), store, None):
+    for given in (store, store, None, wanted(), store, None):
         traces.attach(provider, given)
     assert len(provider._active_span_processor._span_processors) == 1
     tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))

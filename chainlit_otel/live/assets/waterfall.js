@@ -8,7 +8,7 @@ const SIGNS = { error: "◆ ", cancelled: "◌ " };
 
 /** Return the list of spans; each opens what is known about it. */
 export function waterfall(spans, duration) {
-  if (!spans.length) return el("p", { class: "nothing" }, "No span was kept of this turn.");
+  if (!spans.length) return el("p", { class: "nothing" }, "No span was kept of this turn: they are while a page is open, and for 15 minutes after.");
   const end = Math.max(duration ?? 0, ...spans.map((span) => span.start + (span.seconds ?? 0)), 0.001);
   const list = el("ol", { class: "waterfall" });
   const ordered = inOrder(spans);
