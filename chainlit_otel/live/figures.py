@@ -203,10 +203,11 @@ class Sampler:
     ) -> Iterator[HeadlineFigure]:
         limits = self._thresholds
         lately = {name: sliding.total for name, sliding in self._lately.items()}
-        minutes = max(min(second - (self._began or 0) + 1, _LATELY), 1) / _MINUTE
+        elapsed = second - (self._began or 0) + 1
+        minutes = min(elapsed, _LATELY) / _MINUTE
         starts, connected = lately["starts"], figures["connected"] or 0
         before = (self._last_hour_starts.total - starts) * _LATELY / _HOUR
-        knows = second - (self._began or 0) >= _HOUR + _LATELY
+        knows = elapsed >= _HOUR + _LATELY
         spike = knows and starts >= limits.spike_sessions and starts > limits.spike_factor * before
         yield HeadlineFigure(
             *("starts", "Sessions started", starts / minutes, "1/min", _level(spike), "starts"),

@@ -225,10 +225,10 @@ async def test_with_an_exporter_the_spans_are_those_that_are_exported() -> None:
         with ChainlitServer({"app.py": APP}, env=env) as server:
             visitor = await visitor_of(server)
             await visitor.talk("while nobody looks")
-            async with httpx.AsyncClient(timeout=60) as http:
-                # Spans are kept for a while after somebody has looked.
-                async with http.stream("GET", f"{address(server)}live/data/stream") as stream:
-                    await anext(stream.aiter_lines())
+            # Spans are kept for a while after somebody has looked.
+            stream = f"{address(server)}live/data/stream"
+            async with httpx.AsyncClient() as http, http.stream("GET", stream) as events:
+                await anext(events.aiter_lines())
             await visitor.talk("hello")
             before, turn = (await ask(server, "turns"))["rows"]
             assert (await ask(server, f"turns/{before['key']}"))["spans"] == []
