@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, Page, expect
 
+from tests.support.axe import install_axe, violations
 from tests.support.browser import chromium
 from tests.support.live_day import LiveDay
 
@@ -303,6 +305,29 @@ async def test_figures_levels_and_charts_are_those_of_the_stream(opened: Open) -
         day.figures["tokens_input"] = 7
         await page.get_by_role("button", name="15 min").click()
         await expect(page.locator(".chart", has_text="Tokens")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(browser: Browser, scheme: Any, tmp_path: Path) -> None:
+    script = install_axe(Path(__file__).parent / "axe" / "package.json", tmp_path)
+    day = LiveDay(100, churn=0)
+    day.levels = {"first_token": "warning", "loop_lag": "critical"}
+    day.blocked = {"blocked": True, "seconds": 3.2, "where": "app.py:12 in slow"}
+    with day.served():
+        # The page lets no script in that is not its own, axe neither.
+        context = await browser.new_context(
+            viewport={"width": 390, "height": 844}, color_scheme=scheme, bypass_csp=True
+        )
+        page = await context.new_page()
+        await page.goto(day.url)
+        for view in ("overview", "sessions?key=s3", "turns?filter=x:", "turns?key=t1", "health"):
+            await page.evaluate("view => location.hash = view", view)
+            await state(page, "live")
+            await expect(page.locator(":is(table, figure):visible").first).to_be_visible()
+            opening = "document.querySelectorAll('details').forEach(each => each.open = true)"
+            await page.evaluate(opening)
+            assert await violations(page, script) == [], view
+        await context.close()
 
 
 async def test_a_blocked_event_loop_is_said_with_its_line(opened: Open) -> None:

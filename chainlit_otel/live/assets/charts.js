@@ -28,10 +28,16 @@ const CHARTS = [
   ["Tokens, a minute", "count", line("tokens_input", "read", "blue"), line("tokens_output", "written", "green")],
 ].map(([title, unit, ...lines]) => ({ title, unit, lines, optional: lines[0].figure.startsWith("tokens") }));
 
+/** A time as the axis has it: in one unit, and without digits that say nothing. */
+function round(value) {
+  if (value < 1) return `${Number((value * 1000).toFixed(1))} ms`;
+  return value < 60 ? `${Number(value.toFixed(2))} s` : `${Number((value / 60).toFixed(2))} min`;
+}
+
 const UNITS = {
-  count: { format: count, steps: [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5, 6].map((e) => n * 10 ** e)).sort((a, b) => a - b), least: 4 },
-  seconds: { format: seconds, steps: null, least: 0.01 },
-  bytes: { format: bytes, steps: Array.from({ length: 40 }, (_, i) => 2 ** i), least: 1024 },
+  count: { format: count, axis: count, steps: [1, 2, 5].flatMap((n) => [0, 1, 2, 3, 4, 5, 6].map((e) => n * 10 ** e)).sort((a, b) => a - b), least: 4 },
+  seconds: { format: seconds, axis: round, steps: null, least: 0.01 },
+  bytes: { format: bytes, axis: bytes, steps: Array.from({ length: 40 }, (_, i) => 2 ** i), least: 1024 },
 };
 
 // A history that has just begun fills the width, but not with a few seconds.
@@ -96,6 +102,11 @@ class Chart {
     });
   }
 
+  /** What the legend says. */
+  get words() {
+    return this.lines.map(({ label }, i) => `${label} ${this.#legend[i].textContent}`).join(", ");
+  }
+
   /** Put the cursor at a time, or take it away. */
   point(time) {
     if (this.#plot === null) return;
@@ -144,7 +155,7 @@ class Chart {
           size: size * 5,
           gap: 6,
           space: size * 2.6,
-          values: (_, splits) => splits.map((value) => (value === 0 ? "0" : this.unit.format(value))),
+          values: (_, splits) => splits.map((value) => (value === 0 ? "0" : this.unit.axis(value))),
           ...(this.unit.steps && { incrs: this.unit.steps }),
         },
       ],
@@ -234,7 +245,8 @@ export class Charts {
     if (document.activeElement !== this.slider || this.#moment !== null) this.slider.value = String(index);
     const text = this.#moment === null ? "now" : clock(this.#moment);
     setText(this.text, text);
-    this.slider.setAttribute("aria-valuetext", text);
     if (this.#moment !== null) for (const chart of this.#charts) chart.point(this.#moment);
+    // The first chart is read out with the time; the legends have the values of the others.
+    this.slider.setAttribute("aria-valuetext", `${text}: ${this.#charts[0].words}`);
   }
 }

@@ -151,6 +151,7 @@ function state() {
   if (source.state === "lost") {
     const wait = Math.max(0, Math.ceil((source.next - Date.now()) / 1000));
     more = `since ${clock(source.since / 1000)}, ${wait ? `again in ${plural(wait, "second")}` : "trying"}`;
+    if (source.why && byId("denied").hidden) more += `. ${source.why}`;
   }
   setText(byId("state-more"), more);
 }

@@ -150,7 +150,11 @@ class SessionDetail {
     }
     // Somebody has gone on to another one meanwhile.
     if (asked !== this.#asked) return;
+    const within = () => [...this.body.querySelectorAll("a, [tabindex]")];
+    const focused = within().indexOf(document.activeElement);
     this.body.replaceChildren(...content);
+    // What is new comes at the end: whoever has got somewhere by keyboard stays there.
+    within()[focused]?.focus({ preventScroll: true });
     this.#busy = false;
     if (this.#again) {
       this.#again = false;
@@ -173,7 +177,7 @@ class SessionDetail {
         ["Doing now", isOpen(row) ? doing(row, now) : ""],
         ["End", row.reason],
         ["Started", clock(row.started)],
-        ["Age", age(ageOf(row, now))],
+        [isOpen(row) ? "Age" : "Duration", age(ageOf(row, now))],
         ["Turns", count(row.turns)],
         ["Failed", some(row.errors)],
         ["Stopped", some(row.cancelled)],

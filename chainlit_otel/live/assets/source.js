@@ -11,12 +11,15 @@ export class Denied extends Error {}
 
 /** Get JSON from below the page's own address. */
 export async function get(path) {
-  const answer = await fetch(`live/data/${path}`, {
-    credentials: "same-origin",
-    cache: "no-store",
-    signal: AbortSignal.timeout(PATIENCE),
-  });
-  if (answer.ok) return answer.json();
+  const answer = await ask(path, AbortSignal.timeout(PATIENCE));
+  return answer.json();
+}
+
+/** Return the answer; one that is a refusal is raised with what it says. */
+async function ask(path, signal) {
+  const options = { credentials: "same-origin", cache: "no-store", signal };
+  const answer = await fetch(`live/data/${path}`, options);
+  if (answer.ok) return answer;
   const said = await answer.json().catch(() => ({}));
   const message = said.error ?? `The server answered ${answer.status}.`;
   throw answer.status === 401 || answer.status === 403 ? new Denied(message) : new Error(message);
@@ -40,6 +43,8 @@ export class Source extends EventTarget {
   /** Since when it is not live, and when it tries again; epoch milliseconds. */
   since = Date.now();
   next = 0;
+  /** What the server said when it refused; empty if it said nothing. */
+  why = "";
 
   start() {
     document.addEventListener("visibilitychange", () => (document.hidden ? this.#pause() : this.#connect()));
@@ -84,6 +89,7 @@ export class Source extends EventTarget {
         if (name === "tick") {
           this.#tick = { at: data.at, received: performance.now() };
           this.#wait = FIRST_WAIT;
+          this.why = "";
           this.#say("live");
         }
         this.dispatchEvent(new CustomEvent(name, { detail: data }));
@@ -128,12 +134,19 @@ export class Source extends EventTarget {
     this.dispatchEvent(new Event("status"));
   }
 
-  // A stream does not say why it was refused.
+  // An `EventSource` does not say why it was refused.
   async #askWhy() {
+    const asking = new AbortController();
     try {
-      await get("health");
+      await ask("stream", asking.signal);
     } catch (error) {
       if (error instanceof Denied) this.#deny(error);
+      // A server that is not there has nothing to say.
+      if (error instanceof TypeError) return;
+      this.why = error.message;
+      this.dispatchEvent(new Event("status"));
+    } finally {
+      asking.abort();
     }
   }
 
