@@ -310,7 +310,9 @@ async def test_off_there_is_no_watchdog_and_on_again_one(server: ChainlitServer)
     watched = Watched(server)
     for _ in range(2):
         (names,) = await visitor.talk("off and on")
-        assert "chainlit-otel" not in names
+        # The thread that has rendered a page for `watched` may be in its pause still.
+        ours = {name for name in names.split() if name.startswith("chainlit-otel")}
+        assert ours <= {"chainlit-otel-pages"}
         (names,) = await visitor.talk("threads")
         assert names.count("chainlit-otel-watchdog") == 1
     began, before = time.monotonic(), watched.beats
