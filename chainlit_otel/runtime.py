@@ -522,7 +522,9 @@ class Runtime:
 
     async def _describe_health(self, process: dict[str, Any]) -> dict[str, Any]:
         described = describe_health(self.health(), self._pipeline, losses)
-        return {**process, **described, "series": await self._metrics.count_series()}
+        memory = {} if self._live is None else {"history": self._live.history.size}
+        series = await self._metrics.count_series()
+        return {**process, **described, "series": series, "memory": memory}
 
     def _chainlit_imported(self, _: Any) -> None:
         """Install the probes. It runs inside the application's import, so it must not raise."""

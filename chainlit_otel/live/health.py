@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Mapping
 from dataclasses import fields
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +32,7 @@ def describe_process(settings: Settings) -> dict[str, Any]:
     """
     resource = resource_of(settings).attributes
     return {
+        "started": time.time(),
         "chainlit": _version("chainlit"),
         "python": platform.python_version(),
         "opentelemetry": _version("opentelemetry-sdk"),
