@@ -1,6 +1,6 @@
 """Spans that never leave the process, for the live page where no provider of spans is set.
 
-They cost a tenth of the SDK's. They are not OpenTelemetry's current span: with their context,
+They cost about half of the SDK's. They are not OpenTelemetry's current span: with their context,
 requests of the app to others would be marked as not sampled, and so would the traces of those.
 """
 

@@ -47,14 +47,18 @@ class KnownHosts:
 
     def __init__(self, app: ASGIApp, others: Iterable[str] = ()) -> None:
         self.app = app
-        names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
-        self._names = frozenset(filter(None, map(_host, names)))
+        self._names = _names_of_this_machine(others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         host = _host(Headers(scope=scope).get("host", ""))
         app = self.app if host in self._names or _is_loopback(host) else _foreign()
         await app(scope, receive, send)
+
+
+def _names_of_this_machine(others: Iterable[str]) -> frozenset[str]:
+    names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
+    return frozenset(filter(None, map(_host, names)))
 
 
 def _host(header: str) -> str:
@@ -102,8 +106,7 @@ class PageAccess:
         self._page = page
         self._is_loopback = is_loopback(address)
         self._token = token
-        names = ("localhost", socket.gethostname(), *_HOSTS_OF_CONTAINERS, *others)
-        self._names = frozenset(filter(None, map(_host, names)))
+        self._names = _names_of_this_machine(others)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
