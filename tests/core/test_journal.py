@@ -37,6 +37,15 @@ def test_the_first_and_the_last_events_are_kept(
     assert (events.dropped, events.count) == (dropped, len(model))
 
 
+def test_a_long_session_keeps_no_more_than_a_short_one() -> None:
+    journal, events = Journal(), Events()
+    for n in range(1000):
+        journal.add(events, "turn", n * MS, str(n % 10))
+    kept = [*range(FIRST), *range(1000 - MAX_EVENTS + FIRST, 1000)]
+    assert journal.read(events) == [(n, "turn", str(n % 10)) for n in kept]
+    assert (events.dropped, events.count) == (1000 - MAX_EVENTS, 1000)
+
+
 def test_sessions_do_not_share_their_events() -> None:
     journal, one, other = Journal(), Events(), Events()
     journal.add(one, "connect", 0)
