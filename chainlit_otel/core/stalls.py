@@ -36,15 +36,18 @@ class Stall:
     Attributes:
         callback: Name of the callback under way, if there was one.
         source: The line of the app that was being executed, if it is known.
+        seen_late: Whether the watchdog could not run before, as when a call in C lets no thread
+            run: the loop may have gone on from the line that blocked it.
     """
 
     callback: str | None = None
     source: Source | None = None
+    seen_late: bool = False
 
     def __str__(self) -> str:
         by = f" by {self.callback}" if self.callback else ""
-        at = f" at {self.source}" if self.source else ""
-        return (by + at).strip() or "by unknown code"
+        at = " at or just before" if self.seen_late else " at"
+        return (by + (f"{at} {self.source}" if self.source else "")).strip() or "by unknown code"
 
 
 class Beat(NamedTuple):

@@ -17,6 +17,7 @@ import logging
 import os
 import sys
 import sysconfig
+import time
 import weakref
 from collections.abc import Callable, Iterable
 from importlib import import_module
@@ -46,17 +47,22 @@ Line = tuple[CodeType, int]
 SAMPLED = 2
 """Beats that are recorded as one, by the largest lag: a record costs more than a beat."""
 
+LATE = 0.05
+"""Seconds after which a watchdog that should have woken was kept from it. A thread asks for the
+interpreter every 5 ms (`sys.getswitchinterval`) and gets it, unless a call in C holds it."""
+
 _STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
 _PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _INSTALLED = ("site-packages", "dist-packages")
 
 
-def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
+def describe(lines: Iterable[Line], callback_of: CallbackOf, seen_late: bool = False) -> Stall:
     """Describe a stall.
 
     Args:
         lines: What was being executed, innermost first.
         callback_of: Names callbacks.
+        seen_late: Whether the watchdog was kept from looking before.
     """
     callback: str | None = None
     best: dict[int, Source] = {}
@@ -66,7 +72,7 @@ def describe(lines: Iterable[Line], callback_of: CallbackOf) -> Stall:
         rank = _rank(code.co_filename, name is not None)
         if rank is not None and rank not in best:
             best[rank] = Source(_shown(code.co_filename), line, code.co_name)
-    return Stall(callback, best[min(best)] if best else None)
+    return Stall(callback, best[min(best)] if best else None, seen_late)
 
 
 def _rank(file: str, is_callback: bool) -> int | None:
@@ -172,17 +178,18 @@ class LoopMonitor:
         if beat.late_detection:
             _log_stall(Stall())
 
-    def stalled(self, lines: list[Line], task: asyncio.Task[Any] | None) -> None:
+    def stalled(self, lines: list[Line], task: asyncio.Task[Any] | None, seen_late: bool) -> None:
         """A stall began.
 
         Args:
             lines: What was being executed, innermost first.
             task: The task in which it was.
+            seen_late: Whether the watchdog was kept from looking before.
         """
         if not self.heartbeat.stalled:
             # It has ended meanwhile, and these lines may be those of what ran next.
             lines, task = [], None
-        self._stall = stall = describe(lines, self._callback_of)
+        self._stall = stall = describe(lines, self._callback_of, seen_late)
         _log_stall(stall)
         self._on_stall(stall, task)
 
@@ -228,10 +235,13 @@ class _Watchdog:
 
     def _run(self) -> None:
         wait: float | None = THRESHOLD
-        while wait is not None and not self._done.wait(wait):
-            wait = self._check()
+        while wait is not None:
+            wakes = time.monotonic() + wait
+            if self._done.wait(wait):
+                return
+            wait = self._check(late=time.monotonic() - wakes > LATE)
 
-    def _check(self) -> float | None:
+    def _check(self, late: bool) -> float | None:
         """Check once; return the seconds until the next check, or None if the loop is gone."""
         loop = self._loop()
         if loop is None or loop.is_closed():
@@ -242,7 +252,7 @@ class _Watchdog:
                 return THRESHOLD
             check = self._monitor.heartbeat.check()
             if check.began:
-                self._monitor.stalled(self._lines(), asyncio.current_task(loop))
+                self._monitor.stalled(self._lines(), asyncio.current_task(loop), late)
             return check.wait
         return THRESHOLD
 

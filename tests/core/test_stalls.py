@@ -205,6 +205,10 @@ def test_two_threads_count_a_stall_once() -> None:
             "by on_message at app.py:14 in slow_call",
         ),
         (Stall(None, Source("app.py", 14, "slow_call")), "at app.py:14 in slow_call"),
+        (
+            Stall("on_message", Source("app.py", 14, "hog"), seen_late=True),
+            "by on_message at or just before app.py:14 in hog",
+        ),
         (Stall(), "by unknown code"),
     ],
 )
