@@ -44,7 +44,7 @@ if STEADY:
     slow_timers()
 if OBSERVER == "chainlit_otel":
     import chainlit_otel
-    from chainlit_otel import runtime
+    from chainlit_otel import api
     from chainlit_otel.core import stalls
     from chainlit_otel.probes import event_loop
     from chainlit_otel.probes.messages import Messages
@@ -55,8 +55,8 @@ if OBSERVER == "chainlit_otel":
         for module, name in ((stalls, "THRESHOLD"), (event_loop, "THRESHOLD"), (queue, "_POLL")):
             setattr(module, name, SLOWER)
     chainlit_otel.enable()
-    if STEADY and runtime._active is not None:
-        runtime._active._recorder.queue._delay = SLOWER
+    if STEADY and api._active is not None:
+        api._active._recorder.queue._delay = SLOWER
 elif OBSERVER in ("sdk", "fastapi"):
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import TracerProvider
@@ -90,7 +90,7 @@ def collecting(phase: str, info: dict[str, int]) -> None:
 def flush() -> None:
     """Export what is waiting, and say so."""
     if OBSERVER == "chainlit_otel":
-        observing = runtime._active
+        observing = api._active
         assert observing is not None
         if observing.context.get(Messages).ledger.active()[()]:
             # The visitor has the answer a moment before the turn is over.

@@ -11,8 +11,8 @@ from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
+    from chainlit_otel.api import access_denied, disable, enable, record_score
     from chainlit_otel.resources.registry import watch_cache, watch_pool
-    from chainlit_otel.runtime import access_denied, disable, enable, record_score
 
 __all__ = [
     "Settings",
@@ -29,12 +29,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in ("access_denied", "disable", "enable", "record_score"):
         try:
-            from chainlit_otel import runtime
+            from chainlit_otel import api
         except ValueError as error:
             # The SDK reads some variables when it is imported, and raises.
             warn(f"chainlit-otel is off, the OpenTelemetry SDK cannot be imported: {error}")
             return _off
-        return getattr(runtime, name)
+        return getattr(api, name)
     if name in ("watch_cache", "watch_pool"):
         from chainlit_otel.resources import registry
 

@@ -29,12 +29,14 @@ from opentelemetry import metrics, trace
 from opentelemetry.util.re import parse_env_headers
 
 import chainlit_otel
-from chainlit_otel import runtime
+from chainlit_otel import api
 from chainlit_otel.pipeline.exporters import otlp_protocol, otlp_variable
 from chainlit_otel.pipeline.providers import is_ours
 from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.privacy import mask_url
+from chainlit_otel.probes.installation import FAILED
 from chainlit_otel.records.files import records_dir_problem
+from chainlit_otel.runtime import OPTIONAL_PROBES, Runtime
 from chainlit_otel.settings import Settings, describe, problems
 
 Row = tuple[str, ...]
@@ -102,14 +104,14 @@ def _imports_chainlit(findings: Findings) -> bool:
 
 def _loads(findings: Findings, app: str | None) -> bool:
     """Load the app; without one, call `enable()` as an app would."""
-    enable = runtime.enable
+    enable = api.enable
 
     @functools.wraps(enable)
     def enable_and_note(*args: Any, **kwargs: Any) -> None:
         findings.enabled = True
         enable(*args, **kwargs)
 
-    runtime.enable = enable_and_note
+    api.enable = enable_and_note
     try:
         if app is None:
             chainlit_otel.enable()
@@ -131,7 +133,7 @@ def _describe_error(error: BaseException) -> str:
 
 
 def _examine(findings: Findings, app: str | None) -> None:
-    active = runtime.active()
+    active = api.active()
     settings = active.settings if active else Settings()
     _settings(findings, settings)
     if active is not None:
@@ -181,18 +183,18 @@ def _show(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _probes(findings: Findings, active: runtime.Runtime) -> None:
+def _probes(findings: Findings, active: Runtime) -> None:
     health = active.health()
     for name, state in health["probes"].items():
         findings.add("probes", name, state)
         missing = state.startswith("off: no ")
-        if missing and name in runtime.OPTIONAL_PROBES:
+        if missing and name in OPTIONAL_PROBES:
             continue
         if missing:
             findings.add_problem(
                 f"the {name} probe is {state}: use a version of Chainlit that has it"
             )
-        elif state == runtime.FAILED:
+        elif state == FAILED:
             findings.add_problem(f"the {name} probe is {state}: please report it, with the log")
         elif state != "on":
             findings.add_problem(f"the {name} probe is {state}")
@@ -203,7 +205,7 @@ def _probes(findings: Findings, active: runtime.Runtime) -> None:
             )
 
 
-def _admin_server(findings: Findings, active: runtime.Runtime) -> None:
+def _admin_server(findings: Findings, active: Runtime) -> None:
     settings, title = active.settings, "admin server"
     where = f"{settings.host}:{settings.port}"
     if not settings.admin_server:
@@ -228,7 +230,7 @@ def _admin_server(findings: Findings, active: runtime.Runtime) -> None:
         findings.add(title, "in the app", settings.metrics_path)
 
 
-def _providers(findings: Findings, active: runtime.Runtime) -> None:
+def _providers(findings: Findings, active: Runtime) -> None:
     pipeline = active.pipeline
     for provider in pipeline.meter_providers:
         findings.add("metrics", "provider", _provider(provider))
@@ -250,7 +252,7 @@ def _providers(findings: Findings, active: runtime.Runtime) -> None:
         findings.add("traces", "", _exporter(getattr(processor, "span_exporter", processor)))
 
 
-def _records(findings: Findings, active: runtime.Runtime) -> None:
+def _records(findings: Findings, active: Runtime) -> None:
     directory, provider = active.settings.records_dir, active.pipeline.logger_provider
     if directory is not None:
         broken = records_dir_problem(directory)
@@ -413,7 +415,7 @@ def _secrets() -> Iterator[str]:
     for about in describe():
         if about["secret"]:
             yield os.environ.get(about["env"], "")
-            yield getattr(getattr(runtime.active(), "settings", None), about["name"], None) or ""
+            yield getattr(getattr(api.active(), "settings", None), about["name"], None) or ""
     for name, value in os.environ.items():
         if name.startswith("OTEL_EXPORTER_OTLP_") and _is_secret(name):
             yield from (pair.partition("=")[2].strip() for pair in value.split(","))

@@ -9,7 +9,7 @@ from opentelemetry.instrumentation.instrumentor import (  # type: ignore[attr-de
     BaseInstrumentor,
 )
 
-from chainlit_otel.runtime import disable, enable
+from chainlit_otel.api import disable, enable
 
 
 class ChainlitInstrumentor(BaseInstrumentor):  # type: ignore[misc]  # it has no types

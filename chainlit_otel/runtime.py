@@ -1,16 +1,15 @@
-"""Puts the parts together and holds the one active instance."""
+"""One instance: puts the parts together, starts them and ends them."""
 
 from __future__ import annotations
 
 import atexit
 import logging
-import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
-from threading import RLock, Thread
+from threading import Thread
 from time import monotonic
 from typing import Any
 
@@ -18,36 +17,35 @@ import wrapt
 from opentelemetry import trace
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.trace import TracerProvider
-from starlette.types import ASGIApp
 
-from chainlit_otel import catalog, patching
+from chainlit_otel import catalog
 from chainlit_otel.announcement import announce, sent, served, shown
-from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.guard import Guard, log
+from chainlit_otel.internal_metrics import register_internal_metrics
 from chainlit_otel.live import traces
 from chainlit_otel.live.figures import WATCHED
 from chainlit_otel.live.health import describe_health, describe_process
 from chainlit_otel.live.page import Live
 from chainlit_otel.live.traces import TraceStore
-from chainlit_otel.patching import Patches, SeamMissing, Unavailable
-from chainlit_otel.pipeline.forks import renew_locks
+from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.instruments import Telemetry
-from chainlit_otel.pipeline.providers import Pipeline, build_pipeline, losses
+from chainlit_otel.pipeline.providers import Pipeline, losses
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import PROBES, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
 from chainlit_otel.probes.event_loop import EventLoop
+from chainlit_otel.probes.installation import Installation
 from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
-from chainlit_otel.server.access import BelowPath, PageAccess, is_loopback
+from chainlit_otel.server.access import is_loopback
 from chainlit_otel.server.admin import AdminServer
-from chainlit_otel.server.app import admin_app
 from chainlit_otel.server.live_page import LivePage
 from chainlit_otel.server.metrics import MetricsEndpoint
+from chainlit_otel.server.start import start_admin_server
 from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
 
@@ -55,167 +53,6 @@ from chainlit_otel.version import __version__
 _LAST_MODULE = "chainlit.socket"
 
 OPTIONAL_PROBES = tuple(probe.name for probe in PROBES if probe.is_optional)
-# The state of a probe whose installation failed for an unknown reason.
-FAILED = "off: it failed"
-
-_lock = RLock()
-_active: Runtime | None = None
-_last_runtime: Runtime | None = None
-# In a forked child: the parent's instance, until the child serves Chainlit itself.
-_inherited: Runtime | None = None
-
-
-def enable(
-    settings: Settings | None = None,
-    *,
-    tracer_provider: TracerProvider | None = None,
-    meter_provider: MeterProvider | None = None,
-) -> None:
-    """Observe Chainlit from now on. Calling it again changes nothing.
-
-    Other settings than those in force are named in a warning then.
-
-    It may stand anywhere in the app, above or below the callbacks, and before or after
-    `mount_chainlit`; Chainlit itself is not imported by it.
-
-    Args:
-        settings: The settings; by default those of the environment.
-        tracer_provider: Where spans go; by default the global provider, which is one of ours
-            if nobody has set one and the standard variables name an endpoint.
-        meter_provider: Where the metrics go; by default the global provider if the
-            application has set one, else one of ours, which becomes the global one.
-
-    Raises:
-        ValueError: A setting is unknown or out of its range.
-    """
-    global _active, _last_runtime
-    asked, settings = settings, settings or Settings()
-    with _lock:
-        _active = _active or _runtime_of_earlier_import()
-        if _active is not None:
-            with Guard("server"):
-                _active.warn_of_differences(asked, tracer_provider, meter_provider)
-        if _active is not None or _inherited is not None:
-            return
-        if settings.disabled:
-            log(logging.INFO, "chainlit-otel is off (OTEL_SDK_DISABLED)")
-            return
-        pipeline = build_pipeline(settings, meter_provider, tracer_provider)
-        # The histograms of a provider go on counting, so the ledgers behind them do, too.
-        is_reusable = _last_runtime is not None and _last_runtime.same_config(settings, pipeline)
-        last, _last_runtime = _last_runtime if is_reusable else None, None
-        with Guard("server"):
-            runtime = last or Runtime(settings, pipeline)
-            runtime.start()
-            _active = runtime
-
-
-def disable() -> None:
-    """Undo every patch and stop serving. Without `enable()` before, it does nothing.
-
-    Sessions that are open end as `other` in the ledger, since nobody will see their end, and
-    what has been recorded is exported. A wrapper that somebody has wrapped in turn cannot be
-    taken out; it goes inert.
-
-    It may be called anywhere, in a signal handler, too. If that has interrupted code that holds a
-    lock that is needed here, it returns after twice the `shutdown_timeout`, and the rest is done
-    in the background once that lock is free.
-    """
-    global _active, _last_runtime, _inherited
-    with _lock:
-        if _inherited is not None:
-            _inherited.undo_patches()
-            _inherited = None
-        runtime, _active = _active or _runtime_of_earlier_import(), None
-        if runtime is not None:
-            _last_runtime = runtime if runtime.close() else None
-
-
-def access_denied(scope: str, reason: str) -> None:
-    """Count something that the app denied, such as a request over a limit.
-
-    It adds one denied attempt, one denial with its reason, and an event on the current span.
-    What the app grants needs no call: read the denials as a rate, or against the turns. It never
-    raises, and without `enable()` it does nothing.
-
-    Args:
-        scope: What was denied, by the access methods of the metrics: `thread`, `rate_limit` and
-            so on; anything else counts as `other`.
-        reason: Why, in a few words that do not name anybody. The first 32 reasons of up to 64
-            characters are told apart; the rest counts as `other`.
-    """
-    runtime = _active or _runtime_of_earlier_import()
-    if runtime is not None:
-        runtime.access_denied(scope, reason)
-
-
-def record_score(name: str, value: float, label: str | None = None) -> None:
-    """Keep what the app thinks of the turn under way, such as the verdict of an evaluation.
-
-    Outside of turns, as in `on_chat_start` or an action, it is of the session.
-
-    It adds a record of kind `score`, where records are kept. It never raises, and without
-    `enable()` it does nothing.
-
-    Args:
-        name: What was judged, such as `relevance`, in a few words that do not name anybody.
-        value: The score, a number that is finite; by its name users know its scale.
-        label: The score in a word, such as `good`.
-    """
-    runtime = _active or _runtime_of_earlier_import()
-    if runtime is not None:
-        runtime.record_score(name, value, label)
-
-
-def active() -> Runtime | None:
-    """Return the instance that observes; None if there is none."""
-    with _lock:
-        return _active or _runtime_of_earlier_import()
-
-
-def _forked() -> None:
-    """Stop observing: the ledgers and the admin server are the parent's. Runs in each child."""
-    global _lock, _active, _last_runtime, _inherited
-    _lock = RLock()
-    runtime, _active, _last_runtime = _active, None, None
-    if runtime is not None:
-        renew_locks([runtime, registry.pools, registry.caches, losses])
-        _inherited = runtime
-        runtime.deactivate_child(_observe_child)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forked)
-
-
-def _observe_child() -> None:
-    """Observe this process, a forked child that begins to serve Chainlit."""
-    global _active, _inherited
-    with _lock:
-        inherited, _inherited = _inherited, None
-        if inherited is None:
-            return
-        guard = Guard("server")
-        with guard:
-            inherited.undo_patches()
-        with guard:
-            registry.pools.renew()
-            registry.caches.renew(guard)
-        with guard:
-            meters, tracers = inherited.pipeline.host_providers()
-            pipeline = build_pipeline(inherited.settings, meters, tracers)
-            runtime = Runtime(inherited.settings, pipeline, resync=False)
-            runtime.start()
-            _active = runtime
-
-
-def _runtime_of_earlier_import() -> Runtime | None:
-    """Return the instance of an earlier import of this package, if it still observes."""
-    session = sys.modules.get("chainlit.session")
-    if session is None or not hasattr(session, "WebsocketSession"):
-        return None
-    runtime: Runtime | None = patching.installed_by(session.WebsocketSession, "__init__")
-    return runtime
 
 
 class Runtime:
@@ -259,8 +96,7 @@ class Runtime:
             resync,
         )
         self._probes: list[Probe] = [context.get(kind) for kind in PROBES]
-        self._patches: list[Patches] = []
-        self._states: dict[str, str] = {}
+        self._installation = Installation(self, guards["server"])
         self._admin: AdminServer | None = None
         self._in_app: str | None = None
         self._running = False
@@ -299,11 +135,18 @@ class Runtime:
 
     def start(self) -> None:
         """Serve the metrics, and observe Chainlit as soon as it is imported."""
-        self._states = dict.fromkeys(catalog.INSTALLED_PROBE.values, "waiting for Chainlit")
+        self._installation.expect(catalog.INSTALLED_PROBE.values)
         self._running, self._exported = True, False
         atexit.register(self.stop)
         with self._guards["server"]:
-            self._observe_ourselves()
+            register_internal_metrics(
+                self._telemetry,
+                self._guards,
+                self._probes,
+                self._installation,
+                self._recorder,
+                self._pipeline,
+            )
         for name, observe in (
             ("pools", partial(pools.register_observables, pools=registry.pools)),
             ("caches", partial(caches.register_observables, caches=registry.caches)),
@@ -317,11 +160,12 @@ class Runtime:
 
     def health(self) -> dict[str, Any]:
         """Return the state of our own parts, for `/healthz`."""
-        degraded = any(s != "on" for name, s in self._states.items() if name not in OPTIONAL_PROBES)
+        states = self._installation.states
+        degraded = any(s != "on" for name, s in states.items() if name not in OPTIONAL_PROBES)
         return {
             "status": "degraded" if degraded else "ok",
             "version": __version__,
-            "probes": dict(self._states),
+            "probes": dict(states),
             "off": self.off(),
             "internal_errors": {name: g.errors for name, g in self._guards.items()},
         }
@@ -334,7 +178,8 @@ class Runtime:
             for name, guard in self._guards.items()
             if guard.errors
         }
-        off |= {n: s.removeprefix("off: ") for n, s in self._states.items() if s != "on"}
+        states = self._installation.states
+        off |= {n: s.removeprefix("off: ") for n, s in states.items() if s != "on"}
         if not settings.admin_server:
             off["admin server"] = "CHAINLIT_OTEL_ADMIN_SERVER is false"
         elif self._admin is None:
@@ -360,8 +205,7 @@ class Runtime:
         self._on_serving = on_serving
         atexit.unregister(self.stop)
         # Inert and not undone, which takes time: most children exit soon and serve nothing.
-        for patches in self._patches:
-            patches.active = False
+        self._installation.deactivate()
         self._telemetry.silence()
         if self._admin is not None:
             with self._guards["server"]:
@@ -375,14 +219,12 @@ class Runtime:
         patches = Patches(None)
         with self._guards["server"]:
             lifecycle.await_serving(patches, self._guards["server"], on_serving)
-        self._patches.append(patches)
+        self._installation.add(patches)
 
     def undo_patches(self) -> None:
         """Undo every patch, and leave the ledgers as they are."""
         self._on_serving = None
-        while self._patches:
-            with self._guards["server"]:
-                self._patches.pop().undo()
+        self._installation.undo()
 
     def warn_of_differences(
         self,
@@ -477,27 +319,10 @@ class Runtime:
             )
 
     def _serve(self) -> None:
-        settings = self._settings
-        if not settings.admin_server:
-            return
-        try:
-            allowed = (settings.allowed_hosts or "").split(",")
-            page = self._build_page(allowed)
-            app: ASGIApp = admin_app(self._metrics, self.health, self._guarded(page, allowed))
-            if settings.page_base_path:
-                app = BelowPath(app, settings.page_base_path)
-            background = None if page is None else page.run
-            self._admin = AdminServer(app, settings.host, settings.port, allowed, background)
-        except OSError as error:
-            log(
-                logging.WARNING,
-                "no admin server on %s:%s (OTEL_EXPORTER_PROMETHEUS_HOST, _PORT): %s",
-                settings.host,
-                settings.port,
-                error,
-            )
+        page = self._build_page()
+        self._admin = start_admin_server(self._settings, self._metrics, self.health, page)
 
-    def _build_page(self, allowed: list[str]) -> LivePage | None:
+    def _build_page(self) -> LivePage | None:
         live, get = self._live, self.context.get
         if live is None:
             return None
@@ -514,12 +339,6 @@ class Runtime:
             return LivePage(live, health, self._guards["server"])
         return None
 
-    def _guarded(self, page: LivePage | None, allowed: list[str]) -> PageAccess | None:
-        settings = self._settings
-        if page is None:
-            return None
-        return PageAccess(page.app, settings.host, settings.page_token, allowed)
-
     async def _describe_health(self, process: dict[str, Any]) -> dict[str, Any]:
         described = describe_health(self.health(), self._pipeline, losses)
         memory = {} if self._live is None else {"history": self._live.history.size}
@@ -530,35 +349,14 @@ class Runtime:
         """Install the probes. It runs inside the application's import, so it must not raise."""
         if self._on_serving is not None:
             self._await_serving(self._on_serving)
-        if not self._running or self._patches:
+        if not self._running or not self._installation.is_empty:
             return
         for probe in self._probes:
-            self._install(probe)
+            self._installation.install(probe)
         self._find_pools()
         with self._guards["server"]:
             if self._settings.metrics_path:
                 self._serve_in_app(self._settings.metrics_path)
-
-    def _install(self, probe: Probe) -> None:
-        """Install one probe; without its seam it alone stays off."""
-        name, patches = probe.name, Patches(self)
-        state = FAILED
-        with probe.guard:
-            try:
-                probe.install(patches)
-                state = "on"
-            except SeamMissing as missing:
-                state = f"off: no {missing}"
-                log(logging.WARNING, "the %s probe is off: this Chainlit has no %s", name, missing)
-            except Unavailable as reason:
-                state = f"off: {reason}"
-                log(logging.WARNING, "the %s probe is off: %s", name, reason)
-        self._states[name] = state
-        if state == "on":
-            self._patches.append(patches)
-        else:
-            with probe.guard:
-                patches.undo()
 
     def _find_pools(self) -> None:
         """Have the pools of the data layer observed, as soon as there is one."""
@@ -566,7 +364,7 @@ class Runtime:
         guard = self._guards["pools"]
         with guard, suppress(SeamMissing):
             self.context.get(Discovery).listen(patches, guard, registry.pools.found)
-        self._patches.append(patches)
+        self._installation.add(patches)
 
     def _serve_in_app(self, path: str) -> None:
         from starlette.routing import Route
@@ -576,7 +374,7 @@ class Runtime:
         patches = Patches(self)
         # Ahead of Chainlit's catch-all route, which answers anything with the web page.
         patches.insert_first(server.app.router.routes, Route(prefix + path, self._metrics))
-        self._patches.append(patches)
+        self._installation.add(patches)
         self._in_app = prefix + path
         if self._settings.metrics_token is None:
             log(
@@ -594,36 +392,6 @@ class Runtime:
             self._guards["server"],
             self._telemetry.label_sets,
         )
-
-    def _observe_ourselves(self) -> None:
-        self._telemetry.register_observable(
-            catalog.INTERNAL_ERRORS, lambda: {(n,): g.errors for n, g in self._guards.items()}
-        )
-        overflows: dict[catalog.Attribute, EnumLabel | BoundedLabel] = {
-            catalog.CACHE_NAME: registry.caches.names,
-            catalog.POOL_NAME: registry.pools.names,
-        }
-        for probe in self._probes:
-            with probe.guard:
-                overflows |= probe.overflows()
-        self._telemetry.register_observable(
-            catalog.LABEL_OVERFLOW,
-            lambda: {
-                (attribute.key,): values.overflowed for attribute, values in overflows.items()
-            },
-        )
-        self._telemetry.register_observable(catalog.EXPORT_DROPPED, losses.read)
-        if self._recorder.is_enabled:
-            queue = self._recorder.queue
-            self._telemetry.register_observable(catalog.RECORDS_WRITTEN, queue.written)
-            self._telemetry.register_observable(catalog.RECORDS_DROPPED, queue.dropped)
-        self._telemetry.register_observable(
-            catalog.PROBE_ENABLED, lambda: {(n,): int(s == "on") for n, s in self._states.items()}
-        )
-        if self._pipeline.reader is not None:
-            self._telemetry.register_observable(
-                catalog.EXPOSITION_DROPPED, self._pipeline.reader.dropped.counts
-            )
 
     def _show_traces(self, store: TraceStore | None) -> None:
         """Have the live page shown the spans of the provider there is, or of none any more."""

@@ -111,7 +111,7 @@ USES: dict[str, tuple[str, ...]] = {
         *("records", "settings", "version"),
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
-    "server": ("catalog", "guard", "live", "pipeline", "server", "version"),
+    "server": ("catalog", "guard", "live", "pipeline", "server", "settings", "version"),
     "analysis": ("analysis", "catalog"),
     "testing": ("testing",),
     "promql": ("catalog",),
@@ -169,23 +169,22 @@ def test_a_command_imports_chainlit_in_a_process_of_its_own_alone() -> None:
     assert [str(i) for i in IMPORTS if i.of(*ours("cli.demo_app", "diagnostics"))] == []
 
 
-def test_nobody_but_the_runtime_imports_the_probes() -> None:
-    wrong = [
-        str(i)
-        for i in IMPORTS
-        if i.of(*ours("probes")) and not within(i.by, *ours("probes", "runtime"))
-    ]
+def test_nobody_imports_the_probes_but_what_composes_and_what_examines_them() -> None:
+    those = ours("probes", "runtime", "internal_metrics", "diagnostics")
+    wrong = [str(i) for i in IMPORTS if i.of(*ours("probes")) and not within(i.by, *those)]
     assert wrong == []
 
 
-def test_nobody_imports_the_runtime_but_the_front_doors() -> None:
-    doors = {"chainlit_otel", *ours("diagnostics", "instrumentor")}
-    wrong = [str(i) for i in IMPORTS if i.of(*ours("runtime")) and i.by not in doors]
+def test_nobody_imports_what_an_app_calls_but_the_front_doors() -> None:
+    doors = {"chainlit_otel", *ours("api", "diagnostics", "instrumentor")}
+    wrong = [str(i) for i in IMPORTS if i.of(*ours("api", "runtime")) and i.by not in doors]
     assert wrong == []
 
 
 def test_opentelemetry_is_left_to_those_that_emit() -> None:
-    emitters = ours("pipeline", "runtime", "server", "probes", "instrumentor", "diagnostics", "cli")
+    emitters = ours(
+        "api", "pipeline", "runtime", "server", "probes", "instrumentor", "diagnostics", "cli"
+    )
     emitters += ours("records.log_events", "live.traces")
     wrong = [str(i) for i in IMPORTS if i.of("opentelemetry") and not within(i.by, *emitters)]
     assert wrong == []

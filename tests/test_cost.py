@@ -18,7 +18,7 @@ import functools, gc, json, sys, tracemalloc, urllib.request
 import chainlit.server, chainlit.socket
 from chainlit.session import WebsocketSession, ws_sessions_id, ws_sessions_sid
 import chainlit_otel
-from chainlit_otel import runtime
+from chainlit_otel import api
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets.connections import Sockets
 
@@ -44,7 +44,7 @@ def cost(make):
     return (tracemalloc.get_traced_memory()[0] - before) / COUNT, made
 
 def series():
-    url = runtime._active._admin.url + "/metrics"
+    url = api._active._admin.url + "/metrics"
     text = urllib.request.urlopen(url).read().decode()
     return sorted(line.rsplit(" ", 1)[0] for line in text.splitlines() if line[0] != "#")
 
@@ -54,7 +54,7 @@ ws_sessions_id.clear(), ws_sessions_sid.clear(), sessions.clear()
 chainlit_otel.enable()
 empty = series()
 ours, sessions = cost(lambda: open_sessions("b"))
-sockets = runtime._active.context.get(Sockets)
+sockets = api._active.context.get(Sockets)
 
 def open_connections():
     for i in range(COUNT):
@@ -64,11 +64,11 @@ def open_connections():
 
 connections, _ = cost(open_connections)
 full = series()
-held = len(runtime._active.context.get(Sessions)._handles)
+held = len(api._active.context.get(Sessions)._handles)
 ws_sessions_id.clear(), ws_sessions_sid.clear(), sessions.clear()
 gc.collect()
 series()
-left = len(runtime._active.context.get(Sessions)._handles)
+left = len(api._active.context.get(Sessions)._handles)
 json.dump(
     {"session": ours - bare, "connection": connections, "held": held, "left": left,
      "same_series": empty == full, "lines": len(full)},

@@ -17,7 +17,7 @@ BEGIN = """
 import logging, os, signal, threading
 logging.basicConfig(format="%(message)s")
 import chainlit_otel
-from chainlit_otel import Settings, runtime
+from chainlit_otel import Settings, api
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets.connections import Sockets
 """
@@ -40,7 +40,7 @@ chainlit_otel.enable(Settings(port=0, shutdown_timeout=0.05))
 import chainlit.server
 
 def locks():
-    found, seen, held = [runtime._active], set(), []
+    found, seen, held = [api._active], set(), []
     while found:
         thing = found.pop()
         if id(thing) in seen:
@@ -62,13 +62,13 @@ def locks():
 signal.signal(signal.SIGUSR1, lambda *_: chainlit_otel.disable())
 number = len(locks())
 for n in range(number):
-    instance = runtime._active
+    instance = api._active
     instance.context.get(Sessions).ledger.start("websocket", "webapp", "new")
     lock = locks()[n] if len(locks()) > n else locks()[0]
     with lock:
         os.kill(os.getpid(), signal.SIGUSR1)
-        assert runtime._active is None
-        assert not instance._patches
+        assert api._active is None
+        assert not instance._installation._patches
     for thread in threading.enumerate():
         if thread.name == "chainlit-otel-disable":
             thread.join(30)
@@ -97,7 +97,7 @@ outer = FastAPI()
 outer.mount("/chat", server.app)
 print(serves(server.app), serves(GZipMiddleware(server.app)), serves(outer), serves(lambda: None))
 print(serves(Starlette()), serves(GZipMiddleware(FastAPI())))
-instance = runtime._active
+instance = api._active
 print(is_server_of(instance._admin._server, server.app))
 lifecycle = instance.context.get(Lifecycle)
 other = types.SimpleNamespace(config=types.SimpleNamespace(loaded_app=Starlette()))
@@ -111,7 +111,7 @@ print(instance.context.get(Sockets).stopping)
 lifecycle.on_uvicorn_shutdown(own)
 chainlit_otel.disable()
 chainlit_otel.enable(Settings(port=0))
-print(runtime._active is instance, runtime._active.context.get(Sockets).stopping)
+print(api._active is instance, api._active.context.get(Sockets).stopping)
 """
 
 

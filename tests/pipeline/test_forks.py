@@ -94,7 +94,7 @@ from threading import Event, Thread
 import chainlit.socket
 
 import chainlit_otel
-from chainlit_otel import runtime
+from chainlit_otel import api
 
 chainlit_otel.watch_cache("one", (lambda: 1, lambda: 1))
 chainlit_otel.enable(chainlit_otel.Settings(port=0))
@@ -104,7 +104,7 @@ kinds = (type(__import__("threading").Lock()), type(__import__("threading").RLoc
 
 def every_lock():
     owners = [o for o in gc.get_objects() if str(type(o).__module__).startswith("chainlit_otel")]
-    owners.append(runtime)
+    owners.append(api)
     for owner in owners:
         names = [n for kind in type(owner).__mro__ for n in getattr(kind, "__slots__", ())]
         for name in {*names, *getattr(owner, "__dict__", ())}:

@@ -15,7 +15,7 @@ from tests.support.server import python_path
 CLOSED = """
 import asyncio
 import chainlit_otel
-from chainlit_otel import Settings, runtime
+from chainlit_otel import Settings, api
 from chainlit_otel.probes.mcp import Mcp
 
 chainlit_otel.enable(Settings(port=0))
@@ -28,7 +28,7 @@ async def stand(stop):
 async def main():
     stop = asyncio.Event()
     connection = McpSession("tools", None, asyncio.create_task(stand(stop)), stop)
-    active = runtime.active().context.get(Mcp).active
+    active = api.active().context.get(Mcp).active
     print(active())
     await connection.close()
     print(active(), connection.name)

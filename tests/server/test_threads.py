@@ -31,7 +31,7 @@ class Watch:
 sys.meta_path.insert(0, Watch())
 
 import chainlit_otel
-from chainlit_otel.runtime import active
+from chainlit_otel.api import active
 
 chainlit_otel.enable(chainlit_otel.Settings(port=0))
 """
