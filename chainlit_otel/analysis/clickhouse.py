@@ -314,6 +314,9 @@ def _translated(node: exp.Expression) -> exp.Expression:
         # The same interpolation as DuckDB's; the quantile() of ClickHouse is an estimate.
         of = node.args["quantile"] if isinstance(node, exp.Quantile) else node.expression
         return exp.Anonymous(this=f"quantileExactInclusive({of.sql()})", expressions=[node.this])
+    if isinstance(node, exp.AggFunc) and isinstance(node.this, exp.Order):
+        # ClickHouse has no order within an aggregate.
+        node.set("this", node.this.this)
     if isinstance(node, exp.DataType) and node.is_type("TIMESTAMP", "TIMESTAMPNTZ"):
         # Of a timestamp, sqlglot keeps the whole seconds alone.
         return exp.DataType.build("Nullable(DateTime64(6))", dialect="clickhouse")

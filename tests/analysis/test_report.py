@@ -123,6 +123,14 @@ def test_the_json_has_the_figures_of_the_page(page: str, figures: dict[str, Any]
     assert figures["source"] in text
 
 
+def test_the_same_records_give_the_same_figures_to_the_last_digit(directory: Path) -> None:
+    arguments = ("--from", directory, "--until", UNTIL, "--since", "2026-09-21", "--json")
+    first, second = (
+        re.sub(r'"made": "[^"]+"', "", report(*arguments).stdout, count=1) for _ in range(2)
+    )
+    assert first == second
+
+
 def section_of(figures: dict[str, Any], name: str) -> dict[str, Any]:
     (found,) = [section for section in figures["sections"] if section["name"] == name]
     return dict(found)

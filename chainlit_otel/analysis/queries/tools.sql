@@ -1,4 +1,5 @@
--- Calls of tools: how many, how many failed, how long they took.
+-- Calls of tools: how many, how many failed, how long they took. What is added up is ordered, since
+-- sums of floats in another order differ in their last digits.
 WITH calls AS (SELECT period, unnest(chainlit_turn_tools) AS tool FROM turns)
 SELECT
     period,
@@ -7,7 +8,7 @@ SELECT
     count(*) FILTER (WHERE tool.outcome = 'error') AS failed,
     quantile_cont(tool.duration, 0.5) AS median,
     quantile_cont(tool.duration, 0.99) AS p99,
-    sum(tool.duration) AS total
+    sum(tool.duration ORDER BY tool.duration) AS total
 FROM calls
 GROUP BY period, name
 ORDER BY period, total DESC, name
