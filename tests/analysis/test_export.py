@@ -450,6 +450,23 @@ def test_lines_that_are_no_records_are_skipped_and_counted(
     assert "3 records skipped: of another schema than 1, or of an unknown kind" in result.stderr
 
 
+def test_what_a_field_cannot_hold_and_what_is_no_field_costs_no_record(tmp_path: Path) -> None:
+    whole = turn(at(0), 1)
+    odd: Row = {
+        "chainlit_turn_chunks": "many",
+        "chainlit_turn_tools": [{"name": "search", "duration": 0.5, "outcome": "ok", "new": 1}],
+        "newer": {"deeper": [1, {"chainlit_outcome": "error"}]},
+    }
+    (tmp_path / "a.jsonl").write_text(json.dumps({**whole, **odd}) + "\n")
+    result = export("--from", tmp_path, "--what", "turns", "--format", "jsonl")
+    (row,) = map(json.loads, result.stdout.splitlines())
+    assert row["chainlit_outcome"] == whole["chainlit_outcome"]
+    assert row["chainlit_turn_chunks"] is None
+    tools = [{"name": "search", "duration": 0.5, "outcome": "ok"}]
+    assert row["chainlit_turn_tools"] == tools
+    assert result.stderr == "read 1 record\n"
+
+
 def test_a_line_of_any_length_is_skipped_and_counted(tmp_path: Path) -> None:
     whole = json.dumps(turn(at(0), 1)).encode() + b"\n"
     other = json.dumps(turn(at(1), 2)).encode() + b"\n"
