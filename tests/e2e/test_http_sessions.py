@@ -253,6 +253,7 @@ async def test_a_visitor_meanwhile_is_the_whole_peak(
     assert now == {**after(20), "peak": 1, "websockets": 1}
 
 
+@pytest.mark.timeout(900)
 async def test_ten_thousand_requests_leave_nothing(client: Client) -> None:
     paths = ["/plain", "/say", "/plain", "/refuse", "/plain", "/fail", "/plain", "/plain"]
     for path in paths:  # what is made once is there before the counting begins

@@ -152,20 +152,25 @@ async def test_wrong_backends_change_nothing_and_their_losses_are_figures(
         }
         assert different == {}
 
-        def lost(scrape: Scrape, signal: str, reason: str) -> float:
-            return scrape.value(DROPPED, chainlit_otel_signal=signal, error_type=reason)
+        # The last of several tries has least time, and may time out on a busy machine.
+        expected = {signal: {reason, "timeout"} for signal, reason in reasons.items()}
+
+        def lost(scrape: Scrape, signal: str, of: set[str]) -> float:
+            return sum(
+                scrape.value(DROPPED, chainlit_otel_signal=signal, error_type=one) for one in of
+            )
 
         async def all_lost() -> Scrape | None:
             now = await asyncio.to_thread(server.scrape)
-            gone = {signal: lost(now, signal, reason) for signal, reason in reasons.items()}
+            gone = {signal: lost(now, signal, of) for signal, of in expected.items()}
             return now if gone["spans"] >= normal.spans and gone["metrics"] else None
 
         lately = await wait_until_async(all_lost, 60, f"the loss of {normal.spans} spans")
         assert lately is not None
-        assert lost(lately, "spans", reasons["spans"]) == normal.spans
-        for signal, reason in reasons.items():
-            others = {*catalog.LOSS.values} - {reason}
-            assert [lost(lately, signal, other) for other in others] == [0] * len(others)
+        assert lost(lately, "spans", expected["spans"]) == normal.spans
+        for signal, of in expected.items():
+            assert lost(lately, signal, {*catalog.LOSS.values} - of) == 0
+        assert any(lost(lately, signal, {reason}) for signal, reason in reasons.items())
         assert await asyncio.to_thread(server.stop) == 0
         log = server.log
     assert log.count("telemetry is lost") == 1
