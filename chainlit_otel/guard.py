@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import traceback
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from threading import Lock
+from time import monotonic
 from types import TracebackType
 
 logger = logging.getLogger("chainlit_otel")
 
 _MANY = 512
+_MINUTE = 60.0  # seconds
 
 
 class PlainError(Exception):
@@ -29,6 +31,26 @@ def log(level: int, message: str, *args: object) -> None:
     """
     with suppress(Exception):
         logger.log(level, message, *args)
+
+
+class OnceAMinute:
+    """Tells whether a line that comes again and again may be logged. Not thread-safe.
+
+    Args:
+        clock: Gives the time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        self._clock = clock
+        self._last: float | None = None
+
+    def is_due(self) -> bool:
+        """Tell whether a minute is over since the last time that it was due."""
+        now = self._clock()
+        if self._last is not None and now - self._last < _MINUTE:
+            return False
+        self._last = now
+        return True
 
 
 def frames_of(error: BaseException) -> str:

@@ -72,6 +72,11 @@ FieldType = Literal["string", "integer", "double", "boolean", "time", "tools"]
 """`time` is RFC 3339 in UTC. `tools` is a list of objects with `name`, `duration` and `outcome`."""
 
 
+def column_of(key: str) -> str:
+    """Return the name in files and tables of a field, by its OpenTelemetry key."""
+    return key.replace(".", "_")
+
+
 @dataclass(frozen=True)
 class RecordField:
     """One field of a record.
@@ -89,7 +94,7 @@ class RecordField:
     @property
     def column(self) -> str:
         """Its name in files and tables."""
-        return self.key.replace(".", "_")
+        return column_of(self.key)
 
 
 @dataclass(frozen=True)

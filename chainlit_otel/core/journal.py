@@ -47,14 +47,19 @@ class SessionEvent(NamedTuple):
 class Events:
     """The events of one session; they belong to the journal.
 
+    Args:
+        journal: Keeps them.
+
     Attributes:
+        journal: Keeps them.
         packed: Those that are kept, one after the other.
         dropped: How many are not.
     """
 
-    __slots__ = ("dropped", "packed")
+    __slots__ = ("dropped", "journal", "packed")
 
-    def __init__(self) -> None:
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
         self.packed = b""
         self.dropped = 0
 

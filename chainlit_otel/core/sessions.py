@@ -111,6 +111,17 @@ class Session:
         self.conversation = ""
         self.events: Events | None = None
 
+    def record(self, kind: EventKind, at: int, detail: str = "") -> None:
+        """Something has happened in it; keep that, if somebody is to see it.
+
+        Args:
+            kind: What has happened.
+            at: Monotonic time, in nanoseconds.
+            detail: More about it.
+        """
+        if self.events is not None:
+            self.events.journal.add(self.events, kind, at - self.started, detail)
+
 
 class _SessionTimeAccumulator:
     """The open sessions of one type, and the time spent in all sessions of it.
@@ -183,8 +194,8 @@ class SessionLedger:
         with self._transaction() as (now, _):
             session = Session(type, client, hash, now, origin, self._wall())
             if self._journal is not None:
-                session.events = Events()
-                self._record(session, "connect", now)
+                session.events = Events(self._journal)
+                session.record("connect", now)
             sessions = self._by_type[type]
             sessions.open[session] = None
             sessions.start(session)
@@ -198,7 +209,7 @@ class SessionLedger:
             if not session.ended and session.left is None:
                 self._leave(session, now)
                 self._count(session, "disconnected", +1)
-                self._record(session, "drop", now, session.close_reason)
+                session.record("drop", now, session.close_reason)
 
     def restore(self, session: Session) -> bool:
         """A socket has reconnected to the session.
@@ -211,7 +222,7 @@ class SessionLedger:
                 return False
             self._reconnects[(session.client,)] += 1
             session.reconnects += 1
-            self._record(session, "reconnect", now)
+            session.record("reconnect", now)
             if session.left is not None:
                 gap = now - session.left
                 session.away += gap
@@ -230,12 +241,12 @@ class SessionLedger:
             if session.first_turn is None:
                 session.first_turn = now
             session.turns += 1
-            self._record(session, "turn", now, str(session.turns))
+            session.record("turn", now, str(session.turns))
             return session.turns
 
     def record_event(self, session: Session, kind: EventKind, detail: str = "") -> None:
         """Something has happened in a session that is kept with its other events only."""
-        self._record(session, kind, self._clock(), detail)
+        session.record(kind, self._clock(), detail)
 
     def end(self, session: Session, reason: str) -> None:
         """End the session; a second call does nothing."""
@@ -361,14 +372,10 @@ class SessionLedger:
         session.ended = True
         del self._by_type[session.type].open[session]
         self._ends[session.type, session.client, reason] += 1
-        self._record(session, "end", now, reason)
+        session.record("end", now, reason)
         ended.append((session, reason))
 
     def _count(self, session: Session, state: str, change: int) -> None:
         self._active[session.type, session.client, state] += change
         if session.type == "websocket" and state == "connected":
             self._peak.move(self._peak.level + change, self._clock(), self._wall())
-
-    def _record(self, session: Session, kind: EventKind, at: int, detail: str = "") -> None:
-        if self._journal is not None and session.events is not None:
-            self._journal.add(session.events, kind, at - session.started, detail)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Literal, NamedTuple
 
-from chainlit_otel.core.journal import EventKind, Journal
 from chainlit_otel.core.peaks import HighWaterMark
 from chainlit_otel.core.sessions import NS, Clock, Session
 
@@ -175,7 +174,6 @@ class TurnLedger:
         on_end: Called with each turn that ended, after it was recorded.
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
-        journal: Keeps what happens in each session, if somebody is to see it.
 
     Attributes:
         messages: Messages, by direction.
@@ -187,10 +185,8 @@ class TurnLedger:
         on_end: OnTurnEnd,
         clock: Clock = time.monotonic_ns,
         wall: Clock = time.time_ns,
-        journal: Journal | None = None,
     ) -> None:
         self._on_end = on_end
-        self._journal = journal
         self._clock = clock
         self._wall = wall
         self._lock = Lock()
@@ -233,7 +229,7 @@ class TurnLedger:
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
                 session.outcomes[turn.outcome] = session.outcomes.get(turn.outcome, 0) + 1
-                self._record(session, "turn_end", turn.error_type or turn.outcome)
+                session.record("turn_end", self._clock(), turn.error_type or turn.outcome)
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
@@ -255,7 +251,7 @@ class TurnLedger:
                 turn.undelivered += 1
             if session is not None:
                 session.undelivered += 1
-                self._record(session, "undelivered", event)
+                session.record("undelivered", self._clock(), event)
 
     def record_step(self, turn: Turn, tool: ToolCall | None) -> None:
         """A step of a turn has ended, which may be a tool. Threads of the app have steps, too."""
@@ -307,7 +303,3 @@ class TurnLedger:
         with self._lock:
             values = self._peak.values(self._clock(), self._wall())
         return {(window,): n for window, n in values.items()}
-
-    def _record(self, session: Session, kind: EventKind, detail: str) -> None:
-        if self._journal is not None and session.events is not None:
-            self._journal.add(session.events, kind, self._clock() - session.started, detail)

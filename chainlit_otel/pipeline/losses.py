@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet
-from chainlit_otel.guard import log
+from chainlit_otel.guard import OnceAMinute, log
 
 if TYPE_CHECKING:
     from chainlit_otel.pipeline.otlp_http import ExportSession
@@ -35,7 +35,6 @@ LogExportResult: Any = (
 Make = Callable[[], "tuple[Any, ExportSession | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""
 
-_SILENCE = 60.0  # seconds from line to line
 _ITEMS = {"spans": "spans", "metrics": "metric data points", "logs": "log records"}
 
 
@@ -51,14 +50,14 @@ class Losses:
         self._lock = Lock()
         self._counts: Counter[LabelSet] = Counter()
         self._unlogged: Counter[LabelSet] = Counter()
-        self._last_logged: float | None = None
+        self._line = OnceAMinute(clock)
 
     def renew(self) -> None:
         """Begin anew, in a forked child that has inherited this."""
         self._lock = Lock()
         self._counts = Counter(dict.fromkeys(self._counts, 0))
         self._unlogged.clear()
-        self._last_logged = None
+        self._line = OnceAMinute(self._clock)
 
     def watch(self, signal: str) -> None:
         """Show a signal's losses from now on, at zero until there are any."""
@@ -78,10 +77,8 @@ class Losses:
         with self._lock:
             self._counts[signal, reason] += items
             self._unlogged[signal, reason] += items
-            now = self._clock()
-            if self._last_logged is not None and now - self._last_logged < _SILENCE:
+            if not self._line.is_due():
                 return
-            self._last_logged = now
             lost, self._unlogged = self._unlogged, Counter()
         items_lost = ", ".join(f"{n:,} {_ITEMS[s]} ({r})" for (s, r), n in sorted(lost.items()))
         log(

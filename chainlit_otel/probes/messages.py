@@ -64,7 +64,7 @@ class Messages(Probe):
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self._live = context.live
-        self.ledger = TurnLedger(self._on_end, journal=context.journal)
+        self.ledger = TurnLedger(self._on_end)
         self._recorder = context.recorder
         self._sessions = context.get(Sessions)
         self._sockets = context.get(Sockets)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS
-from chainlit_otel.records.rows import Record, rfc3339, shortened
+from chainlit_otel.records.rows import Record, fields_of, rfc3339
 
 try:
     import fcntl
@@ -78,7 +78,7 @@ class JsonLines:
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self._directory = Path(directory).absolute()
-        self._resource = {key.replace(".", "_"): value for key, value in resource.items()}
+        self._resource = {catalog.column_of(key): value for key, value in resource.items()}
         self._instance = _UNSAFE.sub("_", resource.get("service.instance.id", ""))[:64]
         self._max_bytes = max_bytes
         self._keep_days = keep_days
@@ -134,11 +134,7 @@ class JsonLines:
             catalog.RECORD_SCHEMA_FIELD.column: catalog.RECORD_SCHEMA,
             **self._resource,
         }
-        for key, value in row.values.items():
-            if isinstance(value, str):
-                value = shortened(value)
-            if value not in (None, "", []):
-                values[key.replace(".", "_")] = value
+        values.update((catalog.column_of(key), value) for key, value in fields_of(row))
         text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
         return text.encode(errors="replace") + b"\n"
 

@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 
 from chainlit_otel import catalog
 from chainlit_otel.pipeline.spans import utf8_safe
-from chainlit_otel.records.rows import Record, shortened
+from chainlit_otel.records.rows import Record, fields_of
 
 # What the log record itself has.
 _OWN = (catalog.ID_OF_TRACE, catalog.ID_OF_SPAN)
@@ -59,12 +59,10 @@ def _attributes(row: Record) -> dict[str, Any]:
         catalog.RECORD_KIND_ATTRIBUTE.key: row.kind.name,
         catalog.RECORD_SCHEMA_KEY: catalog.RECORD_SCHEMA,
     }
-    for key, value in row.values.items():
-        if value in (None, "", []) or key in _OWN:
+    for key, value in fields_of(row):
+        if key in _OWN:
             continue
-        if isinstance(value, str):
-            value = shortened(value)
-        elif isinstance(value, list):
+        if isinstance(value, list):
             # Few stores keep lists of objects, all keep texts.
             value = utf8_safe(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         attributes[key] = value

@@ -6,19 +6,17 @@ import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from threading import Event, Lock, Thread, current_thread
-from time import monotonic
 from typing import Protocol
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet
-from chainlit_otel.guard import log
+from chainlit_otel.guard import OnceAMinute, log
 from chainlit_otel.records.rows import Record
 
 _MAX_QUEUED = 10_000
 _MAX_BATCH = 512
 _DELAY = 0.3  # seconds in which rows gather: one waking of the thread for many of them
 _POLL = 1.0  # seconds
-_SILENCE = 60.0  # seconds from line to line
 
 
 class Destination(Protocol):
@@ -62,7 +60,7 @@ class RecordQueue:
         self.poll: Callable[[], object] = lambda: None
         self._written: Counter[LabelSet] = Counter()
         self._dropped: Counter[LabelSet] = Counter()
-        self._last_logged: float | None = None
+        self._line = OnceAMinute()
         for kind in catalog.RECORDS:
             for destination in self._destinations:
                 self._written[kind.name, destination.name] = 0
@@ -186,10 +184,8 @@ class RecordQueue:
     def _drop(self, rows: Sequence[Record], destination: Destination, reason: str) -> None:
         with self._lock:
             self._dropped.update((row.kind.name, destination.name) for row in rows)
-            now = monotonic()
-            if self._last_logged is not None and now - self._last_logged < _SILENCE:
+            if not self._line.is_due():
                 return
-            self._last_logged = now
         log(
             logging.WARNING,
             "records are lost (%s): %s. The application is not affected. %s counts on; this is "

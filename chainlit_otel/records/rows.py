@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -53,6 +53,13 @@ def reference(turn: Turn) -> TurnReference:
 def shortened(text: str) -> str:
     """Return a text as every store can take it: UTF-8, and no more than 256 characters."""
     return text[:_LONGEST].encode(errors="replace").decode()
+
+
+def fields_of(row: Record) -> Iterator[tuple[str, Any]]:
+    """Yield the fields that a record has, by their keys, texts as every store takes them."""
+    for key, value in row.values.items():
+        if value not in (None, "", []):
+            yield key, shortened(value) if isinstance(value, str) else value
 
 
 def rfc3339(at: int) -> str:

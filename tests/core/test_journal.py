@@ -26,7 +26,8 @@ happenings = st.lists(
 def test_the_first_and_the_last_events_are_kept(
     happenings: list[tuple[EventKind, int, str]],
 ) -> None:
-    journal, events, model = Journal(), Events(), list[SessionEvent]()
+    journal = Journal()
+    events, model = Events(journal), list[SessionEvent]()
     for kind, after, detail in happenings:
         journal.add(events, kind, after * MS + 999_999, detail)
         # One answer that is lost is one event.
@@ -38,7 +39,8 @@ def test_the_first_and_the_last_events_are_kept(
 
 
 def test_a_long_session_keeps_no_more_than_a_short_one() -> None:
-    journal, events = Journal(), Events()
+    journal = Journal()
+    events = Events(journal)
     for n in range(1000):
         journal.add(events, "turn", n * MS, str(n % 10))
     kept = [*range(FIRST), *range(1000 - MAX_EVENTS + FIRST, 1000)]
@@ -47,7 +49,8 @@ def test_a_long_session_keeps_no_more_than_a_short_one() -> None:
 
 
 def test_sessions_do_not_share_their_events() -> None:
-    journal, one, other = Journal(), Events(), Events()
+    journal = Journal()
+    one, other = Events(journal), Events(journal)
     journal.add(one, "connect", 0)
     journal.add(other, "connect", 5 * MS)
     assert (journal.read(one), journal.read(other)) == ([(0, "connect", "")], [(5, "connect", "")])
@@ -56,14 +59,15 @@ def test_sessions_do_not_share_their_events() -> None:
 def test_of_endless_details_the_rest_is_other() -> None:
     journal = Journal()
     for n in range(5000):
-        events = Events()
+        events = Events(journal)
         journal.add(events, "end", 0, f"reason {n}")
         (event,) = journal.read(events)
         assert event.detail == (f"reason {n}" if n < 998 else "other")
 
 
 def test_an_event_takes_seven_bytes() -> None:
-    journal, events = Journal(), Events()
+    journal = Journal()
+    events = Events(journal)
     for n in range(10):
         journal.add(events, "turn", n * MS, str(n))
     assert len(events.packed) == 70

@@ -27,7 +27,7 @@ class Deployment:
         self.live = Live(None, "https://traces/{trace_id}", *times)
         journal: Journal = self.live.journal
         self.sessions = SessionLedger(self.live.sessions.ended, *times, journal)
-        self.turns = TurnLedger(self.live.turns.add, *times, journal)
+        self.turns = TurnLedger(self.live.turns.add, *times)
         self.live._open_sessions = self.sessions.open
         self.live._open_turns = self.turns.open
         self._ids = 0
