@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
@@ -34,6 +34,7 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 _SEGMENTS = 20
 _DOWN_TO = 0.9
 _LOOK_EVERY = 60 * NS
+_A_DAY = timedelta(days=1)
 
 
 def records_dir_problem(directory: str | Path) -> str | None:
@@ -50,7 +51,7 @@ def records_dir_problem(directory: str | Path) -> str | None:
 
 
 class _Kept(NamedTuple):
-    day: str
+    day: date
     modified: int
     path: Path
     size: int
@@ -203,12 +204,12 @@ class JsonLines:
             os.close(lock)
 
     def _enforce_limits(self, now: int) -> None:
-        oldest = f"{_day(now) - timedelta(days=self._keep_days):%Y-%m-%d}"
         files = sorted(self._files())
+        today, most = _today(now, files), timedelta(days=self._keep_days)
         total = sum(file.size for file in files)
         for file in files:
             over = total > self._max_bytes * _DOWN_TO
-            if file.path == self._path or not (over or file.day < oldest):
+            if file.path == self._path or not (over or today - file.day > most):
                 continue
             with suppress(OSError):
                 file.path.unlink()
@@ -219,10 +220,21 @@ class JsonLines:
             named = _NAME.fullmatch(entry.name)
             if named is None:
                 continue
-            # Another process may have taken it away.
-            with suppress(OSError):
-                found = entry.stat()
-                yield _Kept(named[1], found.st_mtime_ns, Path(entry.path), found.st_size)
+            # Another process may have taken it away; and what has no date is not ours.
+            with suppress(OSError, ValueError):
+                day, found = date.fromisoformat(named[1]), entry.stat()
+                yield _Kept(day, found.st_mtime_ns, Path(entry.path), found.st_size)
+
+
+def _today(now: int, files: Iterable[_Kept]) -> date:
+    """Return the day from which the age of files is counted.
+
+    A clock that has jumped ahead would make all files too old at once. It is believed up to two
+    days after other records, those of yesterday and today aside, which may be of such a clock.
+    """
+    today = _day(now)
+    earlier = max((file.day for file in files if file.day < today - _A_DAY), default=today)
+    return min(today, earlier + 2 * _A_DAY)
 
 
 def _day(now: int) -> date:

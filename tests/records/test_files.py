@@ -147,6 +147,54 @@ def test_age_alone_takes_files_away(tmp_path: Path) -> None:
     assert numbers(tmp_path) == [3, 4, 5]
 
 
+def days(directory: Path) -> list[str]:
+    return sorted(file.name[9:19] for file in directory.glob("chainlit-*.jsonl"))
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+def test_a_clock_that_jumps_ahead_takes_no_file_away(tmp_path: Path, is_restarted: bool) -> None:
+    clock = Clock()
+    files = writer(tmp_path, clock, keep_days=4)
+    for number in range(6):
+        clock.step(DAY)
+        files.write([record(number)])
+    # Ahead by a year, over midnight as well, and back.
+    for number, step in enumerate([366 * DAY, DAY, -367 * DAY], 6):
+        clock.step(step)
+        if is_restarted:
+            files = writer(tmp_path, clock, keep_days=4)
+        files.write([record(number)])
+        assert days(tmp_path)[:3] == ["2023-11-18", "2023-11-19", "2023-11-20"]
+    assert days(tmp_path)[3:] == ["2024-11-20", "2024-11-21"]
+    clock.step(3 * DAY)
+    files.write([record(9)])
+    assert days(tmp_path)[0] == "2023-11-18"
+    clock.step(2 * DAY)
+    files.write([record(10)])
+    assert days(tmp_path)[0] == "2023-11-23"
+
+
+def test_what_is_too_old_goes_when_records_come_again(tmp_path: Path) -> None:
+    clock = Clock()
+    files = writer(tmp_path, clock, keep_days=2)
+    for number, step in enumerate([0, 60 * DAY, DAY, DAY]):
+        clock.step(step)
+        files.write([record(number)])
+    # Of a clock alone nobody knows whether it is right; by the third day it is.
+    assert numbers(tmp_path) == [1, 2, 3]
+
+
+def test_a_name_that_is_no_date_is_not_ours(tmp_path: Path) -> None:
+    others = [tmp_path / f"chainlit-{day}-x.jsonl" for day in ("2023-02-30", "0000-01-01")]
+    for other in others:
+        other.write_text("")
+    (tmp_path / "chainlit-0001-01-01-x.jsonl").write_text("")
+    clock = Clock()
+    files = writer(tmp_path, clock)
+    assert files.write([record(1)]) == 1
+    assert all(other.exists() for other in others)
+
+
 def test_a_file_that_somebody_has_replaced_or_taken_away_is_opened_again(tmp_path: Path) -> None:
     directory = tmp_path / "records"
     files = writer(directory)
