@@ -320,7 +320,9 @@ class Runtime:
 
     def _serve(self) -> None:
         page = self._build_page()
-        self._admin = start_admin_server(self._settings, self._metrics, self.health, page)
+        self._admin = start_admin_server(
+            self._settings, self._metrics, self.health, page, self._guards["server"]
+        )
 
     def _build_page(self) -> LivePage | None:
         live, get = self._live, self.context.get

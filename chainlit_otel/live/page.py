@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -17,6 +18,7 @@ from chainlit_otel.live.traces import KeptSpan, TraceStore
 from chainlit_otel.live.turns import KeptTurn, TurnBoard
 from chainlit_otel.thresholds import Thresholds
 
+_KEY = re.compile("[0-9]{1,18}")
 _INTEREST = 15 * 60  # seconds after the last page was closed for which spans are still kept
 
 
@@ -158,7 +160,7 @@ class Live:
 
     def read_turn(self, key: str) -> Row | None:
         """Return a turn with its spans; None if it is not kept."""
-        kept = self.turns.find(int(key)) if key.isascii() and key.isdigit() else None
+        kept = self.turns.find(int(key)) if _KEY.fullmatch(key) else None
         if kept is None:
             return None
         spans, dropped = self.traces.read(kept.trace) if kept.trace else ([], 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
@@ -27,12 +28,18 @@ _MOST_CONNECTIONS = 48
 _HEADER_TIMEOUT = 5.0  # seconds from the connection to the end of the first request's header
 _ANSWER_TIMEOUT = 30.0  # seconds from there until the answer has been read
 _GRACE = 1.0  # seconds in which a connection is not closed to make room for another
+_END_TIMEOUT = 1.0  # seconds that a server which stops waits for answers to be read
 
 _BUSY = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 Background = Callable[[], Coroutine[Any, Any, None]]
 
 _inherited: list[AdminServer] = []
+
+# Who sends nonsense to this port must not write into the log of the app, where it would read as if
+# the app had been asked. What fails here is counted by the guard of the application.
+_silent = logging.getLogger("chainlit_otel.admin")
+_silent.setLevel(logging.CRITICAL + 1)
 
 
 class AdminServer:
@@ -43,7 +50,8 @@ class AdminServer:
         host: Address to listen on.
         port: Port to listen on; the next free one of sixteen if it is taken, any if 0.
         allowed_hosts: More host names that requests may have, if it listens on loopback.
-        background: Runs on the event loop of the server for as long as that serves.
+        background: Runs on the event loop of the server for as long as that serves. Answers that
+            never end, such as streams of events, must end with it.
 
     Raises:
         OSError: None of the ports is free, or the address is wrong.
@@ -57,7 +65,6 @@ class AdminServer:
         allowed_hosts: Iterable[str] = (),
         background: Background | None = None,
     ) -> None:
-        self._background = background
         self._socket = _listen(host, port)
         self.host = host
         address, self.port = self._socket.getsockname()[:2]
@@ -76,7 +83,7 @@ class AdminServer:
         # It imports modules here, and not in the thread: there it would race with Chainlit's
         # `load_module`, which changes `sys.path` meanwhile.
         config.load()
-        self._server = _IdleServer(config)
+        self._server = _IdleServer(config, background)
         self._thread = Thread(target=self._run, name="chainlit-otel-admin", daemon=True)
         self._thread.start()
 
@@ -108,15 +115,8 @@ class AdminServer:
         # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio). And no other kind of
         # loop, whose sockets may not be closed in a forked child.
         loop = asyncio.SelectorEventLoop()
-        loop.run_until_complete(self._serve())
+        loop.run_until_complete(self._server.serve(sockets=[self._socket]))
         loop.close()
-
-    async def _serve(self) -> None:
-        background = self._background and asyncio.ensure_future(self._background())
-        await self._server.serve(sockets=[self._socket])
-        if background is not None:
-            background.cancel()
-            await asyncio.wait([background])
 
 
 class _Connection(H11Protocol):
@@ -125,6 +125,10 @@ class _Connection(H11Protocol):
     connections: set[_Connection]  # type: ignore[assignment]
     _since = 0.0
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logger = _silent
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -183,15 +187,26 @@ class _Connection(H11Protocol):
 class _IdleServer(uvicorn.Server):
     """A server that sleeps until there is a request; uvicorn's own wakes ten times a second."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, background: Background | None) -> None:
         super().__init__(config)
+        self._background = background
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended = asyncio.Event()
 
     async def main_loop(self) -> None:
         self._loop = asyncio.get_running_loop()
+        background = self._background and asyncio.ensure_future(self._background())
         if not self.should_exit:
             await self._ended.wait()
+        if background is not None:
+            background.cancel()
+            await asyncio.wait([background])
+        # uvicorn waits for connections to close, whether anybody reads there or not.
+        self._loop.call_later(_END_TIMEOUT, self._abort_all)
+
+    def _abort_all(self) -> None:
+        for connection in list(self.server_state.connections):
+            cast("_Connection", connection).abort()
 
     def close_sockets(self) -> None:
         """Close the connections in this process only, without a packet to their clients."""

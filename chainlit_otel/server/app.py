@@ -9,7 +9,9 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from chainlit_otel.guard import Guard
 
 Health = Callable[[], Mapping[str, Any]]
 """Returns the state of our own probes: `status` is `ok` or `degraded`."""
@@ -44,3 +46,24 @@ def admin_app(metrics: ASGIApp, health: Health, page: ASGIApp | None = None) -> 
     routes: list[Route | Mount] = [Route("/metrics", metrics), Route("/healthz", healthz)]
     routes += [Route("/", index)] if page is None else [Mount("/", page)]
     return Starlette(routes=routes)
+
+
+class Guarded:
+    """Counts what an application raises, which has been answered with an error already.
+
+    Args:
+        app: What is served.
+        guard: Holds what it raises.
+
+    Attributes:
+        app: What is served, by the name that ASGI middlewares have for it.
+    """
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self.app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        with self._guard:
+            await self.app(scope, receive, send)

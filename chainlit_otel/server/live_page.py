@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from hashlib import sha256
 from importlib.resources import files
 from mimetypes import guess_type
@@ -16,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from chainlit_otel.guard import Guard
 from chainlit_otel.live.page import Live
@@ -31,6 +33,7 @@ MAX_STREAMS = 24
 
 _MAX_QUEUED = 60  # messages for a page that reads too slowly
 _COMPRESSED = 4096  # bytes from which on an answer is compressed
+_STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LATE = 0.05  # seconds after the full second at which the figures are read
 
 
@@ -62,8 +65,10 @@ class LivePage:
                 Route(f"{data}/turns/{{key}}", self._turn),
                 Route(f"{data}/health", self._show_health),
                 Route(f"{data}/stream", self._stream),
-            ]
+            ],
         )
+        # Such a redirect has an address of its own making, which a proxy's path is not in.
+        self.app.router.redirect_slashes = False
 
     async def run(self) -> None:
         """Sample each second, for as long as the server serves."""
@@ -144,28 +149,44 @@ class LivePage:
     async def _stream(self, request: Request) -> Response:
         if len(self._streams) >= MAX_STREAMS:
             return JSONResponse({"error": f"{MAX_STREAMS} pages are open, which is the most."}, 503)
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         if request.method == "HEAD":
-            return Response(headers=headers, media_type="text/event-stream")
+            return Response(headers=_STREAM_HEADERS, media_type="text/event-stream")
         if not self._streams:
             self._live.look()
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._streams.add(queue)
         queue.put_nowait(_event("tick", self._live.tick()))
-        messages = self._messages(queue, request.scope.get(RENEW))
-        return StreamingResponse(messages, media_type="text/event-stream", headers=headers)
+        messages = _messages(queue, request.scope.get(RENEW))
+        return _Stream(messages, partial(self._streams.discard, queue))
 
-    async def _messages(
-        self, queue: asyncio.Queue[bytes | None], renew: Callable[[], None] | None
-    ) -> AsyncIterator[bytes]:
+
+class _Stream(StreamingResponse):
+    """A stream of events.
+
+    Args:
+        messages: The events.
+        ended: Called at its end, also if its browser was gone before the first event.
+    """
+
+    def __init__(self, messages: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(messages, media_type="text/event-stream", headers=_STREAM_HEADERS)
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            while (message := await queue.get()) is not None:
-                yield message
-                # What was sent before has been taken.
-                if renew is not None:
-                    renew()
+            await super().__call__(scope, receive, send)
         finally:
-            self._streams.discard(queue)
+            self._ended()
+
+
+async def _messages(
+    queue: asyncio.Queue[bytes | None], renew: Callable[[], None] | None
+) -> AsyncIterator[bytes]:
+    while (message := await queue.get()) is not None:
+        yield message
+        # What was sent before has been taken.
+        if renew is not None:
+            renew()
 
 
 def _read_assets() -> Iterator[tuple[str, bytes, str, str]]:

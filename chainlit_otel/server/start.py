@@ -6,16 +6,16 @@ import logging
 
 from starlette.types import ASGIApp
 
-from chainlit_otel.guard import log
+from chainlit_otel.guard import Guard, log
 from chainlit_otel.server.access import BelowPath, PageAccess
 from chainlit_otel.server.admin import AdminServer
-from chainlit_otel.server.app import Health, admin_app
+from chainlit_otel.server.app import Guarded, Health, admin_app
 from chainlit_otel.server.live_page import LivePage
 from chainlit_otel.settings import Settings
 
 
 def start_admin_server(
-    settings: Settings, metrics: ASGIApp, health: Health, page: LivePage | None
+    settings: Settings, metrics: ASGIApp, health: Health, page: LivePage | None, guard: Guard
 ) -> AdminServer | None:
     """Start the admin server.
 
@@ -24,6 +24,7 @@ def start_admin_server(
         metrics: Answers scrapes.
         health: Returns what `/healthz` shows.
         page: The live page; None without one.
+        guard: Holds what goes wrong in an answer.
 
     Returns:
         The server; None if none is wanted, or there is no port for it, which is logged.
@@ -38,6 +39,7 @@ def start_admin_server(
     app: ASGIApp = admin_app(metrics, health, guarded)
     if settings.page_base_path:
         app = BelowPath(app, settings.page_base_path)
+    app = Guarded(app, guard)
     try:
         return AdminServer(app, settings.host, settings.port, allowed, background)
     except OSError as error:

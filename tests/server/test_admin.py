@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from starlette.responses import PlainTextResponse, Response
-from starlette.types import ASGIApp
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from chainlit_otel.server import admin
 from chainlit_otel.server.admin import AdminServer
@@ -25,6 +26,7 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(admin, "_HEADER_TIMEOUT", NEVER)
     monkeypatch.setattr(admin, "_ANSWER_TIMEOUT", NEVER)
     monkeypatch.setattr(admin, "_GRACE", NEVER)
+    monkeypatch.setattr(admin, "_END_TIMEOUT", SOON)
     return monkeypatch
 
 
@@ -34,9 +36,8 @@ def serving(app: ASGIApp, host: str = "127.0.0.1", **kwargs: object) -> Iterator
     try:
         yield server
     finally:
-        for connection in list(server._server.server_state.connections):
-            server._server._loop.call_soon_threadsafe(connection.abort)  # type: ignore[union-attr]
         server.stop()
+        assert not server._thread.is_alive()
 
 
 def connect(server: AdminServer) -> socket.socket:
@@ -182,3 +183,56 @@ def test_foreign_names(host: str | None) -> None:
 def test_on_other_addresses_any_name_will_do() -> None:
     with serving(HELLO, "0.0.0.0") as server:
         assert ask(server, "pod-1.monitoring.svc").endswith(b"hello")
+
+
+def test_who_sends_nonsense_writes_nothing_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING")
+    with serving(HELLO) as server:
+        with connect(server) as connection:
+            connection.sendall(b"\x16\x03\x01\x00\xff")
+            assert answer(connection).startswith(b"HTTP/1.1 400 ")
+        with connect(server) as connection:
+            connection.sendall(
+                b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\n"
+                b"Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+            )
+            assert connection.recv(1) == b"H"
+    assert caplog.messages == []
+
+
+def test_a_server_that_stops_waits_for_nobody_who_does_not_read(
+    patient: pytest.MonkeyPatch,
+) -> None:
+    with ExitStack() as stack, serving(Response(b"x" * 50_000_000)) as server:
+        connection = stack.enter_context(connect(server))
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert connection.recv(1) == b"H"
+
+
+def test_streams_end_with_what_feeds_them(patient: pytest.MonkeyPatch) -> None:
+    patient.setattr(admin, "_END_TIMEOUT", NEVER)
+    ended = asyncio.Event()
+
+    async def feed() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def stream() -> AsyncIterator[bytes]:
+        yield b"first"
+        await ended.wait()
+        yield b"last"
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await StreamingResponse(stream())(scope, receive, send)
+
+    with ExitStack() as stack:
+        with serving(app, background=feed) as server:
+            connection = stack.enter_context(connect(server))
+            connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            received = b""
+            while b"first" not in received:
+                received += connection.recv(65536)
+        assert b"last" in answer(connection)

@@ -14,7 +14,9 @@ import pytest
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.live.page import Live
+from chainlit_otel.server.app import Guarded
 from chainlit_otel.server.live_page import _MAX_QUEUED, MAX_STREAMS, RENEW, LivePage
+from tests.conftest import InternalErrors
 
 
 async def health() -> Mapping[str, Any]:
@@ -77,6 +79,9 @@ async def test_every_file_of_the_page_is_there_and_from_nowhere_else(opened: Ope
         "/live/data/turns/1",
         "/live/data/turns/-1",
         "/live/data/turns/\N{SUPERSCRIPT TWO}",
+        "/live/data/turns/" + 5000 * "9",
+        "/live/data/turns/",
+        "/live/data/sessions/",
     ],
 )
 async def test_what_is_not_there(opened: Opened, path: str) -> None:
@@ -208,9 +213,30 @@ async def test_so_many_pages_may_be_open_and_a_closed_one_makes_room(opened: Ope
     assert opened.page._streams == set()
 
 
+async def test_a_browser_that_is_gone_at_once_takes_no_place(opened: Opened) -> None:
+    browser = Browser(opened)
+    await browser.leave()
+    assert opened.page._streams == set()
+
+
 async def test_a_server_that_stops_ends_the_streams(opened: Opened, browser: Browser) -> None:
     running = asyncio.ensure_future(opened.page.run())
     await settled()
     running.cancel()
     await asyncio.wait([running])
     await asyncio.wait_for(browser.task, 10)
+
+
+async def test_what_fails_is_counted_and_answered(
+    opened: Opened, expected_internal_errors: InternalErrors
+) -> None:
+    def fail() -> None:
+        raise LookupError
+
+    opened.live.read_turns = fail  # type: ignore[method-assign, assignment]
+    guard = opened.page._guard
+    transport = httpx.ASGITransport(Guarded(opened.page.app, guard))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        assert (await client.get("/live/data/turns")).status_code == 500
+        assert guard.errors == 1
+        assert (await client.get("/live/data/sessions")).status_code == 200
