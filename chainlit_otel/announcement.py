@@ -52,15 +52,17 @@ def served(host: str | None, port: int, asked: int, in_app: str | None) -> tuple
     return logging.WARNING if moved else logging.INFO, f"metrics at {' and '.join(places)}{why}"
 
 
-def shown(host: str, port: int, needs_token: bool, has_token: bool) -> str:
+def shown(host: str | None, port: int, needs_token: bool, has_token: bool) -> str:
     """Return the line about where the live page is.
 
     Args:
-        host: The address that the admin server listens on.
+        host: The address that the admin server listens on; None if it does not run.
         port: The port that it listens on.
         needs_token: Whether it is shown to nobody without a token.
         has_token: Whether there is one.
     """
+    if host is None:
+        return "no live page, which is on the admin server alone (CHAINLIT_OTEL_ADMIN_SERVER)"
     if needs_token and not has_token:
         return f"no live page on {host} without a token (CHAINLIT_OTEL_PAGE_TOKEN)"
     link = "/?token=…" if has_token else "/"

@@ -285,7 +285,6 @@ class Runtime:
 
     def _shut_down(self) -> None:
         self._end_probes(catalog.OTHER)
-        self._show_traces(None)
         with self._guards["server"]:
             self._telemetry.close()
         with self._recorder.guard:
@@ -294,6 +293,8 @@ class Runtime:
             with self._guards["server"]:
                 self._admin.stop()
             self._admin = None
+        # Now, since the page has it shown them each second.
+        self._show_traces(None)
 
     def stop(self) -> None:
         """The process stops: end what is open and export it all, within a bounded time."""
@@ -335,6 +336,7 @@ class Runtime:
                 get(Sessions).ledger.open,
                 get(Messages).ledger.open,
                 get(EventLoop).monitor.state,
+                partial(self._show_traces, live.traces),
             )
             process = describe_process(self._settings)
             health = partial(self._describe_health, process)
@@ -397,8 +399,9 @@ class Runtime:
 
     def _show_traces(self, store: TraceStore | None) -> None:
         """Have the live page shown the spans of the provider there is, or of none any more."""
-        with self._guards["tracing"]:
-            traces.attach(self._pipeline.tracer_provider or trace.get_tracer_provider(), store)
+        with (guard := self._guards["tracing"]):
+            provider = self._pipeline.tracer_provider or trace.get_tracer_provider()
+            traces.attach(provider, store, guard)
 
     def _announce(self, router: Any) -> None:
         # By now the app has set its own provider, if it has one.
@@ -415,10 +418,11 @@ class Runtime:
                     in_app,
                 )
             )
-            if admin is not None and self._live is not None:
-                needs_token = not is_loopback(admin.host)
+            if self._settings.live_page:
+                host, port = (admin.host, admin.port) if admin else (None, 0)
+                needs_token = host is not None and not is_loopback(host)
                 has_token = self._settings.page_token is not None
-                announce(logging.INFO, shown(admin.host, admin.port, needs_token, has_token))
+                announce(logging.INFO, shown(host, port, needs_token, has_token))
             announce(logging.INFO, sent(self._pipeline.destinations()))
             if self._settings.records_dir is not None:
                 announce(logging.INFO, f"records in {Path(self._settings.records_dir).absolute()}")

@@ -101,9 +101,13 @@ def test_where_telemetry_is_sent(metrics: list[str], spans: list[str], text: str
             *("0.0.0.0", True, False),
             "no live page on 0.0.0.0 without a token (CHAINLIT_OTEL_PAGE_TOKEN)",
         ),
+        (
+            *(None, False, False),
+            "no live page, which is on the admin server alone (CHAINLIT_OTEL_ADMIN_SERVER)",
+        ),
     ],
 )
 def test_a_line_says_where_the_live_page_is(
-    host: str, needs_token: bool, has_token: bool, text: str
+    host: str | None, needs_token: bool, has_token: bool, text: str
 ) -> None:
     assert shown(host, 9464, needs_token, has_token) == text

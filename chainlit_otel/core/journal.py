@@ -21,12 +21,16 @@ EventKind = Literal[
 MAX_EVENTS = 128
 """How many events of a session are kept; of more, those in the middle are dropped."""
 
+MS = 1_000_000
+"""Nanoseconds of a millisecond."""
+
 _FIRST = 16  # of those that are kept are its first ones
 _MAX_DETAILS = 1000
+_LONGEST = 200  # characters of a detail
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
-_MS = 1_000_000  # nanoseconds
 _EVENT = Struct("<IBH")
+_HIGHEST = 2**16 - 1 - _MAX_DETAILS
 _LATEST = 2**32 - 1  # milliseconds: 49 days
 
 
@@ -72,8 +76,9 @@ class Events:
 class Journal:
     """Keeps the events of sessions. Thread-safe.
 
-    Content that is lost is one event until there is another. An event takes 7 bytes. Its detail is
-    kept once for all events that have it; of more than a thousand, the rest is `other`.
+    Content that is lost is one event until there is another. An event takes 7 bytes, in which a
+    detail that is a number has its place. Another detail is kept once for all events that have it;
+    of more than a thousand, the rest is `other`, and so are numbers from 64,536 on.
     """
 
     def __init__(self) -> None:
@@ -81,7 +86,7 @@ class Journal:
         self._details: dict[str, int] = {"": 0, "other": 1}
         self._texts = ["", "other"]
 
-    def add(self, events: Events, kind: EventKind, after: int, detail: str = "") -> None:
+    def add(self, events: Events, kind: EventKind, after: int, detail: str | int = "") -> None:
         """Add an event.
 
         Args:
@@ -95,9 +100,7 @@ class Journal:
             # Of an answer that is lost, each token is.
             if kind == "undelivered" and events.packed[-_EVENT.size :][4:5] == bytes([number]):
                 return
-            packed = _EVENT.pack(
-                min(max(after, 0) // _MS, _LATEST), number, self._number_of(detail)
-            )
+            packed = _EVENT.pack(min(max(after, 0) // MS, _LATEST), number, self._number_of(detail))
             # New bytes, and not a bytearray: these have no room to spare, and readers need no lock.
             if len(events.packed) < MAX_EVENTS * _EVENT.size:
                 events.packed += packed
@@ -110,11 +113,14 @@ class Journal:
     def read(self, events: Events) -> list[SessionEvent]:
         """Return the events that are kept, the oldest first."""
         return [
-            SessionEvent(after, _KINDS[kind], self._texts[detail])
+            SessionEvent(after, _KINDS[kind], self._text_of(detail))
             for after, kind, detail in _EVENT.iter_unpack(events.packed)
         ]
 
-    def _number_of(self, detail: str) -> int:
+    def _number_of(self, detail: str | int) -> int:
+        if isinstance(detail, int):
+            return _MAX_DETAILS + detail if detail <= _HIGHEST else 1
+        detail = detail[:_LONGEST]
         number = self._details.get(detail)
         if number is None:
             if len(self._texts) >= _MAX_DETAILS:
@@ -122,3 +128,6 @@ class Journal:
             number = self._details[detail] = len(self._texts)
             self._texts.append(detail)
         return number
+
+    def _text_of(self, number: int) -> str:
+        return self._texts[number] if number < _MAX_DETAILS else str(number - _MAX_DETAILS)

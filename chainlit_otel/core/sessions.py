@@ -111,7 +111,7 @@ class Session:
         self.conversation = ""
         self.events: Events | None = None
 
-    def record(self, kind: EventKind, at: int, detail: str = "") -> None:
+    def record(self, kind: EventKind, at: int, detail: str | int = "") -> None:
         """Something has happened in it; keep that, if somebody is to see it.
 
         Args:
@@ -241,7 +241,7 @@ class SessionLedger:
             if session.first_turn is None:
                 session.first_turn = now
             session.turns += 1
-            session.record("turn", now, str(session.turns))
+            session.record("turn", now, session.turns)
             return session.turns
 
     def record_event(self, session: Session, kind: EventKind, detail: str = "") -> None:

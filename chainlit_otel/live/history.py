@@ -80,6 +80,14 @@ class _Resolution:
         found = self._rings[name][slot % self._slots]
         return None if math.isnan(found) else found
 
+    def values(self, slots: range, name: str) -> list[float | None]:
+        """Return the values of a figure in slots that are kept; None where there is a gap."""
+        if not slots:
+            return []
+        ring, first, last = self._rings[name], slots.start % self._slots, slots.stop % self._slots
+        found = ring[first:last] if first < last else ring[first:] + ring[:last]
+        return [None if math.isnan(value) else value for value in found]
+
     def slots(self, since: int) -> range:
         """Return the slots that are kept from a second on."""
         if self._last is None:
@@ -130,7 +138,7 @@ class History:
         """
         resolution = self._seconds if step == 1 else self._minutes
         slots = resolution.slots(since)
-        values = {name: [resolution.get(slot, name) for slot in slots] for name in self._figures}
+        values = {name: resolution.values(slots, name) for name in self._figures}
         return Window(slots.start * step if slots else since, step, values)
 
 

@@ -54,6 +54,7 @@ class Live:
         self._open_turns: Callable[[], list[Turn]] = list
         self._open_sessions: Callable[[], list[Session]] = list
         self._loop: Callable[[], LoopState] = LoopState
+        self._show_traces: Callable[[], None] = lambda: None
         self._sampler: Sampler | None = None
         self._figures: Figures = {}
         self._state = LoopState()
@@ -71,6 +72,7 @@ class Live:
         open_sessions: Callable[[], list[Session]],
         open_turns: Callable[[], list[Turn]],
         loop: Callable[[], LoopState],
+        show_traces: Callable[[], None],
     ) -> None:
         """Begin to show what is measured.
 
@@ -79,8 +81,11 @@ class Live:
             open_sessions: Returns the open sessions.
             open_turns: Returns the turns under way.
             loop: Returns how the event loop is.
+            show_traces: Has `traces` shown the spans of the tracer provider there is. It is called
+                each second, since the app may set its provider at any time.
         """
         self._open_sessions, self._open_turns, self._loop = open_sessions, open_turns, loop
+        self._show_traces = show_traces
         self._sampler = Sampler(readings, self.turns.totals, self._thresholds)
 
     def sample(self, pages: int) -> None:
@@ -91,8 +96,11 @@ class Live:
         """
         if pages:
             self._looked = self._clock()
-        elif self._clock() - self._looked > _INTEREST * NS:
-            self.traces.is_wanted = False
+            self._show_traces()
+        else:
+            self.sessions.forget()
+            if self._clock() - self._looked > _INTEREST * NS:
+                self.traces.is_wanted = False
         if self._sampler is not None:
             second = self._clock() // NS
             self._state = self._loop()
@@ -149,7 +157,7 @@ class Live:
             "row": row,
             "events": []
             if events is None
-            else [event_row(session, event) for event in self.journal.read(events)],
+            else [event_row(session, event, self._at) for event in self.journal.read(events)],
             "skipped": 0 if events is None else events.dropped,
             "turns": list(map(self._turn_row, turns)),
         }
@@ -174,6 +182,7 @@ class Live:
     def look(self) -> None:
         """A page is opened; it asks for all there is, and what has changed so far is forgotten."""
         self._looked = self._clock()
+        self._show_traces()
         self.traces.is_wanted = True
         self.sessions.changes()
         self._last_turn = self.turns.last_key
@@ -187,14 +196,14 @@ class Live:
     def _turn_row(self, kept: KeptTurn) -> Row:
         trace_id = kept.turn.trace_id
         url = self._trace_url.replace("{trace_id}", trace_id) if trace_id else ""
-        return turn_row(str(kept.key), kept.turn, kept.kept, url)
+        return turn_row(str(kept.key), kept.turn, self._at, kept.kept, url)
 
     def _doing(self) -> dict[Session, Doing]:
         doing = {}
         for turn in self._open_turns():
             if turn.session is not None:
                 callback, step = self.traces.under_way(turn.trace) if turn.trace else ("", "")
-                doing[turn.session] = Doing(turn.started_at, callback, step)
+                doing[turn.session] = Doing(turn.arrived, callback, step)
         return doing
 
     def _at(self, monotonic: int) -> float:

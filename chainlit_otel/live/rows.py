@@ -1,16 +1,24 @@
-"""From sessions and turns to the rows of the page. Pure."""
+"""From sessions and turns to the rows of the page. Pure.
+
+Times are those of the monotonic clock, as the wall clock has them now: after a step of that, ages
+are right, and what follows each other does.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from chainlit_otel.core.journal import SessionEvent
-from chainlit_otel.core.sessions import NS, Session
+from chainlit_otel.core.journal import MS, SessionEvent
+from chainlit_otel.core.sessions import Session
 from chainlit_otel.core.turns import Turn
 
 Row = dict[str, Any]
 
+At = Callable[[int], float]
+"""Returns seconds since the epoch for a monotonic time in nanoseconds."""
+
+_LONGEST = 200  # characters of the name of an exception
 _DIGITS = 6  # of seconds: a microsecond
 
 
@@ -42,6 +50,7 @@ class EndedTurn(NamedTuple):
         number: Which turn of its session it is; 0 without a session.
         source: How the message came.
         profile: Chat profile, as a bounded label.
+        arrived: Monotonic time of its start, in nanoseconds.
         started: Wall clock of its start, in nanoseconds since the epoch.
         seconds: Its duration.
         first_token: Seconds to its first content; None if there was none.
@@ -60,6 +69,7 @@ class EndedTurn(NamedTuple):
     number: int
     source: str
     profile: str
+    arrived: int
     started: int
     seconds: float
     first_token: float | None
@@ -81,12 +91,13 @@ class EndedTurn(NamedTuple):
             turn.number,
             turn.source,
             turn.profile,
+            turn.arrived,
             turn.started_at,
             seconds,
             turn.time_to_first_token,
             turn.chunks,
             turn.outcome,
-            turn.error_type,
+            turn.error_type[:_LONGEST],
             turn.failed_callback if turn.error is not None else "",
             turn.steps,
             tuple(map(tuple, turn.tools)),  # type: ignore[arg-type]
@@ -100,7 +111,7 @@ class Doing(NamedTuple):
     """What a session is doing at this moment.
 
     Attributes:
-        since: Wall clock of the start of its turn, in nanoseconds since the epoch.
+        since: Monotonic time of the start of its turn, in nanoseconds.
         callback: The callback under way; empty if that is not known.
         step: The innermost step under way; empty if there is none.
     """
@@ -117,7 +128,7 @@ def key_of(session: Session) -> str:
 
 def session_row(
     session: Session,
-    at: Callable[[int], float],
+    at: At,
     doing: Doing | None = None,
     end: EndedSession | None = None,
 ) -> Row:
@@ -125,7 +136,7 @@ def session_row(
 
     Args:
         session: The session.
-        at: Returns seconds since the epoch for a monotonic time in nanoseconds.
+        at: What time it was.
         doing: What it is doing; None if it is idle.
         end: Its end; None if it is open.
     """
@@ -139,7 +150,7 @@ def session_row(
         "profile": session.profile,
         "origin": session.origin,
         "state": state if end is None else "ended",
-        "started": session.started_at / NS,
+        "started": at(session.started),
         "left": None if left is None else at(left),
         "turns": session.turns,
         "errors": outcomes.get("error", 0),
@@ -148,18 +159,19 @@ def session_row(
         "undelivered": session.undelivered,
         "doing": None
         if doing is None
-        else {"since": doing.since / NS, "callback": doing.callback, "step": doing.step},
+        else {"since": at(doing.since), "callback": doing.callback, "step": doing.step},
         "reason": "" if end is None else end.reason,
         "seconds": None if end is None else round(end.seconds, _DIGITS),
     }
 
 
-def turn_row(key: str, turn: EndedTurn, kept: str, trace_url: str) -> Row:
+def turn_row(key: str, turn: EndedTurn, at: At, kept: str, trace_url: str) -> Row:
     """Return the row of a turn.
 
     Args:
         key: What tells it from all others.
         turn: The turn.
+        at: What time it was.
         kept: Why it is kept: `last`, `failed` or `slow`.
         trace_url: Where its trace is to be seen; empty if nowhere.
     """
@@ -172,7 +184,7 @@ def turn_row(key: str, turn: EndedTurn, kept: str, trace_url: str) -> Row:
         "number": turn.number,
         "source": turn.source,
         "profile": turn.profile,
-        "started": turn.started / NS,
+        "started": at(turn.arrived),
         "seconds": round(turn.seconds, _DIGITS),
         "first_token": None if first is None else round(first, _DIGITS),
         "chunks": turn.chunks,
@@ -192,7 +204,13 @@ def turn_row(key: str, turn: EndedTurn, kept: str, trace_url: str) -> Row:
     }
 
 
-def event_row(session: Session, event: SessionEvent) -> Row:
-    """Return the row of an event of a session."""
-    at = session.started_at / NS + event.after / 1000
-    return {"at": at, "kind": event.kind, "detail": event.detail}
+def event_row(session: Session, event: SessionEvent, at: At) -> Row:
+    """Return the row of an event of a session.
+
+    Args:
+        session: The session.
+        event: The event.
+        at: What time it was.
+    """
+    when = at(session.started + event.after * MS)
+    return {"at": when, "kind": event.kind, "detail": event.detail}

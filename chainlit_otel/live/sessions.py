@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from threading import Lock
 
 from chainlit_otel.core.sessions import Session
-from chainlit_otel.live.rows import Doing, EndedSession, Row, key_of, session_row
+from chainlit_otel.live.rows import At, Doing, EndedSession, Row, key_of, session_row
 
 ENDED = 500
 """How many of the last ended sessions are kept, whatever they were."""
@@ -28,17 +28,16 @@ class SessionBoard:
         at: Returns seconds since the epoch for a monotonic time in nanoseconds.
     """
 
-    def __init__(
-        self, open: Callable[[], list[Session]], doing: DoingOf, at: Callable[[int], float]
-    ) -> None:
+    def __init__(self, open: Callable[[], list[Session]], doing: DoingOf, at: At) -> None:
         self._open = open
         self._doing = doing
         self._at = at
         self._lock = Lock()
         self._last: deque[EndedSession] = deque()
         self._with_trouble: deque[EndedSession] = deque()
-        # What was shown last: how much had happened in a session, and what it was doing.
-        self._shown: dict[Session, tuple[int, Doing | None]] = {}
+        # What was shown last: how much had happened in a session, how much was lost, and what it
+        # was doing.
+        self._shown: dict[Session, tuple[int, int, Doing | None]] = {}
         self._just_ended: deque[EndedSession] = deque(maxlen=ENDED)
 
     def ended(self, session: Session, reason: str, seconds: float) -> None:
@@ -75,14 +74,15 @@ class SessionBoard:
         with self._lock:
             just_ended = list(self._just_ended)
             self._just_ended.clear()
-        shown: dict[Session, tuple[int, Doing | None]] = {}
+        shown: dict[Session, tuple[int, int, Doing | None]] = {}
         for session in self._open():
             if session.ended:
                 continue
-            now = (session.events.count if session.events else 0, doing.get(session))
+            happened = session.events.count if session.events else 0
+            now = (happened, session.undelivered, doing.get(session))
             shown[session] = now
             if self._shown.get(session) != now:
-                changed.append(session_row(session, self._at, now[1]))
+                changed.append(session_row(session, self._at, now[2]))
         gone = self._shown.keys() - shown.keys() - {ended.session for ended in just_ended}
         self._shown = shown
         return [
@@ -90,6 +90,10 @@ class SessionBoard:
             *(session_row(e.session, self._at, end=e) for e in just_ended),
             *({"key": key_of(session), "state": "gone"} for session in gone),
         ]
+
+    def forget(self) -> None:
+        """Forget what was shown: nobody looks, and sessions that end meanwhile must be free."""
+        self._shown = {}
 
     def find(self, key: str) -> tuple[Session, Row] | None:
         """Return a session and its row; None if it is neither open nor kept."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
 from weakref import ReferenceType, ref
@@ -18,15 +19,21 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from chainlit_otel import catalog
-from chainlit_otel.pipeline.local_spans import LocalSpan
+from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.local_spans import MAX_EVENTS, LocalSpan
 
 MAX_SPANS = 200
-"""How many spans of a turn are kept."""
+"""How many spans of a turn are kept: the first to start, so that each has its parent."""
+
+MAX_SPANS_OF_ALL = 20_000
+"""How many spans are kept in all; the oldest turns lose theirs."""
 
 MAX_TRACES = 2000
 """How many turns have their spans here, those under way included."""
 
 _LONGEST = 200  # characters of a name or an attribute
+_MAX_ATTRIBUTES = 64  # of a span, or of an event in it
+_LARGEST = 2**63 - 1  # as an attribute: what OTLP has room for
 _CONTENT = frozenset(
     (
         *(catalog.TURN_INPUT, catalog.TURN_OUTPUT, catalog.STEP_INPUT, catalog.STEP_OUTPUT),
@@ -34,7 +41,9 @@ _CONTENT = frozenset(
     )
 )
 _SHOWN = (
-    *("chainlit.", "code.", "error.type", "session.id", "exception.type"),
+    *("chainlit.", "error.type", "session.id", "exception.type"),
+    # Not all of `code.`: a stack trace may quote what people wrote.
+    *("code.file", "code.function", "code.line", "code.namespace"),
     *("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.system", "gen_ai.request."),
     *("gen_ai.response.model", "gen_ai.response.finish_reasons", "gen_ai.usage."),
     *("gen_ai.tool.name", "gen_ai.conversation.id", "llm.usage.", "llm.request.type"),
@@ -89,13 +98,14 @@ class KeptSpan(NamedTuple):
         return cls(
             span.context.span_id if span.context else 0,
             span.parent.span_id if span.parent else 0,
-            span.name[:_LONGEST],
+            str(span.name)[:_LONGEST],
             started,
             span.end_time or started,
             str(attributes.get(catalog.OUTCOME.key, "error" if failed else "")),
             _shown(attributes),
             tuple(
-                (e.timestamp, e.name[:_LONGEST], _shown(e.attributes or {})) for e in span.events
+                (e.timestamp, str(e.name)[:_LONGEST], _shown(e.attributes or {}))
+                for e in span.events[-MAX_EVENTS:]
             ),
         )
 
@@ -104,15 +114,18 @@ class Trace:
     """The spans of one turn.
 
     Attributes:
-        under_way: Names of the spans that have not ended, by their ids, the oldest first.
-        spans: Those that have.
-        dropped: How many more there were.
+        under_way: The spans that have not ended, by their ids, the oldest first: the name of each,
+            and whether it is to be kept.
+        started: How many have started.
+        spans: Those that have ended and are kept.
+        dropped: How many more have ended.
     """
 
-    __slots__ = ("dropped", "spans", "under_way")
+    __slots__ = ("dropped", "spans", "started", "under_way")
 
     def __init__(self) -> None:
-        self.under_way: dict[int, str] = {}
+        self.under_way: dict[int, tuple[str, bool]] = {}
+        self.started = 0
         self.spans: list[KeptSpan | LocalSpan] = []
         self.dropped = 0
 
@@ -131,6 +144,7 @@ class TraceStore:
         self.is_wanted = False
         self._lock = Lock()
         self._traces: dict[int, Trace] = {}
+        self._size = 0
 
     # From the probes
 
@@ -165,15 +179,15 @@ class TraceStore:
         """Drop the spans of turns that are not kept any longer."""
         with self._lock:
             for trace_id in trace_ids:
-                self._traces.pop(trace_id, None)
+                self._drop(trace_id)
 
     def under_way(self, trace_id: int) -> tuple[str, str]:
         """Return the callback and the innermost step, or other work, that a turn is in now."""
         with self._lock:
             trace = self._traces.get(trace_id)
-            names = [] if trace is None else list(trace.under_way.values())
+            spans = [] if trace is None else list(trace.under_way.values())
         callback = step = ""
-        for name in names:
+        for name, _ in spans:
             kind, _, rest = name.partition(" ")
             if kind == catalog.SPAN_CALLBACK:
                 callback, step = rest, ""
@@ -197,51 +211,69 @@ class TraceStore:
                     return
                 trace = self._traces[trace_id] = Trace()
                 if len(self._traces) > MAX_TRACES:
-                    del self._traces[next(iter(self._traces))]
-            if len(trace.under_way) < MAX_SPANS:
-                trace.under_way[span_id] = name[:_LONGEST]
+                    self._drop_oldest()
+            if len(trace.under_way) < 2 * MAX_SPANS:
+                trace.under_way[span_id] = (str(name)[:_LONGEST], trace.started < MAX_SPANS)
+            trace.started += 1
 
     def _end(self, trace_id: int, span_id: int, span: KeptSpan | LocalSpan) -> None:
         with self._lock:
             if (trace := self._traces.get(trace_id)) is None:
                 return
-            trace.under_way.pop(span_id, None)
-            if len(trace.spans) < MAX_SPANS:
-                trace.spans.append(span)
-            else:
+            _, is_kept = trace.under_way.pop(span_id, ("", False))
+            if not is_kept:
                 trace.dropped += 1
+                return
+            trace.spans.append(span)
+            self._size += 1
+            while self._size > MAX_SPANS_OF_ALL:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._drop(next(iter(self._traces)))
+
+    def _drop(self, trace_id: int) -> None:
+        if (trace := self._traces.pop(trace_id, None)) is not None:
+            self._size -= len(trace.spans)
 
 
 class TraceProcessor(SpanProcessor):
     """Shows the spans of a provider to a store, for as long as there is one.
 
+    What fails here must not reach the app, which starts and ends its own spans, too.
+
     Attributes:
         store: The store; None after `disable()`, since a processor cannot be removed.
+        guard: Holds what goes wrong.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
         self.store: TraceStore | None = None
+        self.guard = guard
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """A span has started."""
-        if self.store is not None and self.store.is_wanted:
-            self.store.on_start(span)
+        if (store := self.store) is not None and store.is_wanted:
+            with self.guard:
+                store.on_start(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span has ended."""
-        if self.store is not None:
-            self.store.on_end(span)
+        if (store := self.store) is not None:
+            with self.guard:
+                store.on_end(span)
 
 
 _known: list[tuple[ReferenceType[Any], TraceProcessor]] = []
 
 
-def attach(provider: Any, store: TraceStore | None) -> None:
-    """Have a store shown the spans of a provider.
+def attach(provider: Any, store: TraceStore | None, guard: Guard) -> None:
+    """Have a store shown the spans of a provider; again changes nothing.
 
     Args:
         provider: The provider; nothing happens if it takes no span processors.
         store: The store; None to show them to nobody any more.
+        guard: Holds what goes wrong when a span starts or ends.
     """
     if not hasattr(provider, "add_span_processor"):
         return
@@ -249,10 +281,10 @@ def attach(provider: Any, store: TraceStore | None) -> None:
     _known[:] = [known for known in _known if known[0]() is not None]
     processor = next((p for reference, p in _known if reference() is provider), None)
     if processor is None:
-        processor = TraceProcessor()
+        processor = TraceProcessor(guard)
         _known.append((ref(provider), processor))
         provider.add_span_processor(processor)
-    processor.store = store
+    processor.store, processor.guard = store, guard
 
 
 @functools.lru_cache(maxsize=1024)
@@ -261,8 +293,17 @@ def _is_shown(key: str) -> bool:
 
 
 def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: value[:_LONGEST] if isinstance(value, str) else value
+    shown = (
+        (key, _value(value))
         for key, value in attributes.items()
         if _is_shown(key) and isinstance(value, (str, bool, int, float))
-    }
+    )
+    return dict(islice(shown, _MAX_ATTRIBUTES))
+
+
+def _value(value: str | float) -> str | float:
+    """Return the value of an attribute as JSON can have it."""
+    if isinstance(value, str):
+        return value[:_LONGEST]
+    # `json` writes NaN for a number that is none, and fails at an integer of 4,300 digits.
+    return value if -_LARGEST <= value <= _LARGEST else "not a number"

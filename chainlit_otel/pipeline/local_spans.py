@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import random
 import time
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, Span, SpanContext, StatusCode
+
+MAX_EVENTS = 128
+"""How many events a span has at most, as a span of the SDK by default: the last ones."""
 
 
 class SpanObserver(Protocol):
@@ -77,7 +81,7 @@ class LocalSpan(Span):
         self.parent_id = 0 if parent is None else parent.span_id
         self.name = name
         self.attributes = dict(attributes)
-        self.events: list[tuple[int, str, Mapping[str, Any]]] = []
+        self.events: deque[tuple[int, str, Mapping[str, Any]]] = deque(maxlen=MAX_EVENTS)
         self.started = start or time.time_ns()
         self.ended: int | None = None
         observer.on_local_start(self)
@@ -97,18 +101,21 @@ class LocalSpan(Span):
             self._observer.on_local_end(self)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Set an attribute."""
-        self.attributes[key] = value
+        """Set an attribute, unless it has ended: who reads it then needs no lock."""
+        if self.ended is None:
+            self.attributes[key] = value
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Set attributes."""
-        self.attributes.update(attributes)
+        """Set attributes, unless it has ended."""
+        if self.ended is None:
+            self.attributes.update(attributes)
 
     def add_event(
         self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None
     ) -> None:
-        """Add an event."""
-        self.events.append((timestamp or time.time_ns(), name, attributes or {}))
+        """Add an event, unless it has ended."""
+        if self.ended is None:
+            self.events.append((timestamp or time.time_ns(), name, attributes or {}))
 
     def update_name(self, name: str) -> None:
         """Give it another name."""

@@ -16,6 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 # The names of the host inside a container.
 _HOSTS_OF_CONTAINERS = ("host.docker.internal", "host.containers.internal")
 _METHODS = ("GET", "HEAD")
+# What proxies add.
+_FORWARDED = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 # What a browser sends of a page that somebody has opened, and not another page or a frame in one.
 _OPENED = ("navigate", "document")
 _HEADERS = {
@@ -23,6 +25,7 @@ _HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
+    "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     # Its address may have the token.
     "Referrer-Policy": "no-referrer",
@@ -91,7 +94,8 @@ class PageAccess:
     """Lets those see the live page who may.
 
     On loopback that is everybody on the machine, unless there is a token. Beyond, it takes a token,
-    and a `Host` that is this server's. No other page may ask in the name of its visitor.
+    and a `Host` that is this server's. What comes through a proxy is from beyond. No other page may
+    ask in the name of its visitor.
 
     Args:
         page: The page and its data.
@@ -123,11 +127,12 @@ class PageAccess:
         headers = Headers(scope=scope)
         if scope["method"] not in _METHODS:
             return _no(405, "The page only shows: it is read by GET.", Allow=", ".join(_METHODS))
-        if not self._is_loopback and self._token is None:
+        is_forwarded = any(name in headers for name in _FORWARDED)
+        if self._token is None and (is_forwarded or not self._is_loopback):
             return _no(
                 403,
-                "Beyond loopback the page needs a token, so that not everybody sees it: set "
-                "CHAINLIT_OTEL_PAGE_TOKEN.",
+                "Beyond loopback, and behind a proxy, the page needs a token, so that not "
+                "everybody sees it: set CHAINLIT_OTEL_PAGE_TOKEN.",
             )
         if not self._is_loopback and not self._is_ours(scope, headers):
             return _no(
@@ -171,14 +176,14 @@ class PageAccess:
         token = self._token or ""
         cookie = cookie_parser(headers.get("cookie", "")).get(_cookie_name(scope), "")
         return (
-            _equal(headers.get("authorization", ""), f"Bearer {token}")
-            or _equal(cookie, _cookie_value(token))
+            has_bearer(headers, token)
+            or hmac.compare_digest(cookie.encode(), _cookie_value(token).encode())
             or self._has_link_token(scope)
         )
 
     def _has_link_token(self, scope: Scope) -> bool:
         sent = QueryParams(scope["query_string"]).get("token", "")
-        return scope["path"] == "/" and _equal(sent, self._token or "")
+        return scope["path"] == "/" and _is_token(sent.encode(), self._token or "")
 
 
 class BelowPath:
@@ -227,11 +232,27 @@ def _cookie_name(scope: Scope) -> str:
 
 
 def _cookie_value(token: str) -> str:
-    return hmac.new(token.encode(), b"chainlit-otel page", "sha256").hexdigest()
+    return hmac.new(_bytes_of(token), b"chainlit-otel page", "sha256").hexdigest()
 
 
-def _equal(sent: str, expected: str) -> bool:
-    return hmac.compare_digest(sent.encode(), expected.encode())
+def has_bearer(headers: Headers, token: str) -> bool:
+    """Tell whether a request has this bearer token.
+
+    Args:
+        headers: The headers of the request.
+        token: The token.
+    """
+    scheme, _, sent = headers.get("authorization", "").partition(" ")
+    # Its bytes are whatever the client has written, as are those of the environment.
+    return scheme.lower() == "bearer" and _is_token(sent.encode("latin-1"), token)
+
+
+def _is_token(sent: bytes, token: str) -> bool:
+    return hmac.compare_digest(sent, _bytes_of(token))
+
+
+def _bytes_of(token: str) -> bytes:
+    return token.encode(errors="surrogateescape")
 
 
 def _no(status: int, why: str, **headers: str) -> Response:

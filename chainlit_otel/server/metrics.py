@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -14,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.server.access import has_bearer
 from chainlit_otel.server.exposition import OpenTelemetryCollector
 from chainlit_otel.server.rendering import Page, Wanted, wanted
 from chainlit_otel.server.sharing import SharedPages
@@ -83,10 +83,7 @@ class MetricsEndpoint:
         return Page(_ELSEWHERE.encode() + page.body, page.headers)
 
     def _admits(self, request: Request) -> bool:
-        if self._token is None:
-            return True
-        sent = request.headers.get("authorization", "")
-        return hmac.compare_digest(sent.encode(), f"Bearer {self._token}".encode())
+        return self._token is None or has_bearer(request.headers, self._token)
 
 
 def _unauthorized() -> Response:

@@ -16,7 +16,7 @@ happenings = st.lists(
     st.tuples(
         st.sampled_from(get_args(EventKind)),
         st.integers(0, 2**33) | st.sampled_from([-1, 2**32 - 1, 2**32]),
-        st.sampled_from(["", "ok", "ValueError", "transport_close"]),
+        st.sampled_from(["", "ok", "ValueError", "transport_close", 0, 1, 64535]),
     ),
     max_size=3 * MAX_EVENTS,
 )
@@ -24,7 +24,7 @@ happenings = st.lists(
 
 @given(happenings)
 def test_the_first_and_the_last_events_are_kept(
-    happenings: list[tuple[EventKind, int, str]],
+    happenings: list[tuple[EventKind, int, str | int]],
 ) -> None:
     journal = Journal()
     events, model = Events(journal), list[SessionEvent]()
@@ -32,7 +32,7 @@ def test_the_first_and_the_last_events_are_kept(
         journal.add(events, kind, after * MS + 999_999, detail)
         # One answer that is lost is one event.
         if kind != "undelivered" or not model or model[-1].kind != "undelivered":
-            model.append(SessionEvent(min(max(after, 0), 2**32 - 1), kind, detail))
+            model.append(SessionEvent(min(max(after, 0), 2**32 - 1), kind, str(detail)))
     dropped = max(0, len(model) - MAX_EVENTS)
     assert journal.read(events) == model[:FIRST] + model[FIRST + dropped :]
     assert (events.dropped, events.count) == (dropped, len(model))
@@ -42,9 +42,9 @@ def test_a_long_session_keeps_no_more_than_a_short_one() -> None:
     journal = Journal()
     events = Events(journal)
     for n in range(1000):
-        journal.add(events, "turn", n * MS, str(n % 10))
+        journal.add(events, "turn", n * MS, n)
     kept = [*range(FIRST), *range(1000 - MAX_EVENTS + FIRST, 1000)]
-    assert journal.read(events) == [(n, "turn", str(n % 10)) for n in kept]
+    assert journal.read(events) == [(n, "turn", str(n)) for n in kept]
     assert (events.dropped, events.count) == (1000 - MAX_EVENTS, 1000)
 
 
@@ -65,9 +65,26 @@ def test_of_endless_details_the_rest_is_other() -> None:
         assert event.detail == (f"reason {n}" if n < 998 else "other")
 
 
+def test_numbers_leave_room_for_details() -> None:
+    journal = Journal()
+    events = Events(journal)
+    for number in range(100_000):
+        journal.add(events, "turn", 0, number)
+    journal.add(events, "turn_end", 0, "LookupError")
+    assert [event.detail for event in journal.read(events)[-2:]] == ["other", "LookupError"]
+
+
+def test_a_detail_is_cut() -> None:
+    journal = Journal()
+    events = Events(journal)
+    for last in ("a", "b"):
+        journal.add(events, "turn_end", 0, 1_000_000 * "x" + last)
+    assert [event.detail for event in journal.read(events)] == 2 * [200 * "x"]
+
+
 def test_an_event_takes_seven_bytes() -> None:
     journal = Journal()
     events = Events(journal)
     for n in range(10):
-        journal.add(events, "turn", n * MS, str(n))
+        journal.add(events, "turn", n * MS, n)
     assert len(events.packed) == 70

@@ -240,6 +240,34 @@ async def test_with_an_exporter_the_spans_are_those_that_are_exported() -> None:
         assert len(exported) == 4
 
 
+OWN_PROVIDER = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+
+@cl.on_chat_start
+def start():
+    trace.set_tracer_provider(TracerProvider())
+"""
+
+
+async def test_the_spans_of_a_provider_that_the_app_sets_late_are_shown_too() -> None:
+    with ChainlitServer({"app.py": APP + OWN_PROVIDER}) as server:
+        visitor = await visitor_of(server)
+        stream = f"{address(server)}live/data/stream"
+        async with httpx.AsyncClient() as http, http.stream("GET", stream) as events:
+            await anext(events.aiter_lines())
+        await visitor.talk("hello")
+        (turn,) = (await ask(server, "turns"))["rows"]
+        shown = (await ask(server, f"turns/{turn['key']}"))["spans"]
+        await visitor.leave()
+    assert turn["trace_id"]
+    assert [span["name"] for span in shown][:2] == [
+        "chainlit.turn",
+        "chainlit.callback on_message",
+    ]
+
+
 @pytest.mark.parametrize(
     ("env", "path", "status"),
     [

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import sys
+from types import FunctionType, ModuleType
 from typing import Any
 
 import pytest
@@ -107,12 +110,32 @@ def test_a_session_tells_what_has_happened_in_it() -> None:
     assert chat.live.read_session("nonsense") is None
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_after_a_step_of_the_clock_ages_are_right(hours: int) -> None:
+    chat = Deployment()
+    session = chat.start()
+    chat.clock.advance(NS)
+    chat.turn(session)
+    chat.turns.start(chat.clock.now, "", session=session)
+    chat.clock.advance(NS)
+    chat.clock.step(hours * 3600 * NS)
+    shown = chat.live.read_sessions()
+    (row,) = shown["open"]
+    assert shown["at"] - row["started"] == pytest.approx(2.1)
+    assert shown["at"] - row["doing"]["since"] == pytest.approx(1)
+    told = chat.live.read_session(row["key"])
+    assert told is not None
+    turn = told["turns"][0]
+    assert turn["started"] - row["started"] == pytest.approx(1)
+    assert [round(e["at"] - row["started"], 3) for e in told["events"]] == [0, 1, 1.1]
+
+
 def test_a_turn_under_way_is_what_its_session_is_doing() -> None:
     chat = Deployment()
     session = chat.start()
     turn = chat.turns.start(chat.clock.now, "", session=session)
     (row,) = chat.live.read_sessions()["open"]
-    assert row["doing"] == {"since": turn.started_at / NS, "callback": "", "step": ""}
+    assert row["doing"] == {"since": chat.clock.wall / NS, "callback": "", "step": ""}
     turn.tools.append(ToolCall("search", 0.5, "ok"))
     turn.trace_id = "ab" * 16
     chat.turns.end(turn)
@@ -134,7 +157,7 @@ def test_what_is_sent_of_changes_adds_up_to_what_is_there(seed: int) -> None:
         for _ in range(dice.randrange(10)):
             chat.clock.advance(NS)
             session = dice.choice(open_sessions)
-            what = dice.choice(["start", "turn", "drop", "restore", "end", "fail"])
+            what = dice.choice(["start", "turn", "drop", "restore", "end", "fail", "lose"])
             if what == "start":
                 open_sessions.append(chat.start())
             elif what in ("turn", "fail"):
@@ -142,6 +165,8 @@ def test_what_is_sent_of_changes_adds_up_to_what_is_there(seed: int) -> None:
             elif what == "end" and len(open_sessions) > 1:
                 open_sessions.remove(session)
                 chat.sessions.end(session, "timeout")
+            elif what == "lose":
+                chat.turns.drop("stream_token", None, session)
             elif what in ("drop", "restore"):
                 getattr(chat.sessions, what)(session)
         sessions, ended_turns = chat.live.changes()
@@ -165,6 +190,48 @@ def test_an_end_of_which_nothing_is_known_is_gone() -> None:
     rows, _ = chat.live.changes()
     assert sorted(row["state"] for row in rows) == ["ended"] * ENDED + ["gone"] * 3
     assert len(set(keys(rows))) == ENDED + 3
+
+
+def test_while_nobody_looks_no_session_is_held() -> None:
+    chat = Deployment()
+    sessions = [chat.start() for _ in range(1000)]
+    chat.live.look()
+    chat.live.sample(1)
+    assert len(chat.live.sessions._shown) == 1000
+    chat.live.sample(0)
+    assert len(chat.live.sessions._shown) == 0
+    # Whoever looks next begins anew.
+    chat.live.look()
+    chat.sessions.end(sessions[0], "cleared")
+    assert [row["state"] for row in chat.live.changes()[0]] == ["ended"]
+
+
+def reachable_bytes(root: object) -> int:
+    """The size of all that an object refers to, but for code."""
+    seen, found, size = {id(root)}, [root], 0
+    while found:
+        thing = found.pop()
+        size += sys.getsizeof(thing)
+        for other in gc.get_referents(thing):
+            if id(other) not in seen and not isinstance(other, (type, ModuleType, FunctionType)):
+                seen.add(id(other))
+                found.append(other)
+    return size
+
+
+def test_a_server_that_has_had_many_sessions_holds_no_more_than_one_with_few() -> None:
+    chat, sizes = Deployment(), []
+    for n in range(1, 40_001):
+        session = chat.start()
+        chat.turn(session, ValueError("no") if n % 3 == 0 else None, SLOW_SECONDS if n % 2 else 0)
+        chat.sessions.drop(session)
+        chat.sessions.restore(session)
+        chat.sessions.end(session, "cleared")
+        if n % 10_000 == 0:
+            chat.live.sample(0)
+            sizes.append(reachable_bytes(chat))
+    assert max(sizes) - min(sizes) < 0.01 * min(sizes)
+    assert max(sizes) < 2 * 2**20 + chat.live.history.size
 
 
 def test_spans_are_wanted_while_somebody_looks_and_for_a_while_after() -> None:

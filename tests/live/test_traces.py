@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -11,9 +14,11 @@ from opentelemetry.trace import NoOpTracer, ProxyTracerProvider
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
 from chainlit_otel.live import traces
-from chainlit_otel.live.traces import MAX_SPANS, MAX_TRACES, TraceStore
+from chainlit_otel.live.traces import MAX_SPANS, MAX_SPANS_OF_ALL, MAX_TRACES, TraceStore
 from chainlit_otel.pipeline.spans import Tracing, trace_of
+from tests.conftest import InternalErrors
 
+GUARD = Guard("tracing")
 SECRET = "words of a user"
 
 
@@ -29,7 +34,7 @@ def local(store: TraceStore) -> Tracing:
 
 def by_sdk(store: TraceStore) -> Tracing:
     provider = TracerProvider()
-    traces.attach(provider, store)
+    traces.attach(provider, store, GUARD)
     return Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
 
 
@@ -84,7 +89,7 @@ def test_what_people_wrote_is_not_shown(tracing: Tracing, store: TraceStore) -> 
         *("gen_ai.prompt.0.content", "gen_ai.input.messages", "gen_ai.output.messages"),
         *("input.value", "llm.prompts", "url.full", "db.statement", "db.query.text"),
         *(catalog.STEP_INPUT, catalog.STEP_OUTPUT, catalog.TURN_OUTPUT, catalog.USER_ID),
-        *("enduser.id", "client.address", "http.url", "exception.message"),
+        *("code.stacktrace", "enduser.id", "client.address", "http.url", "exception.message"),
     ):
         model.span.set_attribute(key, SECRET)
     model.span.set_attribute("gen_ai.usage.input_tokens", 7)
@@ -107,15 +112,94 @@ def test_other_traces_are_not_kept(tracing: Tracing, store: TraceStore) -> None:
         assert store.read(trace_of(scope)) == ([], 0)
 
 
-def test_a_turn_keeps_so_many_spans_and_counts_the_rest(
+def test_a_turn_keeps_the_spans_that_start_first_and_counts_the_rest(
     tracing: Tracing, store: TraceStore
 ) -> None:
     turn = tracing.start_root(catalog.SPAN_TURN, {})
-    for _ in range(MAX_SPANS + 50):
-        tracing.end(tracing.start_child("chainlit.step tool search", {}), "ok")
+    callback = tracing.start_child("chainlit.callback on_message", {})
+    for n in range(10_000):
+        step = tracing.start_child(f"chainlit.step tool {n}", {})
+        assert store.under_way(trace_of(turn)) == ("on_message", f"tool {n}")
+        tracing.end(step, "ok")
+    tracing.end(callback, "ok")
     tracing.end(turn, "ok")
     spans, dropped = store.read(trace_of(turn))
-    assert (len(spans), dropped) == (MAX_SPANS, 51)
+    assert (len(spans), dropped) == (MAX_SPANS, 10_002 - MAX_SPANS)
+    assert {span.parent_id for span in spans} == {0, *(span.span_id for span in spans[:2])}
+
+
+def test_of_very_many_spans_the_oldest_turns_lose_theirs(
+    tracing: Tracing, store: TraceStore
+) -> None:
+    ids = []
+    for _ in range(MAX_SPANS_OF_ALL // MAX_SPANS + 20):
+        turn = tracing.start_root(catalog.SPAN_TURN, {})
+        ids.append(trace_of(turn))
+        for _ in range(MAX_SPANS - 1):
+            tracing.end(tracing.start_child("chainlit.step tool search", {}), "ok")
+        tracing.end(turn, "ok")
+    kept = [len(store.read(trace_id)[0]) for trace_id in ids]
+    assert kept == [0] * 20 + [MAX_SPANS] * (len(ids) - 20)
+    store.forget(ids)
+    assert (store._size, store._traces) == (0, {})
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (float("nan"), "not a number"),
+        (float("inf"), "not a number"),
+        (-float("inf"), "not a number"),
+        pytest.param(10**5000, "not a number", id="huge"),
+        (2**63 - 1, 2**63 - 1),
+        (0.5, 0.5),
+        (True, True),
+        pytest.param(1_000_000 * "x", 200 * "x", id="long"),
+        ("\ud800", "\ud800"),
+    ],
+)
+def test_an_attribute_is_what_json_can_have(
+    tracing: Tracing, store: TraceStore, value: Any, shown: object
+) -> None:
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    turn.span.set_attribute("gen_ai.request.top_p", value)
+    turn.span.add_event("event", {"gen_ai.request.top_p": value})
+    tracing.end(turn, "ok")
+    ((span,), _) = store.read(trace_of(turn))
+    assert span.attributes["gen_ai.request.top_p"] == shown
+    assert span.events[0][2] == {"gen_ai.request.top_p": shown}
+    json.dumps(span, allow_nan=False).encode()
+
+
+def test_a_span_keeps_so_many_attributes_and_events(tracing: Tracing, store: TraceStore) -> None:
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    for n in range(1000):
+        turn.span.set_attribute(f"chainlit.{n}", n)
+        turn.span.add_event(f"event {n}")
+    tracing.end(turn, "ok")
+    # What comes late changes nothing that is being read.
+    turn.span.add_event("late")
+    ((span,), _) = store.read(trace_of(turn))
+    assert len(span.attributes) <= 64
+    assert [name for _, name, _ in span.events] == [f"event {n}" for n in range(872, 1000)]
+
+
+def test_a_span_of_the_app_that_we_fail_at_is_its_own_as_ever(
+    store: TraceStore, expected_internal_errors: InternalErrors
+) -> None:
+    class Unspeakable:
+        def __str__(self) -> str:
+            raise LookupError
+
+    provider = TracerProvider()
+    traces.attach(provider, store, GUARD)
+    tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
+    turn = tracing.start_root(catalog.SPAN_TURN, {})
+    # The SDK takes any object for a name.
+    provider.get_tracer("app").start_span(Unspeakable()).end()  # type: ignore[arg-type]
+    tracing.end(turn, "ok")
+    assert [type(error) for _, error in expected_internal_errors] == 2 * [LookupError]
+    assert [span.name for span in store.read(trace_of(turn))[0]] == [catalog.SPAN_TURN]
 
 
 def test_turns_that_nobody_keeps_go(tracing: Tracing, store: TraceStore) -> None:
@@ -155,7 +239,7 @@ def test_without_a_page_and_a_provider_there_are_no_spans() -> None:
 
 def test_what_is_not_sampled_is_not_shown(store: TraceStore) -> None:
     provider = TracerProvider(sampler=ALWAYS_OFF)
-    traces.attach(provider, store)
+    traces.attach(provider, store, GUARD)
     tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
     turn = tracing.start_root(catalog.SPAN_TURN, {})
     tracing.end(turn, "ok")
@@ -167,7 +251,7 @@ def test_a_provider_is_given_one_processor_and_none_of_a_page_that_is_over(
 ) -> None:
     provider = TracerProvider()
     for given in (store, store, None, wanted(), store, None):
-        traces.attach(provider, given)
+        traces.attach(provider, given, GUARD)
     assert len(provider._active_span_processor._span_processors) == 1
     tracing = Tracing(provider.get_tracer("chainlit"), False, Guard("tracing"))
     turn = tracing.start_root(catalog.SPAN_TURN, {})
@@ -176,5 +260,5 @@ def test_a_provider_is_given_one_processor_and_none_of_a_page_that_is_over(
 
 
 def test_a_provider_that_takes_no_processors_is_left_alone(store: TraceStore) -> None:
-    traces.attach(trace.NoOpTracerProvider(), store)
+    traces.attach(trace.NoOpTracerProvider(), store, GUARD)
     assert Tracing(NoOpTracer(), False, Guard("tracing")).has_provider

@@ -10,8 +10,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from chainlit_otel.guard import Guard
 from chainlit_otel.server.access import BelowPath, PageAccess
 from chainlit_otel.server.app import admin_app
+from chainlit_otel.server.metrics import MetricsEndpoint
 
 DATA = "data of the page"
 TOKEN = "a token"
@@ -41,6 +43,7 @@ async def test_on_loopback_everybody_on_the_machine_sees_it() -> None:
     assert "unsafe" not in policy
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
     assert answer.headers["referrer-policy"] == "no-referrer"
 
 
@@ -54,6 +57,18 @@ async def test_beyond_loopback_without_a_token_nobody_does(address: str) -> None
             assert DATA not in answer.text
         assert (await client.get("/metrics")).text == "metrics"
         assert (await client.get("/healthz")).json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "Via", "X-Real-IP"])
+async def test_through_a_proxy_everybody_could_come(name: str) -> None:
+    sent = {name: "10.0.0.1", "Authorization": f"Bearer {TOKEN}"}
+    async with client_of(app_of()) as client:
+        answer = await client.get("/live/data/sessions", headers=sent)
+        assert (answer.status_code, DATA in answer.text) == (403, False)
+        assert "CHAINLIT_OTEL_PAGE_TOKEN" in answer.json()["error"]
+        assert (await client.get("/metrics", headers=sent)).text == "metrics"
+    async with client_of(app_of(token=TOKEN)) as client:
+        assert (await client.get("/live/data/sessions", headers=sent)).text == DATA
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
@@ -90,6 +105,17 @@ async def test_without_the_right_token_there_is_no_data(path: str, sent: dict[st
     assert answer.status_code == 401
     assert "CHAINLIT_OTEL_PAGE_TOKEN" in answer.json()["error"]
     assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("token", ["ключ", "\udcff\udcfe", "a b=;%"])
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+async def test_any_token_will_do(token: str, scheme: str) -> None:
+    sent = {b"Authorization": f"{scheme} {token}".encode(errors="surrogateescape")}
+    metrics = MetricsEndpoint(None, token, Guard("server"), lambda _: ())
+    for app, path in ((app_of(token=token), "/live/data/sessions"), (metrics, "/metrics")):
+        async with client_of(app) as client:
+            assert (await client.get(path, headers=sent)).status_code == 200
+            assert (await client.get(path)).status_code == 401
 
 
 async def test_a_token_in_the_address_opens_the_page_alone() -> None:

@@ -29,6 +29,11 @@ export class History {
     return this.length ? this.start + (this.length - 1) * this.step : null;
   }
 
+  /** Forget all values: their times are wrong. */
+  clear() {
+    this.#clear(null);
+  }
+
   /** Take values as the server keeps them; they come in the place of those at the same time. */
   load({ start, figures }) {
     const all = Object.values(figures);

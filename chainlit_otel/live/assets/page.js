@@ -70,6 +70,8 @@ source.addEventListener("open", async () => {
   show();
 });
 
+source.addEventListener("step", () => Object.values(histories).forEach((of) => of.clear()));
+
 source.addEventListener("denied", ({ detail }) => {
   byId("main").hidden = true;
   byId("denied").hidden = false;

@@ -5,6 +5,8 @@ const LONGEST_WAIT = 30_000;
 // A tick comes every second. A connection that is lost without a word says nothing at all.
 const SILENCE = 8000;
 const PATIENCE = 30_000;
+// Seconds from which on the clock of the server was set, or is that of another server.
+const STEP = 30;
 
 /** The server lets nobody in; its message is for the reader. */
 export class Denied extends Error {}
@@ -29,7 +31,7 @@ async function ask(path, signal) {
  * The stream, which comes back by itself, and pauses while nobody looks.
  *
  * Events: `status` with `state`, one of connecting, live, lost, paused; `open` after each
- * connection; `denied` with the reason; and the server's own: `tick`, `sessions`, `turns`.
+ * connection; `step` when the time at the server has jumped; `denied` with the reason; and the server's own: `tick`, `sessions`, `turns`.
  */
 export class Source extends EventTarget {
   #stream = null;
@@ -87,9 +89,15 @@ export class Source extends EventTarget {
         this.#watch();
         const data = JSON.parse(event.data);
         if (name === "tick") {
+          const jump = this.#tick === null ? 0 : data.at - this.now();
           this.#tick = { at: data.at, received: performance.now() };
           this.#wait = FIRST_WAIT;
           this.why = "";
+          if (Math.abs(jump) > STEP) {
+            this.dispatchEvent(new Event("step"));
+            this.#connect();
+            return;
+          }
           this.#say("live");
         }
         this.dispatchEvent(new CustomEvent(name, { detail: data }));
