@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -234,10 +235,59 @@ async def test_with_an_exporter_the_spans_are_those_that_are_exported() -> None:
             assert (await ask(server, f"turns/{before['key']}"))["spans"] == []
             assert turn["trace_url"] == f"https://traces/{turn['trace_id']}"
             shown = (await ask(server, f"turns/{turn['key']}"))["spans"]
+            async with opened(server, f"turns?key={turn['key']}") as page:
+                link = page.get_by_role("link", name="opens the trace")
+                await expect(link).to_have_attribute("href", turn["trace_url"], timeout=TIMEOUT)
+                assert "noopener" in (await link.get_attribute("rel") or "")
             await visitor.leave()
         exported = {span.id: span.name for span in backend.spans if span.trace == turn["trace_id"]}
         assert {span["id"]: span["name"] for span in shown} == exported
         assert len(exported) == 4
+
+
+# Its `Step` has no `update`, as in a version of Chainlit that we do not know.
+ODD = """
+import chainlit, sys
+chainlit.step
+del sys.modules["chainlit.step"].Step.update
+"""
+
+
+async def test_health_says_what_is_off_and_what_is_lost_and_no_secret() -> None:
+    env = {
+        # Nobody listens there.
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:s3cret@127.0.0.1:9/",
+        "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+        "OTEL_BSP_SCHEDULE_DELAY": "50",
+        "CHAINLIT_OTEL_USER_HASH_KEY": "s3cret",
+        "CHAINLIT_OTEL_TRACE_URL": "https://user:s3cret@traces/{trace_id}?key=s3cret",
+    }
+    with ChainlitServer({"app.py": ODD + APP}, env=env) as server:
+        visitor = await visitor_of(server)
+        await visitor.talk("hello")
+
+        async def lost() -> bool:
+            exporters = (await ask(server, "health"))["exporters"]
+            return any(each["signal"] == "spans" and each["lost"] > 0 for each in exporters)
+
+        await wait_until_async(lost, 60, "spans to be lost")
+        async with opened(server, "health") as page:
+
+            def cells(name: str) -> Any:
+                return page.locator("#health tr", has=page.get_by_text(name, exact=True))
+
+            steps = cells("steps")
+            await expect(steps).to_contain_text("off", timeout=TIMEOUT)
+            await expect(steps).to_contain_text("no Step.update")
+            await expect(cells("sessions")).to_contain_text("on")
+            spans = cells("spans")
+            await expect(spans).to_contain_text("127.0.0.1:9")
+            await expect(spans).to_contain_text(re.compile("◆ [1-9]"))
+            await expect(cells("CHAINLIT_OTEL_USER_HASH_KEY")).to_contain_text("***")
+            await expect(cells("CHAINLIT_OTEL_TRACE_URL")).to_contain_text("traces/{trace_id}")
+            assert "s3cret" not in await page.content()
+        assert "s3cret" not in str(await ask(server, "health"))
+        await visitor.leave()
 
 
 OWN_PROVIDER = """
