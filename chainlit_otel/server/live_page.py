@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import math
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from hashlib import sha256
@@ -22,6 +23,8 @@ from starlette.types import Receive, Scope, Send
 from chainlit_otel.guard import Guard
 from chainlit_otel.live.page import Live
 
+_Read = Callable[[], Mapping[str, Any] | None]
+
 LiveHealth = Callable[[], Awaitable[Mapping[str, Any]]]
 """Returns what the page shows of our own health."""
 
@@ -32,6 +35,7 @@ MAX_STREAMS = 24
 """How many pages may be open at a time: half of the connections that the server has."""
 
 _MAX_QUEUED = 60  # messages for a page that reads too slowly
+_PAUSE = 2.0  # seconds for each second that an answer has taken
 _COMPRESSED = 4096  # bytes from which on an answer is compressed
 _STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 _LATE = 0.05  # seconds after the full second at which the figures are read
@@ -52,6 +56,7 @@ class LivePage:
         self._guard = guard
         # Read here, and not in the thread of the server, which must import nothing.
         self._assets = {name: (content, kind, tag) for name, content, kind, tag in _read_assets()}
+        self._answers = _Answers()
         self._streams: set[asyncio.Queue[bytes | None]] = set()
         data = "/live/data"
         self.app = Starlette(
@@ -127,24 +132,30 @@ class LivePage:
         since = _number(request.query_params.get("since", "0"))
         if step not in ("1", "60") or since is None:
             return JSONResponse({"error": "step must be 1 or 60, and since a number"}, 400)
-        return _json(request, self._live.read_history(1 if step == "1" else 60, since))
+        read = partial(self._live.read_history, 1 if step == "1" else 60, since)
+        return await self._answer(request, "history", read)
 
     async def _sessions(self, request: Request) -> Response:
-        return _json(request, self._live.read_sessions())
+        return await self._answer(request, "sessions", self._live.read_sessions)
 
     async def _session(self, request: Request) -> Response:
-        found = self._live.read_session(request.path_params["key"])
-        return _not_found("This session is not kept.") if found is None else _json(request, found)
+        read = partial(self._live.read_session, request.path_params["key"])
+        return await self._answer(request, "session", read)
 
     async def _turns(self, request: Request) -> Response:
-        return _json(request, self._live.read_turns())
+        return await self._answer(request, "turns", self._live.read_turns)
 
     async def _turn(self, request: Request) -> Response:
-        found = self._live.read_turn(request.path_params["key"])
-        return _not_found("This turn is not kept.") if found is None else _json(request, found)
+        read = partial(self._live.read_turn, request.path_params["key"])
+        return await self._answer(request, "turn", read)
+
+    async def _answer(self, request: Request, kind: str, read: _Read) -> Response:
+        asked = f"{request.url.path}?{request.url.query}"
+        body = await self._answers.make(kind, asked, read)
+        return _not_found("This is not kept.") if body is None else _respond(request, body)
 
     async def _show_health(self, request: Request) -> Response:
-        return _json(request, await self._health())
+        return _respond(request, _dump(await self._health()))
 
     async def _stream(self, request: Request) -> Response:
         if len(self._streams) >= MAX_STREAMS:
@@ -158,6 +169,47 @@ class LivePage:
         queue.put_nowait(_event("tick", self._live.tick()))
         messages = _messages(queue, request.scope.get(RENEW))
         return _Stream(messages, partial(self._streams.discard, queue))
+
+
+class _Answers:
+    """Makes answers: of one kind one at a time, with pauses, and each for all who wait for it.
+
+    So whoever asks again and again takes no more than a share of the processor: the app needs it.
+
+    Args:
+        sleep: Sleeps for seconds.
+    """
+
+    def __init__(self, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self._sleep = sleep
+        self._queued: dict[str, asyncio.Task[bytes | None]] = {}
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._paused_until: defaultdict[str, float] = defaultdict(float)
+
+    async def make(self, kind: str, asked: str, read: _Read) -> bytes | None:
+        """Return an answer of what is there now; None if there is none.
+
+        Args:
+            kind: Its kind.
+            asked: What is asked for.
+            read: Reads it.
+        """
+        if asked not in self._queued:
+            self._queued[asked] = asyncio.ensure_future(self._make(kind, asked, read))
+        # A request that is cancelled must not cancel the answer of the others.
+        return await asyncio.shield(self._queued[asked])
+
+    async def _make(self, kind: str, asked: str, read: _Read) -> bytes | None:
+        clock = asyncio.get_running_loop().time
+        async with self._locks[kind]:
+            await self._sleep(max(0.0, self._paused_until[kind] - clock()))
+            # Whoever asks from now on gets another one, which has what happens meanwhile.
+            del self._queued[asked]
+            began = clock()
+            found = read()
+            body = None if found is None else _dump(found)
+            self._paused_until[kind] = clock() + _PAUSE * (clock() - began)
+            return body
 
 
 class _Stream(StreamingResponse):
@@ -222,8 +274,7 @@ def _dump(data: Mapping[str, Any]) -> bytes:
 _encode = json.JSONEncoder(separators=(",", ":"), default=str).encode
 
 
-def _json(request: Request, data: Mapping[str, Any]) -> Response:
-    body = _dump(data)
+def _respond(request: Request, body: bytes) -> Response:
     headers = {"Cache-Control": "no-store", "Vary": "Accept-Encoding"}
     if len(body) >= _COMPRESSED and "gzip" in request.headers.get("accept-encoding", ""):
         body = gzip.compress(body, 1)

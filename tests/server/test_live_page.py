@@ -14,8 +14,9 @@ import pytest
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.live.page import Live
+from chainlit_otel.server import live_page
 from chainlit_otel.server.app import Guarded
-from chainlit_otel.server.live_page import _MAX_QUEUED, MAX_STREAMS, RENEW, LivePage
+from chainlit_otel.server.live_page import _MAX_QUEUED, MAX_STREAMS, RENEW, LivePage, _Answers
 from tests.conftest import InternalErrors
 
 
@@ -104,6 +105,48 @@ async def test_a_history_since_any_time(opened: Opened, since: str) -> None:
         for step in (1, 60):
             answer = await client.get(f"/live/data/history?step={step}&since={since}")
             assert (answer.status_code, answer.json()["step"]) == (200, step)
+
+
+async def test_who_waits_for_the_same_gets_the_same_and_who_asks_later_what_is_new(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_page, "_PAUSE", 1e9)
+    over = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 0:
+            await over.wait()
+
+    opened.page._answers = _Answers(sleep)
+    session = opened.sessions.start("websocket", "webapp", "new", "ab" * 8)
+    made = 0
+    read = opened.live.read_sessions
+
+    def count() -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        return read()
+
+    opened.live.read_sessions = count  # type: ignore[method-assign]
+    async with opened.client as client:
+
+        async def state() -> str:
+            data = (await client.get("/live/data/sessions")).json()
+            (row,) = data["open"] + data["ended"]
+            return str(row["state"])
+
+        assert await asyncio.gather(*(state() for _ in range(5))) == ["connected"] * 5
+        # In the pause all wait for one that has what has happened by then.
+        waiting = [asyncio.ensure_future(state()) for _ in range(5)]
+        await settled()
+        assert made == 1
+        # What is of another kind does not wait for it.
+        assert (await client.get("/live/data/turns")).json()["rows"] == []
+        opened.sessions.end(session, "cleared")
+        waiting[0].cancel()
+        over.set()
+        assert await asyncio.gather(*waiting[1:]) == ["ended"] * 4
+        assert made == 2
 
 
 class Browser:
