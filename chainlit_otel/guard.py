@@ -76,7 +76,8 @@ class Guard:
     """A context manager around code of ours that runs inside the application.
 
     It swallows `Exception` only: a cancellation or an exit of the application passes. It must
-    never hold a call of the application itself.
+    never hold a call of the application itself. What runs in every turn has a `try` in its
+    place and gives what is raised to `on_error`: a `with` takes 2,000 instructions, a `try` none.
 
     Args:
         probe: Name of the probe that the code belongs to.
@@ -117,6 +118,11 @@ class Guard:
         """Count an error of ours and swallow it."""
         if error is None or not isinstance(error, Exception):
             return False
+        self.on_error(error)
+        return True
+
+    def on_error(self, error: Exception) -> None:
+        """Count an error of ours that was caught; the first one is logged."""
         self._added.append(None)
         if len(self._added) >= _MANY and self._lock.acquire(blocking=False):
             try:
@@ -132,4 +138,3 @@ class Guard:
                 self.probe,
                 "".join(_lines_of(error)).rstrip(),
             )
-        return True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 from hypothesis import settings
@@ -64,21 +63,14 @@ def _internal_errors() -> Iterator[InternalErrors]:
     A guard logs its first error only, so the log does not have all of them.
     """
     swallowed = InternalErrors()
-    original = Guard.__exit__
+    original = Guard.on_error
 
-    def exit_and_note(
-        self: Guard,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool:
-        swallows = original(self, kind, error, traceback)
-        if swallows and error is not None:
-            swallowed.append((self.probe, error))
-        return swallows
+    def on_error_and_note(self: Guard, error: Exception) -> None:
+        swallowed.append((self.probe, error))
+        original(self, error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Guard, "__exit__", exit_and_note)
+        patch.setattr(Guard, "on_error", on_error_and_note)
         yield swallowed
     if swallowed and not swallowed.expected:
         probe, error = swallowed[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Literal, NamedTuple
 
+from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.peaks import HighWaterMark
 from chainlit_otel.core.sessions import NS, Clock, Session
 
@@ -193,7 +194,7 @@ class TurnLedger:
         self._open: set[Turn] = set()
         self._peak = HighWaterMark(clock(), wall())
         self._chunks = 0
-        self.messages: Counter[tuple[str, ...]] = Counter()
+        self.messages: Counts[tuple[str, ...]] = Counts()
         self.dropped: Counter[tuple[str, ...]] = Counter()
 
     def start(
@@ -228,14 +229,14 @@ class TurnLedger:
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
-                session.outcomes[turn.outcome] = session.outcomes.get(turn.outcome, 0) + 1
-                session.record("turn_end", self._clock(), turn.error_type or turn.outcome)
+                outcome, outcomes = turn.outcome, session.outcomes
+                outcomes[outcome] = outcomes.get(outcome, 0) + 1
+                session.record("turn_end", self._clock(), turn.error_type or outcome)
         self._on_end(turn, (self._clock() - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
         """A message was received from a user, or sent to one."""
-        with self._lock:
-            self.messages[(direction,)] += 1
+        self.messages.add((direction,))
 
     def drop(self, event: str, turn: Turn | None = None, session: Session | None = None) -> None:
         """Content was sent to a socket that is gone.

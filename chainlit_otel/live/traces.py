@@ -170,7 +170,7 @@ class TraceStore:
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span of the SDK has ended."""
-        if span.context is not None and span.context.trace_id in self._traces:
+        if self._traces and span.context is not None and span.context.trace_id in self._traces:
             self._end(span.context.trace_id, span.context.span_id, KeptSpan.of_sdk(span))
 
     # For the page

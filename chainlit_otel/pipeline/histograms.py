@@ -8,13 +8,14 @@ is needed here.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from threading import Lock
 from typing import NamedTuple
 
 from opentelemetry.trace import SpanContext
 
 from chainlit_otel.catalog import LabelSet, Metric
+from chainlit_otel.guard import Guard
 
 
 class Exemplar(NamedTuple):
@@ -26,21 +27,35 @@ class Exemplar(NamedTuple):
     span_id: int
 
 
+HistogramRecord = tuple[Metric, float, LabelSet, SpanContext | None, int]
+"""One value: the histogram, the value in its unit, and the label values in the order of its
+attributes; the span that was current, if one was, and for that the time in nanoseconds since the
+epoch. A plain tuple, which takes a tenth of the time of a named one."""
+
+
 class Series:
     """One series of a histogram.
 
     Attributes:
         counts: How many values fell into each bucket.
         sum: The sum of the values.
-        exemplars: The last value of each bucket that was recorded in a sampled trace.
+        last: The last value of each bucket that becomes an exemplar, its time and its span.
     """
 
-    __slots__ = ("counts", "exemplars", "sum")
+    __slots__ = ("counts", "last", "sum")
 
     def __init__(self, buckets: int) -> None:
         self.counts = [0] * buckets
         self.sum = 0.0
-        self.exemplars: dict[int, Exemplar] = {}
+        self.last: dict[int, tuple[float, int, SpanContext]] = {}
+
+    @property
+    def exemplars(self) -> dict[int, Exemplar]:
+        """The exemplar of each bucket that has one."""
+        return {
+            bucket: Exemplar(value, at, span.trace_id, span.span_id)
+            for bucket, (value, at, span) in self.last.items()
+        }
 
 
 class Histograms:
@@ -61,28 +76,27 @@ class Histograms:
         """Return histograms without a series, with the same filter of exemplars."""
         return Histograms(self._exemplars)
 
-    def record(
-        self, metric: Metric, value: float, values: LabelSet, span: SpanContext | None, at: int
-    ) -> None:
-        """Record one value.
+    def record(self, records: Iterable[HistogramRecord], guard: Guard) -> None:
+        """Record values.
 
         Args:
-            metric: The histogram.
-            value: The value, in the metric's unit.
-            values: The label values, in the order of the metric's attributes.
-            span: The span that was current, if one was; in a sampled one it becomes an exemplar.
-            at: When it was, in nanoseconds since the epoch.
+            records: The values.
+            guard: Takes what is wrong with one of them, which the others do not depend on.
         """
-        bucket = bisect_left(metric.bounds, value)
-        exemplar = self._exemplar(value, span, at)
+        # Many under one lock, which takes as long as all the rest of a value.
         with self._lock:
-            series = self._series.get((metric, values))
-            if series is None:
-                series = self._series[metric, values] = Series(len(metric.bounds) + 1)
-            series.counts[bucket] += 1
-            series.sum += value
-            if exemplar is not None:
-                series.exemplars[bucket] = exemplar
+            for metric, value, values, span, at in records:
+                try:
+                    bucket = bisect_left(metric.bounds, value)
+                    series = self._series.get((metric, values))
+                    if series is None:
+                        series = self._series[metric, values] = Series(len(metric.bounds) + 1)
+                    series.counts[bucket] += 1
+                    series.sum += value
+                    if span is not None and self._is_exemplar(span):
+                        series.last[bucket] = value, at, span
+                except Exception as error:  # noqa: BLE001, PERF203 - a guard
+                    guard.on_error(error)
 
     def counts(self, metric: Metric) -> list[int]:
         """Return how many values of all series of a histogram fell into each bucket."""
@@ -93,12 +107,10 @@ class Histograms:
                     totals = [a + b for a, b in zip(totals, series.counts, strict=True)]
         return totals
 
-    def _exemplar(self, value: float, span: SpanContext | None, at: int) -> Exemplar | None:
-        if span is None or self._exemplars == "always_off":
-            return None
-        if not span.trace_flags.sampled and self._exemplars == "trace_based":
-            return None
-        return Exemplar(value, at, span.trace_id, span.span_id)
+    def _is_exemplar(self, span: SpanContext) -> bool:
+        if self._exemplars == "trace_based":
+            return span.trace_flags.sampled
+        return self._exemplars == "always_on"
 
     def read(self) -> Iterator[tuple[Metric, LabelSet, Series]]:
         """Give every series that has a value, as it is now."""
@@ -110,5 +122,5 @@ class Histograms:
 def _copy(series: Series) -> Series:
     copy = Series(0)
     copy.counts, copy.sum = [*series.counts], series.sum
-    copy.exemplars = {**series.exemplars}
+    copy.last = {**series.last}
     return copy

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from time import time_ns
 from typing import Any
@@ -23,7 +24,7 @@ from opentelemetry.trace import (
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
-from chainlit_otel.pipeline.histograms import Histograms
+from chainlit_otel.pipeline.histograms import HistogramRecord, Histograms
 from chainlit_otel.version import __version__
 
 Reading = Callable[[], Mapping[LabelSet, float]]
@@ -37,8 +38,6 @@ BUCKET_ADVICE = (
 
 # A collection flushes the queue; between two of them it is flushed at this length.
 _MAX_QUEUED = 512
-
-_Record = tuple[Metric, float, LabelSet, SpanContext | None, int]
 
 
 class Telemetry:
@@ -69,7 +68,7 @@ class Telemetry:
         self._recording = self._instruments if histograms is None else self._instruments[:-1]
         self._guard = guard
         self._expected: dict[Metric, tuple[LabelSet, ...]] = {}
-        self._queued: deque[_Record] = deque()
+        self._queued: deque[HistogramRecord] = deque()
         # Without an observable instrument, no collection flushes the queue.
         self._max_queued = 1
         self._recorders = lru_cache(maxsize=1024)(self._make_recorders)
@@ -137,28 +136,40 @@ class Telemetry:
         span = get_current_span(context).get_span_context() if context else None
         # Recording in the middle of a turn costs three times as much as recording many at once, so
         # they are queued until the next collection.
-        self._queued.append((metric, value, values, span, time_ns()))
-        # Not if it has an exemplar: the SDK gives that the time at which it is recorded.
-        exemplar = self._recording and span is not None and span.trace_flags.sampled
-        if exemplar or len(self._queued) >= self._max_queued:
+        queued = self._queued
+        if span is None:
+            queued.append((metric, value, values, None, 0))
+        else:
+            queued.append((metric, value, values, span, time_ns()))
+            # Not if it has an exemplar: the SDK gives that the time at which it is recorded.
+            if self._recording and span.trace_flags.sampled:
+                self.flush()
+        if len(queued) >= self._max_queued:
             self.flush()
 
     def flush(self) -> None:
         """Record in the histograms what is queued."""
-        while self._queued:
-            try:
-                metric, value, values, span, at = self._queued.popleft()
-            except IndexError:
-                # Another reader took the last one.
-                return
-            with self._guard:
-                if self._histograms is not None:
-                    self._histograms.record(metric, value, values, span, at)
-                elif metric in self._watched:
-                    self._watched[metric].record(metric, value, (), None, at)
-                context = _context_with(span) if self._recording else None
-                for record, attributes in self._recorders(metric, values):
-                    record(value, attributes, context)
+        records = self._take()
+        if self._histograms is not None:
+            self._histograms.record(records, self._guard)
+        for metric, watched in self._watched.items():
+            watched.record(
+                [(m, v, (), None, 0) for m, v, *_ in records if m is metric], self._guard
+            )
+        if self._recording:
+            for metric, value, values, span, _ in records:
+                with self._guard:
+                    context = _context_with(span)
+                    for record, attributes in self._recorders(metric, values):
+                        record(value, attributes, context)
+
+    def _take(self) -> list[HistogramRecord]:
+        taken: list[HistogramRecord] = []
+        # Another reader may take the last one.
+        with suppress(IndexError):
+            while self._queued:
+                taken.append(self._queued.popleft())
+        return taken
 
     def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)

@@ -229,6 +229,8 @@ class QueueBalance:
         """Begin anew, also in a forked child that has inherited this."""
         self._lock = Lock()
         self._put = len(self.queue)
+        # Counted without the lock, which takes longer than to queue the item.
+        self._added: deque[None] = deque()
         self._taken = self._dropped = 0
         self._exporting = False
 
@@ -238,10 +240,12 @@ class QueueBalance:
         Args:
             full: Whether the queue was full, so that another item had to go.
         """
-        with self._lock:
-            self._put += 1
-            more = self._missing() if full and self._exporting else 0
-        self._report(more)
+        self._added.append(None)
+        if full:
+            with self._lock:
+                self._add_up()
+                more = self._missing() if self._exporting else 0
+            self._report(more)
 
     @contextmanager
     def taken(self, items: int) -> Iterator[None]:
@@ -259,7 +263,13 @@ class QueueBalance:
                 self._exporting = False
             self._report(more)
 
+    def _add_up(self) -> None:
+        while self._added:
+            self._added.popleft()
+            self._put += 1
+
     def _missing(self) -> int:
+        self._add_up()
         # Items that other threads are putting in are not counted yet, so it is never too many.
         more = max(0, self._put - self._taken - len(self.queue) - self._dropped)
         self._dropped += more
@@ -357,13 +367,13 @@ class _Batching:
         self._balance = self.delivery.balance
         self._balance.queue = self._queue
 
-    def _put(self, put: Callable[[], None]) -> None:
+    def _put(self, put: Callable[[Any], None], item: Any) -> None:
         full = len(self._queue) == self._queue.maxlen
         if full:
             with _suppressing():
-                put()
+                put(item)
         else:
-            put()
+            put(item)
         self._balance.put(full)
 
 
@@ -383,7 +393,7 @@ class BatchProcessor(_Batching, BatchSpanProcessor):
     def on_end(self, span: ReadableSpan) -> None:
         """Queue a span, if it is sampled."""
         if span.context.trace_flags.sampled:
-            self._put(partial(super().on_end, span))
+            self._put(super().on_end, span)
 
 
 class LogBatchProcessor(_Batching, BatchLogRecordProcessor):
@@ -401,7 +411,7 @@ class LogBatchProcessor(_Batching, BatchLogRecordProcessor):
 
     def on_emit(self, log_record: Any) -> None:
         """Queue a log record."""
-        self._put(partial(super().on_emit, log_record))
+        self._put(super().on_emit, log_record)
 
 
 class MetricDelivery(MetricExporter):

@@ -61,16 +61,27 @@ NOOP_SCOPE = SpanScope(INVALID_SPAN, EMPTY_CONTEXT, None)
 NOOP_SCOPE.ended = True
 
 
-def current() -> SpanScope | None:
+def _innermost(context: Context) -> SpanScope | None:
+    """Return the scope that was attached last, ended or not."""
+    # A context is a dict; `otel_context.get_value` would take four times as long.
+    scope = context.get(_SCOPE_KEY)
+    return scope if isinstance(scope, SpanScope) else None
+
+
+def _open(scope: SpanScope | None) -> SpanScope | None:
     """Return the innermost scope that has not ended.
 
     The scope of a step in an abandoned async generator ends in another context and stays attached
     in this one, so scopes that have ended are skipped.
     """
-    scope = otel_context.get_value(_SCOPE_KEY)
-    while isinstance(scope, SpanScope) and scope.ended:
+    while scope is not None and scope.ended:
         scope = scope.parent_scope
-    return scope if isinstance(scope, SpanScope) else None
+    return scope
+
+
+def current() -> SpanScope | None:
+    """Return the innermost scope that has not ended."""
+    return _open(_innermost(otel_context.get_current()))
 
 
 def in_trace() -> bool:
@@ -78,16 +89,16 @@ def in_trace() -> bool:
 
     A task that outlives its turn still belongs to the trace of the turn.
     """
-    return otel_context.get_value(_SCOPE_KEY) is not None
+    return _SCOPE_KEY in otel_context.get_current()
 
 
-def _is_innermost(scope: SpanScope) -> bool:
-    """Tell whether a scope is the current one, not counting abandoned children of it.
+def _is_innermost(scope: SpanScope, context: Context) -> bool:
+    """Tell whether a scope is the innermost of a context, not counting abandoned children of it.
 
     In another task or thread than the one in which it started, the current context is left alone.
     """
-    top = otel_context.get_value(_SCOPE_KEY)
-    if not isinstance(top, SpanScope) or otel_context.get_current() is not top.context:
+    top = _innermost(context)
+    if top is None or context is not top.context:
         return False
     while top is not None and top is not scope and top.ended:
         top = top.parent_scope
@@ -158,7 +169,10 @@ class Tracing:
         A no-op span is not free, and neither is `get_tracer_provider`, which reads the
         environment. A release of the API without this variable counts as enabled.
         """
-        return not self._is_global or getattr(trace, "_TRACER_PROVIDER", self) is not None
+        if self._is_global and getattr(trace, "_TRACER_PROVIDER", self) is not None:
+            # For good: it cannot be set again.
+            self._is_global = False
+        return not self._is_global
 
     def start_root(
         self,
@@ -177,12 +191,14 @@ class Tracing:
         """
         if not self.has_provider:
             return self._start_local(name, attributes, start, None, None)
-        with self.guard:
+        try:
             valid = [Link(linked) for linked in links if linked.is_valid]
             span = self._tracer.start_span(
-                name, Context(), attributes=attributes, links=valid, start_time=start
+                name, EMPTY_CONTEXT, attributes=attributes, links=valid, start_time=start
             )
-            return self._attach(span, None, Context(), otel_context.get_current())
+            return _attach(span, None, EMPTY_CONTEXT, otel_context.get_current())
+        except Exception as error:  # noqa: BLE001 - a guard
+            self.guard.on_error(error)
         return NOOP_SCOPE
 
     def start_child(
@@ -202,9 +218,10 @@ class Tracing:
         """
         if not self.has_provider:
             return self._start_local(name, attributes, start, current(), parent)
-        with self.guard:
-            parent_scope = current()
-            previous_context = base = self._context_of(parent_scope)
+        try:
+            now = otel_context.get_current()
+            parent_scope = _open(_innermost(now))
+            previous_context = base = _context_of(parent_scope, now)
             if (
                 parent is not None
                 and _trace_id(parent)
@@ -212,7 +229,9 @@ class Tracing:
             ):
                 base = set_span_in_context(parent.span, base)
             span = self._tracer.start_span(name, base, attributes=attributes, start_time=start)
-            return self._attach(span, parent_scope, base, previous_context)
+            return _attach(span, parent_scope, base, previous_context)
+        except Exception as error:  # noqa: BLE001 - a guard
+            self.guard.on_error(error)
         return NOOP_SCOPE
 
     def detach(self, scope: SpanScope) -> None:
@@ -245,8 +264,9 @@ class Tracing:
         if scope.ended:
             return
         scope.ended = True
-        if scope.context is not scope.previous_context and _is_innermost(scope):
-            previous_context, parent_scope = scope.previous_context, current()
+        now = otel_context.get_current()
+        if scope.context is not scope.previous_context and _is_innermost(scope, now):
+            previous_context, parent_scope = scope.previous_context, _open(_innermost(now))
             if parent_scope is not None and parent_scope is not scope.parent_scope:
                 # The parent has ended, too: two steps need not be nested.
                 previous_context = parent_scope.context
@@ -254,12 +274,16 @@ class Tracing:
         span = scope.span
         if not span.is_recording():
             return
-        with self.guard:
+        try:
             span.set_attribute(catalog.OUTCOME.key, outcome)
             if outcome == "error":
                 self._describe(span, error)
-        with self.guard:
+        except Exception as ours:  # noqa: BLE001 - a guard
+            self.guard.on_error(ours)
+        try:
             span.end(end)
+        except Exception as ours:  # noqa: BLE001 - a guard
+            self.guard.on_error(ours)
 
     def _start_local(
         self,
@@ -277,34 +301,37 @@ class Tracing:
             if (named := None if parent is None else _local(parent)) is not None:
                 above = named if above is None or above.trace_id == named.trace_id else above
             span = LocalSpan(self._observer, name, above, attributes, start)
-            previous = self._context_of(parent_scope)
+            previous = _context_of(parent_scope, otel_context.get_current())
             scope = SpanScope(span, previous, parent_scope)
             scope.context = otel_context.set_value(_SCOPE_KEY, scope, previous)
             otel_context.attach(scope.context)
             return scope
         return NOOP_SCOPE
 
-    def _attach(
-        self, span: Span, parent_scope: SpanScope | None, base: Context, previous_context: Context
-    ) -> SpanScope:
-        scope = SpanScope(span, previous_context, parent_scope)
-        if span.get_span_context().is_valid:
-            scope.context = otel_context.set_value(
-                _SCOPE_KEY, scope, set_span_in_context(span, base)
-            )
-            otel_context.attach(scope.context)
-        return scope
-
-    def _context_of(self, parent_scope: SpanScope | None) -> Context:
-        now = otel_context.get_current()
-        innermost = otel_context.get_value(_SCOPE_KEY, now)
-        return now if parent_scope is innermost or parent_scope is None else parent_scope.context
-
     def _describe(self, span: Span, error: BaseException | None) -> None:
         if error is None:
             span.set_status(StatusCode.ERROR)
             return
         describe_exception(span, error, message_of(error) if self._exception_messages else "")
+
+
+def _attach(
+    span: Span, parent_scope: SpanScope | None, base: Context, previous_context: Context
+) -> SpanScope:
+    scope = SpanScope(span, previous_context, parent_scope)
+    if span.get_span_context().is_valid:
+        context = set_span_in_context(span, base)
+        # Nobody else has this context yet; `otel_context.set_value` would copy it once more.
+        dict.__setitem__(context, _SCOPE_KEY, scope)
+        scope.context = context
+        otel_context.attach(context)
+    return scope
+
+
+def _context_of(parent_scope: SpanScope | None, now: Context) -> Context:
+    if parent_scope is None or parent_scope is _innermost(now):
+        return now
+    return parent_scope.context
 
 
 def message_of(error: BaseException) -> str:

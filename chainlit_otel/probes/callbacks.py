@@ -165,16 +165,20 @@ class Callbacks(Probe):
                 if not patches.active:
                     return await function(*args, **kwargs)
                 call: _CallbackCall | None = None
-                with guard:
+                try:
                     call = self._start_call(callback, function)
+                except Exception as ours:  # noqa: BLE001 - a guard
+                    guard.on_error(ours)
                 try:
                     result = await function(*args, **kwargs)
                 except BaseException as error:
                     with guard:
                         self._end_call(call, error)
                     raise
-                with guard:
+                try:
                     self._end_call(call, None, result)
+                except Exception as ours:  # noqa: BLE001 - a guard
+                    guard.on_error(ours)
                 return result
 
             return wrapped

@@ -20,9 +20,10 @@ from importlib import import_module
 from itertools import product
 from types import TracebackType
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from chainlit_otel import catalog
+from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnSource
@@ -73,7 +74,7 @@ class Messages(Probe):
         self._capture = context.settings.capture_messages
         self.connections = self._sockets.connections
         self._scopes: dict[Turn, SpanScope] = {}
-        self._tasks: WeakKeyDictionary[asyncio.Task[Any], Turn] = WeakKeyDictionary()
+        self._tasks: WeakIdentityDict[Turn] = WeakIdentityDict()
         self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def install(self, patches: Patches) -> None:
@@ -106,22 +107,29 @@ class Messages(Probe):
         register(catalog.TURN_ACTIVE, self.ledger.active)
         register(catalog.TURN_PEAK, self.ledger.peaks)
         register(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
-        register(catalog.MESSAGES, lambda: dict(self.ledger.messages))
+        register(catalog.MESSAGES, self.ledger.messages.read)
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
 
     def _on_end(self, turn: Turn, seconds: float) -> None:
-        with self.guard:
+        try:
             record, profile = self.telemetry.record, turn.profile
             record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
             if (first := turn.time_to_first_token) is not None:
                 record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
             if (gap := turn.time_per_output_chunk) is not None:
                 record(catalog.TIME_PER_OUTPUT_CHUNK, gap)
-        with self._recorder.guard:
-            self._recorder.turn_ended(turn, seconds)
+        except Exception as error:  # noqa: BLE001 - a guard
+            self.guard.on_error(error)
+        if self._recorder.is_enabled:
+            try:
+                self._recorder.turn_ended(turn, seconds)
+            except Exception as error:  # noqa: BLE001 - a guard
+                self._recorder.guard.on_error(error)
         if self._live is not None:
-            with self.guard:
+            try:
                 self._live.turns.add(turn, seconds)
+            except Exception as error:  # noqa: BLE001 - a guard
+                self.guard.on_error(error)
 
     def start_turn(
         self, session: ChainlitSession | None, source: TurnSource, arrived: int | None = None
@@ -140,7 +148,7 @@ class Messages(Probe):
             turn.number = self._sessions.ledger.start_turn(handle)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
-            self._tasks[task] = turn
+            self._tasks.put(task, turn)
         return turn
 
     def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
@@ -251,30 +259,31 @@ class Messages(Probe):
             return
         turn.message_id = message_id
         turn.input_size = len(text) if isinstance(text, str) else 0
-        self._recorder.message_sent(message_id, turn)
+        if self._recorder.is_enabled:
+            self._recorder.message_sent(message_id, turn)
         if self._capture:
             self._annotate(catalog.TURN_INPUT, text)
 
-    def on_emit(self, event: str, data: Any, to: object) -> None:
-        """Content other than one more token is about to be sent."""
-        socket = to if isinstance(to, str) else None  # a list of rooms cannot be looked up
-        if socket is not None and socket not in self.connections:
+    def on_emit(self, event: str, data: Any, to: object, turn: Turn | None) -> None:
+        """Content other than one more token is about to be sent, in a turn or outside of any."""
+        # A list of rooms cannot be looked up.
+        if isinstance(to, str) and to not in self.connections:
             session = self._sessions.handle(current_session())
-            self.ledger.drop(_content(event, data), current_turn.get(), session)
-            return
-        if event in ("stream_token", "stream_start"):
-            self.ledger.streamed(current_turn.get(), time.monotonic_ns(), socket)
+            self.ledger.drop(_content(event, data), turn, session)
         elif event in ("new_message", "update_message"):
             # What a user judges may be an answer, or the step that it is in.
-            if self._recorder.is_enabled and (turn := current_turn.get()) is not None:
+            if self._recorder.is_enabled and turn is not None:
                 self._recorder.message_sent(data.get("id"), turn)
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
+        elif event in ("stream_token", "stream_start"):
+            room = to if isinstance(to, str) else None
+            self.ledger.streamed(turn, time.monotonic_ns(), room)
         elif event == "ask":
             self.on_message_sent(data["msg"], is_new=True)
         elif event == "element":
             self.on_output(data)
-        elif event == "audio_chunk" and (turn := current_turn.get()) is not None:
+        elif event == "audio_chunk" and turn is not None:
             turn.output(time.monotonic_ns())
 
     def on_message_sent(self, message: Any, is_new: bool) -> None:
@@ -396,9 +405,12 @@ class _InTurn:
     def __enter__(self) -> None:
         if self._session is None:
             return
-        with self._messages.guard:
-            self._turn = self._messages.start_turn(self._session, self._source)
-            self._messages.start_span(self._turn, self._session)
+        messages = self._messages
+        try:
+            self._turn = turn = messages.start_turn(self._session, self._source)
+            messages.start_span(turn, self._session)
+        except Exception as error:  # noqa: BLE001 - a guard
+            messages.guard.on_error(error)
 
     def __exit__(
         self,
@@ -408,8 +420,10 @@ class _InTurn:
     ) -> None:
         if self._turn is None:
             return
-        with self._messages.guard:
+        try:
             self._messages.end_turn(self._turn, error)
+        except Exception as ours:  # noqa: BLE001 - a guard
+            self._messages.guard.on_error(ours)
 
 
 def _wrap_emitter_process_message(
@@ -425,8 +439,10 @@ def _wrap_emitter_process_message(
             with messages.guard:
                 messages.on_error(error)
             raise
-        with messages.guard:
+        try:
             messages.on_received(message.content, message.id)
+        except Exception as ours:  # noqa: BLE001 - a guard
+            messages.guard.on_error(ours)
         return message
 
     return process_message
@@ -444,8 +460,10 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
             turn.chunks += 1
             turn.last_chunk = clock()
         elif patches.active and isinstance(event, str) and event in _CONTENT:
-            with messages.guard:
-                messages.on_emit(event, data, to or _room(*args, **kwargs))
+            try:
+                messages.on_emit(event, data, to or _room(*args, **kwargs), turn)
+            except Exception as error:  # noqa: BLE001 - a guard
+                messages.guard.on_error(error)
         # Unpacking empty arguments would take as long as all the rest of this function.
         if args or kwargs:
             return original(event, data, to, *args, **kwargs)

@@ -92,12 +92,13 @@ class SessionSpans:
         """
         if not self._tracing.is_enabled:
             return NOOP_SCOPE
-        session = None
-        with self._tracing.guard:
-            session = None if parent is not None or in_trace() else current_session()
-        if hasattr(session, "socket_id"):
-            return self.start_root(name, session, attributes, start)
-        with self._tracing.guard:
-            if session is not None:
-                attributes = attributes | self._sessions.attributes(session)
+        if parent is None and not in_trace():
+            session = None
+            with self._tracing.guard:
+                session = current_session()
+            if hasattr(session, "socket_id"):
+                return self.start_root(name, session, attributes, start)
+            with self._tracing.guard:
+                if session is not None:
+                    attributes = attributes | self._sessions.attributes(session)
         return self._tracing.start_child(name, attributes, start, parent)

@@ -17,9 +17,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from chainlit_otel import catalog
+from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.turns import ToolCall
@@ -75,7 +76,7 @@ class Steps(Probe):
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
-        self._states: WeakKeyDictionary[Any, _StepState] = WeakKeyDictionary()
+        self._states: WeakIdentityDict[_StepState] = WeakIdentityDict()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._expected: set[str] = set()
 
@@ -101,7 +102,8 @@ class Steps(Probe):
 
     def on_enter(self, step: ChainlitStep) -> _StepState:
         """A step is about to be entered, which sends it."""
-        state = self._states[step] = _StepState(True)
+        state = _StepState(True)
+        self._states.put(step, state)
         return state
 
     def on_entered(self, step: ChainlitStep, state: _StepState) -> None:
@@ -116,8 +118,10 @@ class Steps(Probe):
         state = self._states.get(step)
         if state is None or not state.open:
             return
-        failed = error is None and step.is_error
-        outcome = "error" if failed else self._messages.outcome_of(error)
+        if error is None:
+            outcome = "error" if step.is_error else "ok"
+        else:
+            outcome = self._messages.outcome_of(error)
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
     def on_send(self, step: ChainlitStep) -> None:
@@ -127,7 +131,8 @@ class Steps(Probe):
             return
         start = _nanoseconds(step.start)
         if state is None:
-            state = self._states[step] = _StepState(False)
+            state = _StepState(False)
+            self._states.put(step, state)
             self._sent[step.id] = step
             self._start(step, state, start, self._parent_of(step))
             self._tracing.detach(state.scope)
@@ -165,6 +170,8 @@ class Steps(Probe):
             name = self.names.admit(utf8_safe(step.name)) if kind == "tool" else ""
             tool = ToolCall(name, seconds, outcome) if name else None
             self._messages.ledger.record_step(turn, tool)
+        if state.scope is NOOP_SCOPE:
+            return
         span = state.scope.span
         if span.is_recording():
             # The content of a step is the app's, and its `__str__` may raise.
@@ -206,12 +213,17 @@ def _wrap_aenter(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def aenter(step: ChainlitStep) -> Any:
         state: _StepState | None = None
-        with steps.guard:
-            state = steps.on_enter(step) if patches.active else None
+        if patches.active:
+            try:
+                state = steps.on_enter(step)
+            except Exception as error:  # noqa: BLE001 - a guard
+                steps.guard.on_error(error)
         result = await original(step)
-        with steps.guard:
-            if state is not None:
+        if state is not None:
+            try:
                 steps.on_entered(step, state)
+            except Exception as error:  # noqa: BLE001 - a guard
+                steps.guard.on_error(error)
         return result
 
     return aenter
@@ -235,9 +247,11 @@ def _wrap_enter(patches: Patches, steps: Steps, original: Method) -> Method:
 def _wrap_aexit(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def aexit(step: ChainlitStep, exc_type: Any, exc_val: Any, exc_tb: Any) -> Any:
-        with steps.guard:
-            if patches.active:
+        if patches.active:
+            try:
                 steps.on_exit(step, exc_val)
+            except Exception as error:  # noqa: BLE001 - a guard
+                steps.guard.on_error(error)
         return await original(step, exc_type, exc_val, exc_tb)
 
     return aexit
@@ -257,9 +271,11 @@ def _wrap_exit(patches: Patches, steps: Steps, original: Method) -> Method:
 def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:
     @wraps(original)
     async def send(step: ChainlitStep, *args: Any, **kwargs: Any) -> Any:
-        with steps.guard:
-            if patches.active:
+        if patches.active:
+            try:
                 steps.on_send(step)
+            except Exception as error:  # noqa: BLE001 - a guard
+                steps.guard.on_error(error)
         return await original(step, *args, **kwargs)
 
     return send

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from chainlit_otel.core.identities import WeakIdentitySet
+from chainlit_otel.core.identities import WeakIdentityDict, WeakIdentitySet
 
 
 class Unhashable:
@@ -23,3 +23,21 @@ def test_each_object_is_itself_and_goes_when_nobody_else_has_it() -> None:
     gc.collect()
     assert [id(thing) for thing in known] == [id(second)]
     assert all(known.add(Unhashable()) for _ in range(100))
+
+
+def test_what_is_known_of_an_object_goes_with_it() -> None:
+    known: WeakIdentityDict[str] = WeakIdentityDict()
+    first, second = Unhashable(), Unhashable()
+    known.put(first, "old")
+    known.put(first, "first")
+    assert (known.get(first), known.get(second), len(known._items)) == ("first", None, 1)
+    known.put(second, "second")
+    del first
+    gc.collect()
+    assert (known.get(second), len(known._items)) == ("second", 1)
+    for _ in range(100):
+        thing = Unhashable()
+        assert known.get(thing) is None
+        known.put(thing, "new")
+        del thing
+    assert len(known._items) == 1

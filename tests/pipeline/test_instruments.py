@@ -268,9 +268,9 @@ def test_a_value_takes_no_exemplar_from_where_it_is_handed_on(host: Host) -> Non
 def test_what_was_read_of_a_histogram_does_not_change_any_more() -> None:
     histograms = Histograms()
     span = SpanContext(7, 9, False, TraceFlags(TraceFlags.SAMPLED))
-    histograms.record(catalog.CONNECTION_DURATION, 2.0, ("other",), span, 1)
+    histograms.record([(catalog.CONNECTION_DURATION, 2.0, ("other",), span, 1)], Guard("server"))
     ((_, _, first),) = histograms.read()
-    histograms.record(catalog.CONNECTION_DURATION, 2.5, ("other",), span, 2)
+    histograms.record([(catalog.CONNECTION_DURATION, 2.5, ("other",), span, 2)], Guard("server"))
     ((_, _, second),) = histograms.read()
     assert (sum(first.counts), first.sum) == (1, 2.0)
     assert (sum(second.counts), second.sum) == (2, 4.5)

@@ -6,6 +6,7 @@ import pytest
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from chainlit_otel import catalog
+from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.reader import ScrapeReader
 
@@ -22,11 +23,15 @@ def test_a_child_has_no_figure_of_its_parent_and_chooses_exemplars_as_it_did(
 ) -> None:
     reader = ScrapeReader(Histograms(exemplars))
     assert reader.histograms is not None
-    reader.histograms.record(catalog.CONNECTION_DURATION, 1.0, ("other",), SAMPLED, 0)
+    reader.histograms.record(
+        [(catalog.CONNECTION_DURATION, 1.0, ("other",), SAMPLED, 0)], Guard("server")
+    )
     reader.renew()
     assert [*reader.histograms.read()] == []
     for span, expected in ((SAMPLED, of_sampled), (UNSAMPLED, of_others)):
         reader.renew()
-        reader.histograms.record(catalog.CONNECTION_DURATION, 1.0, ("other",), span, 0)
+        reader.histograms.record(
+            [(catalog.CONNECTION_DURATION, 1.0, ("other",), span, 0)], Guard("server")
+        )
         ((_, _, series),) = reader.histograms.read()
         assert bool(series.exemplars) is expected

@@ -96,7 +96,7 @@ async def test_a_lost_step_is_no_lost_answer() -> None:
     messages = new_messages()
     for event in ("new_message", "update_message"):
         for kind in ("assistant_message", "run", "tool", "user_message"):
-            messages.on_emit(event, {"type": kind}, "gone")
+            messages.on_emit(event, {"type": kind}, "gone", None)
     assert messages.ledger.dropped == {
         ("new_message",): 1,
         ("update_message",): 1,
@@ -146,7 +146,7 @@ async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) 
         await emit(event, data, **{by: "gone"})
     current_turn.reset(token)
     assert messages.ledger.dropped == {(event,): 1}
-    assert (messages.ledger.messages, turn.first_output) == ({}, 0)
+    assert (messages.ledger.messages.read(), turn.first_output) == ({}, 0)
 
 
 def test_what_cannot_be_seen_is_no_first_output() -> None:
@@ -161,12 +161,12 @@ def test_what_cannot_be_seen_is_no_first_output() -> None:
         ("element", {"forId": "m"}),
         ("call_fn", {"name": "look"}),
     ):
-        messages.on_emit(event, data, None)
+        messages.on_emit(event, data, None, turn)
         assert turn.first_output == 0, event
-    messages.on_emit("element", {"forId": "another"}, None)
+    messages.on_emit("element", {"forId": "another"}, None, turn)
     current_turn.reset(token)
     assert turn.first_output > 0
-    assert messages.ledger.messages == {("outbound",): 1}
+    assert messages.ledger.messages.read() == {("outbound",): 1}
 
 
 @pytest.mark.parametrize("event", ["update_message", "audio_chunk"])
@@ -174,10 +174,10 @@ def test_what_can_be_seen_or_heard_is_a_first_output_and_no_new_message(event: s
     messages = new_messages()
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
-    messages.on_emit(event, ANSWER, None)
+    messages.on_emit(event, ANSWER, None, turn)
     current_turn.reset(token)
     assert turn.first_output > 0
-    assert messages.ledger.messages == {}
+    assert messages.ledger.messages.read() == {}
 
 
 async def test_a_cancellation_is_a_stop_only_if_the_user_or_the_end_of_the_process_is() -> None:

@@ -50,8 +50,10 @@ class _InboundRequest:
 
     async def __call__(self) -> Any:
         event = await self._receive()
-        with self._guard:
+        try:
             self._on_event(event)
+        except Exception as error:  # noqa: BLE001 - a guard
+            self._guard.on_error(error)
         return event
 
     def _on_event(self, event: Any) -> None:
