@@ -9,6 +9,7 @@ and reports depend on the names and on what they mean: a change of either takes 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 from chainlit_otel.catalog.attributes import (
@@ -72,6 +73,7 @@ FieldType = Literal["string", "integer", "double", "boolean", "time", "tools"]
 """`time` is RFC 3339 in UTC. `tools` is a list of objects with `name`, `duration` and `outcome`."""
 
 
+@cache
 def column_of(key: str) -> str:
     """Return the name in files and tables of a field, by its OpenTelemetry key."""
     return key.replace(".", "_")

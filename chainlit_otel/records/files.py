@@ -34,6 +34,9 @@ _UNSAFE = re.compile(r"[^0-9A-Za-z._-]")
 _SEGMENTS = 20
 _DOWN_TO = 0.9
 _LOOK_EVERY = 60 * NS
+
+# `json.dumps` with options makes an encoder for each line.
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _A_DAY = timedelta(days=1)
 
 
@@ -135,9 +138,9 @@ class JsonLines:
             catalog.RECORD_SCHEMA_FIELD.column: catalog.RECORD_SCHEMA,
             **self._resource,
         }
-        values.update((catalog.column_of(key), value) for key, value in fields_of(row))
-        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
-        return text.encode(errors="replace") + b"\n"
+        for key, value in fields_of(row).items():
+            values[catalog.column_of(key)] = value
+        return _encode(values).encode(errors="replace") + b"\n"
 
     def _append(self, lines: Sequence[bytes]) -> int:
         # After a line that could not be written whole, the next one begins on its own.

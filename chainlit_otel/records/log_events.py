@@ -59,7 +59,7 @@ def _attributes(row: Record) -> dict[str, Any]:
         catalog.RECORD_KIND_ATTRIBUTE.key: row.kind.name,
         catalog.RECORD_SCHEMA_KEY: catalog.RECORD_SCHEMA,
     }
-    for key, value in fields_of(row):
+    for key, value in fields_of(row).items():
         if key in _OWN:
             continue
         if isinstance(value, list):

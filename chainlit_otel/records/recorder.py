@@ -47,8 +47,7 @@ class _Bounded(Generic[T]):
                 self._items.popitem(last=False)
 
     def get(self, key: str) -> T | None:
-        with self._lock:
-            return self._items.get(key)
+        return self._items.get(key)
 
     def pop(self, key: str) -> T | None:
         with self._lock:
@@ -98,7 +97,12 @@ class Recorder:
 
     def message_sent(self, message_id: object, turn: Turn) -> None:
         """A message was sent in a turn, or a step; somebody may judge it later."""
-        if self.is_enabled and isinstance(message_id, str):
+        if not self.is_enabled or not isinstance(message_id, str):
+            return
+        # Most messages are sent twice in their turn, and steps when they start and when they end.
+        known = self._turns.get(message_id)
+        is_new = known is None or known.session is not turn.session or known.number != turn.number
+        if is_new or turn.session is None:
             self._turns.put(message_id, rows.reference(turn))
 
     def feedback_given(

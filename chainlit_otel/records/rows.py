@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
@@ -52,20 +53,30 @@ def reference(turn: Turn) -> TurnReference:
 
 def shortened(text: str) -> str:
     """Return a text as every store can take it: UTF-8, and no more than 256 characters."""
+    if text.isascii() and len(text) <= _LONGEST:
+        return text
     return text[:_LONGEST].encode(errors="replace").decode()
 
 
-def fields_of(row: Record) -> Iterator[tuple[str, Any]]:
-    """Yield the fields that a record has, by their keys, texts as every store takes them."""
-    for key, value in row.values.items():
-        if value not in (None, "", []):
-            yield key, shortened(value) if isinstance(value, str) else value
+def fields_of(row: Record) -> dict[str, Any]:
+    """Return the fields that a record has, by their keys, texts as every store takes them."""
+    # False and zero say something; None, an empty text and an empty list do not.
+    return {
+        key: shortened(value) if isinstance(value, str) else value
+        for key, value in row.values.items()
+        if value or value == 0
+    }
 
 
 def rfc3339(at: int) -> str:
     """Return a time, in nanoseconds since the epoch, as RFC 3339 has it, in UTC."""
-    moment = datetime.fromtimestamp(at // NS, timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at % NS // 1000:06d}Z"
+    seconds, rest = divmod(at, NS)
+    return f"{_to_the_second(seconds)}.{rest // 1000:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _to_the_second(seconds: int) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%S}"
 
 
 def session_started(session: Session) -> Record:
