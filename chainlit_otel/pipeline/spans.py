@@ -160,7 +160,10 @@ class Tracing:
     @property
     def is_enabled(self) -> bool:
         """Whether spans are made, for a tracer provider or for the live page."""
-        return (self._observer is not None and self._observer.is_wanted) or self.has_provider
+        # Not by `has_provider`: a turn asks four times, and each property is a call by way of C.
+        if not self._is_global or getattr(trace, "_TRACER_PROVIDER", self) is not None:
+            return True
+        return self._observer is not None and self._observer.is_wanted
 
     @property
     def has_provider(self) -> bool:
@@ -169,10 +172,7 @@ class Tracing:
         A no-op span is not free, and neither is `get_tracer_provider`, which reads the
         environment. A release of the API without this variable counts as enabled.
         """
-        if self._is_global and getattr(trace, "_TRACER_PROVIDER", self) is not None:
-            # For good: it cannot be set again.
-            self._is_global = False
-        return not self._is_global
+        return not self._is_global or getattr(trace, "_TRACER_PROVIDER", self) is not None
 
     def start_root(
         self,

@@ -16,6 +16,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from importlib import import_module
 from itertools import product
 from types import CellType, CodeType
@@ -181,6 +182,9 @@ class Callbacks(Probe):
                     guard.on_error(ours)
                 return result
 
+            # Chainlit asks for it at each call, and would find it behind the wrapper, made anew.
+            with suppress(TypeError, ValueError):
+                wrapped.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
             return wrapped
 
         @wraps(function)
@@ -211,6 +215,8 @@ class Callbacks(Probe):
         started = time.monotonic_ns()
         if name == "on_audio_chunk":
             return _CallbackCall(name, started, NOOP_SCOPE)
+        if not self._tracing.is_enabled:
+            return _CallbackCall(name, started, NOOP_SCOPE)
         attributes = {catalog.CALLBACK_NAME.key: name}
         if callback.action:
             attributes[catalog.ACTION_NAME.key] = callback.action
@@ -223,7 +229,7 @@ class Callbacks(Probe):
         if call is None or (call.name == "on_audio_chunk" and error is None):
             return
         seconds = (time.monotonic_ns() - call.started) / NS
-        outcome = self._messages.outcome_of(error)
+        outcome = "ok" if error is None else self._messages.outcome_of(error)
         self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.on_callback_end(call.name, error)
         if outcome == "error":

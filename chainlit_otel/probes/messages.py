@@ -272,7 +272,7 @@ class Messages(Probe):
             self.ledger.drop(_content(event, data), turn, session)
         elif event in ("new_message", "update_message"):
             # What a user judges may be an answer, or the step that it is in.
-            if self._recorder.is_enabled and turn is not None:
+            if turn is not None and self._recorder.is_enabled:
                 self._recorder.message_sent(data.get("id"), turn)
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
