@@ -30,15 +30,19 @@ class Thresholds:
     spike_factor: float = _threshold(
         3.0, "Session starts, compared with the hour before, that are a spike.", 1.0
     )
-    spike_weekly_factor: float = _threshold(
-        2.0, "Session starts, compared with the same time last week, that are a spike.", 1.0
+    spike_usual_factor: float = _threshold(
+        2.0, "Session starts, compared with what is usual at this time, that are a spike.", 1.0
     )
-    spike_sessions: float = _threshold(30, "Fewer starts in 5 minutes are no spike.", 1)
+    spike_sessions: float = _threshold(15, "Fewer starts in 5 minutes are no spike.", 1)
+    rise_factor: float = _threshold(
+        2.5, "Session starts, compared with what is usual at this time, that are a rise.", 1.0
+    )
+    rise_sessions: float = _threshold(15, "Fewer starts in 30 minutes are no rise.", 1)
     drop_factor: float = _threshold(
-        0.2, "Session starts, compared with the same time last week, that are a drop.", 0, 1
+        0.1, "Session starts, compared with the same time of last weeks, that are a drop.", 0, 1
     )
     drop_sessions: float = _threshold(
-        20, "Fewer starts in the same 30 minutes last week are no drop.", 1
+        10, "Fewer starts in the same 10 minutes of last weeks are no drop.", 1
     )
     reconnects: float = _threshold(
         0.2, "Reconnects in 5 minutes for each connected session that are a storm."
@@ -61,8 +65,9 @@ class Thresholds:
     )
     # The fast alert fires at 14.4 times the budget, which must not be more than all turns.
     turn_objective: float = _threshold(0.99, "Share of turns that should not fail.", 0.94, 0.9999)
-    turn_errors_least: float = _threshold(
-        5, "Fewer failed turns in the long window do not count.", 1
+    turn_errors_least: float = _threshold(20, "Fewer failed turns in an hour do not count.", 1)
+    turn_errors_least_slow: float = _threshold(
+        30, "Fewer failed turns in six hours do not count.", 1
     )
     # An estimated quantile is never above the last bound of its histogram.
     first_token_seconds: float = _threshold(

@@ -107,6 +107,8 @@ def _recording(rule: Recording) -> dict[str, Any]:
 
 def _alert(alert: Alert, window: Windows, links: Links) -> dict[str, Any]:
     waits = {"for": window.duration(alert.wait)} if alert.wait else {}
+    if alert.keep:
+        waits["keep_firing_for"] = window.duration(alert.keep)
     return {
         "alert": PREFIX + alert.name,
         "expr": alert.expr,

@@ -13,7 +13,7 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
-from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, WEEK, Windows
+from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, Windows
 from chainlit_otel.thresholds import FAST_BURN, SLOW_BURN, Thresholds
 
 PREFIX = "Chainlit"
@@ -36,6 +36,8 @@ class Alert:
         description: What has happened, with its figure.
         dashboard: The uid of the dashboard that shows it.
         labels: Labels that tell alerts of the same name apart.
+        keep: Seconds for which it goes on firing when that holds no more, at scale 1, so that what
+            comes and goes is one alert.
     """
 
     name: str
@@ -46,12 +48,14 @@ class Alert:
     description: str
     dashboard: str
     labels: Mapping[str, str] = field(default_factory=dict)
+    keep: float = 0
 
 
 def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
     """Return all alerting rules."""
     return [
         *_session_spikes(limits, window),
+        _session_rise(limits, window),
         _session_drop(limits, window),
         _reconnect_storm(limits, window),
         _connections_rejected(limits, window),
@@ -80,19 +84,18 @@ def _increase(
 def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
     """Return one alert for each cause.
 
-    A spike is far above the hour before, so that a daily rhythm is none, and far above the same
-    time last week, if that is known, so that the usual rise of a Monday morning is none either.
+    A spike is far above the hour before, so that a daily rhythm is none, and far above what is
+    usual at this time, if that is known, so that the steep rise of a morning is none either.
     """
-    hour, week = window.duration(HOUR), window.duration(WEEK - HOUR)
+    hour = window.duration(HOUR)
     hour_before = f"avg_over_time({r.STARTS}[{hour}] offset {window.duration(10 * MINUTE)})"
-    week_before = f"max_over_time({r.STARTS}[{window.duration(2 * HOUR)}] offset {week})"
     started = f"{r.STARTS} * {window.seconds_literal(5 * MINUTE)}"
     spike = (
         f"({started} >= {limits.spike_sessions:g})\n"
         f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
-        f"unless ({r.STARTS} <= {limits.spike_weekly_factor:g} * {week_before})"
+        f"unless ({r.STARTS} <= {limits.spike_usual_factor:g} * {r.STARTS_USUAL})"
     )
-    rollout = f"({r.NEW_PROCESSES} >= 0.5)"
+    rollout = f"({r.REPLACED} >= 0.5)"
     # After a restart all tabs that were open reconnect; only what is more than that is a spike.
     more_than_tabs = f"({started} - {_tabs(window)} >= {limits.spike_sessions:g})"
     # Only the tabs of new processes are subtracted: an autoscaler that starts replicas in the rush,
@@ -138,23 +141,54 @@ def _tabs(window: Windows) -> str:
 
 def _returning_tabs(window: Windows, known: str) -> str:
     """Return how many tabs have lost their replica to a restart; 0 for each series of `known`."""
-    return f"{r.NEW_PROCESSES} * {_tabs(window)} or 0 * {known}"
+    return f"{r.REPLACED} * {_tabs(window)} or 0 * {known}"
+
+
+def _session_rise(limits: Thresholds, window: Windows) -> Alert:
+    """Return the alert for what climbs too slowly to be a spike."""
+    hour = window.duration(HOUR)
+
+    def mean(seconds: float) -> str:
+        before = window.duration(seconds - HOUR / 2)
+        return f"avg_over_time({r.STARTS}[{hour}] offset {before})"
+
+    now = f"avg_over_time({r.STARTS}[{window.duration(30 * MINUTE)}])"
+    usual = f"quantile {r.BY_JOB} (0.5, {r.of_weeks(3, mean)})"
+    # As many more as chance alone brings is no rise: three times the root of what is expected.
+    literal = window.seconds_literal(30 * MINUTE)
+    chance = f"3 * (({usual}) / {literal}) ^ 0.5"
+    return Alert(
+        "SessionRise",
+        f"({now} > {limits.rise_factor:g} * {usual} + {chance})\n"
+        f"and ({now} * {literal} >= {limits.rise_sessions:g})",
+        10 * MINUTE,
+        "info",
+        "More and more people come to {{ $labels.job }}.",
+        f"For half an hour more than {limits.rise_factor:g} times as many sessions have started "
+        "as is usual at this time of the week.",
+        catalog.DASHBOARD_SESSIONS,
+    )
 
 
 def _session_drop(limits: Thresholds, window: Windows) -> Alert:
-    half_hour = window.duration(30 * MINUTE)
-    now = f"avg_over_time({r.STARTS}[{half_hour}])"
-    then = f"avg_over_time({r.STARTS}[{half_hour}] offset {window.duration(WEEK)})"
+    ten_minutes, literal = window.duration(10 * MINUTE), window.seconds_literal(10 * MINUTE)
+
+    def mean(seconds: float) -> str:
+        return f"avg_over_time({r.STARTS}[{ten_minutes}] offset {window.duration(seconds)})"
+
+    # Of two weeks the lesser one: the other may have had a rush.
+    then = f"min {r.BY_JOB} ({r.of_weeks(2, mean)})"
     return Alert(
         "SessionDrop",
-        f"({now} / {then} < {limits.drop_factor:g})\n"
-        f"and ({then} * {window.seconds_literal(30 * MINUTE)} >= {limits.drop_sessions:g})",
-        10 * MINUTE,
+        f"(avg_over_time({r.STARTS}[{ten_minutes}]) / {then} < {limits.drop_factor:g})\n"
+        f"and ({then} * {literal} >= {limits.drop_sessions:g})",
+        3 * MINUTE,
         "warning",
         "Hardly anybody comes to {{ $labels.job }}.",
-        "Sessions start at {{ $value | humanizePercentage }} of the rate at the same time last "
-        "week.",
+        "Sessions start at {{ $value | humanizePercentage }} of the rate at the same time of the "
+        "last two weeks.",
         catalog.DASHBOARD_SESSIONS,
+        keep=HOUR,
     )
 
 
@@ -232,14 +266,15 @@ def _capacity_near(limits: Thresholds) -> Alert:
     )
     return Alert(
         "CapacityNear",
-        f"sum {_BY_INSTANCE} ({connected}) / {limits.capacity_sessions:g} "
+        f"max {r.BY_JOB} (sum {_BY_INSTANCE} ({connected})) / {limits.capacity_sessions:g} "
         f"> {limits.capacity_ratio:g}",
         5 * MINUTE,
         "warning",
-        "{{ $labels.instance }} of {{ $labels.job }} is almost full.",
-        "{{ $value | humanizePercentage }} of the "
-        f"{limits.capacity_sessions:g} sessions that a replica can hold are connected.",
+        "A replica of {{ $labels.job }} is almost full.",
+        "The fullest one has {{ $value | humanizePercentage }} of the "
+        f"{limits.capacity_sessions:g} sessions that a replica can hold.",
         catalog.DASHBOARD_RUNTIME,
+        keep=30 * MINUTE,
     )
 
 
@@ -274,7 +309,7 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             "TurnErrorBudgetBurn",
             f"({r.TURN_ERRORS[long]} > {factor * budget:g})\n"
             f"and ({r.TURN_ERRORS[short]} > {factor * budget:g})\n"
-            f"and ({_failed_turns(window.duration(long))} >= {limits.turn_errors_least:g})",
+            f"and ({_failed_turns(window.duration(long))} >= {least:g})",
             wait,
             severity,
             "Turns fail on {{ $labels.job }}.",
@@ -284,9 +319,17 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             catalog.DASHBOARD_CONVERSATIONS,
             {"burn": burn},
         )
-        for burn, factor, long, short, wait, severity in (
-            ("fast", FAST_BURN, HOUR, 5 * MINUTE, 2 * MINUTE, "critical"),
-            ("slow", SLOW_BURN, 6 * HOUR, 30 * MINUTE, 15 * MINUTE, "warning"),
+        for burn, factor, long, short, wait, severity, least in (
+            ("fast", FAST_BURN, HOUR, 5 * MINUTE, 2 * MINUTE, "critical", limits.turn_errors_least),
+            (
+                "slow",
+                SLOW_BURN,
+                6 * HOUR,
+                30 * MINUTE,
+                15 * MINUTE,
+                "warning",
+                limits.turn_errors_least_slow,
+            ),
         )
     ]
 
@@ -417,7 +460,7 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
         # After a restart every open tab asks for a session that was lost with the old process.
         f"({missed} - ({_returning_tabs(window, missed)}) >= {limits.lookup_misses:g})\n"
         f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
-        f"unless ({r.NEW_PROCESSES} >= 0.5)",
+        f"unless ({r.REPLACED} >= 0.5)",
         2 * MINUTE,
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",

@@ -6,12 +6,13 @@ in their namespace, if there is one. Windows in names are those of scale 1.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import Metric
 from chainlit_otel.promql import Part, Where, duration, select
-from chainlit_otel.rules.windows import HOUR, MINUTE, Windows
+from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, WEEK, Windows
 
 BY_JOB = "by (namespace, job)"
 
@@ -26,6 +27,7 @@ _DISCONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "disconnected"}
 _PEAK_WINDOWS = (15.0, MINUTE, 5 * MINUTE)
 
 STARTS = "job:chainlit_session_starts:rate5m"
+STARTS_USUAL = "job:chainlit_session_starts:usual"
 STARTS_BY_ORIGIN = "job_origin:chainlit_session_starts:rate5m"
 RECONNECTS = "job:chainlit_session_reconnects:rate5m"
 CONNECTED = "job:chainlit_session_active:sum"
@@ -35,7 +37,7 @@ PEAK_AT_MOST = "job:chainlit_session_peak:max1h"
 MEAN_COMPLETED = "job:chainlit_session_duration_seconds:mean1h"
 MEAN_UNBIASED = "job:chainlit_session_time_seconds:mean1h"
 AGE = "job:process_age_seconds:min"
-NEW_PROCESSES = "job:process_young:ratio"
+REPLACED = "job:process_replaced:ratio"
 TURNS = "job:chainlit_turns:rate5m"
 TURNS_FAILED = "job:chainlit_turns_failed:rate5m"
 TURN_ERRORS = {
@@ -67,16 +69,32 @@ def recordings(window: Windows) -> list[Recording]:
         *_mean_durations(window),
         *_turn_errors(window),
         Recording(AGE, f"min {BY_JOB} ({_AGES})"),
-        # A restart, a rollout and a new replica all show as a process that started lately.
-        Recording(
-            NEW_PROCESSES, f"avg {BY_JOB} ({_AGES} < bool {window.seconds_literal(15 * MINUTE)})"
-        ),
+        _replaced(window),
     ]
 
 
 # Other exporters have a process, too, so only those with our metrics count.
 _OF_CHAINLIT = f"on (namespace, job, instance) {select(catalog.SESSION_OLDEST_AGE, _WEBSOCKET)}"
-_AGES = f"time() - (process_start_time_seconds and {_OF_CHAINLIT})"
+_PROCESSES = f"process_start_time_seconds and {_OF_CHAINLIT}"
+_AGES = f"time() - ({_PROCESSES})"
+
+
+def _replaced(window: Windows) -> Recording:
+    """Return the share of replicas that a restart or a rollout has replaced in 15 minutes.
+
+    A new replica shows as a process that started lately as well: as many as there are more than
+    before were added, by an autoscaler, and have replaced none. Whole numbers are divided once,
+    since a mean of ones and zeros may be a little less than the half that it is.
+    """
+    quarter, literal = window.duration(15 * MINUTE), window.seconds_literal(15 * MINUTE)
+    replicas = f"count {BY_JOB} ({_PROCESSES})"
+    before = (
+        f"count {BY_JOB} (process_start_time_seconds offset {quarter}"
+        f" and {_OF_CHAINLIT} offset {quarter})"
+    )
+    added = f"(clamp_min({replicas} - {before}, 0) or 0 * {replicas})"
+    young = f"sum {BY_JOB} ({_AGES} < bool {literal})"
+    return Recording(REPLACED, f"clamp_min({young} - {added}, 0) / {replicas}")
 
 
 def _sessions(window: Windows) -> list[Recording]:
@@ -86,9 +104,39 @@ def _sessions(window: Windows) -> list[Recording]:
     return [
         Recording(STARTS_BY_ORIGIN, f"sum by (namespace, job, {origin}) ({starts})"),
         Recording(STARTS, f"sum {BY_JOB} ({STARTS_BY_ORIGIN})"),
+        Recording(STARTS_USUAL, _usual(window)),
         Recording(RECONNECTS, _rate(catalog.SESSION_RECONNECTS, {}, five_minutes)),
         Recording(CONNECTED, f"sum {BY_JOB} ({select(catalog.SESSION_ACTIVE, _CONNECTED)})"),
     ]
+
+
+def of_weeks(weeks: int, expr: Callable[[float], str]) -> str:
+    """Return an expression for each of the last weeks, side by side.
+
+    Args:
+        weeks: How many weeks.
+        expr: Given the seconds of some weeks, returns what to ask for with that offset.
+    """
+    return "\nor ".join(
+        f'label_replace({expr(number * WEEK)}, "week", "{number}", "", "")'
+        for number in range(1, weeks + 1)
+    )
+
+
+def _usual(window: Windows) -> str:
+    """Return the most sessions that usually start at this time of the week.
+
+    Usual is the median of three weeks, so that neither a holiday nor a flood of one of them counts;
+    where no week is known, it is yesterday. The highest of half an hour before and after stands for
+    the time, since mornings do not begin to the minute.
+    """
+    hour = window.duration(HOUR)
+
+    def highest(seconds: float) -> str:
+        before = window.duration(seconds - HOUR / 2)
+        return f"max_over_time({STARTS}[{hour}] offset {before})"
+
+    return f"quantile {BY_JOB} (0.5, {of_weeks(3, highest)})\nor {highest(DAY)}"
 
 
 def _fleet_peak(window: Windows) -> list[Recording]:

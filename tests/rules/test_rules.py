@@ -31,6 +31,7 @@ RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 NAMES = sorted({PREFIX + alert.name for alert in alerts(Thresholds(), Windows())})
 ASKED_FOR = {
     "SessionSpike",
+    "SessionRise",
     "SessionDrop",
     "ReconnectStorm",
     "ConnectionsRejected",
@@ -259,7 +260,7 @@ def test_every_alert_has_what_an_operator_needs() -> None:
             assert set(rule) == {"record", "expr"}
             assert re.fullmatch(r"[a-z_]+:[a-z0-9_]+:[a-z0-9]+", rule["record"])
             continue
-        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert rule["labels"]["severity"] in ("critical", "warning", "info")
         assert set(rule["annotations"]) == {
             "summary",
             "description",
