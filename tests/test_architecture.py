@@ -113,6 +113,7 @@ USES: dict[str, tuple[str, ...]] = {
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "live", "pipeline", "server", "settings", "version"),
     "analysis": ("analysis", "catalog"),
+    "backtest": ("backtest", "rules", "thresholds"),
     "testing": ("testing",),
     "promql": ("catalog",),
     "thresholds": ("catalog",),

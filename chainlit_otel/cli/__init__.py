@@ -13,6 +13,7 @@ import click
 from chainlit_otel.version import __version__
 
 COMMANDS = {
+    "backtest": "Show which alerts would have fired over the past that a Prometheus has.",
     "dashboards": "Write the Grafana dashboards, or push them to a Grafana.",
     "demo": "Start a small chat with visitors in it and watch its figures.",
     "doctor": "Examine this environment, or the app in APP, and say what to fix.",

@@ -267,7 +267,10 @@ RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [
     (r"chainlit-otel (visit|doctor|metrics)\b.*", it_is_run),
     (r"chainlit-otel (export|report) .*", it_is_run_on_records),
     (r"chainlit-otel (rules|dashboards) (?!.*--push).*", it_is_run),
-    (r"(GRAFANA_TOKEN=\S+ )?chainlit-otel (demo|dashboards --push) .*", its_parser_takes_it),
+    (
+        r"(GRAFANA_TOKEN=\S+ )?chainlit-otel (backtest|demo|dashboards --push) .*",
+        its_parser_takes_it,
+    ),
     (r"make .*", make_has_the_target),
     (r"promtool check rules dashboards/.*", it_is_run_in_the_repository),
     (r"promtool check config workers/.*", it_is_run_among_the_deployments),

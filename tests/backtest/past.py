@@ -1,0 +1,100 @@
+"""A past in which something goes on with every metric that an alert reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from chainlit_otel.backtest.vector import Grid, Labels, Values, labels
+from tests.rules.world import _CONSTANTS, _COUNTERS, _GAUGES
+
+STEP = 30
+GRID = Grid(1_700_000_100, STEP, 1500)
+
+# What is not in the world in which all is well.
+_MORE_COUNTERS = {
+    'chainlit_session_ends_total{chainlit_session_type="websocket",'
+    'chainlit_session_end_reason="timeout"}': 0.9,
+    'chainlit_session_duration_seconds_sum{chainlit_session_type="websocket",'
+    'chainlit_session_end_reason="timeout"}': 400.0,
+    'chainlit_session_time_seconds_total{chainlit_session_type="websocket"}': 450.0,
+}
+
+Series = dict[str, dict[Labels, Values]]
+
+
+def past(seed: int) -> Series:
+    """What was scraped of three replicas, each with bursts, a restart, and scrapes that failed."""
+    rng = np.random.default_rng(seed)
+    series: Series = {}
+
+    def put(name: str, values: Values, instance: str) -> None:
+        family, _, rest = name.rstrip("}").partition("{")
+        names = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        of = labels(job="chat", instance=instance, **names)
+        series.setdefault(family, {})[of] = np.asarray(values, dtype=float)
+
+    for instance in ("a", "b", "c"):
+        base = _bursts(rng, rng.poisson(2.0, GRID.size))
+        restart = int(rng.integers(100, GRID.size - 100))
+        failed = np.zeros(GRID.size, dtype=bool)
+        for _ in range(3):
+            at = rng.integers(0, GRID.size)
+            failed[at : at + rng.integers(1, 40)] = True
+        for name, share in {**_COUNTERS, **_MORE_COUNTERS}.items():
+            often = rng.integers(1, 40) if rng.random() < 0.4 else 1
+            increments = rng.poisson(_bursts(rng, base) * share * often)
+            total = np.cumsum(increments).astype(float)
+            total[restart:] -= total[restart - 1]
+            put(name, np.where(failed, np.nan, total), instance)
+        for name, share in _GAUGES.items():
+            put(name, rng.poisson(_bursts(rng, base) * share * 3).astype(float), instance)
+        for name, value in _CONSTANTS.items():
+            values = np.where(failed, 0, value) if name == "up" else np.full(GRID.size, value)
+            put(name, values, instance)
+        born = np.where(np.arange(GRID.size) < restart, 0.0, restart * float(STEP))
+        put("process_start_time_seconds", GRID.start + born - 1e5 * (born == 0), instance)
+        put('chainlit_session_peak{chainlit_peak_window="1m"}', base * 3.0, instance)
+    return series
+
+
+def _bursts(rng: np.random.Generator, base: Any) -> Values:
+    """Take some stretches of time many times, or not at all."""
+    shaped: Values = base.astype(float)
+    for _ in range(4):
+        at = rng.integers(0, GRID.size - 200)
+        shaped[at : at + rng.integers(20, 200)] *= rng.choice((0, 0, 5, 15))
+    return shaped
+
+
+def openmetrics(series: Series) -> Iterator[str]:
+    """The samples as a file for `promtool tsdb create-blocks-from openmetrics`."""
+    for family, by_labels in series.items():
+        for of, values in by_labels.items():
+            name = f"{family}{{{_written(of)}}}"
+            for time, value in zip(GRID.times, values, strict=True):
+                if not np.isnan(value):
+                    yield f"{name} {value:.17g} {time:.0f}\n"
+    yield "# EOF\n"
+
+
+def promtool_series(series: Series) -> list[dict[str, str]]:
+    """The samples as the input of `promtool test rules`, whose time starts at 0."""
+    started = series["process_start_time_seconds"]
+    shifted = {of: values - GRID.start for of, values in started.items()}
+    series = {**series, "process_start_time_seconds": shifted}
+    return [
+        {
+            "series": f"{family}{{{_written(of)}}}",
+            "values": " ".join("_" if np.isnan(value) else f"{value:.17g}" for value in values),
+        }
+        for family, by_labels in series.items()
+        for of, values in by_labels.items()
+    ]
+
+
+def _written(of: Labels) -> str:
+    return ",".join(f'{name}="{value}"' for name, value in sorted(of))

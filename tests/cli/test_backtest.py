@@ -1,0 +1,144 @@
+"""`chainlit-otel backtest` over the past of a real Prometheus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from chainlit_otel.backtest.evaluate import Evaluation
+from chainlit_otel.backtest.replay import replay
+from chainlit_otel.cli import main
+from chainlit_otel.rules import Windows, render
+from chainlit_otel.thresholds import Thresholds
+from tests.backtest.past import GRID, STEP, openmetrics, past
+from tests.support.http import fetch
+from tests.support.local import Handler, LocalServer
+from tests.support.prometheus import Prometheus
+
+SEED = 3
+
+
+def when(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+
+
+SINCE, UNTIL = when(GRID.start), when(GRID.end)
+
+
+@pytest.fixture(scope="module")
+def prometheus() -> Iterator[Prometheus]:
+    with Prometheus([], history="".join(openmetrics(past(SEED)))) as prometheus:
+        yield prometheus
+
+
+def backtest(url: str, *arguments: str) -> Any:
+    return CliRunner().invoke(main, ["backtest", "--prometheus", url, *arguments])
+
+
+def over(url: str, *arguments: str) -> dict[str, Any]:
+    period = ["--since", SINCE, "--until", UNTIL]
+    rate = ["--step", str(STEP), "--scrape-interval", str(STEP)]
+    result = backtest(url, "--json", *period, *rate, *arguments)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def test_the_firings_are_those_of_the_samples(prometheus: Prometheus) -> None:
+    evaluation = Evaluation(GRID, lambda _: {})
+    evaluation.known.update(past(SEED))
+    groups = yaml.safe_load(render(window=Windows(scrape=STEP)))["groups"]
+    expected = [
+        (one.alert, dict(one.labels), one.pending, one.start, one.end)
+        for one in replay(groups, evaluation, GRID)
+    ]
+    assert len(expected) > 5
+    found = over(prometheus.url)
+    assert [
+        (one["alert"], one["labels"], one["pending"], one["start"], one["end"])
+        for one in found["firings"]
+    ] == expected
+    assert found["weeks"] == pytest.approx((GRID.end - GRID.start) / 604_800)
+    # Twenty-two days before the period are read as well, in parts of 10,000 evaluations.
+    assert found["asked"]["questions"] < 500
+    assert found["asked"]["samples"] > 10_000
+
+
+def test_another_value_is_what_that_value_would_have_done(prometheus: Prometheus) -> None:
+    found = over(prometheus.url)
+    defaults = Thresholds()
+    changed = [one for one in found["alternatives"] if one["is_proposed"]]
+    assert changed
+    for one in changed[:2]:
+        option = f"--{one['threshold'].replace('_', '-')}"
+        assert one["value"] != getattr(defaults, one["threshold"])
+        again = over(prometheus.url, option, str(one["value"]))["firings"]
+        fired = [firing["alert"] for firing in again]
+        assert {name: fired.count(name) for name in one["firings"]} == one["firings"]
+        before = [firing["alert"] for firing in found["firings"]]
+        assert {name: before.count(name) for name in one["firings_in_force"]} == one[
+            "firings_in_force"
+        ]
+
+
+def test_people_read_which_alert_when_and_for_how_long(prometheus: Prometheus) -> None:
+    result = backtest(prometheus.url, "--since", SINCE, "--until", UNTIL, "--step", str(STEP))
+    assert result.exit_code == 0
+    found = over(prometheus.url)
+    for name in {one["alert"] for one in found["firings"]}:
+        assert f"{name}: " in result.output
+    assert f"{datetime.fromtimestamp(GRID.start, timezone.utc):%Y-%m-%d}" in result.output
+    assert "questions, got" in result.output
+
+
+def test_no_metrics_are_no_firings() -> None:
+    with Prometheus([]) as empty:
+        result = backtest(empty.url, "--since", SINCE, "--until", UNTIL)
+    assert result.exit_code == 0
+    assert "No alert would have fired in 0.1 weeks." in result.output
+
+
+class _Guarded(LocalServer):
+    """What stands before a Prometheus and wants a token."""
+
+    def __init__(self, behind: str) -> None:
+        class Answering(Handler):
+            def do_GET(self) -> None:
+                if self.headers.get("Authorization") != "Bearer right":
+                    self.answer(b"<h1>401</h1>", status=401)
+                    return
+                self.answer(fetch(behind + self.path).content)
+
+        super().__init__(Answering)
+
+
+def test_a_header_opens_what_is_guarded(prometheus: Prometheus) -> None:
+    with _Guarded(prometheus.url) as guarded:
+        refused = backtest(guarded.origin, "--since", SINCE, "--until", UNTIL)
+        assert refused.exit_code == 1
+        assert "answers 401 and no JSON; give --prometheus" in refused.output
+        assert len(over(guarded.origin, "--header", "Authorization: Bearer right")["firings"]) > 5
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--since", "2150-01-01"], "is not before the end of the period"),
+        (["--header", "Authorization"], "is not NAME:VALUE"),
+        (["--spike-factor", "0"], "threshold spike_factor is 0"),
+        (["--since", "2023-11-14"], "cannot be asked (ConnectError)"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:
+    result = backtest("http://127.0.0.1:1", *arguments)
+    assert result.exit_code != 0
+    (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
+    assert says in line
+    assert httpx.__name__ not in result.output
