@@ -19,7 +19,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack test test-oldest dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ bench-instructions: $(READY) ## count the instructions of a turn, some ten minut
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)
 
+alert-quality: $(READY) ## measure the alerts that read traffic, over simulated weeks; takes BENCH_ARGS, too
+	$(BIN)/python -m tools.alert_quality $(BENCH_ARGS)
+
 lint: $(READY) ## check style, types, workflows and the generated parts of the documents
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -116,7 +119,7 @@ $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip --version >/dev/null 2>&1 || $(BIN)/python -m ensurepip >/dev/null
 	$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --upgrade pip
-	$(BIN)/python -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS) --build-constraint $(CONSTRAINTS)) -e '.[analysis,s3]' --group dev
+	$(BIN)/python -m pip install -qq $(if $(CONSTRAINTS),-c $(CONSTRAINTS) --build-constraint $(CONSTRAINTS)) -e '.[analysis,backtest,s3]' --group dev
 	touch $@
 
 $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt

@@ -1,0 +1,1 @@
+"""How good the alerts that read traffic are."""
