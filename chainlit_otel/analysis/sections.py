@@ -729,7 +729,7 @@ def quality(rows: list[Row], periods: Periods) -> Section:
         findings,
         [
             Figure("How turns went", columns, table, chart, note),
-            Figure("By chat profile", profiles, by_profile),
+            Figure("How turns went, by chat profile", profiles, by_profile),
         ],
     )
 
@@ -764,7 +764,7 @@ def errors(rows: list[Row], periods: Periods) -> Section:
         ("turns", "count"),
         ("turns before", "count"),
         ("sessions", "count"),
-        ("", "text"),
+        ("compared", "text"),
     ]
     if not any(row["period"] == "before" for row in rows):
         findings = [f"No turn failed in the period before; in this one, of {', '.join(new)}."]

@@ -20,6 +20,7 @@ from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
 from chainlit_otel.analysis.statistics import Estimate, share
 from chainlit_otel.cli import main
+from tests.support.axe import install_axe, violations
 from tests.support.browser import chromium
 from tests.support.population import Population, rfc3339, write
 
@@ -399,3 +400,15 @@ async def test_it_fits_a_phone_and_follows_the_scheme_and_is_printed(
         assert await table.is_visible()
     assert len(papers) == len(inks) == 2
     assert printed.startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing(page: str, scheme: Any, tmp_path: Path) -> None:
+    script = install_axe(tmp_path)
+    file = tmp_path / "report.html"
+    file.write_text(page, encoding="utf-8")
+    async with chromium() as browser:
+        tab = await browser.new_page(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+        await tab.goto(file.as_uri())
+        await tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert await violations(tab, script) == []

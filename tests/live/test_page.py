@@ -309,7 +309,7 @@ async def test_figures_levels_and_charts_are_those_of_the_stream(opened: Open) -
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_axe_finds_nothing(browser: Browser, scheme: Any, tmp_path: Path) -> None:
-    script = install_axe(Path(__file__).parent / "axe" / "package.json", tmp_path)
+    script = install_axe(tmp_path)
     day = LiveDay(100, churn=0)
     day.levels = {"first_token": "warning", "loop_lag": "critical"}
     day.blocked = {"blocked": True, "seconds": 3.2, "where": "app.py:12 in slow"}

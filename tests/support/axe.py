@@ -9,13 +9,14 @@ from typing import Any
 
 from playwright.async_api import Page
 
+_PACKAGE = Path(__file__).parent / "axe-core" / "package.json"
 _TIMEOUT = 240.0
 _TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 
 
-def install_axe(package: Path, directory: Path) -> str:
-    """Install what a `package.json` pins, and return the script of axe."""
-    shutil.copy(package, directory)
+def install_axe(directory: Path) -> str:
+    """Install axe into a directory, and return its script."""
+    shutil.copy(_PACKAGE, directory)
     quiet = ("--no-package-lock", "--no-audit", "--no-fund", "--silent")
     install = ["npm", "install", "--prefer-offline", "--ignore-scripts", *quiet]
     subprocess.run(install, cwd=directory, check=True, timeout=_TIMEOUT)
