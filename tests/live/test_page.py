@@ -191,6 +191,23 @@ async def test_a_session_comes_changes_and_goes(opened: Open) -> None:
         await expect(row(page, "feed")).to_have_count(0)
 
 
+async def test_an_open_session_grows_older_and_nothing_is_asked_for(opened: Open) -> None:
+    day = LiveDay(2, churn=0)
+    async with opened(day, "sessions?key=s0") as page:
+        age = page.locator(".detail:visible .facts > div", has_text="Age")
+        await expect(age).to_be_visible()
+        before = await age.inner_text()
+        asked = [path for path in day.requests if "s0" in path]
+        await expect(age).not_to_have_text(before)
+        assert [path for path in day.requests if "s0" in path] == asked
+        # Whoever marks a text keeps it.
+        await age.evaluate("fact => getSelection().selectAllChildren(fact)")
+        marked = await page.evaluate("getSelection().toString()")
+        tile = page.locator(".grid tr[data-key=s0] .col-age")
+        await expect(tile).not_to_have_text(await tile.inner_text())
+        assert await page.evaluate("getSelection().toString()") == marked
+
+
 async def test_ten_thousand_sessions_are_a_few_rows_in_the_document(opened: Open) -> None:
     day = LiveDay(10_000, churn=200)
     async with opened(day, "sessions") as page:

@@ -149,7 +149,7 @@ class Chart {
         y: { range: (_, low, high) => [0, uPlot.rangeNum(0, Math.max(high ?? 0, this.unit.least), 0.05, true)[1]] },
       },
       axes: [
-        { ...axis, size: size * 2, gap: 4, space: size * 5.5, values: (_, splits) => splits.map(minute) },
+        { ...axis, size: size * 2, gap: 4, space: size * 5.5, values: (_, splits, axis, space, step) => splits.map(step < 60 ? clock : minute) },
         {
           ...axis,
           size: size * 5,

@@ -105,6 +105,7 @@ export function sessions(rows, now) {
 
 class SessionDetail {
   #key = null;
+  #known = null;
   #asked = 0;
   #busy = false;
   #again = false;
@@ -132,8 +133,15 @@ class SessionDetail {
     else this.#load();
   }
 
+  /** A second has passed: it is older, and what it does lasts longer. */
+  tick() {
+    if (this.#known === null || !isOpen(this.#known.row)) return;
+    // Whoever marks a text to copy it keeps it.
+    if (getSelection().isCollapsed) this.body.firstChild.replaceWith(this.#moment(this.#known));
+  }
+
   clear() {
-    this.#key = null;
+    this.#key = this.#known = null;
     this.#asked += 1;
     this.#busy = this.#again = false;
     this.place.replaceChildren();
@@ -142,14 +150,17 @@ class SessionDetail {
   async #load() {
     const asked = (this.#asked += 1);
     this.#busy = true;
+    let known = null;
     let content;
     try {
-      content = this.#content(await get(`sessions/${encodeURIComponent(this.#key)}`));
+      known = await get(`sessions/${encodeURIComponent(this.#key)}`);
+      content = this.#content(known);
     } catch (error) {
       content = [el("p", { class: "notice" }, error.message)];
     }
     // Somebody has gone on to another one meanwhile.
     if (asked !== this.#asked) return;
+    this.#known = known;
     const within = () => [...this.body.querySelectorAll("a, [tabindex]")];
     const focused = within().indexOf(document.activeElement);
     this.body.replaceChildren(...content);
@@ -162,8 +173,8 @@ class SessionDetail {
     }
   }
 
-  #content({ row, events, turns, skipped = 0 }) {
-    const now = this.now();
+  #content(known) {
+    const { row, events, turns, skipped = 0 } = known;
     setText(this.title.lastChild, row.id);
     const keys = new Map(turns.map((turn) => [turn.number, turn.key]));
     const lines = events.map((event) => [clock(event.at), kind(event), described(event, keys)]);
@@ -172,6 +183,17 @@ class SessionDetail {
       lines.splice(FIRST_KEPT, 0, ["…", `${plural(skipped, "event")} not kept`, ""]);
     }
     return [
+      this.#moment(known),
+      el("h3", {}, "What happened"),
+      table(`Events of session ${row.id}`, ["Time", "What", "Detail"], lines),
+    ];
+  }
+
+  #moment({ row, events, turns }) {
+    const now = this.now();
+    return el(
+      "div",
+      {},
       facts([
         ["State", STATES[row.state]],
         ["Doing now", isOpen(row) ? doing(row, now) : ""],
@@ -189,9 +211,7 @@ class SessionDetail {
         ["Mode", row.mode],
       ]),
       lane({ row, events, turns, now }),
-      el("h3", {}, "What happened"),
-      table(`Events of session ${row.id}`, ["Time", "What", "Detail"], lines),
-    ];
+    );
   }
 }
 

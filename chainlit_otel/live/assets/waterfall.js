@@ -23,7 +23,7 @@ function line(span, depth, end) {
   const bar = el("span", { class: "bar-of-span", "data-outcome": span.outcome });
   bar.style.left = `${(Math.max(0, span.start) / end) * 100}%`;
   bar.style.width = `${((span.seconds ?? 0) / end) * 100}%`;
-  const name = el("span", { class: "name", title: span.name }, `${SIGNS[span.outcome] ?? ""}${span.name}`);
+  const name = el("span", { class: "name", title: span.name }, `${SIGNS[span.outcome] ?? ""}${span.name.replace(/^chainlit\./, "")}`);
   name.style.paddingInlineStart = `${Math.min(depth, 12) * 0.9}em`;
   const more = el("div", { class: "more", hidden: true });
   const button = el(
