@@ -3,3 +3,4 @@
 __version__ = "0.1.0"
 
 REPOSITORY = "https://github.com/chainlit-otel/chainlit-otel"
+DOCS = f"{REPOSITORY}/blob/main/docs"

@@ -126,7 +126,10 @@ USES: dict[str, tuple[str, ...]] = {
         "thresholds",
     ),
     "rules": ("catalog", "promql", "rules", "thresholds", "version"),
-    "live": ("catalog", "core", "guard", "live", "pipeline", "privacy", "settings", "thresholds"),
+    "live": (
+        *("catalog", "core", "guard", "live", "pipeline", "privacy", "settings", "thresholds"),
+        "version",
+    ),
 }
 
 

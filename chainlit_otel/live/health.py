@@ -13,11 +13,14 @@ from chainlit_otel.pipeline.losses import Losses
 from chainlit_otel.pipeline.providers import Pipeline, resource_of
 from chainlit_otel.privacy import mask_url
 from chainlit_otel.settings import Settings
+from chainlit_otel.version import DOCS
 
 _SECRET = "***"
 _LINKS = (
     ("Metrics", "metrics"),
     ("Health as JSON", "healthz"),
+    ("Dashboards", f"{DOCS}/dashboards.md"),
+    ("Runbook of the alerts", f"{DOCS}/runbook.md"),
 )
 
 

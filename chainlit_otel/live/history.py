@@ -1,8 +1,8 @@
 """The last minutes by the second and the last day by the minute, in memory of a fixed size.
 
 Time is counted in whole seconds of a monotonic clock, so that a step of the wall clock leaves no
-gap and writes nothing twice. A second in which nobody has sampled, as while a laptop sleeps, is a
-gap.
+gap and writes nothing twice. A second in which nobody has sampled, as while a process is stopped,
+is a gap; the clock itself may stand still while a machine sleeps.
 """
 
 from __future__ import annotations

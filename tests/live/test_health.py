@@ -29,6 +29,12 @@ def test_every_setting_is_there_and_secrets_are_masked() -> None:
     assert (rows["host"]["value"], rows["host"]["is_default"]) == ("127.0.0.1", True)
     assert shown["python"].startswith("3.")
     assert shown["chainlit"].startswith("2.")
+    assert [link["url"].rpartition("/")[2] for link in shown["links"]] == [
+        "metrics",
+        "healthz",
+        "dashboards.md",
+        "runbook.md",
+    ]
 
 
 def test_a_probe_is_on_off_or_failing_with_the_reason() -> None:
