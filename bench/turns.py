@@ -42,7 +42,7 @@ SCRAPES = 10
 
 _RECORDS_DIR = "CHAINLIT_OTEL_RECORDS_DIR"
 _STARTUP_TIMEOUT = 600.0  # in a simulated processor, on a busy machine
-_TURN_TIMEOUT = 60.0
+_TURN_TIMEOUT = 300.0  # likewise
 _MIDDLE_PER_FULL = 11  # one more than `gc.get_threshold()[2]`
 _ADDR_NO_RANDOMIZE = 0x0040000  # sys/personality.h
 _libc = ctypes.CDLL(None)
@@ -203,7 +203,8 @@ class Subject:
         )
         self._sink = sink
         self._visitors = [
-            Visitor(self.server.url, transports=["websocket"]) for _ in range(visitors)
+            Visitor(self.server.url, transports=["websocket"], timeout=_TURN_TIMEOUT)
+            for _ in range(visitors)
         ]
         self._talks = 0
         self._flushes = 0
