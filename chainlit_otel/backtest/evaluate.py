@@ -18,8 +18,12 @@ from typing import Any
 
 import numpy as np
 import promql_parser as promql
+from numpy.typing import NDArray
 
 from chainlit_otel.backtest.vector import Grid, Labels, Values, Vector, grouped
+
+Presence = NDArray[np.bool_]
+"""Whether there is a value, at each evaluation."""
 
 Leaf = Callable[[str], Vector]
 """Returns the answer to a query, for each evaluation."""
@@ -46,12 +50,12 @@ class Unsupported(Exception):
     """An expression has something that no rule of ours has."""
 
 
-def selectors(node: promql.Expr) -> Iterator[promql.VectorSelector]:
+def _selectors(node: promql.Expr) -> Iterator[promql.VectorSelector]:
     """Give every selector in an expression."""
     if isinstance(node, promql.VectorSelector):
         yield node
     for child in _children(node):
-        yield from selectors(child)
+        yield from _selectors(child)
 
 
 def _children(node: promql.Expr) -> Iterable[promql.Expr]:
@@ -123,7 +127,7 @@ class Evaluation:
         raise Unsupported(node.prettify())
 
     def _is_known(self, node: promql.Expr) -> bool:
-        return any(s.name in self.known for s in selectors(node))
+        return any(s.name in self.known for s in _selectors(node))
 
     def _ask(self, query: str) -> Vector:
         if query not in self._answers:
@@ -252,8 +256,8 @@ def _signature(modifier: promql.BinModifier | None) -> Callable[[Labels], Labels
 def _set_operation(
     op: str, left: Vector, right: Vector, signature: Callable[[Labels], Labels]
 ) -> Vector:
-    def presence(of: Vector) -> dict[Labels, NDArrayBool]:
-        found: dict[Labels, NDArrayBool] = {}
+    def presence(of: Vector) -> dict[Labels, Presence]:
+        found: dict[Labels, Presence] = {}
         for one, values in of.items():
             key, there = signature(one), ~np.isnan(values)
             found[key] = found[key] | there if key in found else there
@@ -275,9 +279,6 @@ def _set_operation(
             continue
         result[of] = np.where(there if op == "and" else ~there, values, np.nan)
     return _present(result)
-
-
-NDArrayBool = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def _present(vector: dict[Labels, Values]) -> Vector:
