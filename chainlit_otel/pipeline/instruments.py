@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from time import time_ns
@@ -149,9 +149,12 @@ class Telemetry:
 
     def flush(self) -> None:
         """Record in the histograms what is queued."""
-        records = self._take()
+        records: list[HistogramRecord] = []
         if self._histograms is not None:
-            self._histograms.record(records, self._guard)
+            # Taken under their lock: who flushes at the same time waits until all are recorded.
+            self._histograms.record(self._take(records), self._guard)
+        else:
+            deque(self._take(records), maxlen=0)
         for metric, watched in self._watched.items():
             watched.record(
                 [(m, v, (), None, 0) for m, v, *_ in records if m is metric], self._guard
@@ -163,13 +166,13 @@ class Telemetry:
                     for record, attributes in self._recorders(metric, values):
                         record(value, attributes, context)
 
-    def _take(self) -> list[HistogramRecord]:
-        taken: list[HistogramRecord] = []
+    def _take(self, taken: list[HistogramRecord]) -> Iterator[HistogramRecord]:
         # Another reader may take the last one.
         with suppress(IndexError):
             while self._queued:
-                taken.append(self._queued.popleft())
-        return taken
+                record = self._queued.popleft()
+                taken.append(record)
+                yield record
 
     def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)

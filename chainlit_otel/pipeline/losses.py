@@ -35,6 +35,7 @@ LogExportResult: Any = (
 Make = Callable[[], "tuple[Any, ExportSession | None]"]
 """Makes an exporter, and the session that it sends by, if it is one of ours."""
 
+_MANY = 512  # items that are put in, until they are added up
 _ITEMS = {"spans": "spans", "metrics": "metric data points", "logs": "log records"}
 
 
@@ -241,10 +242,11 @@ class QueueBalance:
             full: Whether the queue was full, so that another item had to go.
         """
         self._added.append(None)
-        if full:
+        # Nothing is taken any more from the queue of a provider that was shut down.
+        if full or len(self._added) >= _MANY:
             with self._lock:
                 self._add_up()
-                more = self._missing() if self._exporting else 0
+                more = self._missing() if full and self._exporting else 0
             self._report(more)
 
     @contextmanager

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -227,6 +229,35 @@ def test_records_wait_for_a_reading_but_not_without_end(host: Host) -> None:
     assert len(telemetry._queued) == 0
     telemetry.record(catalog.CONNECTION_DURATION, 2.0, "other")
     assert [point.count for point in host.points(catalog.CONNECTION_DURATION)] == [most + 1]
+
+
+def test_who_flushes_at_the_same_time_waits_for_what_another_has_taken() -> None:
+    taken, goes_on = Event(), Event()
+
+    class Slow(deque[Any]):
+        def popleft(self) -> Any:
+            item = super().popleft()
+            if not taken.is_set():
+                taken.set()
+                assert goes_on.wait(60)
+            return item
+
+    histograms = Histograms()
+    telemetry = Telemetry((), Guard("server"), histograms)
+    telemetry.register_observable(catalog.SESSION_PEAK, dict)
+    telemetry._queued = Slow()
+    for value in (2.0, 3.0):
+        telemetry.record(catalog.CONNECTION_DURATION, value, "other")
+    first, second = Thread(target=telemetry.flush), Thread(target=telemetry.flush)
+    first.start()
+    assert taken.wait(60)
+    second.start()
+    second.join(0.2)
+    assert second.is_alive()
+    goes_on.set()
+    first.join(60)
+    second.join(60)
+    assert sum(histograms.counts(catalog.CONNECTION_DURATION)) == 2
 
 
 def sampled_span() -> AbstractContextManager[object]:

@@ -175,6 +175,15 @@ def test_what_a_queue_drops_is_put_in_less_what_came_out_and_what_is_in_it(
         assert sum(dropped) == put - taken - len(queue)
 
 
+def test_what_is_put_in_where_nothing_is_taken_any_more_takes_no_memory() -> None:
+    dropped: list[int] = []
+    balance = QueueBalance(dropped.append)
+    for _ in range(10_000):
+        balance.put(False)
+    assert len(balance._added) < 1_000
+    assert dropped == []
+
+
 class Held(SpanExporter):
     """An exporter that takes its time."""
 
