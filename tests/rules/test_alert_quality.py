@@ -19,15 +19,19 @@ SEEDS = ("11", "12")
 
 
 @cache
-def row(alert: str, per_day: int) -> dict[str, Any]:
-    """What one alert did at one number of sessions a day."""
+def rows(per_day: int) -> list[dict[str, Any]]:
+    """What each alert did at one number of sessions a day."""
     seeds = [part for seed in SEEDS for part in ("--seed", seed)]
     result = CliRunner().invoke(command, [*seeds, "--level", str(per_day), "--json"])
     assert result.exit_code == 0, result.output
-    rows: list[dict[str, Any]] = json.loads(result.stdout)
-    for one in rows:
-        print(one)
-    (found,) = [one for one in rows if one["alert"] == alert]
+    found: list[dict[str, Any]] = json.loads(result.stdout)
+    return found
+
+
+def row(alert: str, per_day: int) -> dict[str, Any]:
+    """What one alert did at one number of sessions a day."""
+    (found,) = [one for one in rows(per_day) if one["alert"] == alert]
+    print(found)
     return found
 
 
