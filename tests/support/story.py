@@ -506,6 +506,12 @@ class Script:
         target = f'{{instance="{address(self._second)}"}}'
         turns = f"sum(chainlit_turn_duration_seconds_count{target})"
         await self._prometheus_says(turns, GUESTS)
+        # Records are written a little later, by a thread of their own.
+        for kind in ("session.start", "turn"):
+            labels = f'instance="{address(self._second)}",chainlit_otel_record_kind="{kind}"'
+            await self._prometheus_says(
+                f"sum(chainlit_otel_records_written_total{{{labels}}})", GUESTS
+            )
         # It is killed: whether a scrape sees an orderly end would be a matter of luck.
         await asyncio.to_thread(self._second.stop, signal.SIGKILL)
         for guest in guests:
