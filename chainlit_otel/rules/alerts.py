@@ -13,6 +13,7 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
+from chainlit_otel.rules.causes import OF_THE_JOB, OF_THE_LAYER, SECONDS, SHARE, named
 from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, Windows
 from chainlit_otel.thresholds import FAST_BURN, SLOW_BURN, Thresholds
 
@@ -76,9 +77,26 @@ def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
 
 
 def _increase(
-    by: str, metric: Metric, span: str, where: Where | None = None, part: Part = ""
+    by: str,
+    metric: Metric,
+    span: str,
+    where: Where | None = None,
+    part: Part = "",
+    scope: str = "",
 ) -> str:
-    return f"sum {by} (increase({select(metric, where, part=part)}[{span}]))"
+    return f"sum {by} (increase({select(metric, where, scope, part)}[{span}]))"
+
+
+def _counted_by(
+    attribute: Attribute,
+    metric: Metric,
+    span: str,
+    where: Where | None = None,
+    part: Part = "",
+    scope: str = OF_THE_JOB,
+) -> str:
+    """Return how often something has happened in the job of an alert, for its text."""
+    return _increase(f"by ({attribute.prometheus_label})", metric, span, where, part, scope)
 
 
 def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
@@ -207,11 +225,18 @@ def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
     )
 
 
+def _closed(span: str) -> str:
+    """Return why connections were closed."""
+    reason, metric = catalog.CLOSE_REASON, catalog.CONNECTION_DURATION
+    return named("Closed connections:", reason, _counted_by(reason, metric, span, part="count"))
+
+
 def _connections_rejected(limits: Thresholds, window: Windows) -> Alert:
     span = window.duration(15 * MINUTE)
     rejected = _increase(r.BY_JOB, catalog.CONNECTION_REJECTED, span)
     started = _increase(r.BY_JOB, catalog.SESSION_STARTS, span, {catalog.SESSION_TYPE: "websocket"})
     reconnected = _increase(r.BY_JOB, catalog.SESSION_RECONNECTS, span)
+    by_reason = _counted_by(catalog.REFUSAL, catalog.CONNECTION_REJECTED, span)
     return Alert(
         "ConnectionsRejected",
         f"({rejected} / ({rejected} + {started} + {reconnected}) > {limits.rejected:g})\n"
@@ -219,7 +244,8 @@ def _connections_rejected(limits: Thresholds, window: Windows) -> Alert:
         5 * MINUTE,
         "warning",
         "{{ $labels.job }} refuses connections.",
-        "{{ $value | humanizePercentage }} of all connections are refused.",
+        "{{ $value | humanizePercentage }} of all connections are refused."
+        + named("Refused:", catalog.REFUSAL, by_reason),
         catalog.DASHBOARD_SESSIONS,
     )
 
@@ -231,6 +257,11 @@ def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
     def attempts(results: Where) -> str:
         return _increase(r.BY_JOB, catalog.ACCESS_ATTEMPTS, span, {**methods, **results})
 
+    def by_method(result: str) -> str:
+        where: Where = {**methods, catalog.ACCESS_RESULT: result}
+        found = _counted_by(catalog.ACCESS_METHOD, catalog.ACCESS_ATTEMPTS, span, where)
+        return named("By method:", catalog.ACCESS_METHOD, found)
+
     denied = attempts({catalog.ACCESS_RESULT: "denied"})
     return [
         Alert(
@@ -241,7 +272,7 @@ def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
             "warning",
             "Most sign-ins to {{ $labels.job }} are denied.",
             "{{ $value | humanizePercentage }} of the sign-ins are denied: somebody guesses "
-            "passwords, or the sign-in is broken.",
+            "passwords, or the sign-in is broken." + by_method("denied"),
             catalog.DASHBOARD_DATA_LAYER,
             {"cause": "denied"},
         ),
@@ -252,7 +283,7 @@ def _sign_in_failures(limits: Thresholds, window: Windows) -> list[Alert]:
             "critical",
             "The sign-in of {{ $labels.job }} does not work.",
             f"{_COUNT} sign-ins in 15 minutes could not be checked, because what "
-            "checks them failed. Users are told that their password is wrong.",
+            "checks them failed. Users are told that their password is wrong." + by_method("error"),
             catalog.DASHBOARD_DATA_LAYER,
             {"cause": "backend"},
         ),
@@ -315,7 +346,7 @@ def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]
             "Turns fail on {{ $labels.job }}.",
             "{{ $value | humanizePercentage }} of the turns fail: the error budget of 30 days "
             f"(objective {100 * limits.turn_objective:g}%) is used up within "
-            f"{30 / factor:.1f} days.",
+            f"{30 / factor:.1f} days." + _what_fails(window.duration(short)),
             catalog.DASHBOARD_CONVERSATIONS,
             {"burn": burn},
         )
@@ -340,10 +371,31 @@ def _failed_turns(span: str) -> str:
     )
 
 
+def _what_fails(span: str) -> str:
+    """Return which chat profiles have most of the failed turns, and which steps fail."""
+    failed: Where = {catalog.OUTCOME: "error"}
+    profile = catalog.CHAT_PROFILE
+
+    def turns(where: Where) -> str:
+        # Where the app has no profiles, the label is empty.
+        scope = f'{OF_THE_JOB},{profile.prometheus_label}!=""'
+        return _counted_by(profile, catalog.TURN_DURATION, span, where, "count", scope)
+
+    steps = _counted_by(catalog.STEP_TYPE, catalog.STEP_DURATION, span, failed, "count")
+    share = f"({turns(failed)} / {turns({})} and topk(1, {turns(failed)}))"
+    return named("Chat profile that fails most, and how much of it:", profile, share, SHARE) + (
+        named("Failed steps:", catalog.STEP_TYPE, steps)
+    )
+
+
 def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
     span = window.duration(10 * MINUTE)
     buckets = select(catalog.TIME_TO_FIRST_TOKEN, part="bucket")
     counted = _increase(r.BY_JOB, catalog.TIME_TO_FIRST_TOKEN, span, part="count")
+    step = catalog.STEP_TYPE.prometheus_label
+    # A run has the other steps in it.
+    inside = select(catalog.STEP_DURATION, scope=f'{OF_THE_JOB},{step}!="run"', part="bucket")
+    steps = f"histogram_quantile(0.9, sum by ({step}, le) (rate({inside}[{span}])))"
     return Alert(
         "FirstTokenSlow",
         f"(histogram_quantile(0.9, sum by (namespace, job, le) (rate({buckets}[{span}]))) "
@@ -352,7 +404,8 @@ def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
         5 * MINUTE,
         "warning",
         "Users of {{ $labels.job }} wait long for the first word.",
-        "One turn in ten takes longer than {{ $value | humanizeDuration }} to its first token.",
+        "One turn in ten takes longer than {{ $value | humanizeDuration }} to its first token."
+        + named("Slowest steps, p90:", catalog.STEP_TYPE, steps, SECONDS),
         catalog.DASHBOARD_CONVERSATIONS,
     )
 
@@ -387,7 +440,8 @@ def _answers_lost(limits: Thresholds, window: Windows) -> Alert:
         5 * MINUTE,
         "warning",
         "Answers of {{ $labels.job }} do not reach their users.",
-        "{{ $value | humanizePercentage }} of the messages were sent to a socket that is gone.",
+        "{{ $value | humanizePercentage }} of the messages were sent to a socket that is gone."
+        + _closed(span),
         catalog.DASHBOARD_CONVERSATIONS,
     )
 
@@ -401,6 +455,13 @@ def _data_layer_errors(limits: Thresholds, window: Windows) -> Alert:
     failed = _increase(by, catalog.DATA_LAYER_OPERATIONS, span, {catalog.OUTCOME: "error"})
     every = _increase(by, catalog.DATA_LAYER_OPERATIONS, span)
     name = catalog.DATA_LAYER_NAME.prometheus_label
+    by_operation = _counted_by(
+        catalog.OPERATION,
+        catalog.DATA_LAYER_OPERATIONS,
+        span,
+        {catalog.OUTCOME: "error"},
+        scope=OF_THE_LAYER,
+    )
     return Alert(
         "DataLayerErrors",
         f"({failed} / {every} > {limits.data_layer_errors:g})\n"
@@ -409,29 +470,37 @@ def _data_layer_errors(limits: Thresholds, window: Windows) -> Alert:
         "critical",
         "The data layer of {{ $labels.job }} fails.",
         f"{{{{ $value | humanizePercentage }}}} of the operations of {{{{ $labels.{name} }}}} "
-        "fail. Chainlit hides it: what users write may not be saved.",
+        "fail. Chainlit hides it: what users write may not be saved."
+        + named("Failed in 10 minutes:", catalog.OPERATION, by_operation),
         catalog.DASHBOARD_DATA_LAYER,
     )
 
 
 def _data_layer_slow(limits: Thresholds, window: Windows) -> Alert:
-    span, by = window.duration(10 * MINUTE), _by(catalog.OPERATION)
-    metric, operation = (
-        catalog.DATA_LAYER_OPERATION_DURATION,
-        catalog.OPERATION.prometheus_label,
+    """Return one alert for a layer, however many of its operations are slow."""
+    span, metric = window.duration(10 * MINUTE), catalog.DATA_LAYER_OPERATION_DURATION
+    name, operation = (
+        attribute.prometheus_label for attribute in (catalog.DATA_LAYER_NAME, catalog.OPERATION)
     )
-    rate = f"rate({select(metric, part='bucket')}[{span}])"
-    counted = _increase(by, metric, span, part="count")
+
+    def slow(by: str, scope: str = "") -> str:
+        rate = f"rate({select(metric, scope=scope, part='bucket')}[{span}])"
+        counted = _increase(f"by ({by})", metric, span, part="count", scope=scope)
+        return (
+            f"(histogram_quantile(0.95, sum by ({by}, le) ({rate})) "
+            f"> {limits.data_layer_seconds:g})\n"
+            f"and ({counted} >= {limits.data_layer_operations:g})"
+        )
+
     return Alert(
         "DataLayerSlow",
-        f"(histogram_quantile(0.95, sum by (namespace, job, {operation}, le) ({rate})) "
-        f"> {limits.data_layer_seconds:g})\n"
-        f"and ({counted} >= {limits.data_layer_operations:g})",
+        f"max by (namespace, job, {name}) (\n{slow(f'namespace, job, {name}, {operation}')}\n)",
         5 * MINUTE,
         "warning",
         "The data layer of {{ $labels.job }} is slow.",
-        f"One {{{{ $labels.{operation} }}}} in twenty takes longer than "
-        "{{ $value | humanizeDuration }}.",
+        f"One operation of {{{{ $labels.{name} }}}} in twenty takes longer than "
+        "{{ $value | humanizeDuration }}."
+        + named("Slow, p95:", catalog.OPERATION, f"({slow(operation, OF_THE_LAYER)})", SECONDS),
         catalog.DASHBOARD_DATA_LAYER,
     )
 
@@ -453,7 +522,9 @@ def _pool_exhausted(limits: Thresholds) -> Alert:
 
 
 def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
-    missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, window.duration(10 * MINUTE))
+    span = window.duration(10 * MINUTE)
+    missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, span)
+    by_site = _counted_by(catalog.LOOKUP_SITE, catalog.SESSION_LOOKUP_MISSES, span)
     replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
     return Alert(
         "StickinessLost",
@@ -465,7 +536,8 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
         "warning",
         "Requests to {{ $labels.job }} reach replicas that do not have their session.",
         f"{_COUNT} times in 10 minutes a session was asked for where it is not: the "
-        "load balancer has to keep a user on one replica.",
+        "load balancer has to keep a user on one replica."
+        + named("Asked for by:", catalog.LOOKUP_SITE, by_site),
         catalog.DASHBOARD_RUNTIME,
     )
 

@@ -124,6 +124,21 @@ def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: 
     assert silent
 
 
+@pytest.mark.parametrize("alert", alerts(Thresholds(), Windows()), ids=lambda alert: alert.name)
+def test_what_an_alert_says_of_the_cause_is_said_in_its_tests(alert: Alert) -> None:
+    asked = re.findall(r"\| query \}\} ([^{]+?)\{\{ range", alert.description)
+    assert len(asked) == alert.description.count("query")
+    file = HERE / (re.sub(r"(?<!^)(?=[A-Z])", "_", alert.name).lower() + ".yml")
+    said = [
+        one["exp_annotations"]["description"]
+        for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]
+        for check in test["alert_rule_test"]
+        for one in check["exp_alerts"]
+        if alert.labels.items() <= one["exp_labels"].items()
+    ]
+    assert [says for says in asked if not any(says in text for text in said)] == []
+
+
 def _cause(alert: dict[str, Any]) -> str:
     return _cause_of(alert["exp_labels"])
 
