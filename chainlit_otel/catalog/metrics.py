@@ -196,6 +196,15 @@ SESSION_LOOKUP_MISSES = Metric(
     label_sets=_every(LOOKUP_SITE),
 )
 
+SESSION_LOOKUPS = Metric(
+    "chainlit.session.lookups",
+    "counter",
+    "{lookup}",
+    "Requests for a session by its id, the misses included; of sockets, the reconnects.",
+    (LOOKUP_SITE,),
+    label_sets=_every(LOOKUP_SITE),
+)
+
 SESSION_TURNS = Metric(
     "chainlit.session.turns",
     "histogram",
@@ -263,6 +272,20 @@ TURN_PEAK = Metric(
     label_sets=_every(PEAK_WINDOW),
 )
 
+TURN_OLDEST_WAITING = Metric(
+    "chainlit.turn.oldest_waiting",
+    "gauge",
+    "s",
+    "Age of the oldest turn under way in which the app has not said a word yet; 0 without one.",
+)
+
+UNDELIVERED_TURNS = Metric(
+    "chainlit.turn.undelivered",
+    "counter",
+    "{turn}",
+    "Ended turns of which something was sent to a socket that was gone, whatever their outcome.",
+)
+
 TIME_TO_FIRST_TOKEN = Metric(
     "chainlit.turn.time_to_first_token",
     "histogram",
@@ -277,7 +300,7 @@ TIME_PER_OUTPUT_CHUNK = Metric(
     "chainlit.turn.time_per_output_chunk",
     "histogram",
     "s",
-    "Mean gap between the streamed chunks of a turn; one record a turn.",
+    "Mean gap between the chunks of a turn, delivered or not; one record a turn.",
     (),
     CALLBACK_BOUNDS,
 )
@@ -486,6 +509,13 @@ EVENT_LOOP_BLOCKED = Metric(
     "counter",
     "{stall}",
     "Times that the event loop was blocked for more than 1 s; the log names what by.",
+)
+
+EVENT_LOOP_BLOCKED_TIME = Metric(
+    "chainlit.event_loop.blocked_time",
+    "counter",
+    "s",
+    "Time for which the event loop was blocked, of the stalls of more than 1 s.",
 )
 
 RETAINED = Metric(

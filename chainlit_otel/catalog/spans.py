@@ -19,9 +19,14 @@ TURN_OUTPUT = "chainlit.turn.output"
 CODE_FILE = "code.file.path"
 CODE_LINE = "code.line.number"
 CODE_FUNCTION = "code.function.name"
+CODE_INNERMOST = "chainlit.code.innermost"
+USER_AGENT_NAME = "user_agent.name"
 STEP_INPUT = "chainlit.step.input"
 STEP_OUTPUT = "chainlit.step.output"
 
 # Events
 
 EVENT_ACCESS_DENIED = "chainlit.access.denied"
+EVENT_FIRST_TOKEN = "chainlit.first_token"
+EVENT_SOCKET_GONE = "chainlit.socket_gone"
+EVENT_SOCKET_BACK = "chainlit.socket_back"

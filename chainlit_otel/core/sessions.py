@@ -203,13 +203,19 @@ class SessionLedger:
             self._count(session, "connected", +1)
         return session
 
-    def drop(self, session: Session) -> None:
-        """The current socket of the session is gone; its user may come back."""
+    def drop(self, session: Session) -> bool:
+        """The current socket of the session is gone; its user may come back.
+
+        Returns:
+            Whether it was connected.
+        """
         with self._transaction() as (now, _):
-            if not session.ended and session.left is None:
+            is_lost = not session.ended and session.left is None
+            if is_lost:
                 self._leave(session, now)
                 self._count(session, "disconnected", +1)
                 session.record("drop", now, session.close_reason)
+        return is_lost
 
     def restore(self, session: Session) -> bool:
         """A socket has reconnected to the session.

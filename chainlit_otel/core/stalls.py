@@ -38,16 +38,26 @@ class Stall:
         source: The line of the app that was being executed, if it is known.
         seen_late: Whether the watchdog could not run before, as when a call in C lets no thread
             run: the loop may have gone on from the line that blocked it.
+        step: Type and name of the step under way, if there was one.
+        innermost: The line inside of that of the app that was being executed, if it is another
+            one, such as of a library.
     """
 
     callback: str | None = None
     source: Source | None = None
     seen_late: bool = False
+    step: tuple[str, str] | None = None
+    innermost: Source | None = None
 
     def __str__(self) -> str:
-        by = f" by {self.callback}" if self.callback else ""
-        at = " at or just before" if self.seen_late else " at"
-        return (by + (f"{at} {self.source}" if self.source else "")).strip() or "by unknown code"
+        where = f"by {self.callback}" if self.callback else ""
+        if self.step is not None:
+            where += f" in {' '.join(self.step)}"
+        if self.source is not None:
+            where += f" {'at or just before' if self.seen_late else 'at'} {self.source}"
+        if self.innermost is not None:
+            where += f", inside {self.innermost}"
+        return where.strip() or "by unknown code"
 
 
 class Beat(NamedTuple):
@@ -85,6 +95,7 @@ class Heartbeat:
 
     Attributes:
         stalls: Stalls so far, each counted once, and while it lasts.
+        stalled_time: Seconds that the stalls lasted which are over.
         stalled: Whether a stall that has been counted goes on.
     """
 
@@ -94,6 +105,7 @@ class Heartbeat:
         self._due: int | None = None
         self._worst = 0.0
         self.stalls = 0
+        self.stalled_time = 0.0
         self.stalled = False
 
     def beat(self) -> Beat | None:
@@ -112,6 +124,8 @@ class Heartbeat:
             late_detection = lag >= THRESHOLD and not reported
             self._worst = max(self._worst, lag)
             self.stalls += late_detection
+            if reported or late_detection:
+                self.stalled_time += lag
         return Beat(lag, late_detection)
 
     def check(self) -> Check:
@@ -143,6 +157,8 @@ class Heartbeat:
     def pause(self) -> None:
         """Expect no beat until there is one again, because the loop does not run."""
         with self._lock:
+            if self.stalled:
+                self.stalled_time += self._overdue()
             self._due = None
             self.stalled = False
 
@@ -152,3 +168,8 @@ class Heartbeat:
     def blocked(self) -> dict[tuple[str, ...], int]:
         """Stalls so far."""
         return {(): self.stalls}
+
+    def blocked_time(self) -> dict[tuple[str, ...], float]:
+        """Seconds of all stalls so far, with one that goes on."""
+        with self._lock:
+            return {(): self.stalled_time + (self._overdue() if self.stalled else 0.0)}

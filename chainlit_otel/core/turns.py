@@ -17,6 +17,11 @@ TurnSource = Literal["message", "edit", "voice", "bot"]
 MAX_TOOLS = 50
 """How many tools of a turn are remembered one by one."""
 
+MAX_SOCKET_CHANGES = 32
+"""How many changes of its socket are remembered of a turn."""
+
+_CHUNKS = ("stream_start", "stream_token")
+
 
 class ToolCall(NamedTuple):
     """One tool that has run in a turn.
@@ -30,6 +35,24 @@ class ToolCall(NamedTuple):
     name: str
     duration: float
     outcome: str
+
+
+class SocketChange(NamedTuple):
+    """The socket of a turn's session was lost, or there is one again.
+
+    Attributes:
+        at: Monotonic time, in nanoseconds.
+        is_back: Whether there is a socket again.
+        reason: Why the socket was closed, if it was.
+        chunks: Chunks streamed in the turn so far.
+        undelivered: How much was sent so far to a socket that was gone.
+    """
+
+    at: int
+    is_back: bool
+    reason: str
+    chunks: int
+    undelivered: int
 
 
 class Turn:
@@ -51,6 +74,8 @@ class Turn:
         steps: How many steps have ended in it.
         tools: The first `MAX_TOOLS` of them that are tools.
         undelivered: How much was sent to a socket that was gone.
+        lost_chunks: How much of that were chunks.
+        socket_changes: The first `MAX_SOCKET_CHANGES` losses and returns of its socket.
         data_layer_errors: How many operations of the data layer have failed in it.
         failed_callback: Name of the callback that has raised `error`; empty if none has.
         error: The exception that a callback raised and Chainlit swallowed, if any.
@@ -75,12 +100,15 @@ class Turn:
         "first_output",
         "input_size",
         "last_chunk",
+        "lost_chunks",
+        "lost_output",
         "message_id",
         "number",
         "output_sizes",
         "profile",
         "room",
         "session",
+        "socket_changes",
         "source",
         "span_id",
         "started_at",
@@ -114,6 +142,9 @@ class Turn:
         self.steps = 0
         self.tools: list[ToolCall] = []
         self.undelivered = 0
+        self.lost_chunks = 0
+        self.lost_output = False
+        self.socket_changes: list[SocketChange] = []
         self.data_layer_errors = 0
         self.failed_callback = ""
         self.error: BaseException | None = None
@@ -132,12 +163,30 @@ class Turn:
 
     def chunk(self, now: int, room: object = None) -> None:
         """A chunk was streamed to `room`, at monotonic time `now` (nanoseconds)."""
+        self._pace(now)
         if self.chunks == 0:
-            self.first_chunk = now
             self.output(now)
-        self.last_chunk = now
         self.chunks += 1
         self.room = room
+
+    def lose(self, event: str, now: int) -> None:
+        """Content was sent to a socket that is gone, at monotonic time `now` (nanoseconds)."""
+        self.undelivered += 1
+        # A step is no answer, whether or not somebody sees it.
+        self.lost_output = self.lost_output or event != "step"
+        if event in _CHUNKS:
+            self._pace(now)
+            self.lost_chunks += 1
+
+    def _pace(self, now: int) -> None:
+        if not self.first_chunk:
+            self.first_chunk = now
+        self.last_chunk = now
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether the app has answered nothing yet, not even to a socket that is gone."""
+        return not (self.first_output or self.lost_output)
 
     @property
     def outcome(self) -> str:
@@ -158,10 +207,19 @@ class Turn:
 
     @property
     def time_per_output_chunk(self) -> float | None:
-        """Mean seconds between two chunks; None for less than two."""
-        if self.chunks < 2:
+        """Mean seconds between two chunks, lost ones included; None for less than two."""
+        chunks = self.chunks + self.lost_chunks
+        if chunks < 2:
             return None
-        return (self.last_chunk - self.first_chunk) / (self.chunks - 1) / NS
+        return (self.last_chunk - self.first_chunk) / (chunks - 1) / NS
+
+    def wall_time(self, at: int) -> int:
+        """Return a moment of the turn by the wall clock, in nanoseconds since the epoch.
+
+        Args:
+            at: The moment by the monotonic clock, in nanoseconds.
+        """
+        return self.started_at + at - self.arrived
 
 
 OnTurnEnd = Callable[[Turn, float], None]
@@ -193,7 +251,9 @@ class TurnLedger:
         self._lock = Lock()
         self._open: set[Turn] = set()
         self._peak = HighWaterMark(clock(), wall())
+        self._of_session: dict[Session, list[Turn]] = {}
         self._chunks = 0
+        self._undelivered = 0
         self.messages: Counts[tuple[str, ...]] = Counts()
         self.dropped: Counter[tuple[str, ...]] = Counter()
 
@@ -216,6 +276,8 @@ class TurnLedger:
             now, wall = self._clock(), self._wall()
             turn = Turn(arrived, profile, source, session, wall - (now - arrived))
             self._open.add(turn)
+            if session is not None:
+                self._of_session.setdefault(session, []).append(turn)
             self._peak.move(len(self._open), now, wall)
         return turn
 
@@ -226,9 +288,13 @@ class TurnLedger:
                 return
             turn.ended, turn.room = True, None
             self._chunks += turn.chunks
+            self._undelivered += turn.undelivered > 0
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
+                self._of_session[session].remove(turn)
+                if not self._of_session[session]:
+                    del self._of_session[session]
                 outcome, outcomes = turn.outcome, session.outcomes
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
                 session.record("turn_end", self._clock(), turn.error_type or outcome)
@@ -249,10 +315,20 @@ class TurnLedger:
         with self._lock:
             self.dropped[(event,)] += 1
             if turn is not None and not turn.ended:
-                turn.undelivered += 1
+                turn.lose(event, self._clock())
             if session is not None:
                 session.undelivered += 1
                 session.record("undelivered", self._clock(), event)
+
+    def change_socket(self, session: Session, is_back: bool) -> None:
+        """The socket of a session was lost, or it has one again: its turns under way note that."""
+        with self._lock:
+            now, reason = self._clock(), "" if is_back else session.close_reason
+            for turn in self._of_session.get(session, ()):
+                if len(turn.socket_changes) < MAX_SOCKET_CHANGES:
+                    turn.socket_changes.append(
+                        SocketChange(now, is_back, reason, turn.chunks, turn.undelivered)
+                    )
 
     def record_step(self, turn: Turn, tool: ToolCall | None) -> None:
         """A step of a turn has ended, which may be a tool. Threads of the app have steps, too."""
@@ -289,6 +365,16 @@ class TurnLedger:
         """Chunks streamed, those of the turns under way included."""
         with self._lock:
             return {(): self._chunks + sum(turn.chunks for turn in self._open)}
+
+    def undelivered(self) -> dict[tuple[str, ...], int]:
+        """Turns that have ended of which something was sent to a socket that was gone."""
+        return {(): self._undelivered}
+
+    def oldest_waiting(self) -> dict[tuple[str, ...], float]:
+        """Seconds since the arrival of the oldest message that has no answer yet; 0 without one."""
+        with self._lock:
+            arrived = min((turn.arrived for turn in self._open if turn.is_silent), default=None)
+            return {(): 0.0 if arrived is None else (self._clock() - arrived) / NS}
 
     def open(self) -> list[Turn]:
         """Turns under way."""

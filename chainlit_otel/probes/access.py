@@ -70,6 +70,12 @@ SIGN_INS = {
 _REFUSALS = ("authentication failed", "authorization failed")
 # https://www.rfc-editor.org/rfc/rfc6749#section-4.1.2.1
 _PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
+# What a client calls itself by, programs first: browsers name each other, too.
+_AGENTS = (
+    *("python-requests", "python-httpx", "aiohttp", "python-urllib", "curl", "Wget", "okhttp"),
+    *("Go-http-client", "Java", "axios", "node", "PostmanRuntime", "HeadlessChrome"),
+    *("Edg", "OPR", "Firefox", "Chrome", "Safari"),
+)
 
 
 class _AccessCheck:
@@ -88,7 +94,7 @@ class _AccessCheck:
 
 # A callback runs in the context of the function that calls it, and so do the functions that a
 # handler of a socket calls: context variables connect them.
-_callback_failed: ContextVar[bool] = ContextVar("chainlit_otel_callback_failed", default=False)
+_callback_error: ContextVar[str] = ContextVar("chainlit_otel_callback_error", default="")
 _current_check: ContextVar[_AccessCheck | None] = ContextVar(
     "chainlit_otel_access_check", default=None
 )
@@ -171,21 +177,27 @@ class Access(Probe):
     def on_callback_end(self, name: str, error: BaseException | None) -> None:
         """A callback of the app has returned, or raised what Chainlit is about to swallow."""
         if name in SIGN_INS:
-            _callback_failed.set(error is not None)
+            _callback_error.set("" if error is None else type(error).__qualname__)
 
     # Sign-in
 
-    def on_signed_in(self, endpoint: str, error: BaseException | None) -> None:
-        """Chainlit has signed a user in, or has raised."""
+    def on_signed_in(self, endpoint: str, request: Any, error: BaseException | None) -> None:
+        """Chainlit has signed a user in, or has raised.
+
+        Args:
+            endpoint: The function that signs users in.
+            request: The browser's request.
+            error: What Chainlit raised, if it has.
+        """
         method = _METHODS.get(endpoint, catalog.OTHER)
         if method is None:
             return
         if error is None:
-            self.record_attempt(method, "granted")
-        elif _status(error) == 401 and not _callback_failed.get():
-            self.record_attempt(method, "denied")
+            self._signed_in(method, "granted", request)
+        elif _status(error) == 401 and not _callback_error.get():
+            self._signed_in(method, "denied", request)
         else:
-            self.record_attempt(method, "error")
+            self._signed_in(method, "error", request, error)
 
     def on_oauth_redirect(self, request: Any, error: BaseException | None) -> None:
         """Chainlit redirects a browser that came from an OAuth provider, because of an error.
@@ -196,10 +208,35 @@ class Access(Probe):
         """
         if error is None:
             provider_error = request.query_params.get("error")
-            failed = _callback_failed.get() or provider_error in _PROVIDER_FAILURES
+            failed = bool(_callback_error.get()) or provider_error in _PROVIDER_FAILURES
         else:
             failed = _raiser(error) != "validate_oauth_state_cookie" and _status(error) != 400
-        self.record_attempt("oauth", "error" if failed else "denied")
+        self._signed_in("oauth", "error" if failed else "denied", request, error)
+
+    def _signed_in(
+        self, method: str, result: Result, request: Any, error: BaseException | None = None
+    ) -> None:
+        """Count a sign-in, and say in the span of its request what has come of it.
+
+        There the user agent separates who is denied from those for whom the check fails: the metric
+        has no label for what any client can make up.
+
+        Args:
+            method: The method.
+            result: The result.
+            request: The browser's request.
+            error: The exception that Chainlit raised or has caught, if there was one.
+        """
+        self.record_attempt(method, result)
+        span = get_current_span()
+        if not span.is_recording():
+            return
+        span.set_attribute(catalog.ACCESS_METHOD.key, method)
+        span.set_attribute(catalog.ACCESS_RESULT.key, result)
+        span.set_attribute(catalog.USER_AGENT_NAME, _agent_of(request))
+        failure = _callback_error.get() or (type(error).__qualname__ if error is not None else "")
+        if result == "error" and failure:
+            span.set_attribute(catalog.ERROR_TYPE, failure)
 
     def on_token_checked(self, error: BaseException | None) -> None:
         """A token was checked, and accepted if there was no exception."""
@@ -276,6 +313,12 @@ class Access(Probe):
             self.record_attempt("thread", "denied" if _status(error) in (401, 404) else "error")
 
 
+def _agent_of(request: Any) -> str:
+    """Return the kind of client that a request says it comes from, of a closed set."""
+    text = request.headers.get("user-agent", "").lower()
+    return next((name for name in _AGENTS if name.lower() in text), catalog.OTHER)
+
+
 def _status(error: BaseException) -> int | None:
     """Return the HTTP status of an exception of FastAPI or of httpx; None if it has none."""
     answer = getattr(error, "response", error)
@@ -307,13 +350,17 @@ def _wrap_authenticate_user(access: Access) -> Any:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.on_signed_in(endpoint, error)
+                access.on_signed_in(endpoint, _first(args, kwargs), error)
             raise
         with access.guard:
-            access.on_signed_in(endpoint, None)
+            access.on_signed_in(endpoint, _first(args, kwargs), None)
         return response
 
     return wrapper
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return next(iter((*args, *kwargs.values())))
 
 
 def _wrap_get_oauth_redirect_error(access: Access) -> Any:

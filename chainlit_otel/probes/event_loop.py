@@ -20,6 +20,7 @@ import sysconfig
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from importlib import import_module
 from threading import Event, Lock, Thread, current_thread, get_ident
 from types import CodeType
@@ -35,12 +36,16 @@ from chainlit_otel.probes.callbacks import Callbacks
 from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.steps import Steps
 
 CallbackOf = Callable[[CodeType], "str | None"]
 """Returns the name of the callback whose function has this code object, or None."""
 
 OnStall = Callable[[Stall, "asyncio.Task[Any] | None"], None]
 """Called in the watchdog's thread, with the task that was running on the blocked loop."""
+
+StepOf = Callable[["asyncio.Task[Any] | None"], "tuple[str, str] | None"]
+"""Returns type and name of the step that a task is in, or None; called in the watchdog's thread."""
 
 Line = tuple[CodeType, int]
 
@@ -53,6 +58,7 @@ interpreter every 5 ms (`sys.getswitchinterval`) and gets it, unless a call in C
 
 _STDLIB = tuple({os.path.join(sysconfig.get_path(n), "") for n in ("stdlib", "platstdlib")})
 _PACKAGE_DIRECTORY = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+_NOT_CODE = ("<", _PACKAGE_DIRECTORY)
 _INSTALLED = ("site-packages", "dist-packages")
 
 
@@ -65,14 +71,23 @@ def describe(lines: Iterable[Line], callback_of: CallbackOf, seen_late: bool = F
         seen_late: Whether the watchdog was kept from looking before.
     """
     callback: str | None = None
+    innermost: Source | None = None
     best: dict[int, Source] = {}
     for code, line in lines:
+        if innermost is None and not code.co_filename.startswith(_NOT_CODE):
+            innermost = _source(code, line)
         name = callback_of(code)
         callback = callback or name
         rank = _rank(code.co_filename, name is not None)
         if rank is not None and rank not in best:
-            best[rank] = Source(_shown(code.co_filename), line, code.co_name)
-    return Stall(callback, best[min(best)] if best else None, seen_late)
+            best[rank] = _source(code, line)
+    source = best[min(best)] if best else None
+    inside = None if innermost == source else innermost
+    return Stall(callback, source, seen_late, innermost=inside)
+
+
+def _source(code: CodeType, line: int) -> Source:
+    return Source(_shown(code.co_filename), line, code.co_name)
 
 
 def _rank(file: str, is_callback: bool) -> int | None:
@@ -81,7 +96,7 @@ def _rank(file: str, is_callback: bool) -> int | None:
     The app's own files are best. An app may be installed like any package: then the file of its
     callback is the one that is known to be its own.
     """
-    if file.startswith(("<", _PACKAGE_DIRECTORY)):
+    if file.startswith(_NOT_CODE):
         return None
     chainlit = os.path.dirname(import_module("chainlit").__file__ or "")
     is_chainlit = file.startswith(os.path.join(chainlit, ""))
@@ -112,6 +127,7 @@ class LoopMonitor:
         guard: Holds what goes wrong in this probe.
         telemetry: Takes the lags.
         callback_of: Names callbacks.
+        step_of: Names the step that a task is in.
         on_stall: Called with each stall that is detected while it lasts.
 
     Attributes:
@@ -124,6 +140,7 @@ class LoopMonitor:
         guard: Guard,
         telemetry: Telemetry,
         callback_of: CallbackOf,
+        step_of: StepOf,
         on_stall: OnStall,
     ) -> None:
         self.guard = guard
@@ -131,6 +148,7 @@ class LoopMonitor:
         self.patches: Patches | None = None
         self._telemetry = telemetry
         self._callback_of = callback_of
+        self._step_of = step_of
         self._on_stall = on_stall
         self._beats = 0
         self._lag = 0.0
@@ -189,7 +207,8 @@ class LoopMonitor:
         if not self.heartbeat.stalled:
             # It has ended meanwhile, and these lines may be those of what ran next.
             lines, task = [], None
-        self._stall = stall = describe(lines, self._callback_of, seen_late)
+        stall = describe(lines, self._callback_of, seen_late)
+        self._stall = stall = replace(stall, step=self._step_of(task))
         _log_stall(stall)
         self._on_stall(stall, task)
 
@@ -299,6 +318,7 @@ class EventLoop(Probe):
             self.guard,
             self.telemetry,
             context.get(Callbacks).name_of,
+            context.get(Steps).running,
             context.get(Messages).on_stall,
         )
 
@@ -310,6 +330,9 @@ class EventLoop(Probe):
         patches.wrap_attribute(module.BaseSession, "__init__", _wrap_session_init(self))
         self.telemetry.register_observable(
             catalog.EVENT_LOOP_BLOCKED, self.monitor.heartbeat.blocked, self.guard
+        )
+        self.telemetry.register_observable(
+            catalog.EVENT_LOOP_BLOCKED_TIME, self.monitor.heartbeat.blocked_time, self.guard
         )
         self.monitor.patches = patches
         if module.ws_sessions_id:

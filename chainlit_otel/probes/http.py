@@ -32,6 +32,8 @@ from opentelemetry.trace import (
     get_current_span,
 )
 
+from chainlit_otel import catalog
+from chainlit_otel.core.hashes import hashed
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.spans import describe_exception, message_of
@@ -47,6 +49,8 @@ _HIDDEN_HEADERS = ("host", "user-agent", "tracestate")
 # Applications build their stack once, so those that were uninstrumented by `disable()` are kept, to
 # be instrumented again by the next `enable()`, or in a forked child.
 _uninstrumented: WeakSet[Any] = WeakSet()
+# By which the page has its load balancer keep the tab on one replica.
+_SESSION_COOKIE = b"X-Chainlit-Session-id="
 _CAPTURED_HEADERS = "OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_SERVER_REQUEST"
 
 
@@ -323,6 +327,7 @@ class _Request:
         guard = self._instrumented.guard
         if type(message) is dict and message.get("type") == "http.response.start":
             with guard:
+                self._name_session(message)
                 await self._notify(message)
                 self._record_failure()
             await self._send(message)
@@ -330,6 +335,19 @@ class _Request:
             await self._send(message)
             with guard:
                 await self._notify(message)
+
+    def _name_session(self, message: Any) -> None:
+        """Put what stands for the session on the span of the request for its cookie.
+
+        That request has the id in its body, which is the app's to read. Any other request for a
+        session looks it up.
+        """
+        if self._span is None:
+            return
+        for name, value in message.get("headers", ()):
+            if name == b"set-cookie" and value.startswith(_SESSION_COOKIE):
+                id = value[len(_SESSION_COOKIE) :].partition(b";")[0].decode("latin-1")
+                self._span.set_attribute(catalog.SESSION_ID, hashed(id))
 
     def _record_failure(self) -> None:
         """Record an exception in the span, with its message if a setting allows it.

@@ -22,6 +22,8 @@ from types import TracebackType
 from typing import Any
 from weakref import WeakSet
 
+from opentelemetry.trace import Span
+
 from chainlit_otel import catalog
 from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.sessions import NS
@@ -68,6 +70,7 @@ class Messages(Probe):
         self.ledger = TurnLedger(self._on_end)
         self._recorder = context.recorder
         self._sessions = context.get(Sessions)
+        self._sessions.on_socket_change = self.ledger.change_socket
         self._sockets = context.get(Sockets)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -106,6 +109,8 @@ class Messages(Probe):
         register = functools.partial(self.telemetry.register_observable, guard=self.guard)
         register(catalog.TURN_ACTIVE, self.ledger.active)
         register(catalog.TURN_PEAK, self.ledger.peaks)
+        register(catalog.TURN_OLDEST_WAITING, self.ledger.oldest_waiting)
+        register(catalog.UNDELIVERED_TURNS, self.ledger.undelivered)
         register(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
         register(catalog.MESSAGES, self.ledger.messages.read)
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
@@ -170,7 +175,7 @@ class Messages(Probe):
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
         if scope is not None:
-            self._tracing.end(scope, turn.outcome, turn.error)
+            self._end_span(turn, scope)
         # Its traceback may refer to the session and so to the task, which is a weak key here.
         turn.error = None
         current_turn.set(None)
@@ -179,8 +184,16 @@ class Messages(Probe):
         """End every turn under way as cancelled: nobody will get its answer."""
         self.ledger.cancel_all()
         for turn, scope in list(self._scopes.items()):
-            self._tracing.end(scope, turn.outcome)
+            self._end_span(turn, scope)
         self._scopes.clear()
+
+    def _end_span(self, turn: Turn, scope: SpanScope) -> None:
+        if scope.span.is_recording():
+            try:
+                _describe_delivery(turn, scope.span)
+            except Exception as error:  # noqa: BLE001 - a guard
+                self._tracing.guard.on_error(error)
+        self._tracing.end(scope, turn.outcome, turn.error)
 
     def on_error(self, error: BaseException, callback: str = "") -> None:
         """Code of the turn raised an exception that Chainlit is about to swallow.
@@ -239,10 +252,14 @@ class Messages(Probe):
         attributes: dict[str, str | int] = {}
         if stall.callback is not None:
             attributes[catalog.CALLBACK_NAME.key] = stall.callback
+        if stall.step is not None:
+            attributes[catalog.STEP_TYPE.key], attributes[catalog.STEP_NAME.key] = stall.step
         if stall.source is not None:
             attributes[catalog.CODE_FILE] = stall.source.file
             attributes[catalog.CODE_LINE] = stall.source.line
             attributes[catalog.CODE_FUNCTION] = stall.source.function
+        if stall.innermost is not None:
+            attributes[catalog.CODE_INNERMOST] = str(stall.innermost)
         scope.span.add_event(catalog.EVENT_LOOP_BLOCKED.name, attributes)
 
     def on_received(self, text: object, message_id: str = "") -> None:
@@ -319,6 +336,27 @@ class Messages(Probe):
         scope = self._scopes.get(turn) if turn is not None else None
         if scope is not None and isinstance(text, str):
             scope.span.set_attribute(key, utf8_safe(text))
+
+
+def _describe_delivery(turn: Turn, span: Span) -> None:
+    """Say in the span of a turn when the user saw the first word, and what was lost on the way."""
+    delivery: dict[str, float] = {
+        catalog.TURN_CHUNKS: turn.chunks,
+        catalog.TURN_UNDELIVERED: turn.undelivered,
+    }
+    if (first := turn.time_to_first_token) is not None:
+        delivery[catalog.FIRST_TOKEN_SECONDS] = first
+        span.add_event(catalog.EVENT_FIRST_TOKEN, timestamp=turn.wall_time(turn.first_output))
+    span.set_attributes(delivery)
+    for change in turn.socket_changes:
+        so_far: dict[str, str | int] = {
+            catalog.TURN_CHUNKS: change.chunks,
+            catalog.TURN_UNDELIVERED: change.undelivered,
+        }
+        if change.reason:
+            so_far[catalog.CLOSE_REASON.key] = change.reason
+        name = catalog.EVENT_SOCKET_BACK if change.is_back else catalog.EVENT_SOCKET_GONE
+        span.add_event(name, so_far, turn.wall_time(change.at))
 
 
 def _wrap_client_message(patches: Patches, original: Handler) -> Handler:

@@ -13,11 +13,14 @@ import functools
 import re
 import sys
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from types import FrameType
 from typing import Any
+
+from opentelemetry.trace import get_current_span
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
@@ -33,6 +36,7 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
 
 _PROFILES = 32
+_MOST_TIMED_OUT = 10_000
 # What Chainlit and its data layers make up is of this form; a browser may send any text for it.
 _THREAD_ID = re.compile(r"[0-9A-Fa-f-]{1,64}")
 
@@ -70,8 +74,10 @@ class Sessions(Probe):
         ledger: The ledger of sessions.
         client_type: The clients.
         profiles: The chat profiles.
-        misses: Lookups of sessions that are not in this process, by what looked them up.
+        lookups: Lookups of sessions by their id, by what looked them up.
+        misses: Those of sessions that are not in this process.
         users: Who is signed in.
+        on_socket_change: Called when the socket of a session is lost, and when it has one again.
     """
 
     name = "sessions"
@@ -89,7 +95,10 @@ class Sessions(Probe):
         self._user_hash = functools.lru_cache(maxsize=1024)(
             functools.partial(hashed_user, context.settings.user_hash_key)
         )
+        self.lookups: Counts[tuple[str, ...]] = Counts()
         self.misses: Counts[tuple[str, ...]] = Counts()
+        self.on_socket_change: Callable[[Session, bool], None] = lambda _session, _is_back: None
+        self._timed_out: OrderedDict[str, None] = OrderedDict()
         self._handles: weakref.WeakKeyDictionary[ChainlitSession, Session] = (
             weakref.WeakKeyDictionary()
         )
@@ -123,6 +132,7 @@ class Sessions(Probe):
         register(catalog.SESSION_TIME, self.ledger.time)
         register(catalog.SESSION_RECONNECTS, self.ledger.reconnects)
         register(catalog.SESSION_OLDEST_AGE, self.ledger.oldest_age)
+        register(catalog.SESSION_LOOKUPS, self.lookups.read)
         register(catalog.SESSION_LOOKUP_MISSES, self.misses.read)
         register(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
         register(catalog.RETAINED, self.retained)
@@ -147,6 +157,11 @@ class Sessions(Probe):
             self.ledger.record_finalized()
 
     def _on_end(self, session: Session, reason: str, seconds: float) -> None:
+        with self.guard:
+            if reason == "timeout":
+                self._timed_out[session.hash] = None
+                if len(self._timed_out) > _MOST_TIMED_OUT:
+                    self._timed_out.popitem(last=False)
         with self.guard:
             self.telemetry.record(
                 catalog.SESSION_DURATION, seconds, session.type, session.client, reason
@@ -224,17 +239,39 @@ class Sessions(Probe):
     def on_restore(self, session: ChainlitSession) -> None:
         """A socket reconnects to a session; one that has ended in the ledger starts again."""
         handle = self._handles.get(session)
+        self.lookups.add(("socket",))
         if handle is None or not self.ledger.restore(handle):
             self._failed.discard(session)
             self.on_start(session, "websocket")
+        else:
+            self.on_socket_change(handle, True)
         self._connect_user(session)
+
+    def check_returning(self, session: ChainlitSession) -> None:
+        """Note if a new session is that of a tab which has had one, and finds it gone.
+
+        A page names a thread if its tab has had a conversation, or if its user opens a stored one.
+        The latter it does only in an app that resumes threads, and the copilot remembers its thread
+        from one visit to the next. So where threads are resumed nobody can tell a tab that comes to
+        the wrong replica from a visitor, and neither of them loses anything. That a session has
+        timed out here is no reason to look for it elsewhere.
+        """
+        handle = self._handles[session]
+        is_returning = handle.client == "webapp" and handle.origin == "thread_resume"
+        if (
+            is_returning
+            and import_module("chainlit.config").config.code.on_chat_resume is None
+            and handle.hash not in self._timed_out
+        ):
+            self.on_lookup("socket", is_miss=True)
 
     def on_drop(self, session: ChainlitSession) -> None:
         """The current socket of a session is gone, and Chainlit begins to clean up."""
         self._disconnecting.add(session)
         self.users.disconnect(session)
         if handle := self._handles.get(session):
-            self.ledger.drop(handle)
+            if self.ledger.drop(handle):
+                self.on_socket_change(handle, False)
             with self._recorder.guard:
                 self._describe(session, handle)
 
@@ -279,9 +316,10 @@ class Sessions(Probe):
         alive = {*list(_registry()), *(session.id for session in self._http_sessions())}
         return {**self._retained.by_kind(alive), ("sessions",): len(self._failed)}
 
-    def on_lookup_miss(self, site: str | None) -> None:
-        """A session was looked up that is not in this process."""
-        if site is not None:
+    def on_lookup(self, site: str, is_miss: bool) -> None:
+        """A session was looked up by its id, and may not be in this process."""
+        self.lookups.add((site,))
+        if is_miss:
             self.misses.add((site,))
 
     def _connect_user(self, session: ChainlitSession) -> None:
@@ -340,6 +378,13 @@ def calling_function(frame: FrameType | None) -> tuple[str, str]:
     return "", ""
 
 
+def name_session(id: object) -> None:
+    """Put what stands for the id of a session on the current span."""
+    span = get_current_span()
+    if span.is_recording():
+        span.set_attribute(catalog.SESSION_ID, hashed(id))
+
+
 def _site(frame: FrameType | None) -> str | None:
     _, function = calling_function(frame)
     return _SITES.get(function, catalog.OTHER)
@@ -350,6 +395,8 @@ def _wrap_init(sessions: Sessions, type: SessionType) -> Any:
         wrapped(*args, **kwargs)
         with sessions.guard:
             sessions.on_start(session, type)
+            if type == "websocket":
+                sessions.check_returning(session)
 
     return wrapper
 
@@ -380,9 +427,11 @@ def _wrap_delete(sessions: Sessions) -> Any:
 def _wrap_get_by_id(sessions: Sessions) -> Any:
     def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         session = wrapped(*args, **kwargs)
-        if session is None:
-            with sessions.guard:
-                sessions.on_lookup_miss(_site(sys._getframe(1)))
+        with sessions.guard:
+            if (site := _site(sys._getframe(1))) is not None:
+                sessions.on_lookup(site, session is None)
+                # The span of the request.
+                name_session(next(iter((*args, *kwargs.values()))))
         return session
 
     return wrapper
@@ -396,7 +445,7 @@ def _wrap_require(sessions: Sessions) -> Any:
             with sessions.guard:
                 # None is the id of no socket: the miss of that request has been counted before.
                 if None not in (*args, *kwargs.values()):
-                    sessions.on_lookup_miss("socket")
+                    sessions.on_lookup("socket", is_miss=True)
             raise
 
     return wrapper

@@ -11,13 +11,14 @@ An app may set the final name and type of a step while that runs, so both are re
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import import_module
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import ReferenceType, WeakValueDictionary, ref
 
 from chainlit_otel import catalog
 from chainlit_otel.core.identities import WeakIdentityDict
@@ -46,9 +47,11 @@ class _StepState:
         scope: Its span.
         named: Its type and name when its span was named by them.
         open: Whether it has started and not ended.
+        step: The step, while it runs in a task.
+        running: The steps that run in that task, this one among them.
     """
 
-    __slots__ = ("entered", "named", "open", "scope", "started")
+    __slots__ = ("entered", "named", "open", "running", "scope", "started", "step")
 
     def __init__(self, entered: bool) -> None:
         self.entered = entered
@@ -56,6 +59,8 @@ class _StepState:
         self.scope = NOOP_SCOPE
         self.named: tuple[object, object] | None = None
         self.open = not entered
+        self.step: ReferenceType[Any] | None = None
+        self.running: list[_StepState] | None = None
 
 
 class Steps(Probe):
@@ -77,6 +82,7 @@ class Steps(Probe):
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
         self._states: WeakIdentityDict[_StepState] = WeakIdentityDict()
+        self._running: WeakIdentityDict[list[_StepState]] = WeakIdentityDict()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._expected: set[str] = set()
 
@@ -109,6 +115,11 @@ class Steps(Probe):
     def on_entered(self, step: ChainlitStep, state: _StepState) -> None:
         """A step was entered."""
         state.open = True
+        if (task := _current_task()) is not None:
+            if (running := self._running.get(task)) is None:
+                self._running.put(task, running := [])
+            running.append(state)
+            state.running, state.step = running, ref(step)
         if self._tracing.is_enabled:
             wall = time.time_ns() - (time.monotonic_ns() - state.started)
             self._start(step, state, wall)
@@ -118,11 +129,26 @@ class Steps(Probe):
         state = self._states.get(step)
         if state is None or not state.open:
             return
+        if state.running is not None:
+            state.running.remove(state)
+            state.running = None
         if error is None:
             outcome = "error" if step.is_error else "ok"
         else:
             outcome = self._messages.outcome_of(error)
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
+
+    def running(self, task: asyncio.Task[Any] | None) -> tuple[str, str] | None:
+        """Return type and name, as a label, of the step that a task is in; None if it is in none.
+
+        What Chainlit itself starts around a callback is none, since it has the callback's name.
+        """
+        running = None if task is None else self._running.get(task)
+        for state in reversed(running or ()):
+            step = None if state.step is None else state.step()
+            if step is not None and step.type != "run":
+                return self.types(step.type), self.names.admit(utf8_safe(step.name))
+        return None
 
     def on_send(self, step: ChainlitStep) -> None:
         """A step was sent or updated: for one that is not entered, its start or its end."""
@@ -194,6 +220,14 @@ class Steps(Probe):
         parent = self._sent.get(step.parent_id or "")
         state = None if parent is None else self._states.get(parent)
         return None if state is None else state.scope
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:
+        # A step that is no coroutine may run in a worker thread.
+        return None
 
 
 def _content(step: ChainlitStep) -> dict[str, str]:

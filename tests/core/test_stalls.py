@@ -197,6 +197,32 @@ def test_two_threads_count_a_stall_once() -> None:
     assert heart.stalls == sum(reported) == rounds
 
 
+def test_the_time_of_stalls_runs_while_they_last_and_leaves_out_what_is_no_stall(
+    heart: Heartbeat, clock: Clock
+) -> None:
+    def blocked() -> float:
+        return heart.blocked_time()[()]
+
+    after(clock, 0.9)
+    heart.beat()
+    assert blocked() == 0
+    after(clock, 1.5)
+    assert heart.check().began
+    assert blocked() == pytest.approx(1.5)
+    clock.now += NS
+    assert blocked() == pytest.approx(2.5)
+    heart.beat()
+    assert blocked() == pytest.approx(2.5)
+    after(clock, 3.0)
+    heart.beat()
+    assert blocked() == pytest.approx(5.5), "the watchdog has not seen this one"
+    after(clock, 2.0)
+    assert heart.check().began
+    heart.pause()
+    clock.now += 60 * NS
+    assert blocked() == pytest.approx(7.5), "a loop that does not run is not blocked"
+
+
 @pytest.mark.parametrize(
     ("stall", "text"),
     [
@@ -208,6 +234,16 @@ def test_two_threads_count_a_stall_once() -> None:
         (
             Stall("on_message", Source("app.py", 14, "hog"), seen_late=True),
             "by on_message at or just before app.py:14 in hog",
+        ),
+        (
+            Stall(
+                "on_message",
+                Source("app.py", 14, "search"),
+                step=("tool", "search_catalog"),
+                innermost=Source("socket.py", 705, "readinto"),
+            ),
+            "by on_message in tool search_catalog at app.py:14 in search, "
+            "inside socket.py:705 in readinto",
         ),
         (Stall(), "by unknown code"),
     ],

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from chainlit_otel.core.peaks import WINDOWS
-from chainlit_otel.core.turns import Turn, TurnLedger
+from chainlit_otel.core.sessions import Session
+from chainlit_otel.core.turns import MAX_SOCKET_CHANGES, SocketChange, Turn, TurnLedger
 from tests.core.clocks import NS, Clock, SwitchingClock, hurried_threads
 
 START = 123_456_789
@@ -28,7 +29,7 @@ class Event:
     Attributes:
         at: Monotonic time, in nanoseconds.
         turn: Number of the turn.
-        what: start, output, chunk, fail, cancel or end.
+        what: start, output, chunk, lost chunk, lost step, fail, cancel or end.
         arrived: Of a start: when the message arrived.
         profile: Of a start: the chat profile.
     """
@@ -50,6 +51,7 @@ class Reported:
     profile: str
     first_token: float | None
     per_chunk: float | None
+    undelivered: int
 
 
 def told_of(turn: Turn, number: int, seconds: float) -> Reported:
@@ -60,6 +62,7 @@ def told_of(turn: Turn, number: int, seconds: float) -> Reported:
         turn.profile,
         turn.time_to_first_token,
         turn.time_per_output_chunk,
+        turn.undelivered,
     )
 
 
@@ -72,7 +75,7 @@ def expected(events: list[Event], number: int) -> Reported | None:
     start, story = mine[0], mine[1:end]
     what = [event.what for event in story]
     seen = [event.at for event in story if event.what in ("output", "chunk")]
-    chunks = [event.at for event in story if event.what == "chunk"]
+    chunks = [event.at for event in story if "chunk" in event.what]
     gaps = [b - a for a, b in pairwise(chunks)]
     outcome = "error" if "fail" in what else "cancelled" if "cancel" in what else "ok"
     return Reported(
@@ -82,6 +85,7 @@ def expected(events: list[Event], number: int) -> Reported | None:
         start.profile,
         (seen[0] - start.arrived) / NS if seen else None,
         sum(gaps) / len(gaps) / NS if gaps else None,
+        sum("lost" in event.what for event in story),
     )
 
 
@@ -155,6 +159,11 @@ class TurnMachine(RuleBasedStateMachine):
                 self.ledger.streamed(turn, self.clock.now, ROOM)
             self.happened(number, "chunk")
 
+    @rule(number=turns, event=st.sampled_from(["stream_token", "step"]))
+    def lose(self, number: int, event: str) -> None:
+        self.ledger.drop(event, self.handles[number])
+        self.happened(number, "lost chunk" if event == "stream_token" else "lost step")
+
     @rule()
     def stream_outside_of_any_turn(self) -> None:
         self.ledger.streamed(None, self.clock.now, ROOM)
@@ -198,6 +207,18 @@ class TurnMachine(RuleBasedStateMachine):
     @invariant()
     def as_many_are_active_as_began_and_did_not_end(self) -> None:
         assert self.ledger.active() == {(): levels(self.events)[-1][1]}
+
+    @invariant()
+    def as_many_are_undelivered_as_ended_with_something_lost(self) -> None:
+        lost = sum(reported.undelivered > 0 for reported in self.reported)
+        assert self.ledger.undelivered() == {(): lost}
+
+    @invariant()
+    def the_oldest_without_a_word_is_the_one_that_waits(self) -> None:
+        spoken = {e.turn for e in self.events if e.what in ("output", "chunk", "lost chunk", "end")}
+        arrived = [e.arrived for e in self.events if e.what == "start" and e.turn not in spoken]
+        age = (self.clock.now - min(arrived)) / NS if arrived else 0.0
+        assert self.ledger.oldest_waiting() == {(): age}
 
     @invariant()
     def every_chunk_is_counted_whether_its_turn_is_over_or_not(self) -> None:
@@ -281,6 +302,41 @@ def test_the_gap_between_chunks_is_their_mean_and_needs_two(recorded: Recorded) 
         turn.chunk(recorded.clock.now)
     assert turn.time_per_output_chunk == 3.0
     assert turn.time_to_first_token == 10.0
+
+
+def test_the_turns_of_a_session_note_when_its_socket_is_lost_and_when_it_is_back(
+    recorded: Recorded,
+) -> None:
+    session, other = (Session("websocket", "webapp", name, START) for name in ("a", "b"))
+    ledger, clock = recorded.ledger, recorded.clock
+    done, first, second, elsewhere = (
+        ledger.start(clock.now, "", session=owner) for owner in (session, session, session, other)
+    )
+    ledger.end(done)
+    clock.advance(NS)
+    ledger.streamed(first, clock.now)
+    session.close_reason = "transport_close"
+    ledger.change_socket(session, is_back=False)
+    gone = clock.now
+    clock.advance(2 * NS)
+    ledger.drop("stream_token", first, session)
+    ledger.change_socket(session, is_back=True)
+    assert first.socket_changes == [
+        SocketChange(gone, False, "transport_close", 1, 0),
+        SocketChange(clock.now, True, "", 1, 1),
+    ]
+    assert [change.chunks for change in second.socket_changes] == [0, 0]
+    assert done.socket_changes == elsewhere.socket_changes == []
+    assert first.wall_time(gone) == first.started_at + NS
+    assert first.time_per_output_chunk == 2.0, "lost chunks have their pace, too"
+    for _ in range(MAX_SOCKET_CHANGES):
+        ledger.change_socket(session, is_back=False)
+    assert len(first.socket_changes) == MAX_SOCKET_CHANGES
+    for turn in (first, second, elsewhere):
+        ledger.end(turn)
+    ledger.change_socket(session, is_back=False)
+    assert len(second.socket_changes) == MAX_SOCKET_CHANGES
+    assert ledger.undelivered() == {(): 1}
 
 
 def test_output_that_is_no_chunk_is_between_no_chunks(recorded: Recorded) -> None:

@@ -20,7 +20,7 @@ from chainlit_otel import catalog
 from chainlit_otel.testing.client import Visitor
 from tests.support import CHAINLIT, LAYER
 from tests.support.proxy import RoundRobin
-from tests.support.scrape import Scrape
+from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
 
 pytestmark = pytest.mark.e2e
@@ -88,9 +88,9 @@ async def scrapes(servers: list[ChainlitServer]) -> list[Scrape]:
     return [await asyncio.to_thread(server.scrape) for server in servers]
 
 
-def misses(before: Scrape, now: Scrape) -> Counter[str]:
-    """The misses between two scrapes, by site."""
-    name, label = "chainlit_session_lookup_misses_total", "chainlit_lookup_site"
+def misses(before: Scrape, now: Scrape, kind: str = "lookup_misses") -> Counter[str]:
+    """The misses, or the lookups, between two scrapes, by site."""
+    name, label = f"chainlit_session_{kind}_total", "chainlit_lookup_site"
 
     def grown(site: str) -> int:
         return int(now.value(name, **{label: site}) - before.value(name, **{label: site}))
@@ -192,6 +192,8 @@ async def test_the_one_without_the_session_counts_the_misses(
     now = await scrapes([with_it, without])
     assert misses(before[0], now[0]) == {}
     assert misses(before[1], now[1]) == failed
+    for earlier, later in zip(before, now, strict=True):
+        assert misses(earlier, later, "lookups") == failed, "each was asked for as much"
     assert failed == {
         "file_upload": 3,
         "file_read": 3,
@@ -200,15 +202,67 @@ async def test_the_one_without_the_session_counts_the_misses(
         "mcp": 6,
         **({"feedback": 3} if FEEDBACK_IN_SESSION else {}),
     }
-    # A visitor who comes with a session that is not there starts it: that is no miss.
+    # A tab in the middle of a conversation comes back to the wrong one, which has nothing of it.
     await visitor.drop()
-    homes: set[int] = set()
-    while len(homes) < len(servers):
+    came = Counter[int]()
+    while len(came) < len(servers):
         await visitor.connect()
-        homes.add(proxy.turns[-1])
+        came[proxy.turns[-1]] += 1
         await visitor.drop()
     again = await scrapes([with_it, without])
-    assert misses(now[0], again[0]) == misses(now[1], again[1]) == {}
+    assert misses(now[0], again[0]) == {}
+    assert misses(now[1], again[1]) == {"socket": 1}
+    for server, earlier, later in zip((with_it, without), now, again, strict=True):
+        assert misses(earlier, later, "lookups") == {"socket": came[server.port]}
+
+
+async def test_a_socket_without_its_session_counts_if_its_tab_must_have_had_one() -> None:
+    app = APP.replace(
+        'await cl.Message("You',
+        "if message.content == 'resume from now on': cl.on_chat_resume(answer)\n"
+        '    await cl.Message("You',
+    )
+    config: dict[str, dict[str, object]] = {"project": {"session_timeout": 1}}
+    with ChainlitServer({**FILES, "app.py": app}, config=config) as server:
+
+        async def counted(
+            visitor: Visitor, thread: str | None
+        ) -> tuple[Counter[str], Counter[str]]:
+            before = await asyncio.to_thread(server.scrape)
+            visitor.thread_id = thread
+            await visitor.connect()
+            await visitor.leave(clear=True)
+            now = await asyncio.to_thread(server.scrape)
+            return misses(before, now), misses(before, now, "lookups")
+
+        thread = "0a1b2c3d-0000-4000-8000-000000000000"
+        nothing: Counter[str] = Counter()
+        assert await counted(Visitor(server.url), None) == (nothing, nothing), "a visitor"
+        socket = {"socket": 1}
+        assert await counted(Visitor(server.url), thread) == (socket, socket), (
+            "a tab from elsewhere"
+        )
+        copilot = Visitor(server.url, client_type="copilot")
+        assert await counted(copilot, thread) == (nothing, nothing), "it remembers its thread"
+
+        late = Visitor(server.url)
+        await late.connect()
+        await late.talk("hello")
+        await late.drop()
+        ends = {"chainlit_session_end_reason": "timeout"}
+        await asyncio.to_thread(
+            wait_until,
+            lambda: server.scrape().sum("chainlit_session_ends_total", **ends) == 1,
+            60,
+            "the grace time to end",
+        )
+        assert late.thread_id
+        assert await counted(late, late.thread_id) == (nothing, nothing), "it timed out here"
+
+        visitor = Visitor(server.url)
+        await visitor.connect()
+        await visitor.talk("resume from now on")
+        assert await counted(Visitor(server.url), thread) == (nothing, nothing), "from the history"
 
 
 async def test_polls_that_come_to_the_wrong_one(
@@ -237,8 +291,8 @@ async def test_polls_that_come_to_the_wrong_one(
             ).status_code == 400
     now = await scrapes(servers)
     counted = {
-        server.port: misses(*pair)["socket"]
-        for server, *pair in zip(servers, before, now, strict=True)
+        server.port: misses(earlier, later)["socket"]
+        for server, earlier, later in zip(servers, before, now, strict=True)
     }
     assert +Counter(counted) == refused
     assert sum(refused.values()) == 5

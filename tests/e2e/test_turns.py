@@ -290,6 +290,8 @@ def test_the_metrics_equal_the_ledger_of_the_script(server: ChainlitServer) -> N
     assert recorded.value("chainlit_turn_time_to_first_token_seconds_count") == done["first"]
     lost = recorded.value("chainlit_emit_dropped_total", chainlit_emit_event="new_message")
     assert lost == done["dropped"]
+    assert recorded.value("chainlit_turn_undelivered_total") == done["dropped"]
+    assert recorded.value("chainlit_turn_oldest_waiting_seconds") == 0
     cleared = {"chainlit_session_end_reason": "cleared"}
     assert recorded.value("chainlit_session_turns_count", **cleared) == done["sessions"]
     assert recorded.value("chainlit_session_turns_sum", **cleared) == done["turns"] == TURNS

@@ -38,6 +38,10 @@ class Session:
     pass
 
 
+def no_step(task: asyncio.Task[Any] | None) -> None:
+    """Know of no step, as in an app without any."""
+
+
 def do_nothing(stall: Stall, task: asyncio.Task[Any] | None) -> None:
     """Take a stall, as the probe of messages does."""
 
@@ -45,7 +49,7 @@ def do_nothing(stall: Stall, task: asyncio.Task[Any] | None) -> None:
 @pytest.fixture
 def monitor() -> Iterator[LoopMonitor]:
     guard = Guard("event_loop")
-    monitor = LoopMonitor(guard, Telemetry([], guard), lambda code: None, do_nothing)
+    monitor = LoopMonitor(guard, Telemetry([], guard), lambda code: None, no_step, do_nothing)
     monitor.patches = Patches(None)
     yield monitor
     monitor.stop()
@@ -64,7 +68,9 @@ async def start(monitor: LoopMonitor) -> None:
 
 def test_the_worst_of_the_beats_that_are_recorded_as_one_counts() -> None:
     clock, guard, histograms = Clock(), Guard("event_loop"), Histograms()
-    monitor = LoopMonitor(guard, Telemetry([], guard, histograms), lambda code: None, do_nothing)
+    monitor = LoopMonitor(
+        guard, Telemetry([], guard, histograms), lambda code: None, no_step, do_nothing
+    )
     monitor.heartbeat = Heartbeat(clock=lambda: clock.now)
     monitor.beat()
     for late in (0.4, 0.0, 0.0, 0.3):
@@ -158,12 +164,12 @@ reported = []
 
 def on_stall(stall, task):
     thread = threading.current_thread().name
-    reported.append([stall.callback, *stall.source, task.get_name(), thread])
+    reported.append([stall.callback, *stall.source, *stall.step, task.get_name(), thread])
 
 guard = Guard("event_loop")
 monitor = LoopMonitor(
     guard, Telemetry([], guard), lambda code: "on_message" if code is turn.__code__ else None,
-    on_stall,
+    lambda task: ("tool", task.get_name()), on_stall,
 )
 monitor.patches = Patches(None)
 
@@ -191,6 +197,7 @@ def test_a_stall_is_reported_with_its_task(tmp_path: Path) -> None:
         check=True,
     )
     line = REPORTED.splitlines().index("    time.sleep(1.8)") + 1
-    reported = ["on_message", "app.py", line, "turn", "the turn", "chainlit-otel-watchdog"]
+    step = ["tool", "the turn"]
+    reported = ["on_message", "app.py", line, "turn", *step, "the turn", "chainlit-otel-watchdog"]
     assert json.loads(done.stdout.splitlines()[-1]) == [[reported], 0]
-    assert "blocked for more than 1 s by on_message at app.py" in done.stderr
+    assert "blocked for more than 1 s by on_message in tool the turn at app.py" in done.stderr

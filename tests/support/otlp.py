@@ -27,7 +27,7 @@ _REQUESTS: dict[str, Any] = {
 }
 _STATUS = ("unset", "ok", "error")
 # What differs from run to run, or only says where some line of code is.
-_NOT_SHOWN = ("exception.stacktrace",)
+_NOT_SHOWN = ("exception.stacktrace", "chainlit.turn.time_to_first_token")
 
 
 class Happening(NamedTuple):

@@ -193,7 +193,7 @@ class Sockets(Probe):
 
     def on_unknown_engine_sid(self) -> None:
         """A request came for an Engine.IO socket that is not here."""
-        self._sessions.on_lookup_miss("socket")
+        self._sessions.on_lookup("socket", is_miss=True)
 
     def resync(self) -> None:
         """Start anew with the sockets that are open now."""
