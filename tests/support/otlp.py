@@ -157,9 +157,14 @@ class Receiver(LocalServer):
         return [span for span in self.spans if span.scope == OURS]
 
     def roots(self, session_id: str) -> list[Span]:
-        """The spans that carry a session's hash; those below them do not repeat it."""
-        known = hashed(session_id)
-        return [span for span in self.spans if span.attributes.get("session.id") == known]
+        """The spans of ours that carry a session's hash, without those below another of ours."""
+        known, ours = hashed(session_id), self.ours()
+        above = {span.id for span in ours}
+        return [
+            span
+            for span in ours
+            if span.attributes.get("session.id") == known and span.parent not in above
+        ]
 
     def trace(self, root: Span) -> list[Span]:
         """All spans of the trace that a span belongs to."""
