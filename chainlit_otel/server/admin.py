@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from ipaddress import ip_address
 from operator import attrgetter
-from threading import Thread
+from threading import Thread, get_ident
 from typing import Any, cast
 
 import uvicorn
@@ -40,6 +40,7 @@ _inherited: list[AdminServer] = []
 # the app had been asked. What fails here is counted by the guard of the application.
 _silent = logging.getLogger("chainlit_otel.admin")
 _silent.setLevel(logging.CRITICAL + 1)
+_uvicorn = logging.getLogger("uvicorn.error")
 
 
 class AdminServer:
@@ -115,8 +116,18 @@ class AdminServer:
         # Not `asyncio.run`: Chainlit's command line patches it (nest_asyncio). And no other kind of
         # loop, whose sockets may not be closed in a forked child.
         loop = asyncio.SelectorEventLoop()
-        loop.run_until_complete(self._server.serve(sockets=[self._socket]))
-        loop.close()
+        # To the log of an app on uvicorn, "Started server process" is of that app.
+        own = get_ident()
+
+        def is_of_app(record: logging.LogRecord) -> bool:
+            return record.thread != own or record.levelno > logging.INFO
+
+        _uvicorn.addFilter(is_of_app)
+        try:
+            loop.run_until_complete(self._server.serve(sockets=[self._socket]))
+        finally:
+            _uvicorn.removeFilter(is_of_app)
+            loop.close()
 
 
 class _Connection(H11Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -236,3 +237,16 @@ def test_streams_end_with_what_feeds_them(patient: pytest.MonkeyPatch) -> None:
             while b"first" not in received:
                 received += connection.recv(65536)
         assert b"last" in answer(connection)
+
+
+def test_nothing_of_this_server_stands_in_the_log_of_the_app(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logger = logging.getLogger("uvicorn.error")
+    filters = list(logger.filters)
+    with caplog.at_level(logging.INFO, logger.name), serving(HELLO) as server:
+        assert ask(server).endswith(b"hello")
+        # The same words of a server of the app are its own.
+        logger.info("Started server process [%d]", 1)
+    assert [record.getMessage() for record in caplog.records] == ["Started server process [1]"]
+    assert logger.filters == filters
