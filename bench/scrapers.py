@@ -6,9 +6,10 @@ of some seconds, a process of its own does nothing, or one of these:
 - crowd: 200 scrapers at once, again and again;
 - half: 500 connections with half a request each, opened anew when they are closed;
 - deaf: 100 connections that ask for the metrics and never read;
-- inside: 30 scrapes a second of the path inside the app.
+- inside: 30 scrapes a second of the path inside the app;
+- pages: 20 live pages are open, each of which reads what it is sent.
 
-Usage: python -m bench.scrapers [--rounds N] [--seconds N] [--visitors N]
+Usage: python -m bench.scrapers [--rounds N] [--seconds N] [--visitors N] [--pause N] [--kinds …]
 """
 
 from __future__ import annotations
@@ -30,9 +31,10 @@ from tests.support.server import ChainlitServer
 
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
 PATH = "/metrics"
-KINDS = ("quiet", "crowd", "quiet", "half", "quiet", "deaf", "quiet", "inside")
-CROWD, HALF, DEAF, A_SECOND = 200, 500, 100, 30
+KINDS = ("crowd", "half", "deaf", "inside", "pages")
+CROWD, HALF, DEAF, A_SECOND, PAGES = 200, 500, 100, 30, 20
 REQUEST = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+STREAM = b"GET /live/data/stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 Answers = Counter[str]
 
@@ -68,6 +70,17 @@ async def hold(port: int, sent: bytes, answers: Answers) -> None:
         await asyncio.sleep(0.05)
 
 
+async def watch(port: int, answers: Answers) -> None:
+    """Have a live page open, and read what it is sent."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(STREAM)
+    try:
+        while line := await reader.readline():
+            answers["ticks"] += line.startswith(b"event: tick")
+    finally:
+        writer.close()
+
+
 async def attack(kind: str, admin_port: int, app_port: int, seconds: float) -> Answers:
     """Do as the kind says, for so long; return what came back."""
     answers: Answers = Counter()
@@ -79,6 +92,8 @@ async def attack(kind: str, admin_port: int, app_port: int, seconds: float) -> A
         ]
     if kind == "deaf":
         tasks = [asyncio.ensure_future(hold(admin_port, REQUEST, answers)) for _ in range(DEAF)]
+    if kind == "pages":
+        tasks = [asyncio.ensure_future(watch(admin_port, answers)) for _ in range(PAGES)]
     while (now := time.monotonic()) < end:
         if kind == "crowd":
             await asyncio.gather(*(scrape(admin_port, answers) for _ in range(CROWD)))
@@ -98,17 +113,18 @@ def _attack(kind: str, ports: tuple[int, int], seconds: float, done: Connection)
     done.send(asyncio.run(attack(kind, *ports, seconds)))
 
 
-async def talk(visitor: Visitor, end: float) -> list[float]:
-    """Talk until then; return how long each turn took."""
+async def talk(visitor: Visitor, end: float, pause: float) -> list[float]:
+    """Talk until then, with pauses; return how long each turn took."""
     durations = []
     while (began := time.monotonic()) < end:
         await visitor.talk("hello")
         durations.append(time.monotonic() - began)
+        await asyncio.sleep(pause)
     return durations
 
 
 async def measure(
-    kind: str, server: ChainlitServer, visitors: int, seconds: float
+    kind: str, server: ChainlitServer, visitors: int, seconds: float, pause: float
 ) -> tuple[list[float], int, Answers]:
     """Return the turns, how many visitors got in during all of it, and what attackers got."""
     spawning = multiprocessing.get_context("spawn")
@@ -124,7 +140,7 @@ async def measure(
         await visitor.connect()
         entered += 1
     end = time.monotonic() + seconds - 2
-    turns = await asyncio.gather(*(talk(visitor, end) for visitor in crowd))
+    turns = await asyncio.gather(*(talk(visitor, end, pause) for visitor in crowd))
     await asyncio.gather(*(visitor.leave() for visitor in crowd))
     answers: Answers = Counter()
     if kind != "quiet":
@@ -139,6 +155,8 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8)
     parser.add_argument("--visitors", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=0, help="seconds after each turn")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     arguments = parser.parse_args()
     cores = os.cpu_count()
     print(f"load {os.getloadavg()[0]:.1f} on {cores} cores blurs the figures", file=sys.stderr)
@@ -147,9 +165,9 @@ def main() -> int:
     env = {"BENCH_OBSERVER": "chainlit_otel", "CHAINLIT_OTEL_METRICS_PATH": PATH}
     with ChainlitServer({"app.py": APP}, env=env) as server:
         for _ in range(arguments.rounds):
-            for kind in KINDS:
+            for kind in [kind for other in arguments.kinds for kind in ("quiet", other)]:
                 turns, entered, answers = asyncio.run(
-                    measure(kind, server, arguments.visitors, arguments.seconds)
+                    measure(kind, server, arguments.visitors, arguments.seconds, arguments.pause)
                 )
                 if entered < arguments.visitors:
                     print(f"error: of {arguments.visitors} visitors {entered} got in ({kind})")
