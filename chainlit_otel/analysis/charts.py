@@ -1,26 +1,21 @@
-"""Pictures of a report, as SVG whose colours are those of the page, light or dark."""
+"""Pictures of a report."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import altair as alt
 
 from chainlit_otel.analysis.tables import Row
+from chainlit_otel.document.pictures import BEFORE, NOW, WIDTH, styled
 
-# Variables of the style sheet of the report: one SVG serves light, dark and print.
-_NOW, _BEFORE, _TEXT, _GRID = "var(--now)", "var(--before)", "var(--muted)", "var(--grid)"
 _HEAT = [f"var(--heat-{level})" for level in range(6)]
-PERIODS = alt.Scale(domain=["this", "before"], range=[_NOW, _BEFORE])
+PERIODS = alt.Scale(domain=["this", "before"], range=[NOW, BEFORE])
 _LEGEND = alt.Legend(
     orient="top",
     title=None,
     labelExpr="datum.label == 'this' ? 'this period' : 'the period before'",
 )
-_WIDTH = 640
 _FEW = 8  # as many days have a label each
 
 
@@ -28,48 +23,6 @@ def _chart(rows: Sequence[Row]) -> alt.Chart:
     """Return an empty chart of rows; Vega knows no NaN."""
     values = [{k: None if v != v else v for k, v in row.items()} for row in rows]
     return alt.Chart(alt.InlineData(values=values))
-
-
-def svg(chart: alt.TopLevelMixin, number: int) -> str:
-    """Return a chart as SVG to stand within a page.
-
-    Args:
-        chart: The chart.
-        number: Of the figure in the page; it keeps the ids apart.
-    """
-    text = io.StringIO()
-    chart.save(text, format="svg")
-    drawn = text.getvalue()
-    drawn = drawn[drawn.index("<svg") :]
-    drawn = re.sub(r'(id="|url\(#)(?=[a-z]+\d)', rf"\1f{number}-", drawn)
-    # To a screen reader the table says it better.
-    return re.sub(r"<svg ", '<svg aria-hidden="true" focusable="false" ', drawn, count=1)
-
-
-def _styled(chart: Any) -> alt.TopLevelMixin:
-    plain: alt.TopLevelMixin = (
-        chart.configure(
-            background="transparent",
-            # Arial, or what has its widths: that is what the labels have been measured with.
-            font="Arial, Liberation Sans, Helvetica, sans-serif",
-            padding={"left": 24, "right": 12, "top": 4, "bottom": 4},
-        )
-        .configure_view(stroke=None)
-        .configure_axis(
-            labelColor=_TEXT,
-            titleColor=_TEXT,
-            gridColor=_GRID,
-            domainColor=_GRID,
-            tickColor=_GRID,
-            labelFontSize=12,
-            titleFontSize=12,
-            titleFontWeight="normal",
-            labelLimit=220,
-        )
-        .configure_legend(labelColor=_TEXT, labelFontSize=12, symbolStrokeWidth=2)
-        .configure_header(labelColor=_TEXT, labelFontSize=12, title=None)
-    )
-    return plain
 
 
 def lines(rows: Sequence[Row], measures: Sequence[str]) -> alt.TopLevelMixin:
@@ -99,9 +52,9 @@ def lines(rows: Sequence[Row], measures: Sequence[str]) -> alt.TopLevelMixin:
             legend=None,
         ),
     )
-    return _styled(
+    return styled(
         base.mark_line(strokeWidth=2, point={"size": 24, "filled": True})
-        .properties(width=_WIDTH, height=110)
+        .properties(width=WIDTH, height=110)
         .facet(row=alt.Row("measure:N", sort=list(measures), header=alt.Header(labelOrient="top")))
         .resolve_scale(y="independent")
     )
@@ -135,8 +88,8 @@ def heat(
         text = base.mark_text(fontSize=11, color="var(--ink)").encode(
             text=alt.Text("value:Q", format=form)
         )
-        return _styled((cells + text).properties(width=_WIDTH, height={"step": 26}))
-    return _styled(cells.properties(width=_WIDTH, height={"step": 24}))
+        return styled((cells + text).properties(width=WIDTH, height={"step": 26}))
+    return styled(cells.properties(width=WIDTH, height={"step": 24}))
 
 
 def bars(rows: Sequence[Row], order: Sequence[str], title: str, form: str) -> alt.TopLevelMixin:
@@ -148,7 +101,7 @@ def bars(rows: Sequence[Row], order: Sequence[str], title: str, form: str) -> al
         title: Of the values.
         form: How to write a value, as d3 has it.
     """
-    return _styled(
+    return styled(
         _chart(rows)
         .mark_bar(cornerRadiusEnd=2)
         .encode(
@@ -157,7 +110,7 @@ def bars(rows: Sequence[Row], order: Sequence[str], title: str, form: str) -> al
             yOffset=alt.YOffset("period:N", sort=["this", "before"]),
             color=alt.Color("period:N", scale=PERIODS, legend=_LEGEND),
         )
-        .properties(width=_WIDTH, height={"step": 12})
+        .properties(width=WIDTH, height={"step": 12})
     )
 
 
@@ -184,10 +137,10 @@ def dots(rows: Sequence[Row], order: Sequence[str], title: str, form: str) -> al
         x=alt.X("value:Q", title=title, axis=axis),
         color=alt.Color("period:N", scale=PERIODS, legend=_LEGEND),
     )
-    return _styled(
+    return styled(
         (interval + middle)
         .resolve_legend(color="independent")
-        .properties(width=_WIDTH, height={"step": 14})
+        .properties(width=WIDTH, height={"step": 14})
     )
 
 
@@ -221,6 +174,6 @@ def survival(rows: Sequence[Row], shortest: float) -> alt.TopLevelMixin:
         y=alt.Y("survival:Q", title=None, axis=axis),
         color=alt.Color("period:N", scale=PERIODS, legend=_LEGEND),
     )
-    return _styled(
-        (band + curve).resolve_legend(color="independent").properties(width=_WIDTH, height=240)
+    return styled(
+        (band + curve).resolve_legend(color="independent").properties(width=WIDTH, height=240)
     )

@@ -13,11 +13,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from chainlit_otel.analysis import charts
 from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of
 from chainlit_otel.analysis.source import RecordSource
 from chainlit_otel.analysis.statistics import Estimate
 from chainlit_otel.analysis.tables import Periods
+from chainlit_otel.document import style
+from chainlit_otel.document.pictures import svg
 
 _NOTHING = "\N{EN DASH}"
 _UNKNOWN = "?"
@@ -103,13 +104,12 @@ def as_html(report: Report) -> str:
     template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
     numbers = iter(range(1, 1000))
     pictures = {
-        (m, n): Markup(charts.svg(figure.chart, next(numbers)))
+        (m, n): Markup(svg(figure.chart, next(numbers)))
         for m, section in enumerate(report.sections, 1)
         for n, figure in enumerate(section.figures, 1)
         if figure.chart is not None
     }
-    style = Markup((here / "report.css").read_text(encoding="utf-8"))
-    return template.render(report=report, pictures=pictures, style=style, is_number=is_number)
+    return template.render(report=report, pictures=pictures, style=style(), is_number=is_number)
 
 
 def is_number(kind: Kind) -> bool:

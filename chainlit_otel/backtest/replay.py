@@ -85,3 +85,9 @@ def seconds_of(duration: str) -> float:
     """Return the seconds of a duration of a rule, such as `5m`, which has one unit."""
     number = duration.rstrip("abcdefghijklmnopqrstuvwxyz")
     return float(number) * _UNITS[duration[len(number) :]]
+
+
+def in_words(seconds: float) -> str:
+    """Return a time span in hours and minutes."""
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

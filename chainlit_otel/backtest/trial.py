@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from chainlit_otel.backtest.curves import Curve, curve
 from chainlit_otel.backtest.evaluate import Evaluation
 from chainlit_otel.backtest.replay import Firing, replay
 from chainlit_otel.backtest.vector import Grid
@@ -71,13 +72,35 @@ class Trial:
         found = []
         for group in groups(limits, self._window, Links()):
             for rule in group["rules"]:
-                # The same rule is asked for again and again while one threshold is another.
-                key = rule["expr"] + str(rule.get("labels"))
-                if key not in self._firings:
-                    self._firings[key] = replay([{"rules": [rule]}], self._evaluation, self._grid)
-                found += self._firings[key]
-        lasting = [one for one in found if one.end is None or one.end > self._since]
-        return sorted(lasting, key=lambda one: (one.start, one.alert, sorted(one.labels)))
+                found += self._lasting(rule)
+        return sorted(found, key=lambda one: (one.start, one.alert, sorted(one.labels)))
+
+    def _lasting(self, rule: Mapping[str, Any]) -> list[Firing]:
+        """Return the firings of one rule that did not end before the period."""
+        # The same rule is asked for again and again while one threshold is another.
+        key = rule["expr"] + str(rule.get("labels"))
+        if key not in self._firings:
+            self._firings[key] = replay([{"rules": [rule]}], self._evaluation, self._grid)
+        return [one for one in self._firings[key] if one.end is None or one.end > self._since]
+
+    def curves(self, limits: Thresholds) -> Iterator[Curve]:
+        """Give what each alert that fired in the period looked at, by the names of the alerts.
+
+        Each is that of the rule of its alert that fired longest.
+        """
+        size = round((self._grid.end - self._since) / self._grid.step) + 1
+        shown = Grid(self._since, self._grid.step, size)
+        longest: dict[str, tuple[float, str, list[Firing]]] = {}
+        for group in groups(limits, self._window, Links()):
+            for rule in group["rules"]:
+                fired = self._lasting(rule)
+                seconds = sum((one.end or shown.end) - one.start for one in fired)
+                if fired and seconds > longest.get(rule["alert"], (0.0,))[0]:
+                    longest[rule["alert"]] = seconds, rule["expr"], fired
+        for alert, (_, expr, fired) in sorted(longest.items()):
+            found = curve(alert, expr, fired, self._evaluation, shown)
+            if found is not None:
+                yield found
 
     def alternatives(
         self, limits: Thresholds, progress: Callable[[float], None] = lambda _: None

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chainlit_otel.cli.analysis import end_of, progress, time_of
+from chainlit_otel.cli import generated
+from chainlit_otel.cli.analysis import check_output, end_of, output_option, progress, time_of
 from chainlit_otel.cli.thresholds import given, threshold_options
 from chainlit_otel.rules import Windows
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from chainlit_otel.backtest.replay import Firing
     from chainlit_otel.backtest.trial import Alternative
 
+_PACKAGES = ("altair", "jinja2", "numpy", "promql_parser", "vl_convert")  # of the extra `backtest`
 _PERIOD = timedelta(days=30)
 _QUESTIONS = 45
 """About as many as a run asks for each part of the time, for the progress bar."""
@@ -66,6 +69,7 @@ _QUESTIONS = 45
     show_default=True,
     help="Seconds between two scrapes, as given to `chainlit-otel rules`.",
 )
+@output_option("Write a page to this file: what each alert looked at, and when it fired.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @threshold_options
 def command(
@@ -75,6 +79,7 @@ def command(
     until: datetime | None,
     step: float,
     scrape_interval: float,
+    output: Path | None,
     as_json: bool,
     **thresholds: Any,
 ) -> None:
@@ -84,10 +89,11 @@ def command(
     for, and the rules are worked out here. With other thresholds, the same past is asked again, and
     a value is proposed for each alert that fires more than once a week.
     """
-    if any(find_spec(package) is None for package in ("numpy", "promql_parser")):
+    if any(find_spec(package) is None for package in _PACKAGES):
         raise click.ClickException(
             "this needs more packages: pip install 'chainlit-otel[backtest]'"
         )
+    check_output(output)
     from chainlit_otel.backtest.evaluate import Evaluation
     from chainlit_otel.backtest.history import POINTS, HistoryError, PrometheusHistory
     from chainlit_otel.backtest.trial import LOOK_BACK, Trial
@@ -113,10 +119,17 @@ def command(
                 evaluation = Evaluation(grid, history, history.is_left_open())
                 trial = Trial(evaluation, grid, first, Windows(scrape=scrape_interval))
                 firings = trial.firings(limits)
+                curves = list(trial.curves(limits)) if output is not None else []
                 alternatives = list(trial.alternatives(limits))
             except HistoryError as error:
                 raise click.ClickException(str(error)) from error
-    if as_json:
+    if output is not None:
+        from chainlit_otel.backtest.page import Backtest, as_html
+
+        asked_for = f"{history.questions:,} questions and {history.samples:,} samples"
+        found = Backtest(first, grid.end, firings, curves, alternatives, asked_for)
+        generated.write(output, as_html(found))
+    elif as_json:
         click.echo(json.dumps(_as_json(firings, alternatives, trial.weeks, history), indent=2))
     else:
         _show(firings, alternatives, trial.weeks, history)
@@ -170,6 +183,8 @@ def _show(
     weeks: float,
     history: PrometheusHistory,
 ) -> None:
+    from chainlit_otel.backtest.replay import in_words
+
     by_name: dict[str, list[Firing]] = {}
     for one in firings:
         by_name.setdefault(one.alert, []).append(one)
@@ -178,7 +193,7 @@ def _show(
     for name, fired in sorted(by_name.items()):
         click.echo(f"{name}: {len(fired)} times, {len(fired) / weeks:.1f} a week")
         for one in fired:
-            lasted = "still firing" if one.end is None else _lasting(one.end - one.start)
+            lasted = "still firing" if one.end is None else in_words(one.end - one.start)
             labels = ", ".join(f"{key}={value}" for key, value in sorted(one.labels))
             at = datetime.fromtimestamp(one.start, timezone.utc)
             click.echo(f"  {at:%Y-%m-%d %H:%M} UTC  {lasted:>12}  {labels}")
@@ -192,8 +207,3 @@ def _show(
         )
         click.echo(f"  --{option} {other.value:g}: {changes}")
     click.echo(f"Asked {history.questions} questions, got {history.samples:,} samples.")
-
-
-def _lasting(seconds: float) -> str:
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

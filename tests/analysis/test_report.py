@@ -6,7 +6,6 @@ import json
 import re
 from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
 from chainlit_otel.analysis.statistics import Estimate, share
 from chainlit_otel.cli import main
+from chainlit_otel.document import style
+from chainlit_otel.document.pictures import svg
 from tests.support.axe import install_axe, violations
 from tests.support.browser import chromium
 from tests.support.population import Population, rfc3339, write
@@ -234,7 +235,7 @@ def test_each_day_has_one_label_and_counts_are_whole() -> None:
         {"period": "this", "date": f"2026-11-0{day}", "measure": "sessions", "value": day % 2}
         for day in (1, 2, 3)
     ]
-    labels = re.findall(r">([^<>]+)</text>", charts.svg(charts.lines(drawn, ["sessions"]), 1))
+    labels = re.findall(r">([^<>]+)</text>", svg(charts.lines(drawn, ["sessions"]), 1))
     assert [label for label in labels if label.endswith("Nov")] == ["01 Nov", "02 Nov", "03 Nov"]
     assert {label for label in labels if label[0].isdigit() and "Nov" not in label} == {"0", "1"}
 
@@ -333,7 +334,7 @@ def test_a_figure_is_written_with_its_interval(value: Any, kind: Any, written: s
 
 # As it looks
 
-CSS = (files("chainlit_otel.analysis") / "report.css").read_text(encoding="utf-8")
+CSS = style()
 
 
 def luminance(colour: str) -> float:

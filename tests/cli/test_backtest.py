@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
+from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime, timezone
+from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +23,8 @@ from chainlit_otel.cli import main
 from chainlit_otel.rules import Windows, render
 from chainlit_otel.thresholds import Thresholds
 from tests.backtest.past import GRID, STEP, openmetrics, past
+from tests.support.axe import install_axe, violations
+from tests.support.browser import chromium
 from tests.support.http import fetch
 from tests.support.local import Handler, LocalServer
 from tests.support.prometheus import Prometheus
@@ -148,3 +155,58 @@ def test_a_mistake_is_one_line(arguments: list[str], says: str) -> None:
     (line,) = [line for line in result.output.splitlines() if line.startswith("Error: ")]
     assert says in line
     assert httpx.__name__ not in result.output
+
+
+class _Page(HTMLParser):
+    """What stands in a page, by the id of its section."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: dict[str, list[str]] = {}
+        self.text: dict[str, str] = {}
+        self._section = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag == "section":
+            self._section = dict(attrs).get("id") or ""
+        self.elements.setdefault(self._section, []).append(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.text[self._section] = self.text.get(self._section, "") + data
+
+
+def test_a_page_shows_each_alert_with_what_it_looked_at(
+    prometheus: Prometheus, found: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "alerts.html"
+    rate = ["--step", str(STEP), "--scrape-interval", str(STEP)]
+    result = backtest(prometheus.url, "--since", SINCE, "--until", UNTIL, *rate, "-o", str(file))
+    assert result.exit_code == 0, result.output
+    text = file.read_text()
+    page = _Page(text)
+    fired = Counter(one["alert"] for one in found["firings"])
+    assert {name for name in page.elements if name.startswith("Chainlit")} == set(fired)
+    for name, number in fired.items():
+        assert page.elements[name].count("svg") == 1
+        assert page.elements[name].count("tr") == 1 + number
+        assert "limit" in page.text[name]
+    for one in found["firings"]:
+        start = datetime.fromtimestamp(one["start"], timezone.utc)
+        assert f"{start:%Y-%m-%d %H:%M}" in page.text[one["alert"]]
+    proposed = [one for one in found["alternatives"] if one["is_proposed"]]
+    assert page.text[""].count("proposed") == sum(len(one["firings"]) for one in proposed) > 0
+    assert "script" not in {tag for tags in page.elements.values() for tag in tags}
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]*"', text)
+
+
+@pytest.mark.browser
+async def test_axe_finds_nothing_on_the_page(prometheus: Prometheus, tmp_path: Path) -> None:
+    file = tmp_path / "alerts.html"
+    result = backtest(prometheus.url, "--since", SINCE, "--until", UNTIL, "-o", str(file))
+    assert result.exit_code == 0, result.output
+    script = await asyncio.to_thread(install_axe, tmp_path)
+    async with chromium() as browser:
+        tab = await browser.new_page()
+        await tab.goto(file.as_uri())
+        assert await violations(tab, script) == []
