@@ -19,7 +19,6 @@ from chainlit_otel.backtest.trial import Alternative
 from chainlit_otel.document import style
 from chainlit_otel.document.pictures import BEFORE, NOW, WIDTH, styled, svg
 
-
 # Of what is below a thousand as it is: milli is no unit of a share.
 _LABEL = "format(datum.value, datum.value < 1000 ? '.3~f' : '~s')"
 

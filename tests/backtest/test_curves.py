@@ -54,7 +54,9 @@ def test_it_is_beyond_its_limit_where_the_alert_waited_to_fire(
     for one, firings in fired:
         assert firings
         assert len(one.times) == len(one.values) == len(one.limits) == 500
-        holds = HOLDS[str(promql.parse(one.condition).op)](one.values, one.limits)
+        condition = promql.parse(one.condition)
+        assert isinstance(condition, promql.BinaryExpr)
+        holds = HOLDS[str(condition.op)](one.values, one.limits)
         waited = np.zeros(len(one.times), dtype=bool)
         for firing in firings:
             waited |= (one.times >= firing.pending) & (one.times <= firing.start)
