@@ -98,15 +98,38 @@ def _verdict(now: tuple[int, int], before: tuple[int, int], more_is: str, less_i
     return less_is if estimate.high < 0 else "within chance"
 
 
-def _share_before(now: tuple[int, int], before: tuple[int, int], more_is: str, less_is: str) -> str:
-    """Say what a share was in the period before, and whether it differs by more than chance."""
+def _share_and_before(
+    says: str, now: tuple[int, int], before: tuple[int, int], more_is: str, less_is: str
+) -> str:
+    """Say what a share is and was, and whether it differs by more than chance.
+
+    Args:
+        says: Of what it is the share.
+        now: The count and all, in this period.
+        before: The same, in the period before.
+        more_is: Verdict on more, such as `better`.
+        less_is: Verdict on less.
+    """
     if not before[1]:
-        return _NOT_BEFORE
-    return f"{_percent(share(*before))} before: {_verdict(now, before, more_is, less_is)}"
+        return f"{_percent(share(*now))} {says}; {_NOT_BEFORE}."
+    share_now, share_before = _percents(share(*now), share(*before))
+    verdict = _verdict(now, before, f"{more_is} than before", f"{less_is} than before")
+    return f"{share_now} {says}; {share_before} before: {verdict}."
 
 
 def _percent(estimate: Estimate) -> str:
     return "unknown" if isnan(estimate.value) else f"{estimate.value:.1%}"
+
+
+def _percents(one: Estimate, other: Estimate) -> tuple[str, str]:
+    """Write two shares with as many digits as it takes to tell them apart, three at most."""
+    if isnan(one.value) or isnan(other.value):
+        return _percent(one), _percent(other)
+    for digits in (1, 2, 3):
+        texts = f"{one.value:.{digits}%}", f"{other.value:.{digits}%}"
+        if texts[0] != texts[1]:
+            return texts
+    return _percent(one), _percent(other)
 
 
 def _span(seconds: float | None) -> str:
@@ -133,10 +156,7 @@ def overview(rows: list[Row], periods: Periods) -> Section:
     ]
     if now["turns"]:
         failed = (now["failed"], now["turns"]), (then["failed"], then["turns"])
-        findings.append(
-            f"{_percent(share(*failed[0]))} of the turns failed; "
-            f"{_share_before(*failed, 'worse than before', 'better than before')}."
-        )
+        findings.append(_share_and_before("of the turns failed", *failed, "worse", "better"))
     names: list[tuple[str, str, Kind]] = [
         ("Sessions", "sessions", "count"),
         ("of these still open", "open_sessions", "count"),
@@ -395,8 +415,9 @@ def engagement(rows: list[Row], periods: Periods) -> Section:
     turns = {p: sum(r["all_turns"] for r in _of(rows, p)) for p in totals}
     bounced = (silent["this"], totals["this"]), (silent["before"], totals["before"])
     findings = [
-        f"{_percent(share(*bounced[0]))} of the sessions bounced: nobody wrote anything; "
-        f"{_share_before(*bounced, 'worse than before', 'better than before')}.",
+        _share_and_before(
+            "of the sessions bounced: nobody wrote anything", *bounced, "worse", "better"
+        ),
         f"A session had {turns['this'] / totals['this']:.3g} turns on average"
         + (f", {turns['before'] / totals['before']:.3g} before." if totals["before"] else "."),
     ]
@@ -566,8 +587,7 @@ def users(rows: list[Row], periods: Periods) -> Section:
     findings = [
         f"{counted(total['this'], 'user')}, {_than_before(total['this'], total['before'])}"
         + (f"; {back:,} of them were there in the period before." if total["before"] else "."),
-        f"{_percent(share(*shares[0]))} were there on more than one day; "
-        f"{_share_before(*shares, 'better than before', 'worse than before')}.",
+        _share_and_before("were there on more than one day", *shares, "better", "worse"),
     ]
     table, drawn = [], []
     for number in sorted({row["days"] for row in rows}):
@@ -666,9 +686,10 @@ def quality(rows: list[Row], periods: Periods) -> Section:
             if key not in _GOOD:
                 drawn.append({"period": period, "name": name, **estimate.known()})
         if verdict in ("better", "worse"):
+            share_now, share_before = _percents(*estimates)
             findings.append(
-                f"{name[0].upper()}{name[1:]}: {_percent(estimates[0])}, {_percent(estimates[1])} "
-                f"before. That is {verdict}."
+                f"{name[0].upper()}{name[1:]}: {share_now}, and {share_before} before. "
+                f"That is {verdict}."
             )
     if not then["turns"]:
         findings.insert(0, f"There is {_NOT_BEFORE}.")
@@ -808,9 +829,10 @@ def versions(rows: list[Row], periods: Periods) -> Section:
                 ]
             )
             if verdict in ("better", "worse"):
+                after, before = _percents(share(*parts[0]), share(*parts[1]))
                 findings.append(
-                    f"{new['version']}: {name} {_percent(share(*parts[0]))}, with {old['version']} "
-                    f"{_percent(share(*parts[1]))}. That is {verdict}."
+                    f"{new['version']}: {name} {after}, with {old['version']} {before}. "
+                    f"That is {verdict}."
                 )
     if not findings:
         findings.append("No version differs from the one before it by more than chance.")

@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 from playwright.async_api import Page
 
-from chainlit_otel.analysis import charts
+from chainlit_otel.analysis import charts, sections
 from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
 from chainlit_otel.analysis.statistics import Estimate, share
@@ -413,3 +413,19 @@ async def test_axe_finds_nothing(page: str, scheme: Any, tmp_path: Path) -> None
         await tab.goto(file.as_uri())
         await tab.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
         assert await violations(tab, script) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "says"),
+    [
+        ((2_040, 100_000), (1_970, 100_000), "2.04% of them; 1.97% before: within chance."),
+        ((5, 100), (4, 100), "5.0% of them; 4.0% before: within chance."),
+        ((5, 100), (5, 100), "5.0% of them; 5.0% before: within chance."),
+        ((90, 100), (5, 100), "90.0% of them; 5.0% before: worse than before."),
+        ((5, 100), (0, 0), "5.0% of them; nothing to compare with in the period before."),
+    ],
+)
+def test_two_shares_have_the_digits_that_tell_them_apart(
+    now: tuple[int, int], before: tuple[int, int], says: str
+) -> None:
+    assert sections._share_and_before("of them", now, before, "worse", "better") == says
