@@ -216,6 +216,41 @@ async def test_sign_in_by_password(door: Door) -> None:
     assert counted == {"password denied": WRONG, "password error": DOWN, "password granted": RIGHT}
 
 
+async def test_the_span_of_a_sign_in_tells_a_guess_from_a_directory_that_is_down(
+    door: Door, receiver: Receiver
+) -> None:
+    robot, browser, other = (
+        "python-requests/2.31.0",
+        "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0",
+        "the browser of Ada",
+    )
+
+    def signed_in() -> Counter[tuple[str, ...]]:
+        keys = ("chainlit.access.result", "user_agent.name", "error.type")
+        return Counter(
+            tuple(span.attributes.get(key, "") for key in keys)
+            for span in receiver.named("POST /login")
+            if span.attributes.get("chainlit.access.method") == "password"
+        )
+
+    before = signed_in()
+    for agent, password in ((robot, "wrong"), (robot, "wrong"), (browser, "down")):
+        door.http.headers["User-Agent"] = agent
+        assert await door.password(password) == 401
+    door.http.headers["User-Agent"] = other
+    assert await door.password("right") == 200
+    await asyncio.to_thread(
+        receiver.wait_for, lambda: (signed_in() - before).total() >= 4, "the spans", 60
+    )
+    assert signed_in() - before == {
+        ("denied", "python-requests", ""): 2,
+        ("error", "Firefox", "ConnectionError"): 1,
+        ("granted", "other", ""): 1,
+    }
+    assert other not in receiver.everything
+    assert robot not in receiver.everything
+
+
 async def test_sign_in_at_once_mixes_nobody_up(door: Door) -> None:
     passwords = ["wrong", "down", "right"] * 20
     async with door.counting() as counted:

@@ -16,6 +16,7 @@ from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
 from chainlit_otel.probes.event_loop import SAMPLED
 from chainlit_otel.testing.client import Visitor
 from tests.support.http import fetch
+from tests.support.otlp import Happening, Receiver
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
 
@@ -26,6 +27,8 @@ BLOCKED = 2.5
 APP = """
 import asyncio
 import pathlib
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -72,6 +75,13 @@ def hog(seconds):
         pass
 
 
+@cl.step(type="tool")
+def look_up(seconds):
+    pathlib.Path("blocked").touch()
+    subprocess.run([sys.executable, "-c", f"import time; time.sleep({seconds})"])  # in look_up
+    pathlib.Path("blocked").unlink()
+
+
 async def background(seconds):
     slow_call(seconds)
 
@@ -113,7 +123,7 @@ async def answer(message):
         chainlit_otel.enable()
     elif message.content == "held":
         said = str(sum(thing() is not None for thing in things))
-    elif message.content in ("slow_call", "busy", "hog"):
+    elif message.content in ("slow_call", "busy", "hog", "look_up"):
         globals()[message.content](SECONDS)
     await cl.Message(said).send()
 """.replace("SECONDS", str(BLOCKED))
@@ -152,12 +162,13 @@ class Watched:
         self._before = self._figures()
         self._lines = len(self._log())
 
-    def _figures(self) -> tuple[float, float, float]:
+    def _figures(self) -> tuple[float, float, float, float]:
         scrape = self.server.scrape()
         return (
             scrape.value("chainlit_event_loop_blocked_total"),
             scrape.sum("chainlit_event_loop_lag_seconds_sum"),
             scrape.sum("chainlit_event_loop_lag_seconds_count"),
+            scrape.value("chainlit_event_loop_blocked_time_seconds_total"),
         )
 
     def _log(self) -> list[str]:
@@ -174,6 +185,10 @@ class Watched:
     @property
     def beats(self) -> float:
         return self._figures()[2] - self._before[2]
+
+    @property
+    def blocked(self) -> float:
+        return self._figures()[3] - self._before[3]
 
     @property
     def lines(self) -> list[str]:
@@ -234,6 +249,49 @@ async def test_a_stall_is_seen_while_it_lasts(server: ChainlitServer, function: 
     assert says(line, f"by on_message at {line_of(function)}")
     assert str(server.directory) not in line
     await visitor.leave()
+
+
+async def test_a_stall_says_how_long_in_which_step_and_inside_what(receiver: Receiver) -> None:
+    with ChainlitServer({"app.py": APP}, env=receiver.env) as server:
+        visitor = await visitor_of(server)
+        watched = Watched(server)
+        assert watched.blocked == 0
+        await visitor.say("look_up")
+        flag = server.directory / "blocked"
+        await asyncio.to_thread(wait_until, lambda: watched.blocked > THRESHOLD, 60, "the seconds")
+        await asyncio.to_thread(wait_until, lambda: not flag.exists(), 60, "the end of the stall")
+        await asyncio.to_thread(watched.is_over)
+        # Ended, it is as long as the lag of its beat; other beats may be late as well.
+        assert BLOCKED - INTERVAL - 0.05 < watched.blocked <= watched.lag
+        assert watched.stalls == 1
+        (line,) = watched.lines
+        where = line.replace(" at or just before ", " at ").partition("by on_message ")[2]
+        inside = r"subprocess\.py:\d+ in \w+"
+        assert re.fullmatch(
+            rf"in tool look_up at {re.escape(line_of('look_up'))}, inside {inside}; all users wait",
+            where,
+        )
+
+        def events() -> list[Happening]:
+            turns = [span for span in receiver.spans if span.name == "chainlit.turn"]
+            every = (event for turn in turns for event in turn.events)
+            return [e for e in every if e.name == "chainlit.event_loop.blocked"]
+
+        await asyncio.to_thread(receiver.wait_for, events, "the event", 60)
+        (event,) = events()
+        inner = event.attributes.pop("chainlit.code.innermost")
+        assert re.fullmatch(inside, inner)
+        file, _, rest = line_of("look_up").partition(":")
+        number, _, function = rest.partition(" in ")
+        assert event.attributes == {
+            "chainlit.callback.name": "on_message",
+            "chainlit.step.type": "tool",
+            "chainlit.step.name": "look_up",
+            "code.file.path": file,
+            "code.line.number": number,
+            "code.function.name": function,
+        }
+        await visitor.leave()
 
 
 async def test_each_stall_has_its_line_and_nothing_of_the_app_is_held(

@@ -35,6 +35,7 @@ class Happening(NamedTuple):
 
     name: str
     attributes: dict[str, str]
+    time: int = 0
 
 
 class Span(NamedTuple):
@@ -252,7 +253,10 @@ def _span(raw: Any, scope: str, resource: dict[str, str]) -> Span:
         _STATUS[raw.status.code],
         raw.status.message,
         _attributes(raw.attributes),
-        tuple(Happening(event.name, _attributes(event.attributes)) for event in raw.events),
+        tuple(
+            Happening(event.name, _attributes(event.attributes), event.time_unix_nano)
+            for event in raw.events
+        ),
         scope,
         resource,
     )
