@@ -190,15 +190,18 @@ def _session_rise(limits: Thresholds, window: Windows) -> Alert:
 
 def _session_drop(limits: Thresholds, window: Windows) -> Alert:
     ten_minutes, literal = window.duration(10 * MINUTE), window.seconds_literal(10 * MINUTE)
+    hour = window.duration(HOUR)
 
     def mean(seconds: float) -> str:
         return f"avg_over_time({r.STARTS}[{ten_minutes}] offset {window.duration(seconds)})"
 
+    # Where no replica is left, nothing is recorded either: an hour long, that counts as nobody.
+    now = f"(avg_over_time({r.STARTS}[{ten_minutes}]) or 0 * max_over_time({r.STARTS}[{hour}]))"
     # Of two weeks the lesser one: the other may have had a rush.
     then = f"min {r.BY_JOB} ({r.of_weeks(2, mean)})"
     return Alert(
         "SessionDrop",
-        f"(avg_over_time({r.STARTS}[{ten_minutes}]) / {then} < {limits.drop_factor:g})\n"
+        f"({now} / {then} < {limits.drop_factor:g})\n"
         f"and ({then} * {literal} >= {limits.drop_sessions:g})",
         3 * MINUTE,
         "warning",
