@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench import instructions
-from chainlit_otel.rules import Windows
-from chainlit_otel.rules.recording import recordings
+from chainlit_otel.rules import Thresholds, Windows
+from chainlit_otel.rules.recording import budgets, recordings
 
 pytestmark = pytest.mark.e2e
 
@@ -81,7 +81,9 @@ def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
 
     recorded, others, machine, method = done.stdout.strip().split("\n\n")
     names = [cells(line)[0].strip("`") for line in recorded.splitlines()[2:]]
-    assert names == [rule.name for rule in recordings(Windows())]
+    assert names == [
+        rule.name for kind in (recordings, budgets) for rule in kind(Thresholds(), Windows())
+    ]
     rows = [cells(line) for line in [*recorded.splitlines()[2:], *others.splitlines()[2:]]]
     assert all(cell.endswith(" ms") for row in rows for cell in row[1:])
     reported = {row[0].strip("`").split()[0] for row in rows}

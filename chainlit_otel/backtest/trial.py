@@ -8,7 +8,7 @@ from typing import Any
 
 from chainlit_otel.backtest.curves import Curve, curve
 from chainlit_otel.backtest.evaluate import Evaluation
-from chainlit_otel.backtest.replay import Firing, replay
+from chainlit_otel.backtest.replay import Firing, fired, needed
 from chainlit_otel.backtest.vector import Grid
 from chainlit_otel.rules import Links, Windows, groups
 from chainlit_otel.thresholds import Thresholds
@@ -70,9 +70,8 @@ class Trial:
     def firings(self, limits: Thresholds) -> list[Firing]:
         """Return what would have fired in the period."""
         found = []
-        for group in groups(limits, self._window, Links()):
-            for rule in group["rules"]:
-                found += self._lasting(rule)
+        for rule in self._rules(limits):
+            found += self._lasting(rule)
         return sorted(found, key=lambda one: (one.start, one.alert, sorted(one.labels)))
 
     def _lasting(self, rule: Mapping[str, Any]) -> list[Firing]:
@@ -80,7 +79,7 @@ class Trial:
         # The same rule is asked for again and again while one threshold is another.
         key = rule["expr"] + str(rule.get("labels"))
         if key not in self._firings:
-            self._firings[key] = replay([{"rules": [rule]}], self._evaluation, self._grid)
+            self._firings[key] = self._fired(rule)
         return [one for one in self._firings[key] if one.end is None or one.end > self._since]
 
     def curves(self, limits: Thresholds) -> Iterator[Curve]:
@@ -91,16 +90,24 @@ class Trial:
         size = round((self._grid.end - self._since) / self._grid.step) + 1
         shown = Grid(self._since, self._grid.step, size)
         longest: dict[str, tuple[float, str, list[Firing]]] = {}
-        for group in groups(limits, self._window, Links()):
-            for rule in group["rules"]:
-                fired = self._lasting(rule)
-                seconds = sum((one.end or shown.end) - one.start for one in fired)
-                if fired and seconds > longest.get(rule["alert"], (0.0,))[0]:
-                    longest[rule["alert"]] = seconds, rule["expr"], fired
-        for alert, (_, expr, fired) in sorted(longest.items()):
-            found = curve(alert, expr, fired, self._evaluation, shown)
+        for rule in self._rules(limits):
+            lasting = self._lasting(rule)
+            seconds = sum((one.end or shown.end) - one.start for one in lasting)
+            if lasting and seconds > longest.get(rule["alert"], (0.0,))[0]:
+                longest[rule["alert"]] = seconds, rule["expr"], lasting
+        for alert, (_, expr, lasting) in sorted(longest.items()):
+            found = curve(alert, expr, lasting, self._evaluation, shown)
             if found is not None:
                 yield found
+
+    def _rules(self, limits: Thresholds) -> list[Mapping[str, Any]]:
+        return needed(groups(limits, self._window, Links()))
+
+    def _fired(self, rule: Mapping[str, Any]) -> list[Firing]:
+        if "alert" in rule:
+            return list(fired(rule, self._evaluation, self._grid))
+        self._evaluation.record(rule["record"], rule["expr"])
+        return []
 
     def alternatives(
         self, limits: Thresholds, progress: Callable[[float], None] = lambda _: None
@@ -118,6 +125,10 @@ class Trial:
                 yield replace(one, is_proposed=loud and one is nearest)
             progress((number + 1) / len(every))
 
+    def _recorded(self, limits: Thresholds) -> list[str]:
+        """Return what is recorded for the alerts, which is worked out only once."""
+        return [rule["expr"] for rule in self._rules(limits) if "record" in rule]
+
     def _of_threshold(
         self, limits: Thresholds, name: str, before: Mapping[str, int]
     ) -> Iterator[Alternative]:
@@ -126,6 +137,8 @@ class Trial:
             try:
                 changed = replace(limits, **{name: value})
             except ValueError:
+                continue
+            if self._recorded(changed) != self._recorded(limits):
                 continue
             after = _counted(self.firings(changed))
             others = {

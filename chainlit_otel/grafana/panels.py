@@ -82,7 +82,9 @@ class Levels:
         Args:
             unit: Grafana's name of the unit of the figure.
         """
-        factor, suffix = {"percentunit": (100, " %"), "s": (1, " s")}.get(unit, (1, ""))
+        factor, suffix = {"percentunit": (100, " %"), "s": (1, " s"), "d": (1, " days")}.get(
+            unit, (1, "")
+        )
         yellow, red = (f"{factor * level:.3g}{suffix}" for level in (self.yellow, self.red))
         side = "below" if self.below else "from"
         return f"Yellow {side} {yellow}, red {side} {red}."
@@ -103,6 +105,7 @@ def stat(
     *queries: Query | SqlQuery,
     levels: Levels | None = None,
     decimals: int | None = None,
+    nothing: str = "",
 ) -> Json:
     """Return a single figure, with a sparkline behind it.
 
@@ -113,6 +116,7 @@ def stat(
         queries: The queries.
         levels: From where on it is coloured, which is added to its description.
         decimals: Decimals; 0 for a number of events, since `increase()` of 2 events is not quite 2.
+        nothing: What stands there if there is no figure, and that is as it should be.
     """
     options = {
         "colorMode": "value",
@@ -128,6 +132,8 @@ def stat(
     if levels is not None:
         description += " " + levels.words(unit)
     field = _field(unit, levels, decimals)
+    if nothing:
+        field["noValue"] = nothing
     return _panel(core.Stat, title, description, queries, field, options, 4, 4)
 
 
@@ -139,6 +145,7 @@ def timeseries(
     stacked: bool = False,
     decimals: int | None = None,
     width: int = 12,
+    lowest: float | None = 0,
 ) -> Json:
     """Return lines over time.
 
@@ -150,10 +157,12 @@ def timeseries(
         stacked: Whether the lines add up.
         decimals: Decimals; 0 for numbers of events, since `increase()` of 2 events is not quite 2.
         width: Width, of 24.
+        lowest: Where the axis begins; by the values if None.
     """
     field = _field(unit, decimals=decimals)
     field["color"] = {"mode": "palette-classic"}
-    field["min"] = 0
+    if lowest is not None:
+        field["min"] = lowest
     field["custom"] = {
         "drawStyle": "line",
         "fillOpacity": 30 if stacked else 8,

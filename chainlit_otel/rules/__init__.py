@@ -9,15 +9,16 @@ from typing import Any, Literal
 
 import yaml
 
+from chainlit_otel.rules import openslo
 from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
-from chainlit_otel.rules.recording import Recording, recordings
+from chainlit_otel.rules.recording import BUDGET_INTERVAL, Recording, budgets, recordings
 from chainlit_otel.rules.windows import Windows
 from chainlit_otel.thresholds import Thresholds
 from chainlit_otel.version import DOCS
 
 __all__ = ["RUNBOOK", "Format", "Links", "Thresholds", "Windows", "render"]
 
-Format = Literal["prometheus", "prometheusrule"]
+Format = Literal["prometheus", "prometheusrule", "openslo"]
 
 # An alert is read in a mail or a chat, from where a relative link leads nowhere.
 RUNBOOK = f"{DOCS}/runbook.md"
@@ -74,8 +75,11 @@ def render(
         limits: When alerts fire.
         window: How long the windows are.
         links: Where alerts point to.
-        format: A rule file of Prometheus, or a `PrometheusRule` of the Prometheus Operator.
+        format: A rule file of Prometheus, a `PrometheusRule` of the Prometheus Operator, or the
+            objectives alone as OpenSLO documents.
     """
+    if format == "openslo":
+        return _HEADER + _yaml(*openslo.documents(limits or Thresholds()))
     document: dict[str, Any] = {
         "groups": groups(limits or Thresholds(), window or Windows(), links or Links())
     }
@@ -86,14 +90,27 @@ def render(
             "metadata": {"name": "chainlit", "labels": {"app.kubernetes.io/name": "chainlit"}},
             "spec": document,
         }
-    body = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True)
-    return _HEADER + body
+    return _HEADER + _yaml(document)
+
+
+def _yaml(*documents: dict[str, Any]) -> str:
+    return yaml.dump_all(
+        documents, Dumper=_Dumper, sort_keys=False, width=10_000, allow_unicode=True
+    )
 
 
 def groups(limits: Thresholds, window: Windows, links: Links) -> list[dict[str, Any]]:
     """Return the groups of a rule file."""
     return [
-        {"name": "chainlit.recording", "rules": [_recording(one) for one in recordings(window)]},
+        {
+            "name": "chainlit.recording",
+            "rules": [_recording(one) for one in recordings(limits, window)],
+        },
+        {
+            "name": "chainlit.objectives",
+            "interval": window.duration(BUDGET_INTERVAL),
+            "rules": [_recording(one) for one in budgets(limits, window)],
+        },
         {
             "name": "chainlit.alerts",
             "rules": [_alert(one, window, links) for one in alerts(limits, window)],

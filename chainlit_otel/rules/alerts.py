@@ -14,8 +14,9 @@ from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
 from chainlit_otel.rules.causes import OF_THE_JOB, OF_THE_LAYER, SECONDS, SHARE, named
+from chainlit_otel.rules.objectives import BURNS, objectives, over
 from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, Windows
-from chainlit_otel.thresholds import FAST_BURN, SLOW_BURN, Thresholds
+from chainlit_otel.thresholds import PERIOD_DAYS, Thresholds
 
 PREFIX = "Chainlit"
 
@@ -63,7 +64,7 @@ def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
         *_sign_in_failures(limits, window),
         _capacity_near(limits),
         *_session_leaks(limits),
-        *_turn_error_budget_burns(limits, window),
+        *_budget_burns(limits, window),
         _first_token_slow(limits, window),
         _event_loop_blocked(limits, window),
         _answers_lost(limits, window),
@@ -332,46 +333,33 @@ def _session_leaks(limits: Thresholds) -> list[Alert]:
     ]
 
 
-def _turn_error_budget_burns(limits: Thresholds, window: Windows) -> list[Alert]:
-    """Return alerts with two windows each.
-
-    The long one avoids false alarms, the short one lets the alert resolve soon.
-    """
-    budget = 1 - limits.turn_objective
+def _budget_burns(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return an alert for each objective and each rate at which its budget may be used up."""
+    hints = {"answered": _what_fails, "first_token": _slowest_steps, "delivered": _closed}
     return [
         Alert(
-            "TurnErrorBudgetBurn",
-            f"({r.TURN_ERRORS[long]} > {factor * budget:g})\n"
-            f"and ({r.TURN_ERRORS[short]} > {factor * budget:g})\n"
-            f"and ({_failed_turns(window.duration(long))} >= {least:g})",
-            wait,
-            severity,
-            "Turns fail on {{ $labels.job }}.",
-            "{{ $value | humanizePercentage }} of the turns fail: the error budget of 30 days "
-            f"(objective {100 * limits.turn_objective:g}%) is used up within "
-            f"{30 / factor:.1f} days." + _what_fails(window.duration(short)),
+            one.alert,
+            f"({one.errors(burn.long)} > {burn.factor * one.budget:g})\n"
+            f"and ({one.errors(burn.short)} > {burn.factor * one.budget:g})\n"
+            f"and ({one.missed(over('increase', window.duration(span)))} >= {least:g})",
+            burn.wait,
+            burn.severity,
+            one.summary,
+            f"{{{{ $value | humanizePercentage }}}} {one.bad}: the error budget of {PERIOD_DAYS} "
+            f"days (objective {100 * one.target:g}%) is used up within "
+            f"{PERIOD_DAYS / burn.factor:.2g} days."
+            + hints[one.name](window.duration(min(burn.short, HOUR))),
             catalog.DASHBOARD_CONVERSATIONS,
-            {"burn": burn},
+            {"burn": burn.name},
         )
-        for burn, factor, long, short, wait, severity, least in (
-            ("fast", FAST_BURN, HOUR, 5 * MINUTE, 2 * MINUTE, "critical", limits.turn_errors_least),
-            (
-                "slow",
-                SLOW_BURN,
-                6 * HOUR,
-                30 * MINUTE,
-                15 * MINUTE,
-                "warning",
-                limits.turn_errors_least_slow,
-            ),
+        for one in objectives(limits)
+        for burn in BURNS
+        for span, least in (
+            (HOUR, limits.turn_errors_least)
+            if burn.long == HOUR
+            else (6 * HOUR, limits.turn_errors_least_slow),
         )
     ]
-
-
-def _failed_turns(span: str) -> str:
-    return _increase(
-        r.BY_JOB, catalog.TURN_DURATION, span, {catalog.OUTCOME: "error"}, part="count"
-    )
 
 
 def _what_fails(span: str) -> str:
@@ -395,10 +383,6 @@ def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
     span = window.duration(10 * MINUTE)
     buckets = select(catalog.TIME_TO_FIRST_TOKEN, part="bucket")
     counted = _increase(r.BY_JOB, catalog.TIME_TO_FIRST_TOKEN, span, part="count")
-    step = catalog.STEP_TYPE.prometheus_label
-    # A run has the other steps in it.
-    inside = select(catalog.STEP_DURATION, scope=f'{OF_THE_JOB},{step}!="run"', part="bucket")
-    steps = f"histogram_quantile(0.9, sum by ({step}, le) (rate({inside}[{span}])))"
     return Alert(
         "FirstTokenSlow",
         f"(histogram_quantile(0.9, sum by (namespace, job, le) (rate({buckets}[{span}]))) "
@@ -408,9 +392,18 @@ def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
         "warning",
         "Users of {{ $labels.job }} wait long for the first word.",
         "One turn in ten takes longer than {{ $value | humanizeDuration }} to its first token."
-        + named("Slowest steps, p90:", catalog.STEP_TYPE, steps, SECONDS),
+        + _slowest_steps(span),
         catalog.DASHBOARD_CONVERSATIONS,
     )
+
+
+def _slowest_steps(span: str) -> str:
+    """Return how long the steps of each type took."""
+    step = catalog.STEP_TYPE.prometheus_label
+    # A run has the other steps in it.
+    inside = select(catalog.STEP_DURATION, scope=f'{OF_THE_JOB},{step}!="run"', part="bucket")
+    steps = f"histogram_quantile(0.9, sum by ({step}, le) (rate({inside}[{span}])))"
+    return named("Slowest steps, p90:", catalog.STEP_TYPE, steps, SECONDS)
 
 
 def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from chainlit_otel import catalog
 from chainlit_otel.catalog import Metric
 from chainlit_otel.promql import Part, Where, duration, select
+from chainlit_otel.rules.objectives import PERIOD, Objective, objectives, over
 from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, WEEK, Windows
+from chainlit_otel.thresholds import Thresholds
 
 BY_JOB = "by (namespace, job)"
 
@@ -24,6 +26,7 @@ _LEAVES = "job:chainlit_session_left:rate5m"
 _WEBSOCKET: Where = {catalog.SESSION_TYPE: "websocket"}
 _CONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "connected"}
 _DISCONNECTED: Where = {**_WEBSOCKET, catalog.SESSION_STATE: "disconnected"}
+BUDGET_INTERVAL = 2 * MINUTE
 _PEAK_WINDOWS = (15.0, MINUTE, 5 * MINUTE)
 
 STARTS = "job:chainlit_session_starts:rate5m"
@@ -38,14 +41,6 @@ MEAN_COMPLETED = "job:chainlit_session_duration_seconds:mean1h"
 MEAN_UNBIASED = "job:chainlit_session_time_seconds:mean1h"
 AGE = "job:process_age_seconds:min"
 REPLACED = "job:process_replaced:ratio"
-TURNS = "job:chainlit_turns:rate5m"
-TURNS_FAILED = "job:chainlit_turns_failed:rate5m"
-TURN_ERRORS = {
-    5 * MINUTE: "job:chainlit_turn_errors:ratio5m",
-    30 * MINUTE: "job:chainlit_turn_errors:ratio30m",
-    HOUR: "job:chainlit_turn_errors:ratio1h",
-    6 * HOUR: "job:chainlit_turn_errors:ratio6h",
-}
 
 
 @dataclass(frozen=True)
@@ -61,15 +56,15 @@ class Recording:
     expr: str
 
 
-def recordings(window: Windows) -> list[Recording]:
+def recordings(limits: Thresholds, window: Windows) -> list[Recording]:
     """Return the recording rules, each after those that it uses."""
     return [
         *_sessions(window),
         *_fleet_peak(window),
         *_mean_durations(window),
-        *_turn_errors(window),
         Recording(AGE, f"min {BY_JOB} ({_AGES})"),
         _replaced(window),
+        *(rule for one in objectives(limits) for rule in _objective(one, window)),
     ]
 
 
@@ -181,22 +176,55 @@ def _mean_durations(window: Windows) -> list[Recording]:
     ]
 
 
-def _turn_errors(window: Windows) -> list[Recording]:
-    five_minutes = window.duration(5 * MINUTE)
-    failed = {catalog.OUTCOME: "error"}
+def _objective(objective: Objective, window: Windows) -> list[Recording]:
+    rate = over("rate", window.duration(5 * MINUTE))
+    # Of two counters, only one may have lost an event to a restart.
+    good = f"clamp_min({objective.total} - {objective.missed(rate)}, 0)"
     return [
-        Recording(TURNS, _rate(catalog.TURN_DURATION, {}, five_minutes, "count")),
-        Recording(TURNS_FAILED, _rate(catalog.TURN_DURATION, failed, five_minutes, "count")),
+        Recording(objective.total, objective.events(rate)),
+        Recording(objective.good, good),
+        Recording(objective.errors(5 * MINUTE), _share(objective.good, f"({objective.total} > 0)")),
         *(
             Recording(
-                name,
-                f"{TURNS_FAILED} / ({TURNS} > 0)"
-                if seconds == 5 * MINUTE
-                else _ratio(TURNS_FAILED, TURNS, window.duration(seconds)),
+                objective.errors(seconds),
+                _errors(objective.good, objective.total, window.duration(seconds)),
             )
-            for seconds, name in TURN_ERRORS.items()
+            for seconds in (30 * MINUTE, HOUR, 6 * HOUR, 3 * DAY)
         ),
     ]
+
+
+def budgets(limits: Thresholds, window: Windows) -> list[Recording]:
+    """Return the recording rules about weeks, each after those that it uses.
+
+    They are for a group of their own, which is evaluated each `BUDGET_INTERVAL`: every 15 seconds
+    of four weeks would be too many samples to add up.
+    """
+    return [rule for one in objectives(limits) for rule in _budget(one, window)]
+
+
+def _budget(objective: Objective, window: Windows) -> list[Recording]:
+    span = window.duration(BUDGET_INTERVAL)
+    good, total = (name.replace(":rate5m", ":mean2m") for name in (objective.good, objective.total))
+    return [
+        Recording(good, f"avg_over_time({objective.good}[{span}])"),
+        Recording(total, f"avg_over_time({objective.total}[{span}])"),
+        Recording(objective.errors(PERIOD), _errors(good, total, window.duration(PERIOD))),
+        Recording(objective.budget_left, f"1 - {objective.errors(PERIOD)} / {objective.budget:g}"),
+    ]
+
+
+def _errors(good: str, total: str, span: str) -> str:
+    """Return the share of the events of a span that were not good.
+
+    The ratio of two sums of recorded rates is the same as that of all replicas over hours, whose
+    evaluation would take the Prometheus of a large deployment seconds.
+    """
+    return _share(f"sum_over_time({good}[{span}])", f"(sum_over_time({total}[{span}]) > 0)")
+
+
+def _share(good: str, total: str) -> str:
+    return f"clamp_min(1 - {good} / {total}, 0)"
 
 
 def _rate(metric: Metric, where: Where, span: str, part: Part = "") -> str:
@@ -204,9 +232,5 @@ def _rate(metric: Metric, where: Where, span: str, part: Part = "") -> str:
 
 
 def _ratio(part: str, whole: str, span: str) -> str:
-    """Return the ratio of two recorded rates.
-
-    It is the same as that of the rates of all replicas over hours, whose evaluation would take the
-    Prometheus of a large deployment a second.
-    """
+    """Return the ratio of two recorded rates."""
     return f"avg_over_time({part}[{span}]) / (avg_over_time({whole}[{span}]) > 0)"

@@ -76,7 +76,7 @@ def test_every_manifest_is_what_kubernetes_and_the_operator_take(
 ) -> None:
     seen = set()
     for manifest in manifests:
-        # Four dashboards say no more of a ConfigMap than one.
+        # Five dashboards say no more of a ConfigMap than one.
         if manifest["kind"] not in seen or manifest["kind"] != "ConfigMap":
             assert check(manifest) == "", manifest["metadata"]["name"]
         seen.add(manifest["kind"])

@@ -21,7 +21,7 @@ from chainlit_otel.catalog import Metric
 from chainlit_otel.cli import main
 from chainlit_otel.rules import Thresholds, Windows, render
 from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
-from chainlit_otel.rules.recording import recordings
+from chainlit_otel.rules.recording import budgets, recordings
 from tests.rules.world import Replica, Series, series
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +39,8 @@ ASKED_FOR = {
     "CapacityNear",
     "SessionLeak",
     "TurnErrorBudgetBurn",
+    "FirstTokenBudgetBurn",
+    "DeliveryBudgetBurn",
     "FirstTokenSlow",
     "EventLoopBlocked",
     "AnswersLost",
@@ -75,7 +77,7 @@ def test_every_alert_is_there() -> None:
 
 
 def test_prometheus_takes_the_rules() -> None:
-    found = len(alerts(Thresholds(), Windows())) + len(recordings(Windows()))
+    found = len(alerts(Thresholds(), Windows())) + len(RECORDED)
     assert f"{found} rules found" in promtool("check", "rules", str(RULES))
 
 
@@ -173,7 +175,7 @@ def silent(
     test_of_all = {
         "rule_files": [str(RULES)],
         # Else promtool evaluates them in an order that changes from run to run.
-        "group_eval_order": ["chainlit.recording", "chainlit.alerts"],
+        "group_eval_order": ["chainlit.recording", "chainlit.objectives", "chainlit.alerts"],
         "evaluation_interval": every,
         "tests": [test],
     }
@@ -186,7 +188,9 @@ _SELECTOR = re.compile(
     r"\b(up|(?:chainlit|db_client|process|job|job_origin)[a-z0-9_:]*[_:][a-z0-9_:]+)"
     r"(?:\{([^}]*)\})?(?![a-z0-9_:(])"
 )
-RECORDED = {rule.name: rule.expr for rule in recordings(Windows())}
+RECORDED = {
+    rule.name: rule.expr for kind in (recordings, budgets) for rule in kind(Thresholds(), Windows())
+}
 
 
 def read(expression: str) -> set[tuple[str, str]]:
@@ -408,6 +412,7 @@ def test_a_prometheusrule_has_the_same_groups() -> None:
         (["--capacity-sessions", "nan"], "capacity_sessions"),
         (["--turn-objective", "1"], "turn_objective"),
         (["--turn-objective", "0.9"], "turn_objective"),
+        (["--first-token-within", "5"], "must be one of 0.01, 0.02, 0.04"),
         (["--first-token-seconds", "400"], "first_token_seconds"),
         (["--data-layer-seconds", "10"], "data_layer_seconds"),
         (["--runbook-url", "docs/runbook.md"], "https://"),
@@ -443,11 +448,15 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path, command: str
 def test_every_threshold_changes_some_alert_that_prometheus_takes(threshold: Any) -> None:
     # Halfway to a bound is another value, whatever the bounds are.
     value = (threshold.default + threshold.metadata["lowest"]) / 2
+    if threshold.metadata["choices"]:
+        value = threshold.metadata["choices"][0]
     if value == threshold.default:
         value = threshold.default + 1
     text = render(Thresholds(**{threshold.name: value}))
     changed = [a for a, b in zip(rules(render()), rules(text), strict=True) if a != b]
-    assert changed
-    assert all("alert" in rule for rule in changed)
+    assert any("alert" in rule for rule in changed)
+    # What is recorded of a budget, or of what is in time, changes with the objective.
+    recorded = {rule["record"] for rule in changed if "record" in rule}
+    assert not recorded or "objective" in threshold.name or threshold.metadata["choices"]
     help = CliRunner().invoke(main, ["rules", "--help"]).output
     assert f"--{threshold.name.replace('_', '-')}" in help

@@ -48,11 +48,12 @@ _COUNTERS = {
     'chainlit_turn_duration_seconds_count{chainlit_outcome="ok"}': 5.0,
     'chainlit_turn_duration_seconds_count{chainlit_outcome="error"}': 0.005,
     'chainlit_turn_time_to_first_token_seconds_bucket{le="1.28"}': 4.9,
+    'chainlit_turn_time_to_first_token_seconds_bucket{le="10.24"}': 4.98,
     'chainlit_turn_time_to_first_token_seconds_bucket{le="20.48"}': 5.0,
     'chainlit_turn_time_to_first_token_seconds_bucket{le="+Inf"}': 5.0,
     "chainlit_turn_time_to_first_token_seconds_count": 5.0,
     'chainlit_messages_total{chainlit_message_direction="outbound"}': 5.0,
-    'chainlit_emit_dropped_total{chainlit_emit_event="update_message"}': 0.05,
+    'chainlit_emit_dropped_total{chainlit_emit_event="update_message"}': 0.02,
     'chainlit_data_layer_operations_total{chainlit_data_layer_operation="create_step",'
     'chainlit_data_layer_name="SQLAlchemyDataLayer",chainlit_outcome="ok"}': 20.0,
     'chainlit_data_layer_operations_total{chainlit_data_layer_operation="create_step",'
