@@ -83,13 +83,13 @@ class Thresholds:
         choices=TURN_BOUNDS,
     )
     delivery_objective: float = _threshold(
-        0.99, "Share of messages that should reach a browser.", 0.94, 0.9999
+        0.99, "Share of turns that should reach a browser.", 0.94, 0.9999
     )
     turn_errors_least: float = _threshold(
-        20, "Fewer turns, or messages, in an hour that miss an objective do not count.", 1
+        20, "Fewer turns in an hour that miss an objective do not count.", 1
     )
     turn_errors_least_slow: float = _threshold(
-        30, "Fewer turns, or messages, in six hours that miss an objective do not count.", 1
+        30, "Fewer turns in six hours that miss an objective do not count.", 1
     )
     # An estimated quantile is never above the last bound of its histogram.
     first_token_seconds: float = _threshold(

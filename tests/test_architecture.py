@@ -123,7 +123,7 @@ USES: dict[str, tuple[str, ...]] = {
         "catalog",
         "grafana",
         "promql",
-        "rules.recording",
+        *("rules.objectives", "rules.recording", "rules.windows"),
         "thresholds",
     ),
     "rules": ("catalog", "promql", "rules", "thresholds", "version"),

@@ -17,6 +17,7 @@ from chainlit_otel.rules.windows import DAY, HOUR, MINUTE
 from chainlit_otel.thresholds import FAST_BURN, PERIOD_DAYS, SLOW_BURN, SUSTAINED_BURN, Thresholds
 
 PERIOD = PERIOD_DAYS * DAY
+_TURNS = "job:chainlit_turns:rate5m"
 _WINDOWS = {
     5 * MINUTE: "5m",
     30 * MINUTE: "30m",
@@ -123,7 +124,7 @@ def objectives(limits: Thresholds) -> list[Objective]:
             "TurnErrorBudgetBurn",
             "Turns fail on {{ $labels.job }}.",
             "of the turns fail",
-            "job:chainlit_turns:rate5m",
+            _TURNS,
             "job:chainlit_turns_answered:rate5m",
             "turn_error",
             _events(catalog.TURN_DURATION, part="count"),
@@ -146,16 +147,16 @@ def objectives(limits: Thresholds) -> list[Objective]:
         Objective(
             "delivered",
             "delivered",
-            "of the messages reach a browser",
+            "of the turns reach a browser as a whole",
             limits.delivery_objective,
             "DeliveryBudgetBurn",
-            "Messages of {{ $labels.job }} do not reach their users.",
-            "of the messages were sent to a socket that is gone",
-            "job:chainlit_deliveries:rate5m",
-            "job:chainlit_deliveries_good:rate5m",
-            "delivery_error",
-            _sent,
-            _lost,
+            "Answers of {{ $labels.job }} do not reach their users.",
+            "of the turns have something that was sent to a socket that is gone",
+            _TURNS,
+            "job:chainlit_turns_delivered:rate5m",
+            "undelivered_turn",
+            _events(catalog.TURN_DURATION, part="count"),
+            _events(catalog.UNDELIVERED_TURNS),
         ),
     ]
 
@@ -179,11 +180,3 @@ def _late_first_tokens(seconds: float) -> Events:
     every = _events(catalog.TIME_TO_FIRST_TOKEN, part="count")
     in_time = _events(catalog.TIME_TO_FIRST_TOKEN, part="bucket", scope=f'le="{seconds:g}"')
     return lambda asked: f"({every(asked)} - {in_time(asked)})"
-
-
-_lost = _events(catalog.EMIT_DROPPED, {catalog.EMIT_EVENT: catalog.MESSAGE_EVENTS})
-_arrived = _events(catalog.MESSAGES, {catalog.DIRECTION: "outbound"})
-
-
-def _sent(asked: Callable[[str], str]) -> str:
-    return f"({_arrived(asked)} + {_lost(asked)})"

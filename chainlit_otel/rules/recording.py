@@ -6,7 +6,7 @@ in their namespace, if there is one. Windows in names are those of scale 1.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from chainlit_otel import catalog
@@ -64,7 +64,7 @@ def recordings(limits: Thresholds, window: Windows) -> list[Recording]:
         *_mean_durations(window),
         Recording(AGE, f"min {BY_JOB} ({_AGES})"),
         _replaced(window),
-        *(rule for one in objectives(limits) for rule in _objective(one, window)),
+        *_once(rule for one in objectives(limits) for rule in _objective(one, window)),
     ]
 
 
@@ -178,7 +178,7 @@ def _mean_durations(window: Windows) -> list[Recording]:
 
 def _objective(objective: Objective, window: Windows) -> list[Recording]:
     rate = over("rate", window.duration(5 * MINUTE))
-    # Of two counters, only one may have lost an event to a restart.
+    # Of two counters, only one may have lost an event to a restart, or the one was scraped first.
     good = f"clamp_min({objective.total} - {objective.missed(rate)}, 0)"
     return [
         Recording(objective.total, objective.events(rate)),
@@ -200,7 +200,12 @@ def budgets(limits: Thresholds, window: Windows) -> list[Recording]:
     They are for a group of their own, which is evaluated each `BUDGET_INTERVAL`: every 15 seconds
     of four weeks would be too many samples to add up.
     """
-    return [rule for one in objectives(limits) for rule in _budget(one, window)]
+    return _once(rule for one in objectives(limits) for rule in _budget(one, window))
+
+
+def _once(rules: Iterable[Recording]) -> list[Recording]:
+    """Return the rules of several objectives, some of which count the same events."""
+    return list({rule.name: rule for rule in rules}.values())
 
 
 def _budget(objective: Objective, window: Windows) -> list[Recording]:

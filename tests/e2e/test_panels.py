@@ -509,7 +509,7 @@ def objectives(done: Ledger, first: str, second: str, seconds: float) -> Panels:
     events = {
         "answered": grown(turns / 5),
         "first token": grown(answered / 5),
-        "delivered": grown((done["outbound"] + done["lost"]) / 5),
+        "delivered": grown(turns / 5),
     }
     # Far more went wrong than objectives allow; how much does not add up exactly, since what came
     # early is in more of the windows that are summed up.

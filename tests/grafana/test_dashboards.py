@@ -173,7 +173,6 @@ NOT_SHOWN = {
     "chainlit.event_loop.blocked_time",
     "chainlit.session.lookups",
     "chainlit.turn.oldest_waiting",
-    "chainlit.turn.undelivered",
 }
 """Metrics that nobody has found a question for yet."""
 

@@ -460,3 +460,31 @@ def test_every_threshold_changes_some_alert_that_prometheus_takes(threshold: Any
     assert not recorded or "objective" in threshold.name or threshold.metadata["choices"]
     help = CliRunner().invoke(main, ["rules", "--help"]).output
     assert f"--{threshold.name.replace('_', '-')}" in help
+
+
+def test_the_objectives_are_openslo_documents(tmp_path: Path) -> None:
+    _, text = run("--format", "openslo", "--turn-objective", "0.98", "--first-token-within", "5.12")
+    service, *found = yaml.safe_load_all(text)
+    assert service["kind"] == "Service"
+    queries = []
+    for one, target in zip(found, (0.98, 0.95, 0.99), strict=True):
+        assert (one["apiVersion"], one["kind"]) == ("openslo/v1", "SLO")
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one["metadata"]["name"])
+        spec = one["spec"]
+        assert spec["service"] == service["metadata"]["name"]
+        assert spec["budgetingMethod"] == "Occurrences"
+        assert spec["timeWindow"] == [{"duration": "28d", "isRolling": True}]
+        assert [objective["target"] for objective in spec["objectives"]] == [target]
+        ratio = spec["indicator"]["spec"]["ratioMetric"]
+        assert set(ratio) == {"counter", "bad", "total"}
+        assert ratio["counter"] is True
+        for side in ("bad", "total"):
+            assert ratio[side]["metricSource"]["type"] == "Prometheus"
+            queries.append(ratio[side]["metricSource"]["spec"]["query"])
+    assert 'le="5.12"' in "".join(queries)
+    known = {name for rule in RECORDED.values() for name, _ in read(rule)}
+    assert {name for query in queries for name, _ in read(query)} <= known
+    rule_file = tmp_path / "queries.json"
+    recorded = [{"record": f"slo:{n}", "expr": query} for n, query in enumerate(queries)]
+    rule_file.write_text(json.dumps({"groups": [{"name": "slo", "rules": recorded}]}))
+    promtool("check", "rules", str(rule_file))
