@@ -39,8 +39,7 @@ class Stall:
         seen_late: Whether the watchdog could not run before, as when a call in C lets no thread
             run: the loop may have gone on from the line that blocked it.
         step: Type and name of the step under way, if there was one.
-        innermost: The line inside of that of the app that was being executed, if it is another
-            one, such as of a library.
+        innermost: The innermost line that was being executed, if that is not `source`.
     """
 
     callback: str | None = None
@@ -95,7 +94,7 @@ class Heartbeat:
 
     Attributes:
         stalls: Stalls so far, each counted once, and while it lasts.
-        stalled_time: Seconds that the stalls lasted which are over.
+        stalled_time: Seconds of the stalls that are over.
         stalled: Whether a stall that has been counted goes on.
     """
 

@@ -292,8 +292,8 @@ class TurnLedger:
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
-                self._of_session[session].remove(turn)
-                if not self._of_session[session]:
+                (turns := self._of_session[session]).remove(turn)
+                if not turns:
                     del self._of_session[session]
                 outcome, outcomes = turn.outcome, session.outcomes
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1

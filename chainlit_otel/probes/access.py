@@ -70,10 +70,10 @@ SIGN_INS = {
 _REFUSALS = ("authentication failed", "authorization failed")
 # https://www.rfc-editor.org/rfc/rfc6749#section-4.1.2.1
 _PROVIDER_FAILURES = ("server_error", "temporarily_unavailable")
-# What a client calls itself by, programs first: browsers name each other, too.
+# As programs and browsers call themselves; each browser names those that it is like, too.
 _AGENTS = (
-    *("python-requests", "python-httpx", "aiohttp", "python-urllib", "curl", "Wget", "okhttp"),
-    *("Go-http-client", "Java", "axios", "node", "PostmanRuntime", "HeadlessChrome"),
+    *("python-requests", "python-httpx", "aiohttp", "Python-urllib", "curl", "Wget", "okhttp"),
+    *("Go-http-client", "Java-http-client", "Java", "axios", "PostmanRuntime", "HeadlessChrome"),
     *("Edg", "OPR", "Firefox", "Chrome", "Safari"),
 )
 
@@ -315,8 +315,8 @@ class Access(Probe):
 
 def _agent_of(request: Any) -> str:
     """Return the kind of client that a request says it comes from, of a closed set."""
-    text = request.headers.get("user-agent", "").lower()
-    return next((name for name in _AGENTS if name.lower() in text), catalog.OTHER)
+    text = request.headers.get("user-agent", "")
+    return next((name for name in _AGENTS if f"{name}/" in text), catalog.OTHER)
 
 
 def _status(error: BaseException) -> int | None:
@@ -350,17 +350,13 @@ def _wrap_authenticate_user(access: Access) -> Any:
             response = await wrapped(*args, **kwargs)
         except Exception as error:
             with access.guard:
-                access.on_signed_in(endpoint, _first(args, kwargs), error)
+                access.on_signed_in(endpoint, args[0], error)
             raise
         with access.guard:
-            access.on_signed_in(endpoint, _first(args, kwargs), None)
+            access.on_signed_in(endpoint, args[0], None)
         return response
 
     return wrapper
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return next(iter((*args, *kwargs.values())))
 
 
 def _wrap_get_oauth_redirect_error(access: Access) -> Any:

@@ -327,9 +327,9 @@ class _Request:
         guard = self._instrumented.guard
         if type(message) is dict and message.get("type") == "http.response.start":
             with guard:
-                self._name_session(message)
                 await self._notify(message)
                 self._record_failure()
+                self._name_session(message)
             await self._send(message)
         else:
             await self._send(message)

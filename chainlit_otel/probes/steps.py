@@ -115,7 +115,8 @@ class Steps(Probe):
     def on_entered(self, step: ChainlitStep, state: _StepState) -> None:
         """A step was entered."""
         state.open = True
-        if (task := _current_task()) is not None:
+        # What Chainlit itself starts around a callback has the callback's name, and says no more.
+        if step.type != "run" and (task := _current_task()) is not None:
             if (running := self._running.get(task)) is None:
                 self._running.put(task, running := [])
             running.append(state)
@@ -139,14 +140,11 @@ class Steps(Probe):
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
     def running(self, task: asyncio.Task[Any] | None) -> tuple[str, str] | None:
-        """Return type and name, as a label, of the step that a task is in; None if it is in none.
-
-        What Chainlit itself starts around a callback is none, since it has the callback's name.
-        """
+        """Return type and name, as a label, of the step that a task is in; None if it is in none."""
         running = None if task is None else self._running.get(task)
         for state in reversed(running or ()):
             step = None if state.step is None else state.step()
-            if step is not None and step.type != "run":
+            if step is not None:
                 return self.types(step.type), self.names.admit(utf8_safe(step.name))
         return None
 

@@ -205,6 +205,7 @@ async def test_a_turn_that_the_end_of_the_process_ends_says_what_was_delivered(
         await visitor.say("at length")
         await until(server, "chainlit_turn_active", 1)
         server.stop()
+        await visitor.leave()
     turn = await turn_of(receiver, visitor)
     assert turn.attributes["chainlit.outcome"] == "cancelled"
     assert turn.attributes["chainlit.turn.chunks"] == "0"

@@ -200,8 +200,10 @@ class DataLayers(Probe):
         is_nested = _current_operation() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        if (session := self._sessions.handle(current_session())) is not None:
-            attributes[catalog.SESSION_ID] = session.hash
+        if self._tracing.is_enabled:
+            session = self._sessions.handle(current_session())
+            if session is not None:
+                attributes[catalog.SESSION_ID] = session.hash
         operation = Operation(name, layer, is_nested, self._spans.start(span, attributes))
         _current.set(operation)
         return operation
