@@ -140,7 +140,7 @@ class Steps(Probe):
         self._end(step, state, (time.monotonic_ns() - state.started) / NS, outcome, error)
 
     def running(self, task: asyncio.Task[Any] | None) -> tuple[str, str] | None:
-        """Return type and name, as a label, of the step that a task is in; None if it is in none."""
+        """Return type and name, as a label, of the step that a task is in; None without one."""
         running = None if task is None else self._running.get(task)
         for state in reversed(running or ()):
             step = None if state.step is None else state.step()
