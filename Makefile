@@ -83,6 +83,7 @@ lint: $(READY) ## check style, types, workflows and the generated parts of the d
 	$(BIN)/chainlit-otel dashboards --records --output $(BEHAVIOUR) --check
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml --check
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE) --check
+	$(BIN)/chainlit-otel rules --format alertmanager --output dashboards/inhibitions.yml --check
 
 format: $(READY) ## mend what can be mended of the style
 	$(BIN)/ruff check --fix
@@ -94,6 +95,7 @@ docs: $(READY) ## write dashboards, rules and the generated parts of the documen
 	$(BIN)/chainlit-otel dashboards --records --output $(BEHAVIOUR)
 	$(BIN)/chainlit-otel rules --output dashboards/rules.yml
 	$(BIN)/chainlit-otel rules --format prometheusrule --output $(PROMETHEUSRULE)
+	$(BIN)/chainlit-otel rules --format alertmanager --output dashboards/inhibitions.yml
 
 docs-site: $(READY) ## build the site of the pages in docs/ into site/; a broken link fails
 	$(BIN)/zensical build --strict --clean

@@ -55,7 +55,16 @@ class Thresholds:
     reconnects: float = _threshold(
         0.2, "Reconnects in 5 minutes for each connected session that are a storm."
     )
-    reconnects_least: float = _threshold(20, "Fewer reconnects in 5 minutes are no storm.", 1)
+    reconnects_least: float = _threshold(20, "Fewer reconnects are no storm.", 1)
+    lost_at_once: float = _threshold(
+        0.6, "Share of sockets lost within 2 minutes that were cut, not left.", 0, 1
+    )
+    lost_at_once_least: float = _threshold(
+        5, "Fewer sockets that were lost within 2 minutes, and came back, are no storm.", 1
+    )
+    reconnects_of_session: float = _threshold(
+        1.0, "Reconnects in 30 minutes for each session there was that are a storm."
+    )
     rejected: float = _threshold(0.05, "Share of connections refused.", 0, 1)
     rejected_least: float = _threshold(10, "Fewer refusals in 15 minutes do not count.", 1)
     sign_in_denied: float = _threshold(0.5, "Share of sign-ins denied.", 0, 1)
@@ -96,7 +105,13 @@ class Thresholds:
         10.0, "Seconds to the first token, 90th percentile.", 0, TURN_BOUNDS[-2]
     )
     first_token_turns: float = _threshold(10, "Fewer turns in 10 minutes do not count.", 1)
+    waiting_turns: float = _threshold(
+        5, "Fewer turns in 10 minutes without a first word do not count.", 1
+    )
     stalls: float = _threshold(3, "Stalls of the event loop in 10 minutes.", 1)
+    stalled: float = _threshold(
+        0.05, "Share of 10 minutes for which the event loop stood still.", 0, 1
+    )
     lost_ratio: float = _threshold(
         0.05, "Share of messages that were sent to a socket that is gone.", 0, 1
     )

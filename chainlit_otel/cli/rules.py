@@ -29,7 +29,8 @@ from chainlit_otel.rules import RUNBOOK, Format, Links, Windows, render
     type=click.Choice(get_args(Format)),
     default="prometheus",
     show_default=True,
-    help="A rule file of Prometheus, or a PrometheusRule for the Prometheus Operator.",
+    help="A rule file of Prometheus, a PrometheusRule for the Prometheus Operator, or inhibitions "
+    "for the configuration of Alertmanager.",
 )
 @click.option(
     "--runbook-url",

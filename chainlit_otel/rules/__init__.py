@@ -1,4 +1,4 @@
-"""Recording and alerting rules for Prometheus, from the catalogue.
+"""Rules for Prometheus and inhibitions for Alertmanager, from the catalogue.
 
 The one public function gives them as text; `chainlit-otel rules` prints it.
 """
@@ -11,6 +11,7 @@ import yaml
 
 from chainlit_otel.rules import openslo
 from chainlit_otel.rules.alerts import PREFIX, Alert, alerts
+from chainlit_otel.rules.inhibitions import render_inhibitions
 from chainlit_otel.rules.recording import BUDGET_INTERVAL, Recording, budgets, recordings
 from chainlit_otel.rules.windows import Windows
 from chainlit_otel.thresholds import Thresholds
@@ -18,7 +19,7 @@ from chainlit_otel.version import DOCS
 
 __all__ = ["RUNBOOK", "Format", "Links", "Thresholds", "Windows", "render"]
 
-Format = Literal["prometheus", "prometheusrule", "openslo"]
+Format = Literal["prometheus", "prometheusrule", "openslo", "alertmanager"]
 
 # An alert is read in a mail or a chat, from where a relative link leads nowhere.
 RUNBOOK = f"{DOCS}/runbook.md"
@@ -76,10 +77,12 @@ def render(
         window: How long the windows are.
         links: Where alerts point to.
         format: A rule file of Prometheus, a `PrometheusRule` of the Prometheus Operator, or the
-            objectives alone as OpenSLO documents.
+            objectives alone as OpenSLO documents, or the inhibitions for Alertmanager.
     """
     if format == "openslo":
         return _HEADER + _yaml(*openslo.documents(limits or Thresholds()))
+    if format == "alertmanager":
+        return _HEADER + render_inhibitions()
     document: dict[str, Any] = {
         "groups": groups(limits or Thresholds(), window or Windows(), links or Links())
     }

@@ -13,7 +13,15 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
-from chainlit_otel.rules.causes import OF_THE_JOB, OF_THE_LAYER, SECONDS, SHARE, named
+from chainlit_otel.rules.causes import (
+    OF_THE_INSTANCE,
+    OF_THE_JOB,
+    OF_THE_LAYER,
+    SECONDS,
+    SHARE,
+    figure,
+    named,
+)
 from chainlit_otel.rules.objectives import BURNS, objectives, over
 from chainlit_otel.rules.windows import DAY, HOUR, MINUTE, Windows
 from chainlit_otel.thresholds import PERIOD_DAYS, Thresholds
@@ -215,17 +223,42 @@ def _session_drop(limits: Thresholds, window: Windows) -> Alert:
 
 
 def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
+    """Return the alert for sockets that are lost and come back: many, all at once, or on and on.
+
+    A few are a storm as well if most of all sockets were lost at once, which one visitor cannot
+    bring about. What goes on and on is compared with all sessions that were there meanwhile,
+    however short they are.
+    """
     reconnected = f"{r.RECONNECTS} * {window.seconds_literal(5 * MINUTE)}"
+    ten_minutes = window.duration(10 * MINUTE)
+    # Not with those that are there now, since they are gone for a moment.
+    connected = f"max_over_time({r.CONNECTED}[{ten_minutes}])"
+    share = f"{reconnected} / ({connected} > 0)"
+    lost, least = f"max_over_time({r.CLOSED}[{ten_minutes}])", limits.lost_at_once_least
+    span, literal = window.duration(30 * MINUTE), window.seconds_literal(30 * MINUTE)
+    again = f"avg_over_time({r.RECONNECTS}[{span}]) * {literal}"
+    there = (
+        f"(avg_over_time({r.STARTS}[{span}]) * {literal} + max_over_time({r.CONNECTED}[{span}]))"
+    )
+    of_the_job = f"max_over_time({r.CLOSED}{{{OF_THE_JOB}}}[{window.duration(15 * MINUTE)}])"
     return Alert(
         "ReconnectStorm",
-        f"({reconnected} / {r.CONNECTED} > {limits.reconnects:g})\n"
-        f"and ({reconnected} >= {limits.reconnects_least:g})",
-        2 * MINUTE,
+        f"(({share} > {limits.reconnects:g})\n"
+        f"and ({reconnected} >= {limits.reconnects_least:g}\n"
+        f"or ({reconnected} >= {least:g} and {lost} > {limits.lost_at_once:g} "
+        f"and {lost} * {connected} >= {least:g})))\n"
+        f"or (({again} / ({there} > 0) > {limits.reconnects_of_session:g})\n"
+        f"and ({again} >= {limits.reconnects_least:g}))",
+        MINUTE,
         "warning",
         "Browsers lose their connection to {{ $labels.job }} and come back.",
-        "Within 5 minutes as many came back as {{ $value | humanizePercentage }} of the sessions "
-        "that are connected.",
+        "As many sockets were lost and came back as {{ $value | humanizePercentage }} of the "
+        "sessions there."
+        + figure("Of all sockets, lost within 2 minutes at most:", of_the_job, SHARE)
+        + _closed(window.duration(15 * MINUTE)),
         catalog.DASHBOARD_SESSIONS,
+        # What cuts connections every few minutes is one alert.
+        keep=30 * MINUTE,
     )
 
 
@@ -380,19 +413,30 @@ def _what_fails(span: str) -> str:
 
 
 def _first_token_slow(limits: Thresholds, window: Windows) -> Alert:
+    """Return the alert for turns that had a first word late, or still wait for it.
+
+    Those that wait are in no histogram yet. A single one that waits for long is somebody's task;
+    so most of the turns that began must be without a word.
+    """
     span = window.duration(10 * MINUTE)
     buckets = select(catalog.TIME_TO_FIRST_TOKEN, part="bucket")
     counted = _increase(r.BY_JOB, catalog.TIME_TO_FIRST_TOKEN, span, part="count")
+    ended = _increase(r.BY_JOB, catalog.TURN_DURATION, span, part="count")
+    began = f"({ended} + sum {r.BY_JOB} (delta({select(catalog.TURN_ACTIVE)}[{span}])))"
+    oldest = f"max {r.BY_JOB} ({select(catalog.TURN_OLDEST_WAITING)})"
     return Alert(
         "FirstTokenSlow",
-        f"(histogram_quantile(0.9, sum by (namespace, job, le) (rate({buckets}[{span}]))) "
+        f"((histogram_quantile(0.9, sum by (namespace, job, le) (rate({buckets}[{span}]))) "
         f"> {limits.first_token_seconds:g})\n"
-        f"and ({counted} >= {limits.first_token_turns:g})",
-        5 * MINUTE,
+        f"and ({counted} >= {limits.first_token_turns:g}))\n"
+        f"or (({oldest} > {limits.first_token_seconds:g})\n"
+        f"and ({began} - {counted} > 0.5 * {began})\n"
+        f"and ({began} - {counted} >= {limits.waiting_turns:g}))",
+        2 * MINUTE,
         "warning",
         "Users of {{ $labels.job }} wait long for the first word.",
-        "One turn in ten takes longer than {{ $value | humanizeDuration }} to its first token."
-        + _slowest_steps(span),
+        "One turn in ten, or most of those under way, wait longer than "
+        "{{ $value | humanizeDuration }} for the first word." + _slowest_steps(span),
         catalog.DASHBOARD_CONVERSATIONS,
     )
 
@@ -407,16 +451,26 @@ def _slowest_steps(span: str) -> str:
 
 
 def _event_loop_blocked(limits: Thresholds, window: Windows) -> Alert:
-    stalls = _increase(_BY_INSTANCE, catalog.EVENT_LOOP_BLOCKED, window.duration(10 * MINUTE))
+    span, literal = window.duration(10 * MINUTE), window.seconds_literal(10 * MINUTE)
+    stalls = _increase(_BY_INSTANCE, catalog.EVENT_LOOP_BLOCKED, span)
+
+    def stalled(by: str, scope: str = "") -> str:
+        time = _increase(by, catalog.EVENT_LOOP_BLOCKED_TIME, span, scope=scope)
+        return f"{time} / {literal}"
+
     return Alert(
         "EventLoopBlocked",
-        f"{stalls} >= {limits.stalls:g}",
+        f"{stalls} >= {limits.stalls:g}\n"
+        # One stall is no trend, unless it is a long one.
+        f"or ({stalls} and {stalled(_BY_INSTANCE)} > {limits.stalled:g})",
         0,
         "warning",
         "The event loop of {{ $labels.instance }} of {{ $labels.job }} is blocked.",
         f"{_COUNT} times in 10 minutes it stood still for more than 1 s, and with "
-        "it every user. The log names the callback and the line.",
+        "it every user. The log names the callback and the line."
+        + figure("Share of the time:", stalled("", OF_THE_INSTANCE), SHARE),
         catalog.DASHBOARD_RUNTIME,
+        keep=15 * MINUTE,
     )
 
 

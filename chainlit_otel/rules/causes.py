@@ -12,12 +12,24 @@ from chainlit_otel.catalog import Attribute
 # which matches series without it.
 OF_THE_JOB = "namespace=%[1]q,job=%[2]q"
 OF_THE_LAYER = f"{OF_THE_JOB},chainlit_data_layer_name=%[3]q"
+OF_THE_INSTANCE = f"{OF_THE_JOB},instance=%[3]q"
 
 COUNT = 'printf "%.0f"'
 SHARE = "humanizePercentage"
 SECONDS = "humanizeDuration"
 
 _MOST = 3
+
+
+def figure(says: str, query: str, shown: str = COUNT) -> str:
+    """Return a sentence with a single figure.
+
+    Args:
+        says: What it is: the beginning of the sentence.
+        query: PromQL of it, restricted by `OF_THE_JOB` or `OF_THE_INSTANCE`.
+        shown: The template function that writes it.
+    """
+    return f"{_asked(query)} {says} {{{{ . | first | value | {shown} }}}}.{{{{ end }}}}"
 
 
 def named(says: str, attribute: Attribute, query: str, shown: str = COUNT) -> str:
@@ -29,14 +41,22 @@ def named(says: str, attribute: Attribute, query: str, shown: str = COUNT) -> st
         query: PromQL of their figures, restricted by `OF_THE_JOB` or `OF_THE_LAYER`.
         shown: The template function that writes a figure.
     """
-    values = ["$labels.namespace", "$labels.job"]
-    if OF_THE_LAYER in query:
-        values.append("$labels.chainlit_data_layer_name")
-    worst = f"sort_desc(topk({_MOST}, {' '.join(query.split())} > 0))"
     label = attribute.prometheus_label
     return (
-        f"{{{{ with printf `{worst}` {' '.join(values)} | query }}}} {says}"
+        f"{_asked(f'sort_desc(topk({_MOST}, {query} > 0))')} {says}"
         "{{ range $n, $one := . }}{{ if $n }},{{ end }}"
         f' {{{{ $one | label "{label}" }}}} ({{{{ $one | value | {shown} }}}}){{{{ end }}}}.'
         "{{ end }}"
     )
+
+
+def _asked(query: str) -> str:
+    """Return the beginning of what is only there if a query has an answer."""
+    labels = ["$labels.namespace", "$labels.job"]
+    for restricted, label in (
+        (OF_THE_LAYER, "$labels.chainlit_data_layer_name"),
+        (OF_THE_INSTANCE, "$labels.instance"),
+    ):
+        if restricted in query:
+            labels.append(label)
+    return f"{{{{ with printf `{' '.join(query.split())}` {' '.join(labels)} | query }}}}"

@@ -34,6 +34,7 @@ STARTS_USUAL = "job:chainlit_session_starts:usual"
 STARTS_BY_ORIGIN = "job_origin:chainlit_session_starts:rate5m"
 RECONNECTS = "job:chainlit_session_reconnects:rate5m"
 CONNECTED = "job:chainlit_session_active:sum"
+CLOSED = "job:chainlit_connection_closed:ratio2m"
 PEAK = "job:chainlit_session_peak:sum"
 PEAK_AT_LEAST = "job:chainlit_session_active:max1h"
 PEAK_AT_MOST = "job:chainlit_session_peak:max1h"
@@ -102,7 +103,28 @@ def _sessions(window: Windows) -> list[Recording]:
         Recording(STARTS_USUAL, _usual(window)),
         Recording(RECONNECTS, _rate(catalog.SESSION_RECONNECTS, {}, five_minutes)),
         Recording(CONNECTED, f"sum {BY_JOB} ({select(catalog.SESSION_ACTIVE, _CONNECTED)})"),
+        _closed(window),
     ]
+
+
+# Neither the browser nor the server closed these of its own accord; a tab that is closed is one of
+# them, too.
+_LOST: Where = {catalog.CLOSE_REASON: ("transport_close", "transport_error", "ping_timeout")}
+
+
+def _closed(window: Windows) -> Recording:
+    """Return how many sockets were lost at once, as a share of those that were there.
+
+    Where visits are short, most sockets are lost within minutes as well: those of as many as came
+    meanwhile do not count. At once is within two minutes, since a rate needs two scrapes.
+    """
+    two_minutes, literal = window.duration(2 * MINUTE), window.seconds_literal(2 * MINUTE)
+    lost = select(catalog.CONNECTION_DURATION, _LOST, part="count")
+    return Recording(
+        CLOSED,
+        f"clamp_min(sum {BY_JOB} (increase({lost}[{two_minutes}])) - {STARTS} * {literal}, 0) / "
+        f"(max_over_time({CONNECTED}[{two_minutes}]) > 0)",
+    )
 
 
 def of_weeks(weeks: int, expr: Callable[[float], str]) -> str:

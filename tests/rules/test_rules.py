@@ -128,7 +128,7 @@ def test_each_alert_has_tests_in_which_it_fires_resolves_and_stays_silent(name: 
 
 @pytest.mark.parametrize("alert", alerts(Thresholds(), Windows()), ids=lambda alert: alert.name)
 def test_what_an_alert_says_of_the_cause_is_said_in_its_tests(alert: Alert) -> None:
-    asked = re.findall(r"\| query \}\} ([^{]+?)\{\{ range", alert.description)
+    asked = re.findall(r"\| query \}\} ([^{]+?) ?\{\{ (?:range|\.)", alert.description)
     assert len(asked) == alert.description.count("query")
     file = HERE / (re.sub(r"(?<!^)(?=[A-Z])", "_", alert.name).lower() + ".yml")
     said = [

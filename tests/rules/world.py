@@ -52,6 +52,9 @@ _COUNTERS = {
     'chainlit_turn_time_to_first_token_seconds_bucket{le="20.48"}': 5.0,
     'chainlit_turn_time_to_first_token_seconds_bucket{le="+Inf"}': 5.0,
     "chainlit_turn_time_to_first_token_seconds_count": 5.0,
+    # Most sockets are those of tabs that are closed, and some of browsers that come back.
+    "chainlit_connection_duration_seconds_count{"
+    'chainlit_connection_close_reason="transport_close"}': 1.1,
     'chainlit_messages_total{chainlit_message_direction="outbound"}': 5.0,
     'chainlit_emit_dropped_total{chainlit_emit_event="update_message"}': 0.05,
     "chainlit_turn_undelivered_total": 0.02,
@@ -67,6 +70,7 @@ _COUNTERS = {
     'chainlit_data_layer_operation="create_step"}': 20.0,
     'chainlit_session_lookup_misses_total{chainlit_lookup_site="file_upload"}': 0.01,
     "chainlit_event_loop_blocked_total": 0.0,
+    "chainlit_event_loop_blocked_time_seconds_total": 0.0,
     'chainlit_otel_internal_errors_total{chainlit_otel_probe="steps"}': 0.0,
     'chainlit_otel_label_overflow_total{chainlit_otel_attribute="chainlit.client.type"}': 0.01,
     'chainlit_otel_export_dropped_total{chainlit_otel_signal="spans",error_type="timeout"}': 0.0,
@@ -78,6 +82,9 @@ _GAUGES = {
     'chainlit_session_state="connected"}': 5.0,
     'chainlit_session_active{chainlit_session_type="websocket",'
     'chainlit_session_state="disconnected"}': 5.0,
+    # One turn takes so long that somebody always waits.
+    "chainlit_turn_active": 1.0,
+    "chainlit_turn_oldest_waiting_seconds": 15.0,
     'db_client_connection_count{db_client_connection_pool_name="db",'
     'db_client_connection_state="used"}': 0.1,
 }

@@ -160,9 +160,12 @@ class Alertmanager(_Process):
     Args:
         webhook: where it sends them; nowhere by default.
         port: where it listens; any free one by default.
+        inhibitions: the `inhibit_rules`, as YAML; none by default.
     """
 
-    def __init__(self, webhook: str | None = None, *, port: int | None = None) -> None:
+    def __init__(
+        self, webhook: str | None = None, *, port: int | None = None, inhibitions: str = ""
+    ) -> None:
         super().__init__("prometheus-alertmanager", port)
         receiver: dict[str, Any] = {"name": "on-call"}
         if webhook:
@@ -176,6 +179,7 @@ class Alertmanager(_Process):
                 "repeat_interval": "1h",
             },
             "receivers": [receiver],
+            **(yaml.safe_load(inhibitions) if inhibitions else {}),
         }
         (self.directory / "alertmanager.yml").write_text(yaml.safe_dump(config))
 

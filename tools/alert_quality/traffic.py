@@ -274,6 +274,15 @@ def _scrape(world: World, rng: Rng, course: _Course) -> None:
     cut = connected * course.cut
     reconnects[1:] += np.round(cut[:-1] * 0.7)
     reconnects[2:] += np.round(cut[:-2] * 0.3)
+    # One visitor in 200 has a network that loses the socket again and again.
+    flaky = np.zeros(size)
+    for at in np.flatnonzero(rng.random(size) < np.minimum(0.005 * visitors, 0.9)):
+        drops = at + np.cumsum(rng.integers(1, 4, rng.integers(3, 9)))
+        np.add.at(flaky, drops[drops < size], 1)
+    reconnects += flaky
+    # Each socket is closed once: that of a tab when its visitor leaves.
+    closed = rng.poisson(connected / STAY) + flaky + cut
+    closed[:-1] += rng.poisson(connected[1:] / 120)
     turns, failed = _turns(rng, course, visitors, connected)
     attempts = visitors + bots + back + reconnects
     refused = rng.binomial(attempts.astype(int), course.refused).astype(float)
@@ -284,6 +293,12 @@ def _scrape(world: World, rng: Rng, course: _Course) -> None:
         (catalog.SESSION_STARTS, new, visitors + bots + back - resumed, ""),
         (catalog.SESSION_STARTS, resuming, resumed, ""),
         (catalog.SESSION_RECONNECTS, {catalog.CLIENT_TYPE: "webapp"}, reconnects, ""),
+        (
+            catalog.CONNECTION_DURATION,
+            {catalog.CLOSE_REASON: "transport_close"},
+            closed,
+            "_count",
+        ),
         (catalog.CONNECTION_REJECTED, {catalog.REFUSAL: "authentication_failed"}, refused, ""),
         (catalog.TURN_DURATION, {catalog.OUTCOME: "ok"}, turns - failed, "_count"),
         (catalog.TURN_DURATION, {catalog.OUTCOME: "error"}, failed, "_count"),
