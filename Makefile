@@ -7,7 +7,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
 # What looks at the clock, or has a Prometheus look twice a second, runs beside nothing else.
-TIMED_TESTS := tests/e2e/test_panels.py tests/e2e/test_event_loop.py
+TIMED_TESTS := $(addprefix tests/e2e/test_, panels.py event_loop.py incidents.py)
 # More than the cores of a small machine: many a test waits for what it has started. In the order of
 # their names, since xdist would begin the files with few tests last, which are the longest.
 IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder

@@ -78,7 +78,7 @@ class Prometheus(_Process):
     """Scrapes some targets and evaluates rules.
 
     Args:
-        targets: `host:port` of what it scrapes.
+        targets: `host:port` of what it scrapes, as the job `chat` or by job.
         rules: the text of a rule file; none by default.
         interval: between scrapes and between evaluations, as Prometheus writes it.
         alertmanager: the `host:port` to which alerts go.
@@ -89,7 +89,7 @@ class Prometheus(_Process):
 
     def __init__(
         self,
-        targets: Sequence[str],
+        targets: Sequence[str] | Mapping[str, Sequence[str]],
         rules: str = "groups: []",
         *,
         interval: str = "1s",
@@ -99,7 +99,8 @@ class Prometheus(_Process):
         history: str = "",
     ) -> None:
         super().__init__("prometheus", port)
-        scraped = {"targets": list(targets), "labels": dict(labels or {})}
+        self._labels = dict(labels or {})
+        jobs = targets if isinstance(targets, Mapping) else {"chat": targets}
         config: dict[str, Any] = {
             "global": {
                 "scrape_interval": interval,
@@ -107,7 +108,9 @@ class Prometheus(_Process):
                 "evaluation_interval": interval,
             },
             "rule_files": ["rules.yml"],
-            "scrape_configs": [{"job_name": "chat", "static_configs": [scraped]}],
+            "scrape_configs": [
+                {"job_name": job, "file_sd_configs": [{"files": [f"{job}.json"]}]} for job in jobs
+            ],
         }
         if alertmanager:
             config["alerting"] = {
@@ -115,6 +118,8 @@ class Prometheus(_Process):
             }
         (self.directory / "prometheus.yml").write_text(yaml.safe_dump(config))
         (self.directory / "rules.yml").write_text(rules)
+        for job, addresses in jobs.items():
+            self.scrape(addresses, job)
         if history:
             (self.directory / "history").write_text(history)
             fill = ["tsdb", "create-blocks-from", "openmetrics", "history", "data"]
@@ -133,6 +138,14 @@ class Prometheus(_Process):
             "--enable-feature=exemplar-storage",
             f"--web.listen-address={self.address}",
         ]
+
+    def scrape(self, targets: Sequence[str], job: str = "chat") -> None:
+        """Let other replicas be those of a job; it takes some seconds until that is so."""
+        group = {"targets": list(targets), "labels": self._labels}
+        # In one go: a file that is only half there would be an error.
+        file = self.directory / f"{job}.json"
+        file.with_suffix(".new").write_text(json.dumps([group]))
+        file.with_suffix(".new").rename(file)
 
     def query(self, expression: str) -> list[tuple[dict[str, str], float]]:
         """The labels and the value of each series now.
@@ -161,10 +174,16 @@ class Alertmanager(_Process):
         webhook: where it sends them; nowhere by default.
         port: where it listens; any free one by default.
         inhibitions: the `inhibit_rules`, as YAML; none by default.
+        wait: how long it waits for what belongs to an alert before it sends it.
     """
 
     def __init__(
-        self, webhook: str | None = None, *, port: int | None = None, inhibitions: str = ""
+        self,
+        webhook: str | None = None,
+        *,
+        port: int | None = None,
+        inhibitions: str = "",
+        wait: str = "0s",
     ) -> None:
         super().__init__("prometheus-alertmanager", port)
         receiver: dict[str, Any] = {"name": "on-call"}
@@ -174,7 +193,7 @@ class Alertmanager(_Process):
             "route": {
                 "receiver": receiver["name"],
                 "group_by": ["..."],
-                "group_wait": "0s",
+                "group_wait": wait,
                 "group_interval": "1s",
                 "repeat_interval": "1h",
             },
@@ -209,6 +228,11 @@ class Webhook(LocalServer):
 
         super().__init__(Answering)
         self.url = f"{self.origin}/"
+
+    def about(self, job: str) -> list[dict[str, Any]]:
+        """The alerts of a job, in the order in which they came."""
+        with self._lock:
+            return [alert for alert in self._alerts if alert["labels"]["job"] == job]
 
     def of(self, name: str, status: str) -> list[dict[str, Any]]:
         """The alerts of a name that came as `firing` or as `resolved`."""

@@ -42,9 +42,13 @@ class RoundRobin:
     ) -> None:
         if self._server is not None:
             self._server.close()
+        self.cut()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    def cut(self) -> None:
+        """End all connections at once, as a proxy does that reads its configuration again."""
         for connection in self._connections:
             connection.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = self._ports[len(self.turns) % len(self._ports)]
