@@ -185,6 +185,8 @@ def timeseries(
         for n, query in enumerate(queries)
         if isinstance(query, Query) and (query.dashed or query.unit)
     ]
+    if any(_names_values(query) for query in queries if isinstance(query, Query)):
+        overrides.append(_without_zeros())
     return _panel(core.TimeSeries, title, description, queries, field, options, width, 8, overrides)
 
 
@@ -438,6 +440,30 @@ def _override(ref: str, query: Query) -> Json:
     if query.unit:
         properties.append({"id": "unit", "value": query.unit})
     return {"matcher": {"id": "byFrameRefID", "options": ref}, "properties": properties}
+
+
+def _names_values(query: Query) -> bool:
+    """Tell whether a query has a series for each value of a label; a replica is no such value."""
+    return "{{" in query.legend.replace("{{instance}}", "")
+
+
+def _without_zeros() -> Json:
+    """Return what leaves series that are zero all the time out of the legend.
+
+    Most values of a label never occur: their names would fill the panel and hide the one that does.
+    """
+    return {
+        "matcher": {
+            "id": "byValue",
+            "options": {"op": "gte", "reducer": "allIsZero", "value": 0},
+        },
+        "properties": [
+            {
+                "id": "custom.hideFrom",
+                "value": {"legend": True, "tooltip": True, "viz": False},
+            }
+        ],
+    }
 
 
 def _units(units: Mapping[str, str]) -> list[Json]:

@@ -170,9 +170,7 @@ def test_a_query_asks_for_what_exists_and_what_the_dashboard_is_set_to(panel: Js
 
 
 NOT_SHOWN = {
-    "chainlit.event_loop.blocked_time",
     "chainlit.session.lookups",
-    "chainlit.turn.oldest_waiting",
 }
 """Metrics that nobody has found a question for yet."""
 
