@@ -9,7 +9,7 @@ import click
 
 from chainlit_otel.cli import generated
 from chainlit_otel.cli.thresholds import given, threshold_options
-from chainlit_otel.rules import RUNBOOK, Format, Links, Windows, render
+from chainlit_otel.rules import DATASOURCE, RUNBOOK, Format, Links, Windows, render
 
 
 @click.command("rules")
@@ -29,8 +29,15 @@ from chainlit_otel.rules import RUNBOOK, Format, Links, Windows, render
     type=click.Choice(get_args(Format)),
     default="prometheus",
     show_default=True,
-    help="A rule file of Prometheus, a PrometheusRule for the Prometheus Operator, or inhibitions "
-    "for the configuration of Alertmanager.",
+    help="A rule file of Prometheus, a PrometheusRule for the Prometheus Operator, a provisioning "
+    "file for Grafana's alerting, the objectives as OpenSLO documents, or inhibitions for the "
+    "configuration of Alertmanager.",
+)
+@click.option(
+    "--datasource-uid",
+    default=DATASOURCE,
+    show_default=True,
+    help="Grafana's Prometheus data source, for --format grafana.",
 )
 @click.option(
     "--runbook-url",
@@ -58,6 +65,7 @@ def command(
     output: Path | None,
     check: bool,
     form: Format,
+    datasource_uid: str,
     runbook_url: str,
     grafana_url: str,
     scale: float,
@@ -75,7 +83,7 @@ def command(
         links = Links(runbook_url, grafana_url)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
-    text = render(given(thresholds), window, links, form)
+    text = render(given(thresholds), window, links, form, datasource_uid)
     if output is None:
         click.echo(text, nl=False)
     elif check:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from chainlit_otel import catalog
 from chainlit_otel.grafana.panels import (
+    OF_VERSION,
+    SCOPE,
+    VERSION,
     Json,
     Levels,
     Query,
@@ -14,6 +17,7 @@ from chainlit_otel.grafana.panels import (
     timeseries,
 )
 from chainlit_otel.grafana.queries import (
+    INTERVAL,
     buckets,
     increase,
     label,
@@ -25,7 +29,7 @@ from chainlit_otel.grafana.queries import (
     sum_of,
     sum_of_max,
 )
-from chainlit_otel.promql import Where
+from chainlit_otel.promql import Where, select
 from chainlit_otel.thresholds import SLOW_BURN, Thresholds
 
 _FAILED: Where = {catalog.OUTCOME: "error"}
@@ -62,6 +66,10 @@ def build(limits: Thresholds) -> Json:
             Row(
                 "Inside",
                 [callbacks(), callback_errors(), steps(), step_errors(), asks(), mcp()],
+            ),
+            Row(
+                "Old and new version",
+                [turns_of_versions(), failed_turns_of_versions(), first_tokens_of_versions()],
             ),
             Row("What reaches users", [messages(), dropped(), feedback(), files()]),
         ],
@@ -228,6 +236,52 @@ def chunks() -> Json:
         "suffix:/s",
         Query(per_second(catalog.OUTPUT_CHUNKS), "chunks"),
     )
+
+
+def turns_of_versions() -> Json:
+    return timeseries(
+        "Turns by version",
+        "Turns per minute of each version of the app, by `service.version`: set it in "
+        "`OTEL_RESOURCE_ATTRIBUTES`. Investigate if a new one gets none.",
+        "suffix:/min",
+        Query(f"60 * {_by_version(_turns())}", f"{{{{{VERSION}}}}}"),
+        stacked=True,
+        width=8,
+    )
+
+
+def failed_turns_of_versions() -> Json:
+    return timeseries(
+        "Failed turns by version",
+        "Share of the turns of each version that failed. Investigate a new one that is above the "
+        "old one beside it.",
+        "percentunit",
+        Query(ratio(_by_version(_turns(_FAILED)), _by_version(_turns())), f"{{{{{VERSION}}}}}"),
+        width=8,
+    )
+
+
+def first_tokens_of_versions() -> Json:
+    buckets = f"rate({select(catalog.TIME_TO_FIRST_TOKEN, scope=SCOPE, part='bucket')}[{INTERVAL}])"
+    return timeseries(
+        "First token by version, p90",
+        "Nine turns in ten of each version show their first word within this time. Investigate a "
+        "new one that is slower than the old one beside it.",
+        "s",
+        Query(
+            f"histogram_quantile(0.9, {_by_version(buckets, f'{VERSION},le')})",
+            f"{{{{{VERSION}}}}}",
+        ),
+        width=8,
+    )
+
+
+def _turns(where: Where | None = None) -> str:
+    return f"rate({select(catalog.TURN_DURATION, where, SCOPE, 'count')}[{INTERVAL}])"
+
+
+def _by_version(expr: str, by: str = VERSION) -> str:
+    return f"sum by ({by}) ({expr} {OF_VERSION})"
 
 
 def callbacks() -> Json:

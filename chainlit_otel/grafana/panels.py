@@ -393,7 +393,7 @@ def dashboard(
                 title="Chainlit", tags=[TAG], asDropdown=True, includeVars=True, keepTime=True
             )
         ],
-        annotations=core.Annotations([] if of_records else [_restarts()]),
+        annotations=core.Annotations([] if of_records else [_restarts(), _deploys()]),
     )
     return _with_keys(_DASHBOARD_KEYS, built)
 
@@ -592,6 +592,32 @@ def _restarts() -> Json:
         "step": "30s",
         "tagKeys": "instance",
         "titleFormat": "{{instance}} started",
+        "useValueForTime": True,
+    }
+
+
+# The resource of each process, with `service.version` if the app says which it is.
+RESOURCES = f'target_info{{{SCOPE},service_version!=""}}'
+VERSION = "service_version"
+OF_VERSION = f"* on (namespace, job, instance) group_left ({VERSION}) {RESOURCES}"
+
+
+def _deploys() -> Json:
+    """Return a mark where the first replica of a version has started.
+
+    A version is new for as long as it was nowhere five minutes ago, so a replica that starts later,
+    or again, is no deploy.
+    """
+    started = f"min by (job, {VERSION}) (process_start_time_seconds{{{SCOPE}}} {OF_VERSION})"
+    return {
+        "datasource": DATASOURCE,
+        "enable": True,
+        "expr": f"1000 * {started} unless on (job, {VERSION}) ({RESOURCES} offset 5m)",
+        "iconColor": "blue",
+        "name": "Deploys",
+        "step": "30s",
+        "tagKeys": VERSION,
+        "titleFormat": f"{{{{{VERSION}}}}} deployed",
         "useValueForTime": True,
     }
 

@@ -310,6 +310,15 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
         ("Duration of turns, spread", "heatmap"): {"+Inf": total(turns), ANY: RISING},
         ("Time to first token", "timeseries"): quantiles,
         ("Time to first token, spread", "heatmap"): {"+Inf": total(answered), ANY: RISING},
+        ("Turns by version", "timeseries"): {
+            "1.0": total(0.5 * turns, 1.3 * turns),
+            "2.0": within(0, 60 * GUESTS),
+        },
+        ("Failed turns by version", "timeseries"): {
+            "1.0": most(outcomes["error"] / turns, 1),
+            ANY: NOTHING,
+        },
+        ("First token by version, p90", "timeseries"): {"1.0": QUICK, ANY: QUICK},
         ("Gap between chunks", "timeseries"): {
             "p50": within(PACE / 2, 0.5),
             "p90": within(PACE, 0.5),
@@ -585,9 +594,17 @@ def test_everything_is_selected_by_the_variables(shown: Shown) -> None:
 def test_each_start_of_a_process_is_marked_once(shown: Shown) -> None:
     first, second = shown.instances
     for starts in shown.starts.values():
-        titles = sorted(title for title, _ in starts)
+        titles = sorted(title for title, _ in starts if title.endswith(" started"))
         assert titles == sorted([f"{first} started"] + 2 * [f"{second} started"])
         assert all(shown.end - 120 < at < shown.end for _, at in starts)
+
+
+def test_a_deploy_is_marked_where_its_first_replica_started(shown: Shown) -> None:
+    _, second = shown.instances
+    for starts in shown.starts.values():
+        deploys = {title: at for title, at in starts if title.endswith(" deployed")}
+        assert set(deploys) == {"1.0 deployed", "2.0 deployed"}
+        assert deploys["2.0 deployed"] == max(at for title, at in starts if second in title)
 
 
 def test_slow_turns_and_operations_lead_to_their_traces(shown: Shown) -> None:

@@ -32,6 +32,7 @@ FOREIGN = {
     "process_open_fds",
     "process_resident_memory_bytes",
     "process_start_time_seconds",
+    "target_info",
     "http_server_request_duration_seconds_bucket",
 }
 
@@ -131,7 +132,7 @@ def test_links_variables_and_annotations(name: str) -> None:
     assert variables == ["datasource", "job", "instance"]
     assert [link["tags"] for link in dashboard["links"]] == [["chainlit"]]
     assert "chainlit" in dashboard["tags"]
-    assert [a["name"] for a in dashboard["annotations"]["list"]] == ["Restarts"]
+    assert [a["name"] for a in dashboard["annotations"]["list"]] == ["Restarts", "Deploys"]
     assert dashboard["schemaVersion"] == 42
 
 

@@ -488,3 +488,78 @@ def test_the_objectives_are_openslo_documents(tmp_path: Path) -> None:
     recorded = [{"record": f"slo:{n}", "expr": query} for n, query in enumerate(queries)]
     rule_file.write_text(json.dumps({"groups": [{"name": "slo", "rules": recorded}]}))
     promtool("check", "rules", str(rule_file))
+
+
+# Grafana's own alerting
+
+DURATION = r"\d+(ms|s|m|h|d|w)"
+
+
+def grafana_rules(*arguments: str) -> list[dict[str, Any]]:
+    document = yaml.safe_load(run("--format", "grafana", *arguments)[1])
+    assert document["apiVersion"] == 1
+    (group,) = document["groups"]
+    assert set(group) == {"orgId", "name", "folder", "interval", "rules"}
+    assert re.fullmatch(DURATION, group["interval"])
+    found: list[dict[str, Any]] = group["rules"]
+    return found
+
+
+def test_grafana_is_given_every_alert_as_its_provisioning_wants_it() -> None:
+    found = grafana_rules("--datasource-uid", "mine")
+    every = alerts(Thresholds(), Windows())
+    assert len(found) == len(every)
+    for key in ("uid", "title"):
+        assert len({rule[key] for rule in found}) == len(every)
+    for rule, alert in zip(found, every, strict=True):
+        assert re.fullmatch(r"[a-z0-9-]{1,40}", rule["uid"])
+        assert rule["title"].startswith(PREFIX + alert.name)
+        assert rule["labels"] == {"severity": alert.severity, **alert.labels}
+        assert re.fullmatch(DURATION, rule["for"])
+        assert re.fullmatch(DURATION, rule.get("keepFiringFor", "1m"))
+        assert ("keepFiringFor" in rule) == bool(alert.keep)
+        assert (rule["noDataState"], rule["execErrState"]) == ("OK", "Error")
+        query, condition = rule["data"]
+        assert (query["refId"], query["datasourceUid"]) == ("A", "mine")
+        assert (condition["refId"], condition["datasourceUid"]) == ("B", "__expr__")
+        assert rule["condition"] == "B"
+        assert condition["model"]["type"] == "math"
+        assert set(rule["annotations"]) == {
+            *("summary", "description", "runbook_url", "dashboard_url")
+        }
+        # There `$value` is a text that describes all queries.
+        assert not re.search(r"\$value\b", str(rule["annotations"]))
+
+
+def test_where_nothing_is_recorded_no_alert_reads_what_is() -> None:
+    for rule in grafana_rules():
+        expr = rule["data"][0]["model"]["expr"]
+        assert not re.search(r"\bjob\w*:", expr), rule["title"]
+
+
+# One with a range and an offset, one with a label that is held to a value, one over days.
+@pytest.mark.parametrize("file", ["stickiness_lost", "reconnect_storm", "delivery_budget_burn"])
+def test_without_recordings_the_alerts_do_the_same(file: str, tmp_path: Path) -> None:
+    given = [
+        {
+            "alert": PREFIX + alert.name,
+            "expr": rule["data"][0]["model"]["expr"],
+            "for": rule["for"],
+            "labels": rule["labels"],
+            "annotations": {
+                name: text.replace("$values.A.Value", "$value")
+                for name, text in rule["annotations"].items()
+            },
+        }
+        for rule, alert in zip(grafana_rules(), alerts(Thresholds(), Windows()), strict=True)
+        if file == re.sub(r"(?<!^)(?=[A-Z])", "_", alert.name).lower()
+    ]
+    assert given
+    (tmp_path / "rules.json").write_text(
+        json.dumps({"groups": [{"name": "chainlit.alerts", "rules": given}]})
+    )
+    # As text: to YAML, `0x60` is a number.
+    tests = (HERE / f"{file}.yml").read_text(encoding="utf-8")
+    assert "../../dashboards/rules.yml" in tests
+    (tmp_path / "test.yml").write_text(tests.replace("../../dashboards/rules.yml", "rules.json"))
+    promtool("test", "rules", str(tmp_path / "test.yml"))

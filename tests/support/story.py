@@ -255,6 +255,7 @@ def replica(database: Postgres, receiver: Receiver) -> ChainlitServer:
             "CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters",
             "DATABASE_URL": database.url,
             "CHAINLIT_OTEL_RECORDS_DIR": "records",
+            "OTEL_RESOURCE_ATTRIBUTES": "service.version=1.0",
             **receiver.env,
         },
         command=["uvicorn", "main:app", "--port", "{port}", "--log-level", "critical"],
@@ -499,7 +500,7 @@ class Script:
     # Others
 
     async def _guests(self) -> None:
-        """Chat with the second replica, see it killed and started again, and come back."""
+        """Chat with the second replica, see it killed and a new version started, and come back."""
         guests = [await self._come(f"guest {n}", self._second) for n in range(GUESTS)]
         for guest in guests:
             await self._tell(guest)
@@ -516,6 +517,7 @@ class Script:
         await asyncio.to_thread(self._second.stop, signal.SIGKILL)
         for guest in guests:
             self.done.seconds += time.monotonic() - self._since[guest]
+        self._second.env["OTEL_RESOURCE_ATTRIBUTES"] = "service.version=2.0"
         await asyncio.to_thread(self._second.start)
         # Until a whole window is of the new process.
         await self._prometheus_says(f"min_over_time(up{target}[{WINDOW}s])", 1)
