@@ -27,7 +27,7 @@ SEEDS = (1, 2)
 
 def scaled() -> list[dict[str, Any]]:
     """The shipped rules, with windows that are whole numbers of scrapes."""
-    groups: list[dict[str, Any]] = yaml.safe_load(render(window=Windows(scale=0.1, scrape=STEP)))[
+    groups: list[dict[str, Any]] = yaml.safe_load(render(window=Windows(scale=0.5, scrape=STEP)))[
         "groups"
     ]
     return groups
