@@ -240,7 +240,9 @@ def _reconnect_storm(limits: Thresholds, window: Windows) -> Alert:
     there = (
         f"(avg_over_time({r.STARTS}[{span}]) * {literal} + max_over_time({r.CONNECTED}[{span}]))"
     )
-    of_the_job = f"max_over_time({r.CLOSED}{{{OF_THE_JOB}}}[{window.duration(15 * MINUTE)}])"
+    worst = f"max_over_time({r.CLOSED}{{{OF_THE_JOB}}}[{window.duration(15 * MINUTE)}])"
+    # `increase()` extrapolates, and nobody loses more than all.
+    of_the_job = f"clamp_max({worst}, 1)"
     return Alert(
         "ReconnectStorm",
         f"(({share} > {limits.reconnects:g})\n"
