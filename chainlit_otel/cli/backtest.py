@@ -57,7 +57,7 @@ _QUESTIONS = 45
 )
 @click.option(
     "--step",
-    type=click.FloatRange(1, 300),
+    type=click.FloatRange(1, 120),
     default=60.0,
     show_default=True,
     help="Seconds between two evaluations.",
