@@ -73,7 +73,7 @@ async def _spike(server: ChainlitServer, prometheus: Prometheus, webhook: Webhoo
         await asyncio.sleep(MINUTE)
     assert webhook.of(SPIKE, "firing") == []
     crowd = await come(server, 60)
-    await asyncio.to_thread(wait_until, lambda: webhook.of(SPIKE, "firing"), 30, "the alert")
+    await asyncio.to_thread(wait_until, lambda: webhook.of(SPIKE, "firing"), 120, "the alert")
     (alert,) = webhook.of(SPIKE, "firing")
     assert alert["labels"] == {
         "alertname": SPIKE,
