@@ -8,11 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import promql_parser as promql
 
-from chainlit_otel.backtest.evaluate import Evaluation
+from chainlit_otel.backtest.evaluate import COMPARISONS, Evaluation
 from chainlit_otel.backtest.replay import Firing
 from chainlit_otel.backtest.vector import Grid, Labels, Values
 
-_COMPARISONS = (">", "<", ">=", "<=", "==", "!=")
 _POINTS = 500
 
 
@@ -49,18 +48,27 @@ def curve(
         evaluation: Knows the past, and what was recorded of it.
         grid: The evaluations to show, the last ones of those that it knows.
     """
-    compared = list(_comparisons(_inner(promql.parse(expr))))
-    if not compared:
-        return None
-    # A limit that follows the traffic says more than the least number that goes with it.
-    follows = (c for c in compared if not isinstance(_inner(c.rhs), promql.NumberLiteral))
-    node = next(follows, compared[0])
     lasted: dict[Labels, float] = {}
     for one in firings:
         end = grid.end if one.end is None else one.end
         lasted[one.labels] = lasted.get(one.labels, 0.0) + end - one.start
     labels = max(lasted, key=lambda of: (lasted[of], sorted(of)))
-    left, right = (_side(side, labels, evaluation, grid) for side in (node.lhs, node.rhs))
+    waited = np.zeros(grid.size, dtype=bool)
+    for one in firings:
+        if one.labels == labels:
+            waited |= (grid.times >= one.pending) & (grid.times <= one.start)
+    found: tuple[float, promql.BinaryExpr, Values, Values] | None = None
+    for node in _comparisons(_inner(promql.parse(expr))):
+        left, right = (_side(side, labels, evaluation, grid) for side in (node.lhs, node.rhs))
+        held = float(COMPARISONS[str(node.op)](left, right)[waited].sum())
+        # A limit that follows the traffic says more than the least number that goes with it.
+        if not isinstance(_inner(node.rhs), promql.NumberLiteral):
+            held += 0.5
+        if found is None or held > found[0]:
+            found = held, node, left, right
+    if found is None:
+        return None
+    _, node, left, right = found
     times, values, limits = _thinned(grid.times, left, right, str(node.op))
     return Curve(alert, labels, node.prettify(), times, values, limits)
 
@@ -72,14 +80,14 @@ def _inner(node: promql.Expr) -> promql.Expr:
 
 
 def _comparisons(node: promql.Expr) -> Iterator[promql.BinaryExpr]:
-    """Give the comparisons that all have to hold."""
+    """Give the comparisons for which an alert may fire; what it is not about is none."""
     if not isinstance(node, promql.BinaryExpr):
         return
-    if str(node.op) in _COMPARISONS:
+    if str(node.op) in COMPARISONS:
         yield node
-    elif str(node.op) in ("and", "unless"):
+    elif str(node.op) in ("and", "or", "unless"):
         yield from _comparisons(_inner(node.lhs))
-        if str(node.op) == "and":
+        if str(node.op) != "unless":
             yield from _comparisons(_inner(node.rhs))
 
 

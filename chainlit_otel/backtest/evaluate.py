@@ -28,7 +28,7 @@ Presence = NDArray[np.bool_]
 Leaf = Callable[[str], Vector]
 """Returns the answer to a query, for each evaluation."""
 
-_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "==": operator.eq,
     "!=": operator.ne,
     ">": operator.gt,
@@ -237,7 +237,7 @@ class Evaluation:
             partner = partners.get(signature(of))
             if partner is None:
                 continue
-            of = of if op in _COMPARISONS and not keeps_bool else signature(of)
+            of = of if op in COMPARISONS and not keeps_bool else signature(of)
             if of in found:
                 raise Unsupported(f"{node.prettify()}: is not one to one")
             found[of] = _applied(op, values, partner, values, keeps_bool)
@@ -290,9 +290,9 @@ def _applied(op: str, left: Values, right: Values, kept: Values, keeps_bool: boo
         if op in _ARITHMETIC:
             result: Values = _ARITHMETIC[op](left, right)
             return result
-        if op not in _COMPARISONS:
+        if op not in COMPARISONS:
             raise Unsupported(op)
-        holds = _COMPARISONS[op](left, right)
+        holds = COMPARISONS[op](left, right)
     if keeps_bool:
         return np.where(np.isnan(left) | np.isnan(right), np.nan, holds.astype(float))
     return np.where(holds, kept, np.nan)

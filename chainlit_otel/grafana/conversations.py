@@ -58,20 +58,26 @@ def build(limits: Thresholds) -> Json:
                     liked(),
                 ],
             ),
-            Row("Turns", [turns(), concurrent_turns(), turn_durations(), turn_duration_buckets()]),
+            Row(
+                "Turns",
+                [
+                    *(turns(), failed_turns_of_profiles(), concurrent_turns(), oldest_waiting()),
+                    *(turn_durations(), turn_duration_buckets()),
+                ],
+            ),
             Row(
                 "The first word, and those that follow",
                 [first_tokens(), first_token_buckets(), chunk_gaps(), chunks()],
             ),
             Row(
                 "Inside",
-                [callbacks(), callback_errors(), steps(), step_errors(), asks(), mcp()],
+                [callbacks(), callback_errors(), steps(), stalled(), step_errors(), asks(), mcp()],
             ),
             Row(
                 "Old and new version",
                 [turns_of_versions(), failed_turns_of_versions(), first_tokens_of_versions()],
             ),
-            Row("What reaches users", [messages(), dropped(), feedback(), files()]),
+            Row("What reaches users", [messages(), dropped(), undelivered(), feedback(), files()]),
         ],
     )
 
@@ -156,6 +162,33 @@ def turns() -> Json:
             legend(catalog.OUTCOME),
         ),
         stacked=True,
+    )
+
+
+def failed_turns_of_profiles() -> Json:
+    by = label(catalog.CHAT_PROFILE)
+    return timeseries(
+        "Failed turns by chat profile",
+        "Share of the turns of each chat profile that failed in 10 minutes. Investigate one that "
+        "is far above the others: its model or its tools fail.",
+        "percentunit",
+        Query(
+            ratio(
+                increase(catalog.TURN_DURATION, "10m", _FAILED, by, part="count"),
+                increase(catalog.TURN_DURATION, "10m", by=by, part="count"),
+            ),
+            legend(catalog.CHAT_PROFILE),
+        ),
+    )
+
+
+def oldest_waiting() -> Json:
+    return timeseries(
+        "Oldest turn without a word",
+        "How long the user has waited who waits longest for the first word. Investigate if it "
+        "only grows: a model or a tool hangs, and no duration shows it before it ends.",
+        "s",
+        Query(f"max ({select(catalog.TURN_OLDEST_WAITING, scope=SCOPE)})", "oldest"),
     )
 
 
@@ -325,6 +358,20 @@ def steps() -> Json:
     )
 
 
+def stalled() -> Json:
+    return timeseries(
+        "Event loop blocked",
+        "Share of the time for which the event loop of each replica stood still, in stalls of more "
+        "than 1 s. Investigate any: then all steps seem to be slow, and the log names the line.",
+        "percentunit",
+        # A scrape may come a little later than the clock of Prometheus has it.
+        Query(
+            f"clamp_max({per_second(catalog.EVENT_LOOP_BLOCKED_TIME, by='instance')}, 1)",
+            "{{instance}}",
+        ),
+    )
+
+
 def step_errors() -> Json:
     return timeseries(
         "Errors in steps",
@@ -335,6 +382,7 @@ def step_errors() -> Json:
             legend(catalog.STEP_TYPE),
         ),
         stacked=True,
+        width=8,
     )
 
 
@@ -348,6 +396,7 @@ def asks() -> Json:
             legend(catalog.ASK_OUTCOME),
         ),
         stacked=True,
+        width=8,
     )
 
 
@@ -357,6 +406,7 @@ def mcp() -> Json:
         "Connections to MCP servers that are open. Investigate if they only grow.",
         "short",
         Query(sum_of(catalog.MCP_CONNECTIONS), "open"),
+        width=8,
     )
 
 
@@ -392,6 +442,17 @@ def dropped() -> Json:
     )
 
 
+def undelivered() -> Json:
+    return timeseries(
+        "Turns not delivered",
+        "Turns per minute of which something was sent to a socket that was gone, whatever their "
+        "outcome. Investigate if `ok` turns are among them: nobody saw that answer as a whole.",
+        "suffix:/min",
+        Query(per_minute(catalog.UNDELIVERED_TURNS), "not delivered"),
+        width=8,
+    )
+
+
 def feedback() -> Json:
     return timeseries(
         "Feedback",
@@ -403,6 +464,7 @@ def feedback() -> Json:
         ),
         stacked=True,
         decimals=0,
+        width=8,
     )
 
 
@@ -417,4 +479,5 @@ def files() -> Json:
             legend(catalog.FILE_DIRECTION),
         ),
         stacked=True,
+        width=8,
     )

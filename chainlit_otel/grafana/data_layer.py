@@ -55,7 +55,7 @@ def build(limits: Thresholds) -> Json:
             Row("Operations", [operations(), errors(), durations(), duration_buckets()]),
             Row("Queued until the first message", [queue_length(), queued()]),
             Row("Pools and caches", [pools(), pool_shares(limits), cache_hits(), cache_sizes()]),
-            Row("Access", [attempts(), sign_ins(), denials(), users()]),
+            Row("Access", [attempts(), sign_ins(), sign_in_errors(), denials(), users()]),
         ],
     )
 
@@ -105,6 +105,7 @@ def fullest_pool(limits: Thresholds) -> Json:
         "percentunit",
         Query(f"max ({ratio(used, most)})"),
         levels=Levels(0.9 * limits.pool_ratio, limits.pool_ratio),
+        nothing="not observed",
     )
 
 
@@ -292,6 +293,7 @@ def attempts() -> Json:
             f"{legend(catalog.ACCESS_METHOD)} {legend(catalog.ACCESS_RESULT)}",
         ),
         stacked=True,
+        width=8,
     )
 
 
@@ -306,6 +308,25 @@ def sign_ins() -> Json:
             legend(catalog.ACCESS_RESULT),
         ),
         stacked=True,
+        width=8,
+    )
+
+
+def sign_in_errors() -> Json:
+    return timeseries(
+        "Errors at sign-in",
+        "Sign-ins per minute that failed because the check itself did: a directory or a provider "
+        "does not answer. Investigate any: these users cannot get in, though they are right.",
+        "suffix:/min",
+        Query(
+            per_minute(
+                catalog.ACCESS_ATTEMPTS,
+                {**_SIGN_IN, catalog.ACCESS_RESULT: "error"},
+                label(catalog.ACCESS_METHOD),
+            ),
+            legend(catalog.ACCESS_METHOD),
+        ),
+        width=8,
     )
 
 

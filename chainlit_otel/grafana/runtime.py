@@ -24,6 +24,7 @@ from chainlit_otel.grafana.queries import (
     legend,
     per_minute,
     quantile,
+    ratio,
     sum_of,
 )
 from chainlit_otel.promql import Where, select
@@ -55,7 +56,10 @@ def build(limits: Thresholds) -> Json:
             ),
             Row("Event loop", [lag(), lag_buckets(), stalls(), http_durations()]),
             Row("Memory and processor", [memory(), cpu(), retained(), open_files()]),
-            Row("Fleet", [balance(), sessions_of_each(), up(), misses(), restarts()]),
+            Row(
+                "Fleet",
+                [balance(), sessions_of_each(), up(), restarts(), misses(), missed_share()],
+            ),
             Row(
                 "chainlit-otel itself", [internal_errors(), probes(), overflow(), lost(), records()]
             ),
@@ -259,6 +263,23 @@ def misses() -> Json:
             legend(catalog.LOOKUP_SITE),
         ),
         stacked=True,
+    )
+
+
+def missed_share() -> Json:
+    by = label(catalog.LOOKUP_SITE)
+    return timeseries(
+        "Share of sessions not found",
+        "Share of the requests for a session, within 10 minutes, that came to a replica without "
+        "it. Investigate from a tenth on: with N replicas and no stickiness it is (N - 1) / N.",
+        "percentunit",
+        Query(
+            ratio(
+                increase(catalog.SESSION_LOOKUP_MISSES, "10m", by=by),
+                increase(catalog.SESSION_LOOKUPS, "10m", by=by),
+            ),
+            legend(catalog.LOOKUP_SITE),
+        ),
     )
 
 

@@ -59,7 +59,7 @@ def build(limits: Thresholds) -> Json:
             Row("How they end", [ends(), turns_of_a_session(), bounces(), oldest()]),
             Row(
                 "Connections",
-                [reconnects(), rejections(), closed(), connection_durations()],
+                [reconnects(), lost_at_once(), rejections(), closed(), connection_durations()],
             ),
             Row("Who", [client_types(), transports(), http_sessions()]),
         ],
@@ -109,13 +109,13 @@ def peak_of_the_hour() -> Json:
 def reconnects_per_session(limits: Thresholds) -> Json:
     return stat(
         "Reconnects",
-        "Reconnects in 5 minutes for each connected session. If they "
+        "Reconnects in 5 minutes for each session that was connected meanwhile. If they "
         "are many, a proxy or the network cuts connections.",
         "percentunit",
         Query(
             ratio(
                 increase(catalog.SESSION_RECONNECTS, "5m"),
-                sum_of(catalog.SESSION_ACTIVE, _CONNECTED),
+                f"sum (max_over_time({select(catalog.SESSION_ACTIVE, _CONNECTED, SCOPE)}[5m]))",
             )
         ),
         levels=Levels(0.5 * limits.reconnects, limits.reconnects),
@@ -290,6 +290,18 @@ def reconnects() -> Json:
             legend(catalog.CLIENT_TYPE),
         ),
         stacked=True,
+        width=8,
+    )
+
+
+def lost_at_once() -> Json:
+    return timeseries(
+        "Sockets lost at once",
+        "Share of the sockets of each job that closed within 2 minutes, but for those whose place "
+        "newcomers took. Investigate a peak: something between users and app cuts all of them.",
+        "percentunit",
+        Query(f"max by (job) (clamp_max({recording.CLOSED}{{{JOBS}}}, 1))", "{{job}}"),
+        width=8,
     )
 
 
@@ -303,6 +315,7 @@ def rejections() -> Json:
             legend(catalog.REFUSAL),
         ),
         stacked=True,
+        width=8,
     )
 
 

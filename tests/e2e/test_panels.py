@@ -227,7 +227,8 @@ def sessions(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Mean duration", "stat"): {"": mean},
         ("Connected now", "stat"): {"": last(here)},
         ("Peak of the last hour", "stat"): {"at least": last(peak), "at most": last(peak)},
-        ("Reconnects", "stat"): {"": grown(reconnects / here)},
+        # Of those who were there meanwhile, of whom some have left.
+        ("Reconnects", "stat"): {"": last(reconnects / peak * 0.9, reconnects / here * 1.08)},
         ("Refused", "stat"): {"": near(done["refused"] / (done["refused"] + starts + reconnects))},
         ("Creation rate", "timeseries"): {
             "new": total(done["new"]),
@@ -267,6 +268,7 @@ def sessions(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             second: last(1, seconds),
         },
         ("Reconnects", "timeseries"): {"webapp": total(reconnects)},
+        ("Sockets lost at once", "timeseries"): {"chat": within(0, 1) + most(0.01, 1)},
         ("Refused connections", "timeseries"): {"authentication_failed": total(done["refused"])},
         ("Closed connections", "timeseries"): {
             "client_disconnect": total(done["cleared"]),
@@ -302,6 +304,8 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
             "": near(done["positive"] / (done["positive"] + done["negative"]))
         },
         ("Turns by outcome", "timeseries"): {name: total(n) for name, n in outcomes.items()},
+        ("Failed turns by chat profile", "timeseries"): {"": near(outcomes["error"] / turns)},
+        ("Oldest turn without a word", "timeseries"): {"oldest": last(WINDOW, seconds)},
         ("Concurrent turns", "timeseries"): {
             "under way": last(done["under way"]),
             "peak": most(done["under way"], REGULARS + GUESTS),
@@ -340,6 +344,7 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
             "run": QUICK + most(BLOCKED * 0.6, 5.12),
             "tool": QUICK + most(LOOK_UP, 5.12),
         },
+        ("Event loop blocked", "timeseries"): {first: total(BLOCKED * done["blocked"])},
         ("Errors in steps", "timeseries"): {
             "run": total(outcomes["error"]),
             "tool": total(done["tool error"]),
@@ -358,6 +363,7 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
             "new_message": total(done["lost"]),
             "step": total(done["lost"]),
         },
+        ("Turns not delivered", "timeseries"): {"not delivered": total(done["lost"])},
         ("Feedback", "timeseries"): {
             name: grown(done[name]) for name in ("positive", "negative", "deleted")
         },
@@ -433,6 +439,7 @@ def data_layer(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             "jwt granted": total(connects, 10 * connects),
         },
         ("Sign-ins", "timeseries"): {result: total(n) for result, n in sign_ins.items()},
+        ("Errors at sign-in", "timeseries"): {"password": total(done["unknown"])},
         # The reason is not known before it is given for the first time.
         ("Denied by the app", "timeseries"): {
             "rate_limit messages": total(0.5, done["limited"] * 1.3),
@@ -490,6 +497,9 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         },
         ("Sessions asked for where they are not", "timeseries"): {
             "file_upload": total(done["missed"])
+        },
+        ("Share of sessions not found", "timeseries"): {
+            "file_upload": near(done["missed"] / (done["missed"] + done["uploaded"]), 0.1)
         },
         ("Age of the processes", "timeseries"): {
             first: last(seconds, seconds + 60),
