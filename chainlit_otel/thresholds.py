@@ -95,7 +95,7 @@ class Thresholds:
         0.99, "Share of turns that should reach a browser.", 0.94, 0.9999
     )
     turn_errors_least: float = _threshold(
-        20, "Fewer turns in an hour that miss an objective do not count.", 1
+        30, "Fewer turns in an hour that miss an objective do not count.", 1
     )
     turn_errors_least_slow: float = _threshold(
         30, "Fewer turns in six hours that miss an objective do not count.", 1

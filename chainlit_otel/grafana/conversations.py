@@ -167,18 +167,17 @@ def turns() -> Json:
 
 def failed_turns_of_profiles() -> Json:
     by = label(catalog.CHAT_PROFILE)
+    failed = ratio(
+        increase(catalog.TURN_DURATION, "10m", _FAILED, by, part="count"),
+        increase(catalog.TURN_DURATION, "10m", by=by, part="count"),
+    )
     return timeseries(
         "Failed turns by chat profile",
         "Share of the turns of each chat profile that failed in 10 minutes. Investigate one that "
         "is far above the others: its model or its tools fail.",
         "percentunit",
-        Query(
-            ratio(
-                increase(catalog.TURN_DURATION, "10m", _FAILED, by, part="count"),
-                increase(catalog.TURN_DURATION, "10m", by=by, part="count"),
-            ),
-            legend(catalog.CHAT_PROFILE),
-        ),
+        # An app without profiles has turns without that label.
+        Query(f'label_replace({failed}, "{by}", "none", "{by}", "")', legend(catalog.CHAT_PROFILE)),
     )
 
 
