@@ -6,18 +6,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
-from importlib.resources import files
 from math import isfinite
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of
 from chainlit_otel.analysis.source import RecordSource
 from chainlit_otel.analysis.statistics import Estimate
 from chainlit_otel.analysis.tables import Periods
-from chainlit_otel.document import style
+from chainlit_otel.document import rendered
 from chainlit_otel.document.pictures import svg
 
 _NOTHING = "\N{EN DASH}"
@@ -98,10 +96,6 @@ def _as_json(value: Any) -> Any:
 
 def as_html(report: Report) -> str:
     """Return a report as one page that needs nothing else."""
-    here = files("chainlit_otel.analysis")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(cell=cell, day=day_of)
-    template = environment.from_string((here / "report.html").read_text(encoding="utf-8"))
     numbers = iter(range(1, 1000))
     pictures = {
         (m, n): Markup(svg(figure.chart, next(numbers)))
@@ -109,7 +103,14 @@ def as_html(report: Report) -> str:
         for n, figure in enumerate(section.figures, 1)
         if figure.chart is not None
     }
-    return template.render(report=report, pictures=pictures, style=style(), is_number=is_number)
+    return rendered(
+        "chainlit_otel.analysis",
+        "report.html",
+        {"cell": cell, "day": day_of},
+        report=report,
+        pictures=pictures,
+        is_number=is_number,
+    )
 
 
 def is_number(kind: Kind) -> bool:

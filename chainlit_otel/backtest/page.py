@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.resources import files
 from typing import Any
 
 import altair as alt
-import jinja2
 import numpy as np
 from markupsafe import Markup
 
 from chainlit_otel.backtest.curves import Curve
 from chainlit_otel.backtest.replay import Firing, in_words
 from chainlit_otel.backtest.trial import Alternative
-from chainlit_otel.document import style
+from chainlit_otel.document import rendered
 from chainlit_otel.document.pictures import BEFORE, NOW, WIDTH, styled, svg
 
 # Of what is below a thousand as it is: milli is no unit of a share.
@@ -63,23 +61,21 @@ class Backtest:
 
 def as_html(backtest: Backtest) -> str:
     """Return a page that needs neither a script nor a network."""
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters.update(time=_time, lasting=in_words, labels=_labels)
-    page = files("chainlit_otel.backtest") / "page.html"
-    template = environment.from_string(page.read_text(encoding="utf-8"))
     curves = {one.alert: one for one in backtest.curves}
     pictures = {
         alert: Markup(svg(_drawn(one, backtest), number))
         for number, (alert, one) in enumerate(curves.items(), 2)
     }
     overview = Markup(svg(_lanes(backtest), 1)) if backtest.firings else None
-    return template.render(
+    return rendered(
+        "chainlit_otel.backtest",
+        "page.html",
+        {"time": _time, "lasting": in_words, "labels": _labels},
         backtest=backtest,
         alerts=sorted({one.alert for one in backtest.firings}),
         curves=curves,
         pictures=pictures,
         overview=overview,
-        style=style(),
     )
 
 
