@@ -160,11 +160,12 @@ def test_a_replica_is_full_where_the_alert_says(
 
 @pytest.mark.parametrize(
     ("failed", "answered", "level"),
-    [(0, 100, "ok"), (19, 0, "ok"), (20, 380, "ok"), (28, 372, "warning"), (30, 170, "critical")],
+    [(0, 100, "ok"), (29, 0, "ok"), (30, 570, "ok"), (30, 370, "warning"), (30, 170, "critical")],
 )
 def test_failures_burn_the_budget_of_the_alerts(
     measured: Measured, failed: int, answered: int, level: str
 ) -> None:
+    assert LIMITS.turn_errors_least == 30
     measured.turns.update(error=failed, ok=answered)
     measured.sample()
     figure = measured.headline("errors")
