@@ -109,22 +109,29 @@ def access_denied(scope: str, reason: str) -> None:
         runtime.access_denied(scope, reason)
 
 
-def record_score(name: str, value: float, label: str | None = None) -> None:
-    """Keep what the app thinks of the turn under way, such as the verdict of an evaluation.
+def record_score(
+    name: str, value: float, label: str | None = None, *, message_id: str | None = None
+) -> None:
+    """Say how good a turn is, such as by the verdict of an evaluator.
 
-    Outside of turns, as in `on_chat_start` or an action, it is of the session.
-
-    It adds a record of kind `score`, where records are kept. It never raises, and without
-    `enable()` it does nothing.
+    It counts in `chainlit.score`, adds an event `gen_ai.evaluation.result` to the trace of the
+    turn, and a record of kind `score` where records are kept. A call with what cannot be a score
+    keeps nothing, which the log has once. It never raises, and without `enable()` it does nothing.
 
     Args:
-        name: What was judged, such as `relevance`, in a few words that do not name anybody.
-        value: The score, a number that is finite; by its name users know its scale.
+        name: What was judged, such as `relevance`, in a few words that do not name anybody. In
+            metrics the first 16 names of up to 64 characters are told apart; the rest is `other`.
+        value: The score, a number that is finite; by its name users know its scale. One below zero
+            is in events and records, not in the metric.
         label: The score in a word, such as `good`.
+        message_id: Id of the message of the user, or of an answer or a step, in the turn that was
+            judged, among the last 10,000 of this process: an evaluator may run when the turn is
+            over. Of any other message the score is of no turn. By default the score is of the turn
+            under way; outside of turns, as in `on_chat_start` or an action, of the session.
     """
     runtime = _active or _runtime_of_earlier_import()
     if runtime is not None:
-        runtime.record_score(name, value, label)
+        runtime.record_score(name, value, label, message_id)
 
 
 def active() -> Runtime | None:

@@ -34,11 +34,12 @@ from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import PROBES, lifecycle
 from chainlit_otel.probes.access import Access
 from chainlit_otel.probes.data_layer.discovery import Discovery
+from chainlit_otel.probes.evaluations import Evaluations
 from chainlit_otel.probes.event_loop import EventLoop
 from chainlit_otel.probes.installation import Installation
-from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.probes.messages import Messages
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.sessions import Sessions, current_session
+from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.records.recorder import build_recorder
 from chainlit_otel.resources import caches, pools, registry
 from chainlit_otel.server.access import is_loopback
@@ -123,11 +124,12 @@ class Runtime:
         with self._guards["access"]:
             self.context.get(Access).record_denial(scope, reason)
 
-    def record_score(self, name: str, value: float, label: str | None) -> None:
-        """Keep a score of the current turn, or else of the current session."""
-        with self._recorder.guard:
-            session = self.context.get(Sessions).handle(current_session())
-            self._recorder.score_given(current_turn.get(), session, name, value, label)
+    def record_score(
+        self, name: str, value: float, label: str | None, message_id: str | None
+    ) -> None:
+        """Count a score, and have its turn show it."""
+        with self._guards["feedback"]:
+            self.context.get(Evaluations).on_score(name, value, label, message_id)
 
     def same_config(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether it was made with these settings and this pipeline."""

@@ -46,6 +46,9 @@ NOT_AT_FIRST = (
     catalog.POOL_CONNECTIONS,
     catalog.POOL_MAX,
     catalog.ACCESS_DENIALS,
+    catalog.TOOL_CALLS,
+    catalog.TOOL_TIME,
+    catalog.SCORE,
 )
 
 # Metrics of which some sets only are there from the start: the clients and methods of every app.

@@ -83,6 +83,7 @@ STEP_TYPE = Attribute(
     ("run", "tool", "llm", "embedding", "retrieval", "rerank", "undefined", OTHER),
 )
 STEP_NAME = Attribute("chainlit.step.name", is_open=True)
+TOOL_NAME = Attribute("chainlit.tool.name", is_open=True)
 ASK_TYPE = Attribute("chainlit.ask.type", ("text", "file", "action", "element", "call_fn", OTHER))
 ASK_OUTCOME = Attribute("chainlit.outcome", ("answered", "timeout", "cancelled"))
 
@@ -149,6 +150,7 @@ ACCESS_METHOD = Attribute(
 ACCESS_RESULT = Attribute("chainlit.access.result", ("granted", "denied", "error"))
 DENIAL_REASON = Attribute("error.type", is_open=True)
 FEEDBACK_VALUE = Attribute("chainlit.feedback.value", ("positive", "negative", "deleted"))
+SCORE_NAME = Attribute("chainlit.score.name", is_open=True)
 FILE_DIRECTION = Attribute("chainlit.file.direction", ("upload", "element"))
 
 RETAINED_KIND = Attribute(
@@ -189,12 +191,14 @@ OVERFLOW_ATTRIBUTE = Attribute(
         ACTION_NAME.key,
         STEP_TYPE.key,
         STEP_NAME.key,
+        TOOL_NAME.key,
         OPERATION.key,
         DATA_LAYER_NAME.key,
         CACHE_NAME.key,
         POOL_NAME.key,
         ACCESS_METHOD.key,
         DENIAL_REASON.key,
+        SCORE_NAME.key,
     ),
 )
 DROP_REASON = Attribute("chainlit_otel.drop_reason", ("name", "buckets", "value", "unsupported"))

@@ -41,10 +41,12 @@ from chainlit_otel.catalog.attributes import (
     RECORD_KIND_ATTRIBUTE,
     REFUSAL,
     RETAINED_KIND,
+    SCORE_NAME,
     SESSION_ORIGIN,
     SESSION_STATE,
     SESSION_TYPE,
     STEP_TYPE,
+    TOOL_NAME,
     TRANSPORT,
 )
 from chainlit_otel.catalog.model import Attribute, LabelSet, Metric
@@ -113,6 +115,11 @@ LIFETIME_BOUNDS = tuple(
 
 # Files, in bytes: from an icon to a film.
 SIZE_BOUNDS = tuple(float(1024 * 4**n) for n in range(11))
+
+# Scores of any scale: from 0 to 1, to 5, to 10, to 100.
+SCORE_BOUNDS = tuple(
+    float(s) for s in (0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 2, 3, 4, 5, 10, 50, 100)
+)
 
 SESSION_STARTS = Metric(
     "chainlit.session.starts",
@@ -338,6 +345,24 @@ STEP_DURATION = Metric(
     (("tool", "error"),),
 )
 
+TOOL_CALLS = Metric(
+    "chainlit.tool.calls",
+    "counter",
+    "{call}",
+    "Calls of tools, which are steps of type `tool`, by the name of the step.",
+    (TOOL_NAME, OUTCOME),
+    label_sets=(),
+)
+
+TOOL_TIME = Metric(
+    "chainlit.tool.time",
+    "counter",
+    "s",
+    "Time spent in tools; divided by the calls, how long one takes.",
+    (TOOL_NAME, OUTCOME),
+    label_sets=(),
+)
+
 ASK_DURATION = Metric(
     "chainlit.ask.duration",
     "histogram",
@@ -479,6 +504,23 @@ FEEDBACK = Metric(
     "Feedback of users on messages.",
     (FEEDBACK_VALUE,),
     label_sets=_every(FEEDBACK_VALUE),
+)
+
+FEEDBACK_UNLINKED = Metric(
+    "chainlit.feedback.unlinked",
+    "counter",
+    "{feedback}",
+    "Feedback on messages whose turn is not known here: long ago, or in another process.",
+)
+
+SCORE = Metric(
+    "chainlit.score",
+    "histogram",
+    "{score}",
+    "Scores that the app gave by `record_score`; what a name's scale is, the app knows.",
+    (SCORE_NAME,),
+    SCORE_BOUNDS,
+    (),
 )
 
 FILE_SIZE = Metric(

@@ -23,7 +23,12 @@ from chainlit_otel.catalog.attributes import (
     SESSION_ORIGIN,
     SESSION_TYPE,
 )
-from chainlit_otel.catalog.spans import CONVERSATION_ID, ERROR_TYPE, SESSION_ID
+from chainlit_otel.catalog.spans import (
+    CONVERSATION_ID,
+    ERROR_TYPE,
+    EVENT_EVALUATION,
+    SESSION_ID,
+)
 
 # Keys that are of records alone
 
@@ -57,9 +62,15 @@ TURN_UNDELIVERED = "chainlit.turn.undelivered"
 DATA_LAYER_ERRORS = "chainlit.turn.data_layer_errors"
 FEEDBACK_MESSAGE = "chainlit.feedback.message"
 HAS_COMMENT = "chainlit.feedback.has_comment"
-SCORE_NAME = "gen_ai.evaluation.name"
-SCORE_VALUE = "gen_ai.evaluation.score.value"
-SCORE_LABEL = "gen_ai.evaluation.score.label"
+EVALUATION_NAME = "gen_ai.evaluation.name"
+EVALUATION_SCORE = "gen_ai.evaluation.score.value"
+EVALUATION_LABEL = "gen_ai.evaluation.score.label"
+
+USER_FEEDBACK = "user_feedback"
+"""Name of feedback among the results of evaluations, as Chainlit's own data layer has it."""
+
+FEEDBACK_SCORES = {"positive": 1.0, "negative": 0.0}
+"""What feedback is as a score, by its value; what was deleted is none."""
 
 RECORDS_LOCK_FILE = ".lock"
 """Beside the files of records: locked shared by who writes them, alone by who takes rows out."""
@@ -242,7 +253,7 @@ FEEDBACK_RECORD = RecordKind(
     "feedback",
     "Feedback, when it is given, changed or deleted. With the turn that it is about, if that was "
     "in this process and among the last 10,000 messages; without one, it is unlinked.",
-    "chainlit.feedback",
+    EVENT_EVALUATION,
     (
         _SESSION_ID,
         _TURN_NUMBER,
@@ -256,6 +267,9 @@ FEEDBACK_RECORD = RecordKind(
         ),
         RecordField(FEEDBACK_VALUE.key, "string", "`positive`, `negative` or `deleted`."),
         RecordField(HAS_COMMENT, "boolean", "Whether there is a comment."),
+        RecordField(EVALUATION_NAME, "string", f"`{USER_FEEDBACK}`."),
+        RecordField(EVALUATION_SCORE, "double", "1 if it is positive, 0 if negative."),
+        RecordField(EVALUATION_LABEL, "string", "The value once more."),
         _CLIENT,
         _USER_HASH,
         _PROFILE,
@@ -264,15 +278,15 @@ FEEDBACK_RECORD = RecordKind(
 SCORE_RECORD = RecordKind(
     "score",
     "A score that the app has given to a turn by `record_score()`.",
-    "gen_ai.evaluation.result",
+    EVENT_EVALUATION,
     (
         _SESSION_ID,
         _TURN_NUMBER,
         _TRACE,
         _SPAN,
-        RecordField(SCORE_NAME, "string", "Name of the score."),
-        RecordField(SCORE_VALUE, "double", "The score."),
-        RecordField(SCORE_LABEL, "string", "The score in a word."),
+        RecordField(EVALUATION_NAME, "string", "Name of the score."),
+        RecordField(EVALUATION_SCORE, "double", "The score."),
+        RecordField(EVALUATION_LABEL, "string", "The score in a word."),
         _CLIENT,
         _USER_HASH,
         _PROFILE,

@@ -7,6 +7,7 @@ SPAN_CALLBACK = "chainlit.callback"
 SPAN_STEP = "chainlit.step"
 SPAN_ASK = "chainlit.ask"
 SPAN_DATA_LAYER = "chainlit.data_layer"
+SPAN_EVALUATION = "chainlit.evaluation"
 
 # Attributes
 
@@ -30,3 +31,4 @@ EVENT_ACCESS_DENIED = "chainlit.access.denied"
 EVENT_FIRST_TOKEN = "chainlit.first_token"
 EVENT_SOCKET_GONE = "chainlit.socket_gone"
 EVENT_SOCKET_BACK = "chainlit.socket_back"
+EVENT_EVALUATION = "gen_ai.evaluation.result"

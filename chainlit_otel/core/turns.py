@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from threading import Lock
 from typing import Literal, NamedTuple
 
@@ -55,6 +56,25 @@ class SocketChange(NamedTuple):
     undelivered: int
 
 
+@dataclass(eq=False, slots=True)
+class TurnReference:
+    """What is left of a turn for those who judge it later.
+
+    Attributes:
+        session: Its session; None if it had none.
+        number: Which turn of its session it is, from 1; 0 if it is not known.
+        profile: Chat profile, as a bounded label.
+        trace_id: Trace of its span in hex digits; empty if that is not sampled.
+        span_id: Its span, likewise.
+    """
+
+    session: Session | None
+    number: int = 0
+    profile: str = ""
+    trace_id: str = ""
+    span_id: str = ""
+
+
 class Turn:
     """One turn; chunks are counted by plain assignments, since tokens are many.
 
@@ -89,6 +109,7 @@ class Turn:
     """
 
     __slots__ = (
+        "_reference",
         "arrived",
         "cancelled",
         "chunks",
@@ -155,6 +176,16 @@ class Turn:
         self.first_chunk = 0
         self.last_chunk = 0
         self.room: object = None
+        self._reference: TurnReference | None = None
+
+    @property
+    def reference(self) -> TurnReference:
+        """What is kept of it for those who judge it; always the same object."""
+        if self._reference is None:
+            self._reference = TurnReference(
+                self.session, self.number, self.profile, self.trace_id, self.span_id
+            )
+        return self._reference
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""

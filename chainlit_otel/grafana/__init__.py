@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from chainlit_otel.grafana import conversations, data_layer, objectives, runtime, sessions
+from chainlit_otel.grafana import conversations, data_layer, objectives, runtime, sessions, usage
 from chainlit_otel.grafana.panels import render
 from chainlit_otel.thresholds import Thresholds
 
-_MODULES = (sessions, conversations, data_layer, runtime, objectives)
+_MODULES = (sessions, conversations, data_layer, usage, runtime, objectives)
 
 
 def files(limits: Thresholds | None = None) -> dict[str, str]:

@@ -115,9 +115,12 @@ class Bots(Probe):
 
     def on_step(self, step: Any) -> None:
         """A step was sent, of which bots show only messages of the app that are not empty."""
+        if (turn := current_turn.get()) is not None:
+            # What a user of a bot judges is the run that the answer is in.
+            self._messages.judgements.message_sent(step["id"], turn)
         if step["type"] == "assistant_message" and step.get("output"):
             self._messages.on_message_sent(step, is_new=True)
-        elif step["type"] == "user_message" and (turn := current_turn.get()) is not None:
+        elif step["type"] == "user_message" and turn is not None:
             # Teams and Discord are sent the message of the user, too.
             turn.message_id = step["id"]
 

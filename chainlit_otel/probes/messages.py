@@ -26,9 +26,10 @@ from opentelemetry.trace import Span
 
 from chainlit_otel import catalog
 from chainlit_otel.core.identities import WeakIdentityDict
+from chainlit_otel.core.judgements import Judgements
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
-from chainlit_otel.core.turns import Turn, TurnLedger, TurnSource
+from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import (
     NOOP_SCOPE,
@@ -59,6 +60,7 @@ class Messages(Probe):
 
     Attributes:
         ledger: The ledger of turns.
+        judgements: The turns that may be judged, by the messages that were sent in them.
         connections: The open sockets, by their Socket.IO id.
     """
 
@@ -68,6 +70,7 @@ class Messages(Probe):
         super().__init__(context)
         self._live = context.live
         self.ledger = TurnLedger(self._on_end)
+        self.judgements = Judgements()
         self._recorder = context.recorder
         self._sessions = context.get(Sessions)
         self._sessions.on_socket_change = self.ledger.change_socket
@@ -164,8 +167,7 @@ class Messages(Probe):
         scope = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
         self._scopes[turn] = scope
         turn.trace = trace_of(scope)
-        if self._recorder.is_enabled or self._live is not None:
-            turn.trace_id, turn.span_id = sampled_ids(scope)
+        turn.trace_id, turn.span_id = sampled_ids(scope)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
@@ -276,21 +278,23 @@ class Messages(Probe):
             return
         turn.message_id = message_id
         turn.input_size = len(text) if isinstance(text, str) else 0
-        if self._recorder.is_enabled:
-            self._recorder.message_sent(message_id, turn)
+        if message_id:
+            self.judgements.message_sent(message_id, turn)
         if self._capture:
             self._annotate(catalog.TURN_INPUT, text)
 
     def on_emit(self, event: str, data: Any, to: object, turn: Turn | None) -> None:
         """Content other than one more token is about to be sent, in a turn or outside of any."""
+        is_message = event in ("new_message", "update_message")
+        if is_message and turn is not None:
+            # What a user judges may be an answer, or the step that it is in. One that is lost now
+            # may be seen later, in the stored thread.
+            self.judgements.message_sent(data.get("id"), turn)
         # A list of rooms cannot be looked up.
         if isinstance(to, str) and to not in self.connections:
             session = self._sessions.handle(current_session())
             self.ledger.drop(_content(event, data), turn, session)
-        elif event in ("new_message", "update_message"):
-            # What a user judges may be an answer, or the step that it is in.
-            if turn is not None and self._recorder.is_enabled:
-                self._recorder.message_sent(data.get("id"), turn)
+        elif is_message:
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
         elif event in ("stream_token", "stream_start"):
@@ -330,6 +334,13 @@ class Messages(Probe):
     def end_ask(self, scope: SpanScope, outcome: str) -> None:
         """The app no longer waits for its user."""
         self._tracing.end(scope, outcome)
+
+    def span_of(self, turn: TurnReference) -> Span | None:
+        """Return the span of a turn while it is open, for an event of it; else None."""
+        for other, scope in list(self._scopes.items()):
+            if other.reference is turn and scope.span.is_recording():
+                return scope.span
+        return None
 
     def _annotate(self, key: str, text: object) -> None:
         turn = current_turn.get()

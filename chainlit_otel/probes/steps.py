@@ -24,6 +24,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.tools import ToolLedger
 from chainlit_otel.core.turns import ToolCall
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
@@ -69,6 +70,7 @@ class Steps(Probe):
     Attributes:
         types: The types of steps.
         names: The names of steps, as they are in the names of spans.
+        tools: The names of those that are tools.
     """
 
     name = "steps"
@@ -77,6 +79,8 @@ class Steps(Probe):
         super().__init__(context)
         self.types = EnumLabel(catalog.STEP_TYPE.values)
         self.names = BoundedLabel(_NAMES)
+        self.tools = BoundedLabel(_NAMES)
+        self._calls = ToolLedger()
         self._messages = context.get(Messages)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -101,10 +105,16 @@ class Steps(Probe):
             ("update", _wrap_send),
         ):
             patches.replace_attribute(step, name, functools.partial(wrap, patches, self))
+        self.telemetry.register_observable(catalog.TOOL_CALLS, self._calls.calls, self.guard)
+        self.telemetry.register_observable(catalog.TOOL_TIME, self._calls.time, self.guard)
 
     def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the types and the names of steps."""
-        return {catalog.STEP_TYPE: self.types, catalog.STEP_NAME: self.names}
+        return {
+            catalog.STEP_TYPE: self.types,
+            catalog.STEP_NAME: self.names,
+            catalog.TOOL_NAME: self.tools,
+        }
 
     def on_enter(self, step: ChainlitStep) -> _StepState:
         """A step is about to be entered, which sends it."""
@@ -189,10 +199,9 @@ class Steps(Probe):
             self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
             self._expected.add(kind)
         self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
+        tool = self._end_tool(step, seconds, outcome) if kind == "tool" else None
         turn = current_turn.get()
         if turn is not None and not turn.ended:
-            name = self.names.admit(utf8_safe(step.name)) if kind == "tool" else ""
-            tool = ToolCall(name, seconds, outcome) if name else None
             self._messages.ledger.record_step(turn, tool)
         if state.scope is NOOP_SCOPE:
             return
@@ -207,6 +216,14 @@ class Steps(Probe):
                 if self._capture:
                     span.set_attributes(_content(step))
         self._tracing.end(state.scope, outcome, error, end)
+
+    def _end_tool(self, step: ChainlitStep, seconds: float, outcome: str) -> ToolCall:
+        name = self.tools.admit(utf8_safe(step.name))
+        # From the first call on, so that `rate()` does not lose the first that fails.
+        for metric in (catalog.TOOL_CALLS, catalog.TOOL_TIME):
+            self.telemetry.expect(metric, (name, "ok"), (name, "error"))
+        self._calls.add(name, outcome, seconds)
+        return ToolCall(name, seconds, outcome)
 
     def _describe(self, step: ChainlitStep) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""

@@ -2,56 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
-from threading import Lock
-from typing import Generic, TypeVar
 
 from chainlit_otel import catalog
 from chainlit_otel.core.hashes import hashed
 from chainlit_otel.core.sessions import Session
-from chainlit_otel.core.turns import Turn
+from chainlit_otel.core.turns import Turn, TurnReference
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.providers import Pipeline, resource_of
 from chainlit_otel.records import rows
 from chainlit_otel.records.files import JsonLines
 from chainlit_otel.records.log_events import LogEvents
 from chainlit_otel.records.queue import Destination, RecordQueue
-from chainlit_otel.records.rows import TurnReference
-from chainlit_otel.settings import Settings, warn
+from chainlit_otel.settings import Settings
 from chainlit_otel.version import __version__
 
 _SERVICE = ("service.name", "service.version", "service.instance.id")
-_MESSAGES = 10_000
-_FEEDBACK = 10_000
-
-
-T = TypeVar("T")
-
-
-class _Bounded(Generic[T]):
-    """A map that forgets what was put into it first. Thread-safe."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._lock = Lock()
-        self._items: OrderedDict[str, T] = OrderedDict()
-
-    def put(self, key: str, item: T) -> None:
-        with self._lock:
-            self._items[key] = item
-            self._items.move_to_end(key)
-            if len(self._items) > self._limit:
-                self._items.popitem(last=False)
-
-    def get(self, key: str) -> T | None:
-        return self._items.get(key)
-
-    def pop(self, key: str) -> T | None:
-        with self._lock:
-            return self._items.pop(key, None)
 
 
 class Recorder:
@@ -75,10 +42,6 @@ class Recorder:
         self.guard = guard
         self.is_enabled = bool(queue.destinations)
         self._wall = wall
-        # Turns and values by the id of the message, and that by the id of the feedback.
-        self._turns: _Bounded[TurnReference] = _Bounded(_MESSAGES)
-        self._values: _Bounded[str] = _Bounded(_FEEDBACK)
-        self._messages: _Bounded[str] = _Bounded(_FEEDBACK)
 
     def session_started(self, session: Session) -> None:
         """A session has started."""
@@ -95,94 +58,35 @@ class Recorder:
         if self.is_enabled:
             self.queue.put(rows.turn_ended(turn, seconds))
 
-    def message_sent(self, message_id: object, turn: Turn) -> None:
-        """A message was sent in a turn, or a step; somebody may judge it later."""
-        if not self.is_enabled or not isinstance(message_id, str):
-            return
-        # Most messages are sent twice in their turn, and steps when they start and when they end.
-        known = self._turns.get(message_id)
-        is_new = known is None or known.session is not turn.session or known.number != turn.number
-        if is_new or turn.session is None:
-            self._turns.put(message_id, rows.reference(turn))
-
     def feedback_given(
-        self, message_id: object, feedback_id: object, value: str, has_comment: bool
+        self, turn: TurnReference | None, message: str, value: str, has_comment: bool | None
     ) -> None:
-        """Feedback was given, or given again.
+        """Feedback was given, given again, or deleted.
 
         Args:
-            message_id: Id of the message or step that it is about.
-            feedback_id: Its own id.
-            value: `positive` or `negative`.
-            has_comment: Whether there is a comment.
+            turn: The turn that it is about; None if that is not known.
+            message: Id of the message that it is about; empty if that is not known.
+            value: `positive`, `negative` or `deleted`.
+            has_comment: Whether there is a comment; None if it is deleted.
         """
-        if not self.is_enabled:
-            return
-        message = str(message_id)
-        turn = self._turns.get(message)
-        self._judge(message, turn, value)
-        self._messages.put(str(feedback_id), message)
-        self.queue.put(rows.feedback_given(turn, hashed(message), value, has_comment, self._wall()))
-
-    def feedback_deleted(self, feedback_id: object) -> None:
-        """Feedback was taken back."""
-        if not self.is_enabled:
-            return
-        message = self._messages.pop(str(feedback_id))
-        turn = None if message is None else self._turns.get(message)
-        about = ""
-        if message is not None:
-            about = hashed(message)
-            self._judge(message, turn, None)
-        self.queue.put(rows.feedback_given(turn, about, "deleted", None, self._wall()))
-
-    def _judge(self, message: str, turn: TurnReference | None, value: str | None) -> None:
-        """Have the last feedback on a message count in its session, and no other."""
-        before = self._values.pop(message)
-        if value is not None:
-            self._values.put(message, value)
-        if turn is None or turn.session is None:
-            return
-        given = turn.session.feedback
-        if before is not None:
-            given[before] = given.get(before, 1) - 1
-        if value is not None:
-            given[value] = given.get(value, 0) + 1
+        if self.is_enabled:
+            about = hashed(message) if message else ""
+            row = rows.feedback_given(turn, about, value, has_comment, self._wall())
+            self.queue.put(row)
 
     def score_given(
-        self,
-        turn: Turn | None,
-        session: Session | None,
-        name: str,
-        value: float,
-        label: str | None,
+        self, turn: TurnReference | None, name: str, value: float, label: str | None
     ) -> None:
         """The app has given a score.
 
         Args:
-            turn: The turn under way; None if there is none.
-            session: The session that the app works for, if it does for any.
+            turn: What it is about; None if that is not known.
             name: Name of the score.
             value: The score.
             label: The score in a word, if it has one.
         """
-        if not self.is_enabled:
-            return
-        try:
-            number = float(value)
-        except (TypeError, ValueError, OverflowError):
-            number = math.nan
-        if not math.isfinite(number):
-            warn(
-                f"record_score({rows.shortened(str(name))!r}) keeps nothing: its value must be a "
-                "finite number"
-            )
-            return
-        about = rows.TurnReference(session, 0, "", "") if turn is None else rows.reference(turn)
-        row = rows.score_given(
-            about, str(name), number, None if label is None else str(label), self._wall()
-        )
-        self.queue.put(row)
+        if self.is_enabled:
+            self.queue.put(rows.score_given(turn, name, value, label, self._wall()))
 
 
 def build_recorder(settings: Settings, pipeline: Pipeline, guard: Guard) -> Recorder:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS, Session
-from chainlit_otel.core.turns import Turn
+from chainlit_otel.core.turns import Turn, TurnReference
 
 _DIGITS = 6  # of seconds: a microsecond
 _LONGEST = 256  # characters of a text; apps name scores, and classes of exceptions
@@ -28,27 +28,6 @@ class Record(NamedTuple):
     kind: catalog.RecordKind
     time: int
     values: Mapping[str, Any]
-
-
-class TurnReference(NamedTuple):
-    """What is left of a turn that may still be judged.
-
-    Attributes:
-        session: Its session; None if it had none.
-        number: Which turn of its session it is.
-        trace_id: Its trace; empty if there is none.
-        span_id: Its span, likewise.
-    """
-
-    session: Session | None
-    number: int
-    trace_id: str
-    span_id: str
-
-
-def reference(turn: Turn) -> TurnReference:
-    """Return what is to be kept of a turn by those who may judge it."""
-    return TurnReference(turn.session, turn.number, turn.trace_id, turn.span_id)
 
 
 def shortened(text: str) -> str:
@@ -127,9 +106,8 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
     session, first = turn.session, turn.time_to_first_token
     failed = turn.error is not None
     values = {
-        **_turn(reference(turn)),
+        **_turn(turn.reference),
         catalog.TURN_SOURCE: turn.source,
-        catalog.CHAT_PROFILE.key: turn.profile,
         catalog.TURN_STARTED_AT: rfc3339(turn.started_at),
         catalog.TURN_SECONDS: round(seconds, _DIGITS),
         catalog.FIRST_TOKEN_SECONDS: None if first is None else round(first, _DIGITS),
@@ -168,6 +146,7 @@ def feedback_given(
         catalog.FEEDBACK_MESSAGE: message,
         catalog.FEEDBACK_VALUE.key: value,
         catalog.HAS_COMMENT: has_comment,
+        **evaluation(catalog.USER_FEEDBACK, catalog.FEEDBACK_SCORES.get(value), value),
     }
     return Record(catalog.FEEDBACK_RECORD, now, values)
 
@@ -186,11 +165,18 @@ def score_given(
     """
     values = {
         **({} if turn is None else _turn(turn)),
-        catalog.SCORE_NAME: name,
-        catalog.SCORE_VALUE: value,
-        catalog.SCORE_LABEL: label,
+        **evaluation(name, value, label),
     }
     return Record(catalog.SCORE_RECORD, now, values)
+
+
+def evaluation(name: str, value: float | None, label: str | None) -> dict[str, Any]:
+    """Return the attributes of the result of an evaluation, None for what it does not have."""
+    return {
+        catalog.EVALUATION_NAME: name,
+        catalog.EVALUATION_SCORE: value,
+        catalog.EVALUATION_LABEL: label,
+    }
 
 
 def _seconds(nanoseconds: int | None) -> float | None:
@@ -213,10 +199,10 @@ def _turn(turn: TurnReference) -> dict[str, Any]:
         catalog.TURN_NUMBER: turn.number or None,
         catalog.ID_OF_TRACE: turn.trace_id,
         catalog.ID_OF_SPAN: turn.span_id,
+        catalog.CHAT_PROFILE.key: turn.profile,
     }
     if (session := turn.session) is not None:
         values[catalog.SESSION_ID] = session.hash
         values[catalog.CLIENT_TYPE.key] = session.client
         values[catalog.USER_HASH] = session.user
-        values[catalog.CHAT_PROFILE.key] = session.profile
     return values

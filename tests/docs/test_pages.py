@@ -13,7 +13,7 @@ from tests.docs.pages import DOCS, PAGES, ROOT, anchors, links, name
 
 README = ROOT / "README.md"
 OF_OURS = re.compile(rf"{re.escape(REPOSITORY)}/blob/main/([^#]+)(?:#(.+))?")
-WORDS = ["no", "one", "two", "three", "four", "five"]
+WORDS = ["no", "one", "two", "three", "four", "five", "six"]
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=name)
 

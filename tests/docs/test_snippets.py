@@ -445,6 +445,8 @@ async def test_the_pieces_of_python_work_in_one_app() -> None:
         assert scrape.sum("chainlit_data_layer_cache_lookups_total", chainlit_cache_name="threads")
         denied = {"chainlit_access_method": "rate_limit", "error_type": "too many messages"}
         assert scrape.value("chainlit_access_denials_total", **denied) == 1
+        for name, score in (("relevance", 0.9), ("tone", 4)):
+            assert scrape.value("chainlit_score_sum", chainlit_score_name=name) == score
 
 
 # Queries

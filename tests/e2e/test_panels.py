@@ -37,6 +37,7 @@ from tests.support.story import (
     POOL,
     QUERIES,
     REGULARS,
+    SCORE,
     SCRAPE,
     WINDOW,
     Ledger,
@@ -518,7 +519,35 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             ),
             "turn": grown(sum(n for name, n in done.items() if name.startswith("turn "))),
             "feedback": grown(done["positive"] + done["negative"] + done["deleted"]),
+            "score": grown(done["tool ok"]),
         },
+    }
+
+
+def usage(done: Ledger, first: str, second: str, seconds: float) -> Panels:
+    turns = sum(done[f"turn {name}"] for name in ("ok", "error", "cancelled"))
+    looked_up, failed = done["tool ok"], done["tool error"]
+    calls, judged = looked_up + failed, done["positive"] + done["negative"]
+    one = within(LOOK_UP * 0.9, LOOK_UP * 4)
+    return {
+        ("Tool calls", "stat"): {"": grown(calls / 5)},
+        ("Failed tool calls", "stat"): {"": near(failed / calls)},
+        ("Time of a call", "stat"): {
+            "": last(LOOK_UP * looked_up / calls * 0.9, LOOK_UP * looked_up / calls * 4)
+        },
+        ("Feedback per turn", "stat"): {"": near(judged / turns)},
+        ("Scores", "stat"): {"": grown(looked_up)},
+        ("Unlinked feedback", "stat"): {"": near(done["unlinked"] / (judged + done["deleted"]))},
+        ("Calls of tools", "timeseries"): {"look_up": total(looked_up), "search": total(failed)},
+        ("Failed calls of tools", "timeseries"): {"look_up": NOTHING, "search": last(1)},
+        ("Time of a call, mean", "timeseries"): {"look_up": one, "search": within(0, LOOK_UP)},
+        ("Tools at work", "timeseries"): {
+            "look_up": most(LOOK_UP / 10, REGULARS + GUESTS),
+            "search": within(0, 1),
+        },
+        ("Scores, mean", "timeseries"): {"relevance": near(SCORE)},
+        ("Scores, lowest tenth", "timeseries"): {"relevance": within(0.7, 0.8)},
+        ("Scores given", "timeseries"): {"relevance": total(looked_up)},
     }
 
 
@@ -547,6 +576,7 @@ EXPECTED: dict[str, Callable[[Ledger, str, str, float], Panels]] = {
     catalog.DASHBOARD_SESSIONS: sessions,
     catalog.DASHBOARD_CONVERSATIONS: conversations,
     catalog.DASHBOARD_DATA_LAYER: data_layer,
+    catalog.DASHBOARD_USAGE: usage,
     catalog.DASHBOARD_RUNTIME: runtime,
     catalog.DASHBOARD_OBJECTIVES: objectives,
 }

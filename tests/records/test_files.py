@@ -80,7 +80,7 @@ def test_a_line_has_what_all_records_have_and_no_empty_field(tmp_path: Path) -> 
 
 
 def test_a_long_text_is_cut(tmp_path: Path) -> None:
-    writer(tmp_path).write([record(1, 0, **{catalog.SCORE_NAME: "x" * 1_000_000})])
+    writer(tmp_path).write([record(1, 0, **{catalog.EVALUATION_NAME: "x" * 1_000_000})])
     (line,) = lines(tmp_path)
     assert line["gen_ai_evaluation_name"] == "x" * 256
 

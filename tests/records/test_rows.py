@@ -147,7 +147,7 @@ def test_every_field_of_the_catalogue_can_be_filled() -> None:
     sessions = SessionLedger(lambda *_: None, lambda: clock.now, lambda: clock.wall)
     session = sessions.start("websocket", "webapp", "new", "ab" * 8)
     turn = Turn(0, "", "voice", session)
-    about = rows.reference(turn)
+    about = turn.reference
     made = [
         rows.session_started(session),
         rows.session_ended(session, "cleared", 1.0, 0),

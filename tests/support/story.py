@@ -35,6 +35,7 @@ REGULARS, GUESTS, RUSH, CLEARED = 6, 3, 8, 5
 QUERIES = 2  # those who hold a connection of the pool at the end
 TOKENS, PACE, LOOK_UP, BLOCKED, LATE = 10, 0.02, 0.05, 1.5, 0.6
 FILE = 5000
+SCORE = 0.75
 POOL = 5
 CACHE = 3
 TOPICS = ("sun", "rain", "wind", "snow", "fog")
@@ -170,6 +171,7 @@ async def on_message(message):
     if command == "tell":
         answer = cl.Message("")
         await look_up(rest)
+        chainlit_otel.record_score("relevance", {score})
         for _ in range({tokens}):
             await answer.stream_token("word ")
             await asyncio.sleep({pace})
@@ -232,6 +234,7 @@ NUMBERS = {
     "pace": PACE,
     "late": LATE,
     "blocked": BLOCKED,
+    "score": SCORE,
 }
 
 
@@ -453,6 +456,11 @@ class Script:
             taken = {"feedbackId": judged.json()["feedbackId"]}
             (await http.request("DELETE", "/feedback", json=taken)).raise_for_status()
             self.done["deleted"] += 1
+            greeting = next(e.data["id"] for e in visitor.events if e.name == "new_message")
+            judged = await http.put("/feedback", json=_feedback(visitor, greeting, 1))
+            judged.raise_for_status()
+            self.done["positive"] += 1
+            self.done["unlinked"] += 1
             unknown = await http.put("/feedback", json=_feedback(visitor, "nothing", 1))
             assert unknown.status_code >= 400
             self.done["failed feedback"] += 1

@@ -5,36 +5,40 @@ after them, and for the page only. If the layer raises, the feedback is not stor
 count here: it is an error among the operations of the layer. `SQLAlchemyDataLayer` swallows the
 errors of its database and returns a new id, so feedback that it failed to store counts.
 
-A user who changes their mind, or adds a comment, gives feedback again. No metric links it to its
-turn: it may come days later, to another process, and has the id of a step only. A record does,
-while that id is known here.
+A user who changes their mind, or adds a comment, gives feedback again. It may come days later, and
+has the id of a message or a step only. That is known here for the last 10,000 of them, whatever
+session the user has by then; what comes later, or about another process, is unlinked.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
+from chainlit_otel.core.turns import TurnReference
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, wraps
 from chainlit_otel.probes.chainlit_types import ChainlitFeedback
 from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
+from chainlit_otel.probes.evaluations import Evaluations
 from chainlit_otel.probes.probe import Probe, ProbeContext
 
 
 class Feedback(Probe):
-    """The feedback of users, by its value."""
+    """The feedback of users, by its value, and the turns that it is about."""
 
     name = "feedback"
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
         self._discovery = context.get(Discovery)
-        self._recorder = context.recorder
+        self._evaluations = context.get(Evaluations)
         self._given: Counts[tuple[str, ...]] = Counts()
+        self._unlinked: Counts[tuple[str, ...]] = Counts()
 
     def install(self, patches: Patches) -> None:
         """Observe the data layer."""
@@ -48,22 +52,36 @@ class Feedback(Probe):
                 wrap_method(patches, layer, name, wrap)
 
         self._discovery.listen(patches, self.guard, found)
-        self.telemetry.register_observable(catalog.FEEDBACK, self.given, self.guard)
+        register = functools.partial(self.telemetry.register_observable, guard=self.guard)
+        register(catalog.FEEDBACK, self.given)
+        register(catalog.FEEDBACK_UNLINKED, self._unlinked.read)
+
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
+        """Return what bounds the names of scores, which the app gives as users give feedback."""
+        return {catalog.SCORE_NAME: self._evaluations.names}
 
     def on_upserted(self, feedback_id: Any, feedback: ChainlitFeedback) -> None:
         """The data layer has stored feedback, and given it an id."""
         value = "positive" if feedback.value else "negative"
-        self._given.add((value,))
-        self._recorder.feedback_given(
-            feedback.forId, feedback_id, value, bool(getattr(feedback, "comment", None))
-        )
+        message_id = str(feedback.forId)
+        judgements = self._evaluations.judgements
+        turn = judgements.feedback_given(message_id, str(feedback_id), value)
+        self._count(value, turn)
+        has_comment = bool(getattr(feedback, "comment", None))
+        self._evaluations.on_feedback(turn, message_id, value, has_comment)
 
     def on_deleted(self, deleted: Any, feedback_id: Any) -> None:
         """The data layer has deleted feedback, unless it says that it has not."""
         # Layers that say nothing return None.
         if deleted is not False:
-            self._given.add(("deleted",))
-            self._recorder.feedback_deleted(feedback_id)
+            message_id, turn = self._evaluations.judgements.feedback_deleted(str(feedback_id))
+            self._count("deleted", turn)
+            self._evaluations.on_feedback(turn, message_id, "deleted", None)
+
+    def _count(self, value: str, turn: TurnReference | None) -> None:
+        self._given.add((value,))
+        if turn is None:
+            self._unlinked.add(())
 
     def given(self) -> dict[tuple[str, ...], int]:
         """Return how much feedback there was, by value."""
