@@ -122,6 +122,10 @@ class Thresholds:
         1.0, "Seconds of a data layer operation, 95th percentile.", 0, CALLBACK_BOUNDS[-2]
     )
     data_layer_operations: float = _threshold(20, "Fewer operations in 10 minutes do not count.", 1)
+    tool_errors: float = _threshold(0.2, "Share of the calls of a tool that failed.", 0, 1)
+    tool_errors_least: float = _threshold(
+        5, "Fewer failed calls of a tool in 15 minutes do not count.", 1
+    )
     pool_ratio: float = _threshold(0.9, "Part of a connection pool in use.", 0, 1)
     lookup_misses: float = _threshold(
         10, "Sessions asked for in 10 minutes on a replica that does not have them.", 1

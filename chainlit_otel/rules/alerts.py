@@ -14,6 +14,7 @@ from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
 from chainlit_otel.rules.causes import (
+    OF_OTHER_TOOLS,
     OF_THE_INSTANCE,
     OF_THE_JOB,
     OF_THE_LAYER,
@@ -76,6 +77,7 @@ def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
         _first_token_slow(limits, window),
         _event_loop_blocked(limits, window),
         _answers_lost(limits, window),
+        _tool_failing(limits, window),
         _data_layer_errors(limits, window),
         _data_layer_slow(limits, window),
         _pool_exhausted(limits),
@@ -495,6 +497,30 @@ def _answers_lost(limits: Thresholds, window: Windows) -> Alert:
         "{{ $value | humanizePercentage }} of the messages were sent to a socket that is gone."
         + _closed(span),
         catalog.DASHBOARD_CONVERSATIONS,
+    )
+
+
+def _tool_failing(limits: Thresholds, window: Windows) -> Alert:
+    span, by, metric = window.duration(15 * MINUTE), _by(catalog.TOOL_NAME), catalog.TOOL_CALLS
+    error: Where = {catalog.OUTCOME: "error"}
+    failed, every = _increase(by, metric, span, error), _increase(by, metric, span)
+    name = catalog.TOOL_NAME.prometheus_label
+    # Whether it is this tool or what all of them need.
+    of_others = (
+        f"{_increase('', metric, span, error, scope=OF_OTHER_TOOLS)} / "
+        f"({_increase('', metric, span, scope=OF_OTHER_TOOLS)} > 0)"
+    )
+    return Alert(
+        "ToolFailing",
+        f"({failed} / {every} > {limits.tool_errors:g})\n"
+        f"and ({failed} >= {limits.tool_errors_least:g})",
+        5 * MINUTE,
+        "warning",
+        f"The tool {{{{ $labels.{name} }}}} of {{{{ $labels.job }}}} fails.",
+        "{{ $value | humanizePercentage }} of its calls fail. Turns go on without what it would "
+        "have said, and may well be counted as answered."
+        + figure("Of all other tools:", of_others, SHARE),
+        catalog.DASHBOARD_USAGE,
     )
 
 

@@ -13,6 +13,7 @@ from chainlit_otel.catalog import Attribute
 OF_THE_JOB = "namespace=%[1]q,job=%[2]q"
 OF_THE_LAYER = f"{OF_THE_JOB},chainlit_data_layer_name=%[3]q"
 OF_THE_INSTANCE = f"{OF_THE_JOB},instance=%[3]q"
+OF_OTHER_TOOLS = f"{OF_THE_JOB},chainlit_tool_name!=%[3]q"
 
 COUNT = 'printf "%.0f"'
 SHARE = "humanizePercentage"
@@ -26,7 +27,7 @@ def figure(says: str, query: str, shown: str = COUNT) -> str:
 
     Args:
         says: What it is: the beginning of the sentence.
-        query: PromQL of it, restricted by `OF_THE_JOB` or `OF_THE_INSTANCE`.
+        query: PromQL of it, restricted by `OF_THE_JOB` or what is made of it.
         shown: The template function that writes it.
     """
     return f"{_asked(query)} {says} {{{{ . | first | value | {shown} }}}}.{{{{ end }}}}"
@@ -56,6 +57,7 @@ def _asked(query: str) -> str:
     for restricted, label in (
         (OF_THE_LAYER, "$labels.chainlit_data_layer_name"),
         (OF_THE_INSTANCE, "$labels.instance"),
+        (OF_OTHER_TOOLS, "$labels.chainlit_tool_name"),
     ):
         if restricted in query:
             labels.append(label)

@@ -35,9 +35,9 @@ class Inhibition:
 INHIBITIONS = (
     Inhibition(
         "EventLoopBlocked",
-        ("ReconnectStorm", "AnswersLost", "FirstTokenSlow", "DataLayerSlow"),
+        ("ReconnectStorm", "AnswersLost", "FirstTokenSlow", "DataLayerSlow", "ToolFailing"),
         "While the event loop stands still nobody gets a token, browsers give their connections "
-        "up, and operations wait to go on.",
+        "up, operations wait to go on, and tools time out.",
     ),
     Inhibition(
         "StickinessLost",

@@ -44,6 +44,7 @@ ASKED_FOR = {
     "FirstTokenSlow",
     "EventLoopBlocked",
     "AnswersLost",
+    "ToolFailing",
     "DataLayerErrors",
     "DataLayerSlow",
     "PoolExhausted",

@@ -58,6 +58,8 @@ _COUNTERS = {
     'chainlit_messages_total{chainlit_message_direction="outbound"}': 5.0,
     'chainlit_emit_dropped_total{chainlit_emit_event="update_message"}': 0.05,
     "chainlit_turn_undelivered_total": 0.02,
+    'chainlit_tool_calls_total{chainlit_tool_name="search",chainlit_outcome="ok"}': 4.9,
+    'chainlit_tool_calls_total{chainlit_tool_name="search",chainlit_outcome="error"}': 0.1,
     'chainlit_data_layer_operations_total{chainlit_data_layer_operation="create_step",'
     'chainlit_data_layer_name="SQLAlchemyDataLayer",chainlit_outcome="ok"}': 20.0,
     'chainlit_data_layer_operations_total{chainlit_data_layer_operation="create_step",'
