@@ -427,4 +427,4 @@ async def test_calls_of_tools_are_counted_by_name_and_outcome(ada: User) -> None
 
 
 def _says(event: Any, text: str) -> bool:
-    return event.name == "new_message" and event.data["output"] == text
+    return bool(event.name == "new_message" and event.data["output"] == text)
