@@ -11,7 +11,7 @@ from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
 
 if TYPE_CHECKING:
-    from chainlit_otel.api import access_denied, disable, enable, record_score
+    from chainlit_otel.api import access_denied, disable, enable, record_score, record_usage
     from chainlit_otel.resources.registry import watch_cache, watch_pool
 
 __all__ = [
@@ -21,13 +21,14 @@ __all__ = [
     "disable",
     "enable",
     "record_score",
+    "record_usage",
     "watch_cache",
     "watch_pool",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("access_denied", "disable", "enable", "record_score"):
+    if name in ("access_denied", "disable", "enable", "record_score", "record_usage"):
         try:
             from chainlit_otel import api
         except ValueError as error:

@@ -134,6 +134,45 @@ def record_score(
         runtime.record_score(name, value, label, message_id)
 
 
+def record_usage(
+    *,
+    model: str | None = None,
+    input_tokens: int | None = None,
+    output_tokens: int | None = None,
+    cache_read_tokens: int | None = None,
+    cache_write_tokens: int | None = None,
+    reasoning_tokens: int | None = None,
+    provider: str | None = None,
+    cost: float | None = None,
+) -> None:
+    """Count a model call of the turn under way, where no instrumentation shows it.
+
+    If one does, or an integration of Chainlit, it is still one call, and what is said here holds;
+    so name the model as it was asked for. Without `input_tokens` and `output_tokens` the call
+    counts as uncounted. It never raises, and without `enable()` it does nothing.
+
+    Args:
+        model: Name of the model that was asked for.
+        input_tokens: Tokens that were sent, those from and to a cache included.
+        output_tokens: Tokens of the answer, those of reasoning included.
+        cache_read_tokens: Tokens of the input that came from the provider's cache.
+        cache_write_tokens: Tokens of the input that were put into it.
+        reasoning_tokens: Tokens of the output that were reasoning.
+        provider: Who serves the model, such as `openai`.
+        cost: What it has cost in US dollars, if that is known; else it is computed from prices.
+    """
+    runtime = _active or _runtime_of_earlier_import()
+    if runtime is not None:
+        tokens = {
+            "input": input_tokens,
+            "output": output_tokens,
+            "cache_read": cache_read_tokens,
+            "cache_write": cache_write_tokens,
+            "reasoning": reasoning_tokens,
+        }
+        runtime.record_usage(model, provider, tokens, cost)
+
+
 def active() -> Runtime | None:
     """Return the instance that observes; None if there is none."""
     with _lock:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
@@ -38,6 +38,7 @@ from chainlit_otel.probes.evaluations import Evaluations
 from chainlit_otel.probes.event_loop import EventLoop
 from chainlit_otel.probes.installation import Installation
 from chainlit_otel.probes.messages import Messages
+from chainlit_otel.probes.model_calls import ModelCalls
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.records.recorder import build_recorder
@@ -130,6 +131,18 @@ class Runtime:
         """Count a score, and have its turn show it."""
         with self._guards["feedback"]:
             self.context.get(Evaluations).on_score(name, value, label, message_id)
+
+    def record_usage(
+        self,
+        model: str | None,
+        provider: str | None,
+        tokens: Mapping[str, int | None],
+        cost: float | None,
+    ) -> None:
+        """Count a model call of the current turn."""
+        model_calls = self.context.get(ModelCalls)
+        with model_calls.guard:
+            model_calls.record_usage(model, provider, tokens, cost)
 
     def same_config(self, settings: Settings, pipeline: Pipeline) -> bool:
         """Tell whether it was made with these settings and this pipeline."""

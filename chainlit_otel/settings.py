@@ -256,6 +256,13 @@ class Settings:
         rule=(lambda seconds: 0 < seconds <= 60, "must be more than 0 and at most 60 seconds"),
     )
 
+    prices_file: str | None = _setting(
+        _text,
+        None,
+        "Prices of models of one's own, in JSON; they go before those of `genai-prices`.",
+        env=f"{PREFIX}PRICES_FILE",
+        rule=_NOT_EMPTY,
+    )
     records_dir: str | None = _setting(
         _text,
         None,

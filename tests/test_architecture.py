@@ -104,11 +104,12 @@ USES: dict[str, tuple[str, ...]] = {
     "patching": (),
     "privacy": (),
     "core": ("core",),
+    "prices": ("core", "guard", "settings"),
     "pipeline": ("catalog", "guard", "pipeline", "privacy", "settings", "version"),
     "records": ("catalog", "core", "guard", "pipeline", "records", "settings", "version"),
     "probes": (
         *("catalog", "core", "guard", "live", "patching", "pipeline", "privacy", "probes"),
-        *("records", "settings", "version"),
+        *("prices", "records", "settings", "version"),
     ),
     "resources": ("catalog", "core", "guard", "pipeline", "resources"),
     "server": ("catalog", "guard", "live", "pipeline", "server", "settings", "version"),
@@ -203,6 +204,7 @@ def test_the_front_door_holds_the_public_names_and_loads_the_rest_when_asked() -
         "disable",
         "enable",
         "record_score",
+        "record_usage",
         "watch_cache",
         "watch_pool",
     }

@@ -34,7 +34,7 @@ from chainlit_otel.analysis.tables import (
     question,
     timestamp,
 )
-from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORD_TIME, RECORDS
+from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORD_TIME, RECORDS, USAGE
 from chainlit_otel.catalog.records import FieldType, RecordField
 
 SETTINGS: Mapping[str, str] = {
@@ -57,7 +57,12 @@ _KINDS = ", ".join(f"'{kind.name}'" for kind in RECORDS)
 _FORMATS = {"csv": "CSVWithNames", "jsonl": "JSONEachRow", "parquet": "Parquet"}
 _TIMEOUT = 600.0  # seconds without a byte of an answer
 _READ_ONLY = "; a user who reads only needs readonly = 2, for settings and temporary tables"
-_TUPLES = "Array(Tuple(name String, duration Float64, outcome String))"
+_TOOLS = "Array(Tuple(name String, duration Float64, outcome String))"
+_USED = ", ".join(
+    f"{name} Nullable({'Float64' if of == 'double' else 'Int64'})"
+    for name, (of, _) in USAGE.items()
+)
+_MODELS = f"Array(Tuple(name String, {_USED}))"
 
 _READ: dict[FieldType, str] = {
     "string": "nullIf({0}, '')",
@@ -65,7 +70,8 @@ _READ: dict[FieldType, str] = {
     "double": "toFloat64OrNull({0})",
     "boolean": "if({0} = '', NULL, {0} = 'true')",
     "time": "parseDateTime64BestEffortOrNull({0}, 6, 'UTC')",
-    "tools": f"JSONExtract({{0}}, '{_TUPLES}')",
+    "tools": f"JSONExtract({{0}}, '{_TOOLS}')",
+    "models": f"JSONExtract({{0}}, '{_MODELS}')",
 }
 """How a value of a field is read of the text that the exporter makes of it."""
 

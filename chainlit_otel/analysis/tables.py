@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, Literal, get_args
 
-from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORDS
+from chainlit_otel.catalog import COMMON_FIELDS, RECORD_SCHEMA, RECORDS, USAGE
 from chainlit_otel.catalog.records import FieldType
 
 LONGEST_LINE = 1 << 24
@@ -31,6 +31,11 @@ SQL_TYPES: dict[FieldType, str] = {
     "boolean": "BOOLEAN",
     "time": "TIMESTAMP",
     "tools": "STRUCT(name VARCHAR, duration DOUBLE, outcome VARCHAR)[]",
+    "models": "STRUCT(name VARCHAR, "
+    + ", ".join(
+        f"{name} {'DOUBLE' if of == 'double' else 'BIGINT'}" for name, (of, _) in USAGE.items()
+    )
+    + ")[]",
 }
 """The type of a column in DuckDB, by the type of its field."""
 

@@ -84,6 +84,12 @@ STEP_TYPE = Attribute(
 )
 STEP_NAME = Attribute("chainlit.step.name", is_open=True)
 TOOL_NAME = Attribute("chainlit.tool.name", is_open=True)
+REQUEST_MODEL = Attribute("gen_ai.request.model", is_open=True)
+TOKEN_TYPE = Attribute(
+    "chainlit.token.type", ("input", "output", "cache_read", "cache_write", "reasoning")
+)
+USAGE_STATE = Attribute("chainlit.usage.state", ("counted", "uncounted", "unpriced"))
+WASTE = Attribute("chainlit.waste", ("error", "cancelled", "undelivered"))
 ASK_TYPE = Attribute("chainlit.ask.type", ("text", "file", "action", "element", "call_fn", OTHER))
 ASK_OUTCOME = Attribute("chainlit.outcome", ("answered", "timeout", "cancelled"))
 
@@ -165,6 +171,7 @@ INSTALLED_PROBE = Attribute(
         "messages",
         "bots",
         "callbacks",
+        "model_calls",
         "steps",
         "mcp",
         "data_layer",
@@ -192,6 +199,7 @@ OVERFLOW_ATTRIBUTE = Attribute(
         STEP_TYPE.key,
         STEP_NAME.key,
         TOOL_NAME.key,
+        REQUEST_MODEL.key,
         OPERATION.key,
         DATA_LAYER_NAME.key,
         CACHE_NAME.key,

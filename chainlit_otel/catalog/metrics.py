@@ -40,14 +40,18 @@ from chainlit_otel.catalog.attributes import (
     RECORD_DESTINATION,
     RECORD_KIND_ATTRIBUTE,
     REFUSAL,
+    REQUEST_MODEL,
     RETAINED_KIND,
     SCORE_NAME,
     SESSION_ORIGIN,
     SESSION_STATE,
     SESSION_TYPE,
     STEP_TYPE,
+    TOKEN_TYPE,
     TOOL_NAME,
     TRANSPORT,
+    USAGE_STATE,
+    WASTE,
 )
 from chainlit_otel.catalog.model import Attribute, LabelSet, Metric
 
@@ -323,6 +327,50 @@ MESSAGES = Metric(
     "Messages from users (inbound) and to them (outbound).",
     (DIRECTION,),
     label_sets=_every(DIRECTION),
+)
+
+TURN_TOKENS = Metric(
+    "chainlit.turn.tokens",
+    "counter",
+    "{token}",
+    "Tokens of the model calls of turns that are over; those of caches are part of the input, and "
+    "the reasoning is of the output.",
+    (REQUEST_MODEL, TOKEN_TYPE),
+    label_sets=(),
+)
+
+TURN_COST = Metric(
+    "chainlit.turn.cost",
+    "counter",
+    "{USD}",
+    "What the model calls of turns have cost that have a price, in US dollars.",
+    (REQUEST_MODEL, OUTCOME),
+    label_sets=(),
+)
+
+TURN_INFERENCES = Metric(
+    "chainlit.turn.inferences",
+    "counter",
+    "{inference}",
+    "Model calls of turns: with tokens and a price, without a price, or without tokens.",
+    (REQUEST_MODEL, USAGE_STATE),
+    label_sets=(),
+)
+
+WASTED_COST = Metric(
+    "chainlit.turn.wasted_cost",
+    "counter",
+    "{USD}",
+    "Cost of turns that failed, that were stopped, or of which something never reached a browser.",
+    (WASTE,),
+    label_sets=_every(WASTE),
+)
+
+UNLINKED_USAGE = Metric(
+    "chainlit.usage.unlinked",
+    "counter",
+    "{inference}",
+    "Model calls outside of turns: their tokens and their cost are in no figure.",
 )
 
 CALLBACK_DURATION = Metric(

@@ -56,6 +56,9 @@ FIRST_TOKEN_SECONDS = "chainlit.turn.time_to_first_token"
 TURN_CHUNKS = "chainlit.turn.chunks"
 TURN_STEPS = "chainlit.turn.steps"
 TURN_TOOLS = "chainlit.turn.tools"
+TURN_MODELS = "chainlit.turn.models"
+TURN_USAGE = "chainlit.turn."
+SESSION_USAGE = "chainlit.session."
 INPUT_SIZE = "chainlit.turn.input_size"
 OUTPUT_SIZE = "chainlit.turn.output_size"
 TURN_UNDELIVERED = "chainlit.turn.undelivered"
@@ -80,8 +83,22 @@ RECORD_SCHEMA_KEY = "chainlit_otel.record.schema"
 RECORD_SCHEMA = 1
 """Of which schema the records are that are written now."""
 
-FieldType = Literal["string", "integer", "double", "boolean", "time", "tools"]
-"""`time` is RFC 3339 in UTC. `tools` is a list of objects with `name`, `duration` and `outcome`."""
+FieldType = Literal["string", "integer", "double", "boolean", "time", "tools", "models"]
+"""`time` is RFC 3339 in UTC. `tools` is a list of objects with `name`, `duration` and `outcome`;
+`models` is one of objects with `name` and what is in `USAGE`."""
+
+USAGE: dict[str, tuple[Literal["integer", "double"], str]] = {
+    "inferences": ("integer", "Model calls."),
+    "uncounted": ("integer", "Of how many of these the tokens are not known."),
+    "unpriced": ("integer", "For how many more there is no price."),
+    "input_tokens": ("integer", "Tokens that were sent to models."),
+    "output_tokens": ("integer", "Tokens that models have answered."),
+    "cache_read_tokens": ("integer", "Tokens of the input that came from a cache."),
+    "cache_write_tokens": ("integer", "Tokens of the input that were put into a cache."),
+    "reasoning_tokens": ("integer", "Tokens of the output that were reasoning."),
+    "cost": ("double", "US dollars, of the calls that have a price."),
+}
+"""What the model calls of a turn or a session used; there only if it had any."""
 
 
 @cache
@@ -161,6 +178,11 @@ _SESSION = (
     _PROFILE,
 )
 
+
+def _usage(prefix: str) -> tuple[RecordField, ...]:
+    return tuple(RecordField(f"{prefix}{name}", *rest) for name, rest in USAGE.items())
+
+
 SESSION_START_RECORD = RecordKind(
     "session.start", "A session, when it starts.", "session.start", _SESSION
 )
@@ -196,6 +218,7 @@ SESSION_END_RECORD = RecordKind(
         ),
         RecordField(FEEDBACK_POSITIVE, "integer", "Messages with good feedback."),
         RecordField(FEEDBACK_NEGATIVE, "integer", "Messages with bad feedback."),
+        *_usage(SESSION_USAGE),
         RecordField(CLOSE_REASON.key, "string", "Why its last connection closed."),
         _CONVERSATION,
     ),
@@ -234,6 +257,8 @@ TURN_RECORD = RecordKind(
             "tools",
             "The first 50 steps of type `tool`: `name`, `duration` in seconds, `outcome`.",
         ),
+        RecordField(TURN_MODELS, "models", "What was used of each model."),
+        *_usage(TURN_USAGE),
         RecordField(INPUT_SIZE, "integer", "Characters of the user's message."),
         RecordField(OUTPUT_SIZE, "integer", "Characters of the answers."),
         RecordField(

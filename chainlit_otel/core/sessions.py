@@ -20,6 +20,7 @@ from typing import Literal
 
 from chainlit_otel.core.journal import EventKind, Events, Journal
 from chainlit_otel.core.peaks import HighWaterMark
+from chainlit_otel.core.usage import UsageTotals
 
 SessionType = Literal["websocket", "http"]
 Clock = Callable[[], int]
@@ -54,6 +55,7 @@ class Session:
         user: What stands for the user who is signed in; empty if there is none, or no key for it.
         conversation: Thread id.
         events: What has happened in it; None if nobody keeps that.
+        spent: What the model calls of its turns that have ended used; None without any.
     """
 
     __slots__ = (
@@ -72,6 +74,7 @@ class Session:
         "outcomes",
         "profile",
         "reconnects",
+        "spent",
         "started",
         "started_at",
         "turns",
@@ -110,6 +113,7 @@ class Session:
         self.user = ""
         self.conversation = ""
         self.events: Events | None = None
+        self.spent: UsageTotals | None = None
 
     def record(self, kind: EventKind, at: int, detail: str | int = "") -> None:
         """Something has happened in it; keep that, if somebody is to see it.

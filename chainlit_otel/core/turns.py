@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.peaks import HighWaterMark
 from chainlit_otel.core.sessions import NS, Clock, Session
+from chainlit_otel.core.usage import Usage, UsageTotals
 
 TurnSource = Literal["message", "edit", "voice", "bot"]
 
@@ -101,6 +102,9 @@ class Turn:
         error: The exception that a callback raised and Chainlit swallowed, if any.
         cancelled: Whether the user, or the end of the process, stopped it.
         ended: Whether it is over.
+        outcome_at_end: Its outcome, once it is over.
+        usage: Its model calls; None before the first.
+        spent: What they have used, by model, once it is over.
         chunks: Chunks streamed in it.
         last_chunk: Monotonic time of the last of them, in nanoseconds.
         room: The room they are streamed to, the same object for all of them; None before the
@@ -125,6 +129,7 @@ class Turn:
         "lost_output",
         "message_id",
         "number",
+        "outcome_at_end",
         "output_sizes",
         "profile",
         "room",
@@ -132,12 +137,14 @@ class Turn:
         "socket_changes",
         "source",
         "span_id",
+        "spent",
         "started_at",
         "steps",
         "tools",
         "trace",
         "trace_id",
         "undelivered",
+        "usage",
     )
 
     def __init__(
@@ -171,6 +178,9 @@ class Turn:
         self.error: BaseException | None = None
         self.cancelled = False
         self.ended = False
+        self.outcome_at_end = ""
+        self.usage: Usage | None = None
+        self.spent: dict[str, UsageTotals] | None = None
         self.chunks = 0
         self.first_output = 0
         self.first_chunk = 0
@@ -317,6 +327,7 @@ class TurnLedger:
         with self._lock:
             if turn.ended:
                 return
+            outcome = turn.outcome_at_end = turn.outcome
             turn.ended, turn.room = True, None
             self._chunks += turn.chunks
             self._undelivered += turn.undelivered > 0
@@ -326,7 +337,7 @@ class TurnLedger:
                 (turns := self._of_session[session]).remove(turn)
                 if not turns:
                     del self._of_session[session]
-                outcome, outcomes = turn.outcome, session.outcomes
+                outcomes = session.outcomes
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
                 session.record("turn_end", self._clock(), turn.error_type or outcome)
         self._on_end(turn, (self._clock() - turn.arrived) / NS)

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from threading import Lock
 from typing import Any, NamedTuple
-from weakref import ReferenceType, ref
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
@@ -20,6 +19,7 @@ from opentelemetry.trace import StatusCode
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard
+from chainlit_otel.pipeline.attached import Attached
 from chainlit_otel.pipeline.local_spans import MAX_EVENTS, LocalSpan
 
 MAX_SPANS = 200
@@ -247,9 +247,9 @@ class TraceProcessor(SpanProcessor):
         guard: Holds what goes wrong.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self) -> None:
         self.store: TraceStore | None = None
-        self.guard = guard
+        self.guard = Guard("tracing")
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """A span has started."""
@@ -264,7 +264,7 @@ class TraceProcessor(SpanProcessor):
                 store.on_end(span)
 
 
-_known: list[tuple[ReferenceType[Any], TraceProcessor]] = []
+_processors: Attached[TraceProcessor] = Attached(TraceProcessor)
 
 
 def attach(provider: Any, store: TraceStore | None, guard: Guard) -> None:
@@ -275,16 +275,9 @@ def attach(provider: Any, store: TraceStore | None, guard: Guard) -> None:
         store: The store; None to show them to nobody any more.
         guard: Holds what goes wrong when a span starts or ends.
     """
-    if not hasattr(provider, "add_span_processor"):
-        return
-    # By identity, since a provider need not be hashable.
-    _known[:] = [known for known in _known if known[0]() is not None]
-    processor = next((p for reference, p in _known if reference() is provider), None)
-    if processor is None:
-        processor = TraceProcessor(guard)
-        _known.append((ref(provider), processor))
-        provider.add_span_processor(processor)
-    processor.store, processor.guard = store, guard
+    processor = _processors.to(provider)
+    if processor is not None:
+        processor.store, processor.guard = store, guard
 
 
 @functools.lru_cache(maxsize=1024)

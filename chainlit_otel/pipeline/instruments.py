@@ -86,8 +86,8 @@ class Telemetry:
         guard = guard or self._guard
         self._max_queued = _MAX_QUEUED
         self._readings[metric] = reading
-        # Seconds are floats and counts are integers, also at zero: one stream has one type.
-        zero = 0.0 if metric.unit == "s" else 0
+        # Seconds and dollars are floats, counts are not, also at zero: one stream has one type.
+        zero = 0.0 if metric.unit in ("s", "{USD}") else 0
 
         def observations() -> list[Observation]:
             with self._guard:

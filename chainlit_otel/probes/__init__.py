@@ -15,6 +15,7 @@ from chainlit_otel.probes.http import Http
 from chainlit_otel.probes.lifecycle import Lifecycle
 from chainlit_otel.probes.mcp import Mcp
 from chainlit_otel.probes.messages import Messages
+from chainlit_otel.probes.model_calls import ModelCalls
 from chainlit_otel.probes.probe import Probe
 from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.probes.sockets.connections import Sockets
@@ -26,6 +27,7 @@ PROBES: tuple[type[Probe], ...] = (
     Messages,
     Bots,
     Callbacks,
+    ModelCalls,
     Steps,
     Mcp,
     DataLayers,

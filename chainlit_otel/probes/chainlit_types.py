@@ -38,6 +38,16 @@ class ChainlitWebsocketSession(ChainlitSession, Protocol):
     thread_queues: dict[str, deque[Any]]
 
 
+class ChainlitGeneration(Protocol):
+    """`literalai.observability.generation.BaseGeneration`, what a step says of a model call."""
+
+    provider: str | None
+    model: str | None
+    error: str | None
+    input_token_count: int | None
+    output_token_count: int | None
+
+
 class ChainlitStep(Protocol):
     """`chainlit.step.Step`."""
 
@@ -50,6 +60,7 @@ class ChainlitStep(Protocol):
     input: Any
     output: Any
     is_error: bool | None
+    generation: ChainlitGeneration | None
 
 
 class ChainlitMessage(Protocol):

@@ -14,7 +14,7 @@ import asyncio
 import functools
 import time
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
@@ -30,6 +30,7 @@ from chainlit_otel.core.judgements import Judgements
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
+from chainlit_otel.core.usage import UsageTotals, sum_of
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import (
     NOOP_SCOPE,
@@ -62,6 +63,8 @@ class Messages(Probe):
         ledger: The ledger of turns.
         judgements: The turns that may be judged, by the messages that were sent in them.
         connections: The open sockets, by their Socket.IO id.
+        by_trace: The turns under way that have a span, by the number of its trace.
+        on_usage: Called with a turn that is over and had model calls, before it is recorded.
     """
 
     name = "messages"
@@ -79,6 +82,8 @@ class Messages(Probe):
         self._tracing = context.tracing
         self._capture = context.settings.capture_messages
         self.connections = self._sockets.connections
+        self.by_trace: dict[int, Turn] = {}
+        self.on_usage: Callable[[Turn], None] | None = None
         self._scopes: dict[Turn, SpanScope] = {}
         self._tasks: WeakIdentityDict[Turn] = WeakIdentityDict()
         self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
@@ -119,6 +124,8 @@ class Messages(Probe):
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
 
     def _on_end(self, turn: Turn, seconds: float) -> None:
+        if turn.usage is not None and self.on_usage is not None:
+            self.on_usage(turn)
         try:
             record, profile = self.telemetry.record, turn.profile
             record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
@@ -167,6 +174,7 @@ class Messages(Probe):
         scope = self._spans.start_root(catalog.SPAN_TURN, session, attributes)
         self._scopes[turn] = scope
         turn.trace = trace_of(scope)
+        self.by_trace[turn.trace] = turn
         turn.trace_id, turn.span_id = sampled_ids(scope)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
@@ -177,6 +185,7 @@ class Messages(Probe):
         # The histograms first: their exemplars point to the span that is current.
         self.ledger.end(turn)
         if scope is not None:
+            self.by_trace.pop(turn.trace, None)
             self._end_span(turn, scope)
         # Its traceback may refer to the session and so to the task, which is a weak key here.
         turn.error = None
@@ -188,11 +197,14 @@ class Messages(Probe):
         for turn, scope in list(self._scopes.items()):
             self._end_span(turn, scope)
         self._scopes.clear()
+        self.by_trace.clear()
 
     def _end_span(self, turn: Turn, scope: SpanScope) -> None:
         if scope.span.is_recording():
             try:
                 _describe_delivery(turn, scope.span)
+                if turn.spent:
+                    scope.span.set_attributes(_usage(turn.spent))
             except Exception as error:  # noqa: BLE001 - a guard
                 self._tracing.guard.on_error(error)
         self._tracing.end(scope, turn.outcome, turn.error)
@@ -368,6 +380,15 @@ def _describe_delivery(turn: Turn, span: Span) -> None:
             so_far[catalog.CLOSE_REASON.key] = change.reason
         name = catalog.EVENT_SOCKET_BACK if change.is_back else catalog.EVENT_SOCKET_GONE
         span.add_event(name, so_far, turn.wall_time(change.at))
+
+
+def _usage(spent: Mapping[str, UsageTotals]) -> dict[str, float | list[str]]:
+    """Return the attributes of a turn's span that say what its model calls have used."""
+    values = sum_of(spent).values()
+    return {
+        catalog.TURN_MODELS: list(spent),
+        **{f"{catalog.TURN_USAGE}{name}": value for name, value in values.items()},
+    }
 
 
 def _wrap_client_message(patches: Patches, original: Handler) -> Handler:

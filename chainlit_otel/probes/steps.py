@@ -30,6 +30,7 @@ from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitStep
 from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.probes.model_calls import ModelCalls
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 
@@ -82,6 +83,7 @@ class Steps(Probe):
         self.tools = BoundedLabel(_NAMES)
         self._calls = ToolLedger()
         self._messages = context.get(Messages)
+        self._model_calls = context.get(ModelCalls)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
@@ -203,6 +205,8 @@ class Steps(Probe):
         turn = current_turn.get()
         if turn is not None and not turn.ended:
             self._messages.ledger.record_step(turn, tool)
+        if (generation := step.generation) is not None:
+            self._model_calls.on_generation(generation)
         if state.scope is NOOP_SCOPE:
             return
         span = state.scope.span

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from chainlit_otel import catalog
 from chainlit_otel.core.sessions import NS, Session
 from chainlit_otel.core.turns import Turn, TurnReference
+from chainlit_otel.core.usage import UsageTotals, sum_of
 
 _DIGITS = 6  # of seconds: a microsecond
 _LONGEST = 256  # characters of a text; apps name scores, and classes of exceptions
@@ -88,6 +89,7 @@ def session_ended(session: Session, reason: str, seconds: float, now: int) -> Re
         catalog.LONGEST_GAP: _seconds(session.longest_gap or None),
         catalog.TIME_TO_FIRST_TURN: _seconds(None if first is None else first - session.started),
         catalog.SESSION_UNDELIVERED: session.undelivered,
+        **({} if session.spent is None else usage_of(catalog.SESSION_USAGE, session.spent)),
         catalog.FEEDBACK_POSITIVE: feedback.get("positive", 0),
         catalog.FEEDBACK_NEGATIVE: feedback.get("negative", 0),
         catalog.CLOSE_REASON.key: session.close_reason,
@@ -120,6 +122,7 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
             {"name": t.name, "duration": round(t.duration, _DIGITS), "outcome": t.outcome}
             for t in turn.tools
         ],
+        **(_spent(turn.spent) if turn.spent else {}),
         catalog.INPUT_SIZE: turn.input_size,
         catalog.OUTPUT_SIZE: sum(turn.output_sizes.values()),
         catalog.TURN_UNDELIVERED: turn.undelivered,
@@ -177,6 +180,16 @@ def evaluation(name: str, value: float | None, label: str | None) -> dict[str, A
         catalog.EVALUATION_SCORE: value,
         catalog.EVALUATION_LABEL: label,
     }
+
+
+def usage_of(prefix: str, totals: UsageTotals) -> dict[str, Any]:
+    """Return what model calls have used, by the keys that begin with `prefix`."""
+    return {f"{prefix}{name}": value for name, value in totals.values().items()}
+
+
+def _spent(spent: Mapping[str, UsageTotals]) -> dict[str, Any]:
+    models = [{"name": name, **totals.values()} for name, totals in spent.items()]
+    return {catalog.TURN_MODELS: models, **usage_of(catalog.TURN_USAGE, sum_of(spent))}
 
 
 def _seconds(nanoseconds: int | None) -> float | None:

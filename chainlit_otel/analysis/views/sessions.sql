@@ -87,6 +87,15 @@ so_far AS (
         CAST(sum(events.chainlit_turn_undelivered) AS BIGINT) AS undelivered,
         count(*) FILTER (WHERE events.chainlit_feedback_value = 'positive') AS positive,
         count(*) FILTER (WHERE events.chainlit_feedback_value = 'negative') AS negative,
+        CAST(sum(events.chainlit_turn_inferences) AS BIGINT) AS inferences,
+        CAST(sum(events.chainlit_turn_uncounted) AS BIGINT) AS uncounted,
+        CAST(sum(events.chainlit_turn_unpriced) AS BIGINT) AS unpriced,
+        CAST(sum(events.chainlit_turn_input_tokens) AS BIGINT) AS input_tokens,
+        CAST(sum(events.chainlit_turn_output_tokens) AS BIGINT) AS output_tokens,
+        CAST(sum(events.chainlit_turn_cache_read_tokens) AS BIGINT) AS cache_read_tokens,
+        CAST(sum(events.chainlit_turn_cache_write_tokens) AS BIGINT) AS cache_write_tokens,
+        CAST(sum(events.chainlit_turn_reasoning_tokens) AS BIGINT) AS reasoning_tokens,
+        sum(events.chainlit_turn_cost) AS cost,
         min(events.chainlit_turn_start) AS first_turn,
         max(events.gen_ai_conversation_id) AS conversation
     FROM open_ones
@@ -150,6 +159,15 @@ SELECT
     ended.chainlit_session_undelivered AS chainlit_session_undelivered,
     ended.chainlit_session_feedback_positive AS chainlit_session_feedback_positive,
     ended.chainlit_session_feedback_negative AS chainlit_session_feedback_negative,
+    ended.chainlit_session_inferences AS chainlit_session_inferences,
+    ended.chainlit_session_uncounted AS chainlit_session_uncounted,
+    ended.chainlit_session_unpriced AS chainlit_session_unpriced,
+    ended.chainlit_session_input_tokens AS chainlit_session_input_tokens,
+    ended.chainlit_session_output_tokens AS chainlit_session_output_tokens,
+    ended.chainlit_session_cache_read_tokens AS chainlit_session_cache_read_tokens,
+    ended.chainlit_session_cache_write_tokens AS chainlit_session_cache_write_tokens,
+    ended.chainlit_session_reasoning_tokens AS chainlit_session_reasoning_tokens,
+    ended.chainlit_session_cost AS chainlit_session_cost,
     date_diff('millisecond', ended.chainlit_session_start, known.last_time) / 1000.0
     - known.unknown_seconds AS seconds_known
 FROM ended
@@ -186,6 +204,15 @@ SELECT
     CAST(coalesce(so_far.undelivered, 0) AS BIGINT) AS chainlit_session_undelivered,
     CAST(coalesce(so_far.positive, 0) AS BIGINT) AS chainlit_session_feedback_positive,
     CAST(coalesce(so_far.negative, 0) AS BIGINT) AS chainlit_session_feedback_negative,
+    so_far.inferences AS chainlit_session_inferences,
+    so_far.uncounted AS chainlit_session_uncounted,
+    so_far.unpriced AS chainlit_session_unpriced,
+    so_far.input_tokens AS chainlit_session_input_tokens,
+    so_far.output_tokens AS chainlit_session_output_tokens,
+    so_far.cache_read_tokens AS chainlit_session_cache_read_tokens,
+    so_far.cache_write_tokens AS chainlit_session_cache_write_tokens,
+    so_far.reasoning_tokens AS chainlit_session_reasoning_tokens,
+    so_far.cost AS chainlit_session_cost,
     date_diff('millisecond', starts.time, coalesce(open_ones.next_time, known.last_time)) / 1000.0
     - known.unknown_seconds AS seconds_known
 FROM starts

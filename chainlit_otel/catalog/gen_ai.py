@@ -1,0 +1,61 @@
+"""What spans of model calls say, by the conventions that instrumentations follow. Data only.
+
+Each tuple has the names of one thing, the newest first: of OpenTelemetry's GenAI conventions, their
+older releases, Traceloop's and OpenInference's.
+"""
+
+from __future__ import annotations
+
+PREFIXES = ("gen_ai.", "llm.")
+"""With which the name of at least one attribute of such a span begins."""
+
+REQUESTED_MODEL = ("gen_ai.request.model", "llm.request.model", "llm.model_name")
+RESPONDED_MODEL = ("gen_ai.response.model", "llm.response.model")
+PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
+RESPONSE = ("gen_ai.response.id", "gen_ai.response.finish_reasons", *RESPONDED_MODEL)
+"""Which of them there are only when the model has begun to answer."""
+
+TOKENS = {
+    "input": (
+        "gen_ai.usage.input_tokens",
+        "gen_ai.usage.prompt_tokens",
+        "llm.usage.prompt_tokens",
+        "llm.token_count.prompt",
+    ),
+    "output": (
+        "gen_ai.usage.output_tokens",
+        "gen_ai.usage.completion_tokens",
+        "llm.usage.completion_tokens",
+        "llm.token_count.completion",
+    ),
+    "cache_read": (
+        "gen_ai.usage.cache_read.input_tokens",
+        "gen_ai.usage.cache_read_input_tokens",
+        "gen_ai.usage.details.cache_read_tokens",
+        "llm.token_count.prompt_details.cache_read",
+    ),
+    "cache_write": (
+        "gen_ai.usage.cache_write.input_tokens",
+        "gen_ai.usage.cache_creation.input_tokens",
+        "gen_ai.usage.cache_creation_input_tokens",
+        "gen_ai.usage.details.cache_write_tokens",
+        "llm.token_count.prompt_details.cache_write",
+    ),
+    "reasoning": (
+        "gen_ai.usage.reasoning.output_tokens",
+        "gen_ai.usage.reasoning_tokens",
+        "gen_ai.usage.details.reasoning_tokens",
+        "llm.token_count.completion_details.reasoning",
+    ),
+}
+"""Tokens, by type. Those of caches are part of the input, and the reasoning is of the output."""
+
+OPERATION = ("gen_ai.operation.name", "openinference.span.kind", "llm.request.type")
+
+INFERENCES = frozenset(
+    {
+        *("chat", "text_completion", "completion", "generate_content", "embeddings", "embedding"),
+        *("rerank", "llm"),
+    }
+)
+"""The operations, in small letters, that are one call of a model."""

@@ -1,0 +1,201 @@
+"""Model calls of turns: spans of other instrumentations, `step.generation`, and what the app says.
+
+An instrumentation of a model's client ends a span for each call, somewhere below the span of the
+turn, and be it in another task or thread. That is seen by a span processor at the tracer provider,
+so without a provider, or where a trace is not sampled, there is nothing to be seen of it.
+Chainlit's own integrations set `generation` of a step instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.trace import StatusCode
+
+from chainlit_otel import catalog
+from chainlit_otel.core.labels import BoundedLabel, EnumLabel
+from chainlit_otel.core.turns import Turn
+from chainlit_otel.core.usage import APP, ModelCall, UsageLedger
+from chainlit_otel.patching import Patches
+from chainlit_otel.pipeline.attached import Attached
+from chainlit_otel.pipeline.spans import utf8_safe
+from chainlit_otel.prices import build_prices
+from chainlit_otel.probes.chainlit_types import ChainlitGeneration
+from chainlit_otel.probes.messages import Messages, current_turn
+from chainlit_otel.probes.model_spans import call_of
+from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.settings import warn
+
+# Each is up to eleven series.
+_MODELS = 32
+_GENERATION = "chainlit"  # as a source
+
+
+class ModelCalls(Probe):
+    """The model calls of turns, and what they cost.
+
+    Attributes:
+        models: The models, by the name that was asked for.
+        ledger: What they have used.
+    """
+
+    name = "model_calls"
+
+    def __init__(self, context: ProbeContext) -> None:
+        super().__init__(context)
+        self.models = BoundedLabel(_MODELS)
+        self._prices = build_prices(context.settings, self.guard)
+        self.ledger = UsageLedger(self._prices.cost_of, self._label)
+        self._messages = context.get(Messages)
+        self._messages.on_usage = self.on_turn_end
+        self._pipeline = context.pipeline
+        self._seen: set[str] = set()
+
+    def install(self, patches: Patches) -> None:
+        """Attach to the tracer provider there is, and register the observable instruments."""
+        self._prices.load_list()
+        self._attach()
+        for metric, reading in (
+            (catalog.TURN_TOKENS, self.ledger.tokens),
+            (catalog.TURN_COST, self.ledger.cost),
+            (catalog.TURN_INFERENCES, self.ledger.inferences),
+            (catalog.WASTED_COST, self.ledger.wasted_cost),
+            (catalog.UNLINKED_USAGE, self.ledger.unlinked),
+        ):
+            self.telemetry.register_observable(metric, reading, self.guard)
+
+    def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
+        """Return what bounds the names of models."""
+        return {catalog.REQUEST_MODEL: self.models}
+
+    def on_startup(self) -> None:
+        """Attach to the provider that the app has set since."""
+        self._attach()
+
+    def end(self, reason: str) -> None:
+        """Look at no span any more; what has ended is in the ledger."""
+        if (processor := _processors.to(self._provider())) is not None:
+            processor.model_calls = None
+
+    def on_turn_end(self, turn: Turn) -> None:
+        """A turn is over that had model calls."""
+        try:
+            self.ledger.close(turn)
+        except Exception as error:  # noqa: BLE001 - a guard
+            self.guard.on_error(error)
+
+    def on_generation(self, generation: ChainlitGeneration) -> None:
+        """A step has ended that says it was a model call."""
+        call = ModelCall(
+            requested=utf8_safe(generation.model or ""),
+            provider=utf8_safe(generation.provider or ""),
+            tokens=_tokens(
+                input=generation.input_token_count, output=generation.output_token_count
+            ),
+        )
+        if call.is_counted or not generation.error:
+            self._record(_GENERATION, call)
+
+    def on_span_end(self, span: ReadableSpan) -> None:
+        """A span has ended, whoever has started it."""
+        context, scope = span.context, span.instrumentation_scope
+        if context is None or scope is None:
+            return
+        call = None
+        if scope.name != catalog.SCOPE:
+            call = call_of(span.attributes or {}, span.status.status_code is StatusCode.ERROR)
+        turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
+        if call is None and (turn is None or turn.usage is None):
+            return
+        if call is not None and turn is not None:
+            self._expect(call)
+        parent = 0 if span.parent is None else span.parent.span_id
+        self.ledger.end_span(turn, scope.name, call, context.span_id, parent)
+
+    def record_usage(
+        self,
+        model: str | None,
+        provider: str | None,
+        tokens: Mapping[str, int | None],
+        cost: float | None,
+    ) -> None:
+        """The app says what a model call has used; see `chainlit_otel.record_usage`."""
+        name = utf8_safe(model or "")
+        counts = {kind: n for kind, n in tokens.items() if n is not None}
+        wrong = [f"{kind}_tokens" for kind, n in counts.items() if not _is_count(n)]
+        if cost is not None and not _is_cost(cost):
+            wrong.append("cost")
+        if wrong:
+            warn(
+                f"record_usage(model={name[:64]!r}) counts nothing: {wrong[0]} must be a number "
+                "that is not negative"
+            )
+            return
+        provider = utf8_safe(provider or "")
+        self._record(APP, ModelCall(name, provider=provider, tokens=counts, cost=cost))
+
+    def _record(self, source: str, call: ModelCall) -> None:
+        turn = current_turn.get()
+        if turn is not None:
+            self._expect(call)
+        self.ledger.record(turn, source, call)
+
+    def _expect(self, call: ModelCall) -> None:
+        """Show the series of a model at zero, as its first turn is not over yet."""
+        model = self._label(call.model)
+        if model not in self._seen:
+            self._seen.add(model)
+            self.telemetry.expect(
+                catalog.TURN_TOKENS, *((model, kind) for kind in ("input", "output"))
+            )
+            self.telemetry.expect(
+                catalog.TURN_INFERENCES,
+                *((model, state) for state in catalog.USAGE_STATE.values),
+            )
+
+    def _label(self, model: str) -> str:
+        return self.models.admit(utf8_safe(model or "unknown"))
+
+    def _provider(self) -> object:
+        return self._pipeline.tracer_provider or trace.get_tracer_provider()
+
+    def _attach(self) -> None:
+        with self.guard:
+            if (processor := _processors.to(self._provider())) is not None:
+                processor.model_calls = self
+
+
+class _Processor(SpanProcessor):
+    """Shows the spans of a provider to the probe, for as long as there is one."""
+
+    def __init__(self) -> None:
+        self.model_calls: ModelCalls | None = None
+
+    def on_end(self, span: ReadableSpan) -> None:
+        model_calls = self.model_calls
+        if model_calls is None:
+            return
+        try:
+            model_calls.on_span_end(span)
+        except Exception as error:  # noqa: BLE001 - a guard: the app ends spans of its own
+            model_calls.guard.on_error(error)
+
+
+_processors = Attached(_Processor)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_cost(value: object) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    return math.isfinite(value) and value >= 0
+
+
+def _tokens(**counts: int | None) -> dict[str, int]:
+    return {kind: count for kind, count in counts.items() if count is not None}

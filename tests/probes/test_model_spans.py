@@ -1,0 +1,97 @@
+"""What spans of model calls say, by the attributes that instrumentations really set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from chainlit_otel.probes.model_spans import call_of
+
+OPENAI_V2 = {
+    "gen_ai.operation.name": "chat",
+    "gen_ai.request.model": "gpt-4o-mini",
+    "gen_ai.response.model": "gpt-4o-mini-2024-07-18",
+    "gen_ai.system": "openai",
+    "gen_ai.usage.input_tokens": 132,
+    "gen_ai.usage.output_tokens": 140,
+}
+OPENINFERENCE = {
+    "openinference.span.kind": "LLM",
+    "llm.model_name": "gpt-4o-mini-2024-07-18",
+    "llm.provider": "openai",
+    "llm.token_count.prompt": 132,
+    "llm.token_count.completion": 140,
+    "llm.token_count.total": 272,
+    "llm.token_count.prompt_details.cache_read": 14,
+    "llm.token_count.completion_details.reasoning": 3,
+}
+OLDER = {
+    "llm.request.type": "chat",
+    "gen_ai.request.model": "gpt-4o-mini",
+    "gen_ai.usage.prompt_tokens": 132,
+    "gen_ai.usage.completion_tokens": 140,
+    "gen_ai.usage.cache_read_input_tokens": 14,
+}
+
+
+def test_the_conventions_say_the_same_in_different_words() -> None:
+    read = [call_of(attributes, False) for attributes in (OPENAI_V2, OPENINFERENCE, OLDER)]
+    assert [(call.tokens["input"], call.tokens["output"]) for call in read if call] == [
+        (132, 140)
+    ] * 3
+    v2, openinference, older = read
+    assert v2 and openinference and older
+    assert (v2.requested, v2.responded, v2.provider) == (
+        "gpt-4o-mini",
+        "gpt-4o-mini-2024-07-18",
+        "openai",
+    )
+    assert openinference.model == "gpt-4o-mini-2024-07-18"
+    assert openinference.tokens == {
+        "input": 132,
+        "output": 140,
+        "cache_read": 14,
+        "reasoning": 3,
+    }
+    assert older.tokens["cache_read"] == 14
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"http.request.method": "POST"},
+        {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "search"},
+        {"gen_ai.operation.name": "invoke_agent", "gen_ai.request.model": "m"},
+        {"openinference.span.kind": "CHAIN", "llm.model_name": "m"},
+        {"gen_ai.conversation.id": "thread"},
+    ],
+)
+def test_other_spans_are_of_no_call(attributes: dict[str, Any]) -> None:
+    assert call_of(attributes, False) is None
+
+
+def test_a_call_without_counts_is_uncounted_and_one_that_was_refused_is_none() -> None:
+    asked = {"gen_ai.operation.name": "chat", "gen_ai.request.model": "m"}
+    call = call_of(asked, False)
+    assert call is not None
+    assert not call.is_counted
+    assert call_of(asked, True) is None
+    begun = call_of({**asked, "gen_ai.response.id": "chatcmpl-1"}, True)
+    assert begun is not None
+    assert not begun.is_counted, "a stream that broke off has used what nobody knows"
+
+
+@pytest.mark.parametrize("count", [-1, "12", True, None])
+def test_what_is_no_count_is_not_known(count: Any) -> None:
+    call = call_of({**OPENAI_V2, "gen_ai.usage.input_tokens": count}, False)
+    assert call is not None
+    assert call.tokens == {"output": 140}
+
+
+def test_an_agent_that_says_what_its_calls_used_is_as_good_as_one() -> None:
+    agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 5}
+    call = call_of(agent, False)
+    assert call is not None
+    assert call.tokens == {"input": 5}
