@@ -34,6 +34,9 @@ NOT_AT_FIRST = (
     catalog.EXPORT_DROPPED,
     catalog.RECORDS_WRITTEN,
     catalog.RECORDS_DROPPED,
+    catalog.TURN_TOKENS,
+    catalog.TURN_COST,
+    catalog.TURN_INFERENCES,
     catalog.CALLBACK_DURATION,
     catalog.ASK_DURATION,
     catalog.DATA_LAYER_OPERATION_DURATION,
@@ -100,7 +103,7 @@ def test_a_description_is_one_sentence(metric: Metric) -> None:
 @every_metric
 def test_a_count_is_a_count_of_something_and_no_unit_is_one(metric: Metric) -> None:
     # Other pipelines would append `_ratio` to a gauge of unit 1.
-    assert metric.unit in ("s", "By") or re.fullmatch(r"\{[a-z_]+\}", metric.unit)
+    assert metric.unit in ("s", "By", "{USD}") or re.fullmatch(r"\{[a-z_]+\}", metric.unit)
 
 
 @every_metric

@@ -29,6 +29,7 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "metrics_token": ("secret", "secret", "other"),
     "always_serve_metrics": ("true", True, True),
     "shutdown_timeout": ("0.5", 0.5, 10),
+    "prices_file": ("prices.json", "prices.json", "/etc/prices.json"),
     "records_dir": ("records", "records", "/var/lib/records"),
     "records_max_bytes": ("2097152", 2**21, 2**22),
     "records_keep_days": ("7", 7, 365),

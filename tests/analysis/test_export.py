@@ -84,6 +84,7 @@ def value_of(column: str, text: str) -> Any:
         "double": float,
         "boolean": json.loads,
         "tools": json.loads,
+        "models": json.loads,
     }
     if column in ("is_open", "seconds_known"):
         return json.loads(text)

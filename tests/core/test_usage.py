@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chainlit_otel.core.usage import APP, ModelCall, Usage, UsageLedger, UsageTotals, sum_of
 
 
-def call(model: str = "m", answered: str = "", **tokens: int) -> ModelCall:
+def call(model: str = "m", answered: str = "", **tokens: Any) -> ModelCall:
     return ModelCall(model, answered, tokens=dict(tokens))
 
 
@@ -42,7 +42,7 @@ def test_a_call_that_one_source_has_not_counted_has_the_counts_of_the_other() ->
         usage = Usage()
         for source in (first, second):
             tokens = {"input": 3, "output": 4} if source == "counts" else {}
-            usage.add(source, call(**tokens))
+            usage.add(source, ModelCall("m", tokens=tokens))
         assert counted(usage) == [{"input": 3, "output": 4}]
 
 

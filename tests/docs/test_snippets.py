@@ -24,6 +24,7 @@ from packaging.requirements import Requirement
 
 from chainlit_otel import catalog
 from chainlit_otel.cli import main
+from chainlit_otel.prices import read_prices
 from chainlit_otel.rules import render
 from chainlit_otel.testing import Visitor
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name
@@ -49,7 +50,7 @@ def each(found: list[Block]) -> pytest.MarkDecorator:
 
 
 def test_every_block_has_a_language_that_is_checked_here() -> None:
-    known = {"console", "promql", "python", "text", "yaml"}
+    known = {"console", "json", "promql", "python", "text", "yaml"}
     assert [str(block) for block in BLOCKS if block.language not in known] == []
 
 
@@ -447,6 +448,16 @@ async def test_the_pieces_of_python_work_in_one_app() -> None:
         assert scrape.value("chainlit_access_denials_total", **denied) == 1
         for name, score in (("relevance", 0.9), ("tone", 4)):
             assert scrape.value("chainlit_score_sum", chainlit_score_name=name) == score
+
+
+# Prices
+
+
+@each(of("json"))
+def test_a_file_of_prices_is_one(block: Block, tmp_path: Path) -> None:
+    file = tmp_path / "prices.json"
+    file.write_text(block.text)
+    assert set(read_prices(str(file))) == set(json.loads(block.text))
 
 
 # Queries

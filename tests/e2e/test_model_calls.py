@@ -279,9 +279,8 @@ def test_each_token_is_on_its_own_turn(server: ChainlitServer) -> None:
             and names & {one["name"] for one in row.get("chainlit_turn_models", [])}
         ]
 
-    rows = wait_until(
-        lambda: done if len(done := written()) == len(scripts) else None, 60, "their records"
-    )
+    wait_until(lambda: len(written()) == len(scripts), 60, "their records")
+    rows = written()
     assert Counter(row["chainlit_turn_input_tokens"] for row in rows) == wanted
     assert {row["chainlit_turn_output_tokens"] for row in rows} == {300}
     assert {row["chainlit_turn_inferences"] for row in rows} == {6}
@@ -307,7 +306,8 @@ def test_a_session_has_what_its_turns_used(server: ChainlitServer) -> None:
             and row.get("chainlit_session_input_tokens") == 2_000_000
         ]
 
-    (row,) = wait_until(lambda: ended() or None, 60, "the record of the session")
+    wait_until(ended, 60, "the record of the session")
+    (row,) = ended()
     assert row["chainlit_session_cost"] == 2
     assert row["chainlit_session_inferences"] == 2
     assert row["chainlit_session_unpriced"] == row["chainlit_session_uncounted"] == 0
@@ -334,9 +334,7 @@ def test_what_comes_late_counts_and_what_is_outside_is_counted_apart(
 def test_what_the_app_says_wrongly_is_one_line(server: ChainlitServer) -> None:
     scrapes = run(server, [("wrong", "m")])
     assert tokens(scrapes) == {}
-    assert (
-        "record_usage(model='m') counts nothing: input_tokens must be a number" in server.log
-    )
+    assert "record_usage(model='m') counts nothing: input_tokens must be a number" in server.log
 
 
 def test_the_span_of_a_turn_says_what_it_used(server: ChainlitServer, receiver: Receiver) -> None:

@@ -22,6 +22,7 @@ from chainlit.session import HTTPSession, WebsocketSession
 from chainlit.step import Step
 from chainlit.types import Feedback
 from chainlit.user import User
+from literalai import ChatGeneration
 
 
 async def main():
@@ -32,6 +33,7 @@ async def main():
         "ChainlitUser": User("ada"),
         "ChainlitSession": HTTPSession(**http),
         "ChainlitWebsocketSession": WebsocketSession(**websocket),
+        "ChainlitGeneration": ChatGeneration(),
         "ChainlitStep": Step(name="search", type="tool"),
         "ChainlitMessage": Message("hello"),
         "ChainlitFeedback": Feedback(forId="c", value=1),

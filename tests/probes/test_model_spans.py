@@ -41,7 +41,9 @@ def test_the_conventions_say_the_same_in_different_words() -> None:
         (132, 140)
     ] * 3
     v2, openinference, older = read
-    assert v2 and openinference and older
+    assert v2
+    assert openinference
+    assert older
     assert (v2.requested, v2.responded, v2.provider) == (
         "gpt-4o-mini",
         "gpt-4o-mini-2024-07-18",
