@@ -6,12 +6,13 @@ are right, and what follows each other does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from chainlit_otel.core.journal import MS, SessionEvent
 from chainlit_otel.core.sessions import Session
 from chainlit_otel.core.turns import Turn
+from chainlit_otel.core.usage import UsageTotals
 
 Row = dict[str, Any]
 
@@ -60,6 +61,7 @@ class EndedTurn(NamedTuple):
         callback: The callback that raised it.
         steps: How many steps have ended in it.
         tools: Those that are tools: name, seconds, outcome.
+        models: What was used of each model, by its name.
         undelivered: How much was sent to a socket that was gone.
         data_layer_errors: How many operations of the data layer have failed in it.
         trace_id: Its trace, if that is sampled.
@@ -79,6 +81,7 @@ class EndedTurn(NamedTuple):
     callback: str
     steps: int
     tools: tuple[tuple[str, float, str], ...]
+    models: Mapping[str, UsageTotals]
     undelivered: int
     data_layer_errors: int
     trace_id: str
@@ -101,6 +104,7 @@ class EndedTurn(NamedTuple):
             turn.failed_callback if turn.error is not None else "",
             turn.steps,
             tuple(map(tuple, turn.tools)),  # type: ignore[arg-type]
+            dict(turn.spent or {}),
             turn.undelivered,
             turn.data_layer_errors,
             turn.trace_id,
@@ -196,6 +200,7 @@ def turn_row(key: str, turn: EndedTurn, at: At, kept: str, trace_url: str) -> Ro
             {"name": name, "seconds": round(seconds, _DIGITS), "outcome": outcome}
             for name, seconds, outcome in turn.tools
         ],
+        "models": [{"name": name, **used.values()} for name, used in turn.models.items()],
         "undelivered": turn.undelivered,
         "data_layer_errors": turn.data_layer_errors,
         "trace_id": turn.trace_id,

@@ -13,6 +13,7 @@ import pytest
 from chainlit_otel.core.journal import Journal
 from chainlit_otel.core.sessions import NS, Session, SessionLedger
 from chainlit_otel.core.turns import ToolCall, TurnLedger
+from chainlit_otel.core.usage import UsageTotals
 from chainlit_otel.live.page import Live
 from chainlit_otel.live.sessions import ENDED, WITH_TROUBLE
 from chainlit_otel.live.turns import FAILED, LAST, SLOW
@@ -138,11 +139,15 @@ def test_a_turn_under_way_is_what_its_session_is_doing() -> None:
     assert row["doing"] == {"since": chat.clock.wall / NS, "callback": "", "step": ""}
     turn.tools.append(ToolCall("search", 0.5, "ok"))
     turn.trace_id = "ab" * 16
+    turn.spent = {"gpt-4o": UsageTotals()}
+    turn.spent["gpt-4o"].add("counted", {"input": 10, "output": 5}, 0.25)
     chat.turns.end(turn)
     (row,) = chat.live.read_sessions()["open"]
     assert row["doing"] is None
     (ended,) = chat.live.read_turns()["rows"]
     assert ended["tools"] == [{"name": "search", "seconds": 0.5, "outcome": "ok"}]
+    known = {"inferences": 1, "uncounted": 0, "unpriced": 0, "input_tokens": 10}
+    assert ended["models"] == [{"name": "gpt-4o", **known, "output_tokens": 5, "cost": 0.25}]
     assert ended["trace_url"] == f"https://traces/{'ab' * 16}"
 
 

@@ -192,6 +192,7 @@ class LiveDay:
             "callback": "on_message",
             "steps": 2,
             "tools": [{"name": "search", "seconds": seconds / 3, "outcome": "ok"}],
+            "models": _models(n, outcome),
             "undelivered": 0,
             "data_layer_errors": 0,
             "trace_id": f"{dice.getrandbits(128):032x}",
@@ -469,3 +470,28 @@ class LiveDay:
 
 def _event(name: str, data: Any) -> str:
     return f"event: {name}\ndata: {json.dumps(data)}\n\n"
+
+
+def _models(n: int, outcome: str) -> list[dict[str, Any]]:
+    """What a turn used: most of two models, some without counts, those that failed of none."""
+    if outcome == "error":
+        return []
+    sent, got = 900 + n * 37 % 5000, 40 + n * 13 % 700
+    large = {
+        "name": "gpt-4o",
+        "inferences": 2,
+        "uncounted": int(n % 7 == 0),
+        "unpriced": 0,
+        "input_tokens": sent,
+        "output_tokens": got,
+        "cost": (sent * 2.5 + got * 10) / 1e6,
+    }
+    small = {
+        "name": "reranker",
+        "inferences": 1,
+        "uncounted": 0,
+        "unpriced": 1,
+        "input_tokens": sent // 3,
+        "output_tokens": 1,
+    }
+    return [large] if n % 3 else [large, small]

@@ -38,6 +38,13 @@ export function age(value) {
   return rest ? `${Math.floor(s / big)} ${a} ${rest} ${b}` : `${Math.floor(s / big)} ${a}`;
 }
 
+/** US dollars, with the digits that say something. */
+export function dollars(value) {
+  if (!known(value)) return NOTHING;
+  if (value > 0 && value < 0.0001) return "<$0.0001";
+  return `$${value.toFixed(value < 0.1 ? 4 : 2)}`;
+}
+
 /** A size in memory. */
 export function bytes(value) {
   if (!known(value)) return NOTHING;

@@ -1,7 +1,7 @@
 // The turns that are over: how each ended, how long it took, and where its time went.
 
 import { el, facts, setText, table } from "./dom.js";
-import { clock, count, NOTHING, seconds } from "./format.js";
+import { clock, count, dollars, NOTHING, seconds } from "./format.js";
 import { Listing } from "./listing.js";
 import { address } from "./route.js";
 import { get } from "./source.js";
@@ -26,6 +26,16 @@ const number = (id, title, css = "") => ({
 const time = (id, title, css = "") => ({ ...number(id, title, css), text: (row) => seconds(row[id]) });
 const word = (id, title, css) => ({ id, title, css, text: (row) => row[id] || NOTHING, sort: (row) => row[id] });
 
+// What no call has said is not known, which is not nothing.
+const total = (row, ...names) => {
+  const values = row.models.flatMap((model) => names.map((name) => model[name]).filter((value) => value !== undefined));
+  return values.length ? values.reduce((sum, value) => sum + value, 0) : null;
+};
+const tokens = (row) => total(row, "input_tokens", "output_tokens");
+const cost = (row) => total(row, "cost");
+const known = (row, value, shown) => (value !== null && missing(row) ? `≥${shown(value)}` : shown(value));
+const missing = (row) => row.models.some((model) => model.uncounted);
+
 const COLUMNS = [
   { id: "outcome", title: "Outcome", text: (row) => OUTCOMES[row.outcome] ?? row.outcome, sort: (row) => row.outcome },
   { id: "started", title: "Started", css: "number", text: (row) => clock(row.started), sort: (row) => row.started },
@@ -37,6 +47,8 @@ const COLUMNS = [
   number("chunks", "Chunks", "wider"),
   number("steps", "Steps", "wider"),
   { id: "tools", title: "Tools", css: "wider", text: (row) => row.tools.map((tool) => tool.name).join(", ") || NOTHING, sort: (row) => row.tools.length },
+  { id: "tokens", title: "Tokens", css: "number wider", text: (row) => known(row, tokens(row), count), sort: tokens },
+  { id: "cost", title: "Cost", css: "number wider", text: (row) => known(row, cost(row), dollars), sort: cost },
   word("profile", "Profile", "wide"),
 ];
 
@@ -50,6 +62,9 @@ const FIELDS = {
   first_token: lasting("first_token"),
   age: { kind: "duration", get: (row, now) => now - row.started, timed: true },
   tool: { kind: "word", get: (row) => row.tools.map((tool) => tool.name).join(" ") },
+  model: { kind: "word", get: (row) => row.models.map((model) => model.name).join(" ") },
+  tokens: { kind: "number", get: tokens },
+  cost: { kind: "number", get: cost },
   callback: plain("callback"),
   source: plain("source"),
   session: plain("session"),
@@ -86,6 +101,7 @@ export function turns(rows, now) {
       ["outcome:error seconds:>2s", "both must hold; outcome is ok, error or cancelled"],
       ["first_token:>500ms age:<10m", "times: 500ms, 2s, 10m, 1h; age is the time since it began"],
       ["error:ValueError callback:on_message tool:search source:voice", "parts of names; also of profile, client, session and trace"],
+      ["model:gpt tokens:>2000 cost:>0.05", "tokens of input and output, US dollars"],
       ["chunks:>100 steps:>5 undelivered:>0 data_layer_errors:>0", "numbers, also the number of the turn in its session"],
       ["kept:slow", "why it is still here: as one of the last, or because it failed or was slow"],
       ["3f9a -profile:test", "a word alone is looked for in session, profile and client; a minus takes away what matches"],
@@ -147,6 +163,15 @@ class TurnDetail {
         ["Kept", KEPT[row.kept]],
         ["Trace", trace(row)],
       ]),
+      row.models.length
+        ? table("Models", ["Model", "Calls", "Input", "Output", "Cost"], row.models.map((model) => [
+            model.name,
+            model.uncounted ? `${count(model.inferences)}, ${count(model.uncounted)} uncounted` : count(model.inferences),
+            count(model.input_tokens),
+            count(model.output_tokens),
+            model.unpriced ? `${dollars(model.cost)}, ${count(model.unpriced)} unpriced` : dollars(model.cost),
+          ]))
+        : null,
       row.tools.length
         ? table("Tools", ["Tool", "Duration", "Outcome"], row.tools.map((tool) => [tool.name, seconds(tool.seconds), tool.outcome === "ok" ? "✓ ok" : (OUTCOMES[tool.outcome] ?? tool.outcome)]))
         : null,
