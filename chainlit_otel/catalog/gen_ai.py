@@ -9,10 +9,17 @@ from __future__ import annotations
 PREFIXES = ("gen_ai.", "llm.")
 """With which the name of at least one attribute of such a span begins."""
 
-REQUESTED_MODEL = ("gen_ai.request.model", "llm.request.model", "llm.model_name")
-RESPONDED_MODEL = ("gen_ai.response.model", "llm.response.model")
+REQUESTED_MODEL = (
+    "gen_ai.request.model",
+    "llm.request.model",
+    "llm.request.model_name",
+    "llm.model_name",
+)
+RESPONDED_MODEL = ("gen_ai.response.model", "llm.response.model", "llm.response.model_name")
 PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
-RESPONSE = ("gen_ai.response.id", "gen_ai.response.finish_reasons", *RESPONDED_MODEL)
+ANSWER = ("gen_ai.response.id",)
+ANSWERED = (*ANSWER, "gen_ai.response.finish_reasons")
+RESPONSE = (*ANSWERED, *RESPONDED_MODEL)
 """Which of them there are only when the model has begun to answer."""
 
 TOKENS = {
@@ -49,6 +56,10 @@ TOKENS = {
     ),
 }
 """Tokens, by type. Those of caches are part of the input, and the reasoning is of the output."""
+
+LOGFIRE_REQUEST = "request_data"
+"""What logfire sets. It ends a span when a stream begins, with the model that was asked for as the
+one that answers, and shows the answer by another span when the stream ends."""
 
 OPERATION = ("gen_ai.operation.name", "openinference.span.kind", "llm.request.type")
 

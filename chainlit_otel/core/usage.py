@@ -3,7 +3,8 @@
 The same call may be seen by several: by the app itself, by the spans of one or two
 instrumentations, by an integration of Chainlit. Each of these is a *source*. One source shows a
 call once; so two calls of one source are two, and a call of another source may be one of those that
-are known. It is that one if nothing speaks against it: the names of the model, and the counts.
+are known. It is that one if the model's answer has the same id. Where one of them does not say the
+id, it is if nothing speaks against it: the names of the model, and the counts.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class ModelCall:
         provider: Who serves it, likewise.
         tokens: Tokens by type, those that are known. Without `input` and `output`, it is uncounted.
         cost: What it has cost by the app's own account; None if it has said nothing of it.
+        answer: The id of the model's answer; empty if it is not known.
         sources: Those who have shown it.
     """
 
@@ -40,6 +42,7 @@ class ModelCall:
     provider: str = ""
     tokens: dict[str, int] = field(default_factory=dict)
     cost: float | None = None
+    answer: str = ""
     sources: set[str] = field(default_factory=set)
 
     @property
@@ -62,6 +65,7 @@ class ModelCall:
         self.requested = self.requested or other.requested
         self.responded = self.responded or other.responded
         self.provider = self.provider or other.provider
+        self.answer = self.answer or other.answer
         if other.is_counted and (wins or not self.is_counted):
             self.tokens = dict(other.tokens)
         else:
@@ -160,10 +164,16 @@ class Usage:
 
     def _find(self, source: str, call: ModelCall) -> ModelCall | None:
         """Return the call that this is another account of; the most alike, then the oldest."""
+        others = [known for known in self.calls[-_RECENT:] if source not in known.sources]
+        if call.answer:
+            for known in others:
+                # Whatever it counted: some count the first piece of a streamed answer twice.
+                if known.answer == call.answer:
+                    return known
         alike = [
             known
-            for known in self.calls[-_RECENT:]
-            if source not in known.sources and _is_same_model(known, call)
+            for known in others
+            if not (known.answer and call.answer) and _is_same_model(known, call)
         ]
         if call.is_counted:
             for known in alike:

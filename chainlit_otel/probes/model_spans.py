@@ -29,12 +29,16 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
         _text(attributes, gen_ai.RESPONDED_MODEL),
         _text(attributes, gen_ai.PROVIDER),
         tokens,
+        answer=_text(attributes, gen_ai.ANSWER),
     )
     if call.is_counted:
         return call
     operation = _text(attributes, gen_ai.OPERATION).lower()
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
+    if gen_ai.LOGFIRE_REQUEST in attributes:
+        # It names the model that answers before anything has.
+        return call if any(name in attributes for name in gen_ai.ANSWERED) else None
     answered = any(name in attributes for name in gen_ai.RESPONSE)
     return None if failed and not answered else call
 

@@ -281,3 +281,31 @@ def test_totals_add_up() -> None:
         "output_tokens": 4,
         "cost": 1.0,
     }
+
+
+def test_an_answer_is_known_by_its_id_whatever_was_counted_of_it() -> None:
+    usage = Usage()
+    for source, output in (("sdk", 968), ("instrumentation", 969)):
+        for answer in ("msg_1", "msg_2"):
+            shown = call(input=137, output=output)
+            shown.answer = answer
+            usage.add(source, shown)
+    assert counted(usage) == [{"input": 137, "output": 968}] * 2
+
+
+def test_answers_with_two_ids_are_of_two_calls_however_alike() -> None:
+    usage = Usage()
+    for source, answer in (("a", "msg_1"), ("b", "msg_2"), ("c", "")):
+        shown = call(input=10, output=5)
+        shown.answer = answer
+        usage.add(source, shown)
+    assert counted(usage) == [{"input": 10, "output": 5}] * 2
+
+
+def test_a_source_whose_server_numbers_no_answers_shows_each_once() -> None:
+    usage = Usage()
+    for source in "aabb":
+        shown = call(input=10, output=5)
+        shown.answer = "chatcmpl-1"
+        usage.add(source, shown)
+    assert counted(usage) == [{"input": 10, "output": 5}] * 2

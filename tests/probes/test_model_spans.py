@@ -97,3 +97,17 @@ def test_an_agent_that_says_what_its_calls_used_is_as_good_as_one() -> None:
     call = call_of(agent, False)
     assert call is not None
     assert call.tokens == {"input": 5}
+
+
+def test_logfire_shows_a_streamed_call_where_the_stream_ends() -> None:
+    asked = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "gpt-4o-mini",
+        "gen_ai.response.model": "gpt-4o-mini",
+        "request_data": '{"model":"gpt-4o-mini"}',
+        "logfire.span_type": "span",
+    }
+    assert call_of(asked, False) is None
+    told = {**asked, "gen_ai.response.id": "chatcmpl-1", "logfire.span_type": "log"}
+    assert (call := call_of(told, False)) is not None
+    assert (call.answer, call.is_counted) == ("chatcmpl-1", False)
