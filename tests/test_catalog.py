@@ -37,6 +37,8 @@ NOT_AT_FIRST = (
     catalog.TURN_TOKENS,
     catalog.TURN_COST,
     catalog.TURN_INFERENCES,
+    catalog.WASTED_COST,
+    catalog.UNLINKED_USAGE,
     catalog.CALLBACK_DURATION,
     catalog.ASK_DURATION,
     catalog.DATA_LAYER_OPERATION_DURATION,

@@ -363,7 +363,7 @@ WASTED_COST = Metric(
     "{USD}",
     "Cost of turns that failed, that were stopped, or of which something never reached a browser.",
     (WASTE,),
-    label_sets=_every(WASTE),
+    label_sets=(),
 )
 
 UNLINKED_USAGE = Metric(
@@ -371,6 +371,7 @@ UNLINKED_USAGE = Metric(
     "counter",
     "{inference}",
     "Model calls outside of turns: their tokens and their cost are in no figure.",
+    label_sets=(),
 )
 
 CALLBACK_DURATION = Metric(

@@ -396,6 +396,6 @@ class UsageLedger:
             return dict(self._wasted)
 
     def unlinked(self) -> dict[tuple[str, ...], int]:
-        """Model calls outside of turns, which are in no other figure."""
+        """Model calls outside of turns, which are in no other figure; nothing before the first."""
         with self._lock:
-            return {(): self._unlinked}
+            return {(): self._unlinked} if self._unlinked else {}

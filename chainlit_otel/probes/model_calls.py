@@ -148,6 +148,8 @@ class ModelCalls(Probe):
         model = self._label(call.model)
         if model not in self._seen:
             self._seen.add(model)
+            self.telemetry.expect(catalog.WASTED_COST, *zip(catalog.WASTE.values))
+            self.telemetry.expect(catalog.UNLINKED_USAGE, ())
             self.telemetry.expect(
                 catalog.TURN_TOKENS, *((model, kind) for kind in ("input", "output"))
             )

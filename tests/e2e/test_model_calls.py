@@ -316,6 +316,7 @@ def test_a_session_has_what_its_turns_used(server: ChainlitServer) -> None:
 def test_what_comes_late_counts_and_what_is_outside_is_counted_apart(
     server: ChainlitServer,
 ) -> None:
+    run(server, [("span", "first", 1, 1)])
     before, after = run(server, [("late", "later", 5, 6)])
     assert after.value("chainlit_usage_unlinked_total") == (
         before.value("chainlit_usage_unlinked_total") + 1
