@@ -126,6 +126,9 @@ class Thresholds:
     tool_errors_least: float = _threshold(
         5, "Fewer failed calls of a tool in 15 minutes do not count.", 1
     )
+    cost_budget_day: float = _threshold(
+        0, "US dollars that the model calls of a day may cost; 0 is no budget, and no alert."
+    )
     pool_ratio: float = _threshold(0.9, "Part of a connection pool in use.", 0, 1)
     lookup_misses: float = _threshold(
         10, "Sessions asked for in 10 minutes on a replica that does not have them.", 1

@@ -53,6 +53,7 @@ class ModelCalls(Probe):
         self._messages.on_usage = self.on_turn_end
         self._pipeline = context.pipeline
         self._seen: set[str] = set()
+        self._priced: set[str] = set()
 
     def install(self, patches: Patches) -> None:
         """Attach to the tracer provider there is, and register the observable instruments."""
@@ -157,6 +158,15 @@ class ModelCalls(Probe):
                 catalog.TURN_INFERENCES,
                 *((model, state) for state in catalog.USAGE_STATE.values),
             )
+        if model not in self._priced and self._is_priced(call):
+            self._priced.add(model)
+            outcomes = ((model, outcome) for outcome in catalog.OUTCOME.values)
+            self.telemetry.expect(catalog.TURN_COST, *outcomes)
+
+    def _is_priced(self, call: ModelCall) -> bool:
+        if call.cost is not None:
+            return True
+        return call.is_counted and self._prices.cost_of(call) is not None
 
     def _label(self, model: str) -> str:
         return self.models.admit(utf8_safe(model or "unknown"))

@@ -14,6 +14,7 @@ from chainlit_otel.catalog import Attribute, Metric
 from chainlit_otel.promql import Part, Where, select
 from chainlit_otel.rules import recording as r
 from chainlit_otel.rules.causes import (
+    DOLLARS,
     OF_OTHER_TOOLS,
     OF_THE_INSTANCE,
     OF_THE_JOB,
@@ -83,6 +84,7 @@ def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
         _pool_exhausted(limits),
         _stickiness_lost(limits, window),
         *_telemetry_dropping(limits, window),
+        *_cost_budget(limits, window),
         _instance_down(window),
     ]
 
@@ -684,6 +686,50 @@ def _telemetry_dropping(limits: Thresholds, window: Windows) -> list[Alert]:
             catalog.DASHBOARD_RUNTIME,
             {"cause": "records"},
         ),
+    ]
+
+
+def _cost_budget(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return the alert for what a day costs, if there is a budget for it.
+
+    A day is what 21 hours have cost and three that come: at the pace of the last hour or, if that
+    is less, as much more or less than yesterday as the last hour. So neither a peak that is about
+    to end nor a quiet hour of yesterday counts for too much.
+    """
+    if not limits.cost_budget_day:
+        return []
+
+    def ago(hours: float) -> str:
+        return f" offset {window.duration(hours * HOUR)}" if hours else ""
+
+    def side_by_side(*exprs: str) -> str:
+        return "\nor ".join(
+            f'label_replace({expr}, "nth", "{n}", "", "")' for n, expr in enumerate(exprs)
+        )
+
+    cost = select(catalog.TURN_COST)
+    hour, then = (
+        f"sum {r.BY_JOB} (increase({cost}[{window.duration(HOUR)}]{ago(hours)}))"
+        for hours in (0, 24)
+    )
+    comes = (f"3 * {hour}", f"{r.COST}{ago(21)} * {hour} / ({then} > 0)")
+    spent = (f"{r.COST}{ago(hours)}" for hours in range(0, 21, 3))
+    by_model = _counted_by(catalog.REQUEST_MODEL, catalog.TURN_COST, window.duration(HOUR))
+    budget = limits.cost_budget_day
+    return [
+        Alert(
+            "CostBudget",
+            f"sum {r.BY_JOB} ({side_by_side(*spent)})\n"
+            f"+ min {r.BY_JOB} ({side_by_side(*comes)}) > {budget:g}",
+            15 * MINUTE,
+            "warning",
+            "The model calls of {{ $labels.job }} cost more than a day may.",
+            "They are on their way to {{ $value | printf `%.2f` }} US dollars in 24 hours; the "
+            f"budget is {budget:g}."
+            + named("In the last hour:", catalog.REQUEST_MODEL, by_model, DOLLARS),
+            catalog.DASHBOARD_USAGE,
+            keep=HOUR,
+        )
     ]
 
 

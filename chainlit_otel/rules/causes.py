@@ -18,6 +18,7 @@ OF_OTHER_TOOLS = f"{OF_THE_JOB},chainlit_tool_name!=%[3]q"
 COUNT = 'printf "%.0f"'
 SHARE = "humanizePercentage"
 SECONDS = "humanizeDuration"
+DOLLARS = 'printf "%.2f"'
 
 _MOST = 3
 

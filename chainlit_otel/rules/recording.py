@@ -40,6 +40,7 @@ PEAK_AT_LEAST = "job:chainlit_session_active:max1h"
 PEAK_AT_MOST = "job:chainlit_session_peak:max1h"
 MEAN_COMPLETED = "job:chainlit_session_duration_seconds:mean1h"
 MEAN_UNBIASED = "job:chainlit_session_time_seconds:mean1h"
+COST = "job:chainlit_turn_cost:increase3h"
 AGE = "job:process_age_seconds:min"
 REPLACED = "job:process_replaced:ratio"
 
@@ -222,7 +223,10 @@ def budgets(limits: Thresholds, window: Windows) -> list[Recording]:
     They are for a group of their own, which is evaluated each `BUDGET_INTERVAL`: every 15 seconds
     of four weeks would be too many samples to add up.
     """
-    return _once(rule for one in objectives(limits) for rule in _budget(one, window))
+    return [
+        *_once(rule for one in objectives(limits) for rule in _budget(one, window)),
+        _cost(window),
+    ]
 
 
 def _once(rules: Iterable[Recording]) -> list[Recording]:
@@ -239,6 +243,12 @@ def _budget(objective: Objective, window: Windows) -> list[Recording]:
         Recording(objective.errors(PERIOD), _errors(good, total, window.duration(PERIOD))),
         Recording(objective.budget_left, f"1 - {objective.errors(PERIOD)} / {objective.budget:g}"),
     ]
+
+
+def _cost(window: Windows) -> Recording:
+    """Return what three hours have cost, of which a day is made."""
+    span = window.duration(3 * HOUR)
+    return Recording(COST, f"sum {BY_JOB} (increase({select(catalog.TURN_COST)}[{span}]))")
 
 
 def _errors(good: str, total: str, span: str) -> str:

@@ -36,6 +36,7 @@ QUERIES = 2  # those who hold a connection of the pool at the end
 TOKENS, PACE, LOOK_UP, BLOCKED, LATE = 10, 0.02, 0.05, 1.5, 0.6
 FILE = 5000
 SCORE = 0.75
+INPUT, OUTPUT, COST = 100, 20, 0.5
 POOL = 5
 CACHE = 3
 TOPICS = ("sun", "rain", "wind", "snow", "fog")
@@ -141,6 +142,7 @@ def sign_in(name, password):
 
 @cl.on_chat_start
 async def greet():
+    chainlit_otel.record_usage(model="big", cost=1.0, output_tokens=1)
     await cl.Message("Welcome.").send()
 
 
@@ -172,14 +174,19 @@ async def on_message(message):
         answer = cl.Message("")
         await look_up(rest)
         chainlit_otel.record_score("relevance", {score})
+        chainlit_otel.record_usage(
+            model="big", input_tokens={input}, output_tokens={output}, cost={cost}
+        )
         for _ in range({tokens}):
             await answer.stream_token("word ")
             await asyncio.sleep({pace})
         await answer.send()
     elif command == "fail":
+        chainlit_otel.record_usage(model="big", cost={cost}, output_tokens=1)
         raise ValueError("You asked for it.")
     elif command == "search":
         try:
+            chainlit_otel.record_usage(model="small")
             await search(rest)
         except LookupError:
             await cl.Message("nothing").send()
@@ -235,6 +242,9 @@ NUMBERS = {
     "late": LATE,
     "blocked": BLOCKED,
     "score": SCORE,
+    "input": INPUT,
+    "output": OUTPUT,
+    "cost": COST,
 }
 
 
