@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of
+from chainlit_otel.analysis.sections import SECTIONS, Kind, Section, day_of, dollars
 from chainlit_otel.analysis.source import RecordSource
 from chainlit_otel.analysis.statistics import Estimate
 from chainlit_otel.analysis.tables import Periods
@@ -146,6 +146,8 @@ def _written(value: Any, kind: Kind) -> str:
         return f"{value * 100:+.1f}"
     if kind == "seconds":
         return _duration(value)
+    if kind == "dollars":
+        return dollars(value)
     if kind == "number":
         return f"{value:.4g}"
     if kind == "time":

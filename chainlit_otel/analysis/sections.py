@@ -15,7 +15,17 @@ from chainlit_otel.analysis.statistics import Estimate, difference, mean, share
 from chainlit_otel.analysis.tables import Periods, Row
 
 Kind = Literal[
-    "text", "code", "count", "share", "change", "points", "seconds", "number", "time", "day"
+    "text",
+    "code",
+    "count",
+    "share",
+    "change",
+    "points",
+    "seconds",
+    "number",
+    "dollars",
+    "time",
+    "day",
 ]
 """How a column is written: `change` is relative, `points` a difference of shares."""
 
@@ -141,6 +151,11 @@ def _span(seconds: float | None) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.3g} min"
     return f"{seconds / 3600:.3g} h"
+
+
+def dollars(amount: float) -> str:
+    """Write an amount of US dollars; of less than one, what there is of it."""
+    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
 
 
 def overview(rows: list[Row], periods: Periods) -> Section:
@@ -921,6 +936,75 @@ def scores(rows: list[Row], periods: Periods) -> Section:
     return Section("scores", title, [], [Figure("Scores by name", columns, table)])
 
 
+_BECAME_OF_NO_USE = ("failed", "stopped", "not seen in full")
+
+
+def cost(rows: list[Row], periods: Periods) -> Section:
+    """Return what turns used of models, and what that cost."""
+    title = "Cost"
+    now, then = _one(rows, "this", dimension="all"), _one(rows, "before", dimension="all")
+    if now is None or not now["calls"]:
+        return Section("cost", title, ["No model call is known of in this period."])
+    before = then if then is not None and then["calls"] else None
+    change = _than_before(now["cost"], None if before is None else before["cost"])
+    findings = [
+        f"{dollars(now['cost'])} for {counted(now['calls'], 'model call')}, {change}; "
+        f"{now['input']:,} tokens were sent, and {now['output']:,} answered.",
+        f"A turn with model calls cost {dollars(now['cost'] / now['with_calls'])} in the mean"
+        + (f", {dollars(before['cost'] / before['with_calls'])} before." if before else "."),
+    ]
+    spent = {row["name"]: row["cost"] for row in _of(rows, "this", dimension="became")}
+    wasted = {name: spent[name] for name in _BECAME_OF_NO_USE if spent.get(name)}
+    if wasted:
+        parts = ", ".join(f"{dollars(amount)} {name}" for name, amount in wasted.items())
+        findings.append(
+            f"{sum(wasted.values()) / now['cost']:.0%} of it went to turns that were of no use: "
+            f"{parts}."
+        )
+    if unknown := now["uncounted"] + now["unpriced"]:
+        findings.append(
+            f"What {counted(unknown, 'model call')} cost is not known ({now['uncounted']:,} "
+            f"without tokens, {now['unpriced']:,} without a price): the sum is too low."
+        )
+    return Section(
+        "cost",
+        title,
+        findings,
+        [
+            _spent_by(rows, now, "model", "Model calls and their cost, by model"),
+            _spent_by(rows, now, "profile", "Cost by chat profile"),
+            _spent_by(rows, now, "became", "Cost by what became of the turn"),
+        ],
+    )
+
+
+def _spent_by(rows: list[Row], all_of_it: Row, dimension: str, title: str) -> Figure:
+    table = []
+    for row in _of(rows, "this", dimension=dimension):
+        other = _one(rows, "before", dimension=dimension, name=row["name"])
+        table.append(
+            [
+                *(row["name"] or "(none)", row["turns"], row["calls"], row["uncounted"]),
+                *(row["unpriced"], row["input"], row["output"], row["cost"]),
+                row["cost"] / all_of_it["cost"] if all_of_it["cost"] else None,
+                other and other["cost"],
+            ]
+        )
+    columns: list[tuple[str, Kind]] = [
+        ({"profile": "chat profile", "became": "turns that"}.get(dimension, dimension), "text"),
+        ("turns", "count"),
+        ("model calls", "count"),
+        ("without tokens", "count"),
+        ("without a price", "count"),
+        ("input tokens", "count"),
+        ("output tokens", "count"),
+        ("cost", "dollars"),
+        ("of all", "share"),
+        ("cost before", "dollars"),
+    ]
+    return Figure(title, columns, table)
+
+
 def trouble(rows: list[Row], periods: Periods) -> Section:
     """Return the sessions with the most trouble."""
     title = "Sessions worth reading"
@@ -957,7 +1041,7 @@ def trouble(rows: list[Row], periods: Periods) -> Section:
 
 SECTIONS: tuple[Make, ...] = (
     *(overview, days, hours, audience, survival, engagement, funnel, leaving, users, retention),
-    *(quality, errors, versions, tools, scores, trouble),
+    *(quality, errors, versions, tools, cost, scores, trouble),
 )
 """All sections in their order; the name of each is that of its question."""
 

@@ -312,6 +312,41 @@ def tools(t: Tables) -> Answer:
     return rows
 
 
+_BECAME = {"error": "failed", "cancelled": "stopped"}
+
+
+def cost(t: Tables) -> Answer:
+    def became(turn: Row) -> str:
+        unseen = "not seen in full" if turn["chainlit_turn_undelivered"] else "answered"
+        return _BECAME.get(turn["chainlit_outcome"], unseen)
+
+    used: list[Row] = []
+    for turn in t.turns:
+        one = {
+            name.removeprefix("chainlit_turn_"): value
+            for name, value in turn.items()
+            if name.startswith("chainlit_turn_")
+        }
+        period = {"period": turn["period"]}
+        used.append({**one, **period, "dimension": "all", "name": ""})
+        profile = turn.get("chainlit_chat_profile", "")
+        used.append({**one, **period, "dimension": "profile", "name": profile})
+        used.append({**one, **period, "dimension": "became", "name": became(turn)})
+        models = turn.get("chainlit_turn_models", [])
+        used += [{**model, **period, "dimension": "model"} for model in models]
+    rows: Answer = []
+    for place, of in by(used, "period", "dimension", "name").items():
+        calls = ("inferences", "uncounted", "unpriced", "input_tokens", "output_tokens")
+        rows.append(
+            (
+                *(*place, len(of), sum(row.get("inferences", 0) > 0 for row in of)),
+                *(sum_of(of, name) for name in calls),
+                sum(sorted(row.get("cost", 0.0) for row in of)),
+            )
+        )
+    return rows
+
+
 def scores(t: Tables) -> Answer:
     rows: Answer = []
     for place, of in by(t.scores, "period", "gen_ai_evaluation_name").items():
@@ -365,6 +400,6 @@ ANSWERS: dict[str, Callable[[Tables], Answer]] = {
     answer.__name__: answer
     for answer in (
         *(overview, days, hours, audience, survival, engagement, funnel, leaving, users),
-        *(retention, quality, errors, versions, tools, scores, trouble),
+        *(retention, quality, errors, versions, tools, cost, scores, trouble),
     )
 }

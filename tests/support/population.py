@@ -26,6 +26,7 @@ START = datetime(2026, 9, 7, tzinfo=timezone.utc)  # a Monday
 CLIENTS = ("webapp",) * 8 + ("copilot",) * 2
 PROFILES = ("fast", "fast", "careful", None)
 TOOLS = (("search", 0.4, 0.05), ("database", 0.1, 0.01), ("browser", 4.0, 0.2))
+MODELS = (("small", 1e-7), ("big", 5e-6), ("local", None))
 _HOURS = [
     (5 if day < 5 else 2) * (4 if 8 <= hour < 20 else 1) for day in range(7) for hour in range(24)
 ]
@@ -223,6 +224,8 @@ class Population:
             }
             if tools:
                 turn["chainlit_turn_tools"] = tools
+            # By numbers of their own, so that the rest is as it would be without.
+            turn |= _used(random.Random(f"{first} {turn['chainlit_turn_chunks']}"))
             if outcome == "error":
                 turn["error_type"] = rng.choice(("TimeoutError", "RateLimitError"))
                 turn["chainlit_callback_name"] = "on_message"
@@ -250,6 +253,35 @@ def write(records: Iterator[Record] | list[Record], directory: Path) -> int:
                 files[name] = file
             file.write(encode(record) + "\n")
     return count
+
+
+def _used(rng: random.Random) -> Record:
+    """Return what a turn used of models: of the one the price is known, of another it is not."""
+    models: list[Record] = []
+    for name, price in MODELS:
+        if rng.random() < 0.5:
+            continue
+        calls = rng.randrange(1, 4)
+        model: Record = {"name": name, "inferences": calls, "uncounted": 0, "unpriced": 0}
+        if rng.random() < 0.1:
+            model["uncounted"] = calls
+        else:
+            model["input_tokens"] = rng.randrange(10, 9000)
+            model["output_tokens"] = rng.randrange(1, 900)
+            if price is None:
+                model["unpriced"] = calls
+            else:
+                tokens = model["input_tokens"] + 4 * model["output_tokens"]
+                model["cost"] = round(price * tokens, 12)
+        models.append(model)
+    if not models:
+        return {}
+    names = {name for model in models for name in model} - {"name"}
+    sums = {name: sum(model.get(name, 0) for model in models) for name in sorted(names)}
+    return {
+        "chainlit_turn_models": models,
+        **{f"chainlit_turn_{name}": value for name, value in sums.items()},
+    }
 
 
 def rfc3339(time: datetime) -> str:
