@@ -9,7 +9,6 @@ import timeit
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
@@ -23,6 +22,7 @@ from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import Telemetry
 from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.pipeline.span_encoding import encode
 from chainlit_otel.pipeline.spans import Tracing
 from chainlit_otel.probes import messages as messages_probe
 from chainlit_otel.probes.messages import Messages, current_turn
@@ -145,7 +145,7 @@ def _span_events() -> Iterator[tuple[str, Event]]:
     spans = [_bare_span(bare) for _ in range(_EXPORTED)]
     yield (
         f"{_EXPORTED} spans: encoding for OTLP",
-        lambda: encode_spans(spans).SerializeToString(),
+        lambda: encode(spans).SerializeToString(),
     )
     exporting.shutdown()
 

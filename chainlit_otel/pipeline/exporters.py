@@ -233,6 +233,10 @@ def _load(point: EntryPoint, signal: str, kind: type) -> tuple[Any, ExportSessio
     exporter = make() if session is None else make(session=session)
     if not isinstance(exporter, kind):
         raise TypeError(f"{type(exporter).__name__} exports something else")
+    if point.name == "otlp_proto_http" and signal == "TRACES":
+        from chainlit_otel.pipeline.span_encoding import encode_by
+
+        encode_by(exporter)
     return exporter, session
 
 
