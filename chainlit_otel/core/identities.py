@@ -51,6 +51,12 @@ class WeakIdentityDict(Generic[Value]):
         item = self._items.get(id(thing))
         return None if item is None else item[1]
 
+    def items(self) -> Iterator[tuple[Any, Value]]:
+        """Give the objects that are alive, and what is known of them; from any thread."""
+        for reference, value in list(self._items.values()):
+            if (thing := reference()) is not None:
+                yield thing, value
+
     def put(self, thing: Any, value: Value) -> None:
         """Keep what is known of an object, for as long as that lives.
 

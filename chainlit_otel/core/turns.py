@@ -292,7 +292,6 @@ class TurnLedger:
         self._lock = Lock()
         self._open: set[Turn] = set()
         self._peak = HighWaterMark(clock(), wall())
-        self._of_session: dict[Session, list[Turn]] = {}
         self._chunks = 0
         self._undelivered = 0
         self.messages: Counts[tuple[str, ...]] = Counts()
@@ -317,8 +316,6 @@ class TurnLedger:
             now, wall = self._clock(), self._wall()
             turn = Turn(arrived, profile, source, session, wall - (now - arrived))
             self._open.add(turn)
-            if session is not None:
-                self._of_session.setdefault(session, []).append(turn)
             self._peak.move(len(self._open), now, wall)
         return turn
 
@@ -334,9 +331,6 @@ class TurnLedger:
             self._open.discard(turn)
             self._peak.move(len(self._open), self._clock(), self._wall())
             if (session := turn.session) is not None:
-                (turns := self._of_session[session]).remove(turn)
-                if not turns:
-                    del self._of_session[session]
                 outcomes = session.outcomes
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
                 session.record("turn_end", self._clock(), turn.error_type or outcome)
@@ -366,8 +360,9 @@ class TurnLedger:
         """The socket of a session was lost, or it has one again: its turns under way note that."""
         with self._lock:
             now, reason = self._clock(), "" if is_back else session.close_reason
-            for turn in self._of_session.get(session, ()):
-                if len(turn.socket_changes) < MAX_SOCKET_CHANGES:
+            # All of them are looked through: a socket changes less often than a turn starts.
+            for turn in self._open:
+                if turn.session is session and len(turn.socket_changes) < MAX_SOCKET_CHANGES:
                     turn.socket_changes.append(
                         SocketChange(now, is_back, reason, turn.chunks, turn.undelivered)
                     )

@@ -146,6 +146,11 @@ class TraceStore:
         self._traces: dict[int, Trace] = {}
         self._size = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no turn has its spans here, so that the end of any span is of no interest."""
+        return not self._traces
+
     # From the probes
 
     def on_local_start(self, span: LocalSpan) -> None:
@@ -170,7 +175,7 @@ class TraceStore:
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span of the SDK has ended."""
-        if self._traces and span.context is not None and span.context.trace_id in self._traces:
+        if span.context is not None and span.context.trace_id in self._traces:
             self._end(span.context.trace_id, span.context.span_id, KeptSpan.of_sdk(span))
 
     # For the page
@@ -259,7 +264,7 @@ class TraceProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span has ended."""
-        if (store := self.store) is not None:
+        if (store := self.store) is not None and not store.is_empty:
             with self.guard:
                 store.on_end(span)
 

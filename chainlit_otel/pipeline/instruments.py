@@ -167,12 +167,12 @@ class Telemetry:
                         record(value, attributes, context)
 
     def _take(self, taken: list[HistogramRecord]) -> Iterator[HistogramRecord]:
+        queued = self._queued
         # Another reader may take the last one.
         with suppress(IndexError):
-            while self._queued:
-                record = self._queued.popleft()
-                taken.append(record)
-                yield record
+            while queued:
+                taken.append(queued.popleft())
+        yield from taken
 
     def _make_recorders(self, metric: Metric, values: LabelSet) -> list[tuple[Any, dict[str, str]]]:
         attributes = metric.labels(values)

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import import_module
+from operator import itemgetter
 from typing import Any
 from weakref import ReferenceType, WeakValueDictionary, ref
 
@@ -49,11 +50,10 @@ class _StepState:
         scope: Its span.
         named: Its type and name when its span was named by them.
         open: Whether it has started and not ended.
-        step: The step, while it runs in a task.
-        running: The steps that run in that task, this one among them.
+        task: The task that it runs in, while it does; None if it says no more than its callback.
     """
 
-    __slots__ = ("entered", "named", "open", "running", "scope", "started", "step")
+    __slots__ = ("entered", "named", "open", "scope", "started", "task")
 
     def __init__(self, entered: bool) -> None:
         self.entered = entered
@@ -61,8 +61,7 @@ class _StepState:
         self.scope = NOOP_SCOPE
         self.named: tuple[object, object] | None = None
         self.open = not entered
-        self.step: ReferenceType[Any] | None = None
-        self.running: list[_StepState] | None = None
+        self.task: ReferenceType[asyncio.Task[Any]] | None = None
 
 
 class Steps(Probe):
@@ -88,7 +87,6 @@ class Steps(Probe):
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
         self._states: WeakIdentityDict[_StepState] = WeakIdentityDict()
-        self._running: WeakIdentityDict[list[_StepState]] = WeakIdentityDict()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._expected: set[str] = set()
 
@@ -129,10 +127,7 @@ class Steps(Probe):
         state.open = True
         # What Chainlit itself starts around a callback has the callback's name, and says no more.
         if step.type != "run" and (task := _current_task()) is not None:
-            if (running := self._running.get(task)) is None:
-                self._running.put(task, running := [])
-            running.append(state)
-            state.running, state.step = running, ref(step)
+            state.task = ref(task)
         if self._tracing.is_enabled:
             wall = time.time_ns() - (time.monotonic_ns() - state.started)
             self._start(step, state, wall)
@@ -142,9 +137,7 @@ class Steps(Probe):
         state = self._states.get(step)
         if state is None or not state.open:
             return
-        if state.running is not None:
-            state.running.remove(state)
-            state.running = None
+        state.task = None
         if error is None:
             outcome = "error" if step.is_error else "ok"
         else:
@@ -153,12 +146,16 @@ class Steps(Probe):
 
     def running(self, task: asyncio.Task[Any] | None) -> tuple[str, str] | None:
         """Return type and name, as a label, of the step that a task is in; None without one."""
-        running = None if task is None else self._running.get(task)
-        for state in reversed(running or ()):
-            step = None if state.step is None else state.step()
-            if step is not None:
-                return self.types(step.type), self.names.admit(utf8_safe(step.name))
-        return None
+        # All steps are looked through: the loop is blocked less often than a step starts.
+        running = [
+            (state.started, step)
+            for step, state in self._states.items()
+            if task is not None and state.task is not None and state.task() is task
+        ]
+        if not running:
+            return None
+        _, step = max(running, key=itemgetter(0))
+        return self.types(step.type), self.names.admit(utf8_safe(step.name))
 
     def on_send(self, step: ChainlitStep) -> None:
         """A step was sent or updated: for one that is not entered, its start or its end."""

@@ -41,3 +41,13 @@ def test_what_is_known_of_an_object_goes_with_it() -> None:
         known.put(thing, "new")
         del thing
     assert len(known._items) == 1
+
+
+def test_what_is_alive_can_be_gone_through() -> None:
+    known: WeakIdentityDict[str] = WeakIdentityDict()
+    kept, gone = Unhashable(), Unhashable()
+    known.put(kept, "kept")
+    known.put(gone, "gone")
+    del gone
+    gc.collect()
+    assert [(id(thing), value) for thing, value in known.items()] == [(id(kept), "kept")]
