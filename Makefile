@@ -6,6 +6,7 @@ CONSTRAINTS ?= constraints.txt
 BIN := .venv/bin
 READY := .venv/.ready
 OLDEST := .venv-oldest
+MODELS := .venv-models
 # What looks at the clock, or has a Prometheus look twice a second, runs beside nothing else.
 TIMED_TESTS := $(addprefix tests/e2e/test_, panels.py event_loop.py incidents.py)
 # More than the cores of a small machine: many a test waits for what it has started. In the order of
@@ -19,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,11 +35,16 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
 test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
-	$(BIN)/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),$(addprefix --ignore=,$(TIMED_TESTS)))
+	$(BIN)/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),$(addprefix --ignore=,tests/models $(TIMED_TESTS)))
 	$(if $(TEST_ARGS),,$(BIN)/python -m pytest $(TIMED_TESTS))
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
 	$(OLDEST)/bin/python -m pytest -W default $(IN_PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
+
+setup-models: $(MODELS)/.ready ## make .venv-models with the clients of models and what instruments them
+
+test-models: $(MODELS)/.ready ## count the tokens of turns by each client of models, and each of its instrumentations
+	$(MODELS)/bin/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),tests/models)
 
 dist: $(READY) ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m pip install -qq -c constraints.txt hatchling hatch-fancy-pypi-readme
@@ -104,7 +110,7 @@ picture: $(READY) system-packages ## draw the dashboard in the README again, fro
 	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
-	rm -rf .venv $(OLDEST) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
+	rm -rf .venv $(OLDEST) $(MODELS) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-packages:
@@ -128,4 +134,13 @@ $(OLDEST)/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv --clear $(OLDEST)
 	$(OLDEST)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
 	$(OLDEST)/bin/python -m pip install -qq -c constraints-oldest.txt --build-constraint constraints.txt -e . --group oldest-test
+	touch $@
+
+# OpenTelemetry's older instrumentation of OpenAI and its newer ones want different releases of one
+# package: the older has a directory of its own, for who puts it first.
+$(MODELS)/.ready: pyproject.toml constraints-models.txt
+	$(PYTHON) -m venv --clear $(MODELS)
+	$(MODELS)/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt --upgrade pip
+	$(MODELS)/bin/python -m pip install -qq -c constraints-models.txt --build-constraint constraints.txt -e '.[prices]' --group models-test
+	$(MODELS)/bin/python -m pip install -qq --no-deps --target $(MODELS)/openai-v2 opentelemetry-instrumentation-openai-v2==2.4b0 opentelemetry-util-genai==0.4b0
 	touch $@

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,15 +11,14 @@ import httpx
 import pytest
 
 from chainlit_otel.testing.client import Visitor
+from tests.support.examples import EXAMPLES, started_by_script
 from tests.support.greeting import greeted
 from tests.support.http import fetch
 from tests.support.scrape import wait_until, wait_until_async
-from tests.support.server import ChainlitServer, free_port, python_path
+from tests.support.server import ChainlitServer
 from tests.support.sign_in import sign_in
 
 pytestmark = pytest.mark.e2e
-
-EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def files(example: str) -> dict[str, str]:
@@ -89,42 +82,6 @@ def open_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="chainlit-otel-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
-
-
-@contextlib.contextmanager
-def started_by_script(example: str, directory: Path) -> Iterator[tuple[str, Path]]:
-    """Run an example by its one command, and stop it as Ctrl-C does; gives where it answers."""
-    home, temporary = directory / example, directory / "tmp"
-    shutil.copytree(EXAMPLES / example, home)
-    temporary.mkdir()
-    port = free_port()
-    known = {n: v for n, v in os.environ.items() if n not in ("DATABASE_URL", "REDIS_URL")}
-    ours = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "TMPDIR": str(temporary),
-        "OTEL_EXPORTER_PROMETHEUS_PORT": "0",
-    }
-    process = subprocess.Popen(
-        [home / "start.sh", "--headless", "--port", str(port)],
-        env={**known, **python_path(), **ours},
-        cwd=directory,
-        start_new_session=True,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-
-        def answers() -> bool:
-            assert process.poll() is None
-            with contextlib.suppress(httpx.HTTPError):
-                return fetch(url).status_code == 200
-            return False
-
-        wait_until(answers, 60, "the example to answer")
-        yield url, temporary
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGINT)
-        process.wait(30)
 
 
 @pytest.mark.parametrize(
