@@ -44,7 +44,7 @@ test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chain
 setup-models: $(MODELS)/.ready ## make .venv-models with the clients of models and what instruments them
 
 test-models: $(MODELS)/.ready ## count the tokens of turns by each client of models, and each of its instrumentations
-	$(MODELS)/bin/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),tests/models)
+	$(MODELS)/bin/python -m pytest -n 3 $(or $(TEST_ARGS),tests/models)
 
 dist: $(READY) ## build the wheel and the source distribution into dist/
 	$(BIN)/python -m pip install -qq -c constraints.txt hatchling hatch-fancy-pypi-readme
