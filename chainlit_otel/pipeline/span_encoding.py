@@ -76,12 +76,16 @@ class _Scope:
 
 
 def _request(spans: Sequence[ReadableSpan]) -> bytes:
-    scopes: dict[tuple[int, int], _Scope] = {}
+    scopes: dict[tuple[Any, Any], _Scope] = {}
+    known: dict[tuple[int, int], _Scope] = {}
     for span in spans:
-        # By identity: their hashes and comparisons take longer than the encoding.
+        # By identity first: their hashes and comparisons take longer than the encoding.
         key = id(span.resource), id(span.instrumentation_scope)
-        if (scope := scopes.get(key)) is None:
-            scope = scopes[key] = _Scope(span)
+        if (scope := known.get(key)) is None:
+            whose = span.resource, span.instrumentation_scope
+            if whose not in scopes:
+                scopes[whose] = _Scope(span)
+            scope = known[key] = scopes[whose]
         scope.spans.append(_field(b"\x12", _span(span)))
     return b"".join([scope.encoded() for scope in scopes.values()])
 
