@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
@@ -194,6 +196,8 @@ def test_one_exporter_encodes_here_and_others_of_its_class_do_not(
     encode_by(ours)
     finished = made([PLAIN, PLAIN])
     for exporter in (ours, other):
-        exporter.export(finished)
+        # Nobody listens there; older releases raise.
+        with suppress(requests.ConnectionError):
+            exporter.export(finished)
         SimpleSpanProcessor(exporter).shutdown()
     assert asked == [2]
