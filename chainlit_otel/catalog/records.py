@@ -20,6 +20,7 @@ from chainlit_otel.catalog.attributes import (
     END_REASON,
     FEEDBACK_VALUE,
     OUTCOME,
+    REQUEST_MODEL,
     SESSION_ORIGIN,
     SESSION_TYPE,
 )
@@ -169,6 +170,9 @@ _CONVERSATION = RecordField(CONVERSATION_ID, "string", "Thread.")
 _TURN_NUMBER = RecordField(TURN_NUMBER, "integer", "Which turn of its session it is, from 1.")
 _TRACE = RecordField(ID_OF_TRACE, "string", "Trace of the turn, if it has one.")
 _SPAN = RecordField(ID_OF_SPAN, "string", "Span of the turn, if it has one.")
+_MODEL = RecordField(
+    REQUEST_MODEL.key, "string", "Model that answered most of the turn, if that was over."
+)
 _SESSION = (
     _SESSION_ID,
     RecordField(SESSION_TYPE.key, "string", "Type of the session."),
@@ -298,6 +302,7 @@ FEEDBACK_RECORD = RecordKind(
         _CLIENT,
         _USER_HASH,
         _PROFILE,
+        _MODEL,
     ),
 )
 SCORE_RECORD = RecordKind(
@@ -315,6 +320,7 @@ SCORE_RECORD = RecordKind(
         _CLIENT,
         _USER_HASH,
         _PROFILE,
+        _MODEL,
     ),
 )
 

@@ -67,6 +67,7 @@ class TurnReference:
         profile: Chat profile, as a bounded label.
         trace_id: Trace of its span in hex digits; empty if that is not sampled.
         span_id: Its span, likewise.
+        model: The model that has answered most of it, once it is over; empty without one.
     """
 
     session: Session | None
@@ -74,6 +75,7 @@ class TurnReference:
     profile: str = ""
     trace_id: str = ""
     span_id: str = ""
+    model: str = ""
 
 
 class Turn:

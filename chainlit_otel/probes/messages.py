@@ -126,6 +126,8 @@ class Messages(Probe):
     def _on_end(self, turn: Turn, seconds: float) -> None:
         if turn.usage is not None and self.on_usage is not None:
             self.on_usage(turn)
+            if spent := turn.spent:
+                turn.reference.model = max(spent, key=lambda m: spent[m].tokens.get("output", 0))
         try:
             record, profile = self.telemetry.record, turn.profile
             record(catalog.TURN_DURATION, seconds, turn.outcome, profile)

@@ -145,7 +145,7 @@ def feedback_given(
         now: The time, in nanoseconds since the epoch.
     """
     values = {
-        **({} if turn is None else _turn(turn)),
+        **({} if turn is None else _judged(turn)),
         catalog.FEEDBACK_MESSAGE: message,
         catalog.FEEDBACK_VALUE.key: value,
         catalog.HAS_COMMENT: has_comment,
@@ -167,7 +167,7 @@ def score_given(
         now: The time, in nanoseconds since the epoch.
     """
     values = {
-        **({} if turn is None else _turn(turn)),
+        **({} if turn is None else _judged(turn)),
         **evaluation(name, value, label),
     }
     return Record(catalog.SCORE_RECORD, now, values)
@@ -205,6 +205,10 @@ def _session(session: Session) -> dict[str, Any]:
         catalog.USER_HASH: session.user,
         catalog.CHAT_PROFILE.key: session.profile,
     }
+
+
+def _judged(turn: TurnReference) -> dict[str, Any]:
+    return {**_turn(turn), catalog.REQUEST_MODEL.key: turn.model}
 
 
 def _turn(turn: TurnReference) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from statistics import median
 from typing import Any
 
+from chainlit_otel.catalog import USAGE
 from tests.support.population import Record
 
 Row = dict[str, Any]
@@ -103,6 +104,12 @@ def sessions(records: Iterable[Record]) -> list[Row]:
             "chainlit_session_feedback_negative": values.count("negative"),
             "seconds_known": known(one[0], start["time"], until),
         }
+        for name in USAGE:
+            used = [
+                turn[f"chainlit_turn_{name}"] for turn in turns if f"chainlit_turn_{name}" in turn
+            ]
+            if used:
+                row[f"chainlit_session_{name}"] = sum(used)
         if turns:
             first = min(turn["chainlit_turn_start"] for turn in turns)
             row["chainlit_session_time_to_first_turn"] = seconds(start["time"], first)

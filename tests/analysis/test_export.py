@@ -100,7 +100,8 @@ def sorted_rows(rows: list[Row]) -> list[str]:
 def comparable(value: Any) -> Any:
     """A whole number is the same with and without a point."""
     if isinstance(value, list):
-        return [{k: comparable(v) for k, v in one.items()} for one in value]
+        # What a model did not say is null in a table, and not there in a record.
+        return [{k: comparable(v) for k, v in one.items() if v is not None} for one in value]
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     return round(float(value), 6) if is_number else value
 

@@ -71,6 +71,8 @@ def plain():
 @cl.on_message
 async def answer(message):
     command, _, rest = message.content.partition(" ")
+    chainlit_otel.record_usage(model="small", input_tokens=900, output_tokens=1)
+    chainlit_otel.record_usage(model="big", input_tokens=9, output_tokens=20)
     if command == "score":
         chainlit_otel.record_score("relevance", float(rest), "canary-free")
     elif command == "wrong":
@@ -339,6 +341,7 @@ async def test_late_feedback_finds_its_turn_from_another_session(ada: User) -> N
     for row in rows:
         assert row["session_id"] == hashed(first.session_id)
         assert row["chainlit_chat_profile"] == "short"
+        assert row["gen_ai_request_model"] == "big"
         assert (row["service_version"], row["chainlit_feedback_has_comment"]) == ("1.0", True)
     after = await ada.scrape()
     given = [s.sum("chainlit_feedback_total") for s in (before, after)]

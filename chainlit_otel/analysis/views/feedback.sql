@@ -24,7 +24,11 @@ SELECT
     chainlit_feedback_has_comment,
     chainlit_client_type,
     user_hash,
-    chainlit_chat_profile
+    chainlit_chat_profile,
+    gen_ai_request_model,
+    gen_ai_evaluation_name,
+    gen_ai_evaluation_score_value,
+    gen_ai_evaluation_score_label
 FROM numbered
 WHERE
     chainlit_feedback_message IS NULL

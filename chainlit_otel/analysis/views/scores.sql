@@ -13,6 +13,7 @@ SELECT
     gen_ai_evaluation_score_label,
     chainlit_client_type,
     user_hash,
-    chainlit_chat_profile
+    chainlit_chat_profile,
+    gen_ai_request_model
 FROM records
 WHERE kind = 'score'
