@@ -204,7 +204,7 @@ def within(low: float, high: float) -> Checks:
 
 def total(low: float, high: float | None = None) -> Checks:
     """What a rate adds up to; where scrapes are not quite regular, `rate()` is not quite exact."""
-    low, high = (low * 0.7, low * 1.3) if high is None else (low, high)
+    low, high = (low * 0.6, low * 1.4) if high is None else (low, high)
     return (Expected("the total", lambda s: s.area / PER.get(s.unit, 1), low, high),)
 
 
