@@ -154,8 +154,8 @@ def _span(seconds: float | None) -> str:
 
 
 def dollars(amount: float) -> str:
-    """Write an amount of US dollars; of less than one, what there is of it."""
-    return f"${amount:,.2f}" if amount >= 1 or not amount else f"${amount:.2g}"
+    """Write an amount of US dollars; of less than ten cents, what there is of it."""
+    return f"${amount:,.2f}" if amount >= 0.1 or not amount else f"${amount:.2g}"
 
 
 def overview(rows: list[Row], periods: Periods) -> Section:
@@ -946,13 +946,15 @@ def cost(rows: list[Row], periods: Periods) -> Section:
     if now is None or not now["calls"]:
         return Section("cost", title, ["No model call is known of in this period."])
     before = then if then is not None and then["calls"] else None
-    change = _than_before(now["cost"], None if before is None else before["cost"])
-    findings = [
-        f"{dollars(now['cost'])} for {counted(now['calls'], 'model call')}, {change}; "
-        f"{now['input']:,} tokens were sent, and {now['output']:,} answered.",
-        f"A turn with model calls cost {dollars(now['cost'] / now['with_calls'])} in the mean"
-        + (f", {dollars(before['cost'] / before['with_calls'])} before." if before else "."),
-    ]
+    tokens = f"{now['input']:,} tokens were sent, and {now['output']:,} answered."
+    findings = [f"{counted(now['calls'], 'model call')}; {tokens}"]
+    if _known_cost(now) is not None:
+        change = _than_before(now["cost"], None if before is None else before["cost"])
+        findings = [
+            f"{dollars(now['cost'])} for {counted(now['calls'], 'model call')}, {change}; {tokens}",
+            f"A turn with model calls cost {dollars(now['cost'] / now['with_calls'])} in the mean"
+            + (f", {dollars(before['cost'] / before['with_calls'])} before." if before else "."),
+        ]
     spent = {row["name"]: row["cost"] for row in _of(rows, "this", dimension="became")}
     wasted = {name: spent[name] for name in _BECAME_OF_NO_USE if spent.get(name)}
     if wasted:
@@ -978,6 +980,12 @@ def cost(rows: list[Row], periods: Periods) -> Section:
     )
 
 
+def _known_cost(row: Row) -> float | None:
+    """Return what model calls have cost; None if nothing is known of any, which is not nothing."""
+    is_known = row["cost"] or row["calls"] > row["uncounted"] + row["unpriced"]
+    return row["cost"] if is_known else None
+
+
 def _spent_by(rows: list[Row], all_of_it: Row, dimension: str, title: str) -> Figure:
     table = []
     for row in _of(rows, "this", dimension=dimension):
@@ -985,9 +993,9 @@ def _spent_by(rows: list[Row], all_of_it: Row, dimension: str, title: str) -> Fi
         table.append(
             [
                 *(row["name"] or "(none)", row["turns"], row["calls"], row["uncounted"]),
-                *(row["unpriced"], row["input"], row["output"], row["cost"]),
+                *(row["unpriced"], row["input"], row["output"], _known_cost(row)),
                 row["cost"] / all_of_it["cost"] if all_of_it["cost"] else None,
-                other and other["cost"],
+                other and _known_cost(other),
             ]
         )
     columns: list[tuple[str, Kind]] = [

@@ -18,6 +18,7 @@ from chainlit_otel.analysis import charts, sections
 from chainlit_otel.analysis.report import cell
 from chainlit_otel.analysis.sections import SECTIONS
 from chainlit_otel.analysis.statistics import Estimate, share
+from chainlit_otel.analysis.tables import Periods
 from chainlit_otel.cli import main
 from chainlit_otel.document import style
 from chainlit_otel.document.pictures import svg
@@ -429,3 +430,25 @@ def test_two_shares_have_the_digits_that_tell_them_apart(
     now: tuple[int, int], before: tuple[int, int], says: str
 ) -> None:
     assert sections._share_and_before("of them", now, before, "worse", "better") == says
+
+
+def test_a_cost_that_is_not_known_is_no_zero() -> None:
+    row = {"period": "this", "turns": 2, "with_calls": 2, "input": 7, "output": 5}
+    known = {**row, "calls": 2, "uncounted": 0, "unpriced": 0, "cost": 0.5}
+    unknown = {**row, "calls": 2, "uncounted": 1, "unpriced": 1, "cost": 0.0}
+    free = {**row, "calls": 2, "uncounted": 1, "unpriced": 0, "cost": 0.0}
+    models = {"known": known, "unknown": unknown, "free": free}
+    rows = [{**of, "dimension": "model", "name": name} for name, of in models.items()]
+    periods = Periods(datetime(2026, 1, 1), datetime(2026, 1, 8))
+    for whole, first in (
+        (known, "$0.50 for 2 model calls, nothing to compare with in the period before; 7 tokens"),
+        (unknown, "2 model calls; 7 tokens were sent, and 5 answered."),
+    ):
+        shown = sections.cost([*rows, {**whole, "dimension": "all", "name": ""}], periods)
+        assert shown.findings[0].startswith(first)
+    by_model = shown.figures[0]
+    assert [(line[0], line[7]) for line in by_model.rows] == [
+        ("known", 0.5),
+        ("unknown", None),
+        ("free", 0.0),
+    ]
