@@ -6,6 +6,8 @@ older releases, Traceloop's and OpenInference's.
 
 from __future__ import annotations
 
+import re
+
 PREFIXES = ("gen_ai.", "llm.")
 """With which the name of at least one attribute of such a span begins."""
 
@@ -56,6 +58,22 @@ TOKENS = {
     ),
 }
 """Tokens, by type. Those of caches are part of the input, and the reasoning is of the output."""
+
+LITELLM_RAW = re.compile(r"llm\.([^.]+)\.model")
+"""Key of the model in LiteLLM's `raw_gen_ai_request`, which has the answer of the provider under
+`llm.`, by the provider's own names. It is all there is of a call whose tokens LiteLLM writes onto
+the span that is current, where the next call overwrites them."""
+
+LITELLM_TOKENS = {
+    "input": ("prompt_tokens", "input_tokens"),
+    "output": ("completion_tokens", "output_tokens"),
+    "cache_read": ("cached_tokens", "cache_read_input_tokens"),
+    "cache_write": ("cache_creation_input_tokens",),
+    "reasoning": ("reasoning_tokens",),
+}
+"""The names in the `usage` of providers. Anthropic's input does not have those of caches in it."""
+
+ANTHROPIC_CACHES = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 LOGFIRE_REQUEST = "request_data"
 """What logfire sets. It ends a span when a stream begins, with the model that was asked for as the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -34,6 +35,8 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     if call.is_counted:
         return call
     operation = _text(attributes, gen_ai.OPERATION).lower()
+    if not operation and not call.model:
+        return _raw_call(attributes)
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
     if gen_ai.LOGFIRE_REQUEST in attributes:
@@ -41,6 +44,39 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
         return call if any(name in attributes for name in gen_ai.ANSWERED) else None
     answered = any(name in attributes for name in gen_ai.RESPONSE)
     return None if failed and not answered else call
+
+
+def _raw_call(attributes: Mapping[str, Any]) -> ModelCall | None:
+    """Return the call that LiteLLM shows as the provider has answered it."""
+    for key, model in attributes.items():
+        if (found := gen_ai.LITELLM_RAW.fullmatch(key)) is not None and isinstance(model, str):
+            start = f"llm.{found[1]}."
+            answer = _text(attributes, (f"{start}id",))
+            tokens = _raw_tokens(attributes.get(f"{start}usage"))
+            return ModelCall(model, provider=found[1], tokens=tokens, answer=answer)
+    return None
+
+
+def _raw_tokens(text: object) -> dict[str, int]:
+    try:
+        usage = literal_eval(text) if isinstance(text, str) else None
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        # It may be cut where attributes have a limit.
+        usage = None
+    if not isinstance(usage, dict):
+        return {}
+    flat = {**usage}
+    for details in usage.values():
+        if isinstance(details, dict):
+            flat |= details
+    tokens = {
+        kind: count
+        for kind, names in gen_ai.LITELLM_TOKENS.items()
+        if (count := _count(flat, names)) is not None
+    }
+    if "input" in tokens:
+        tokens["input"] += sum(_count(flat, (name,)) or 0 for name in gen_ai.ANTHROPIC_CACHES)
+    return tokens
 
 
 def _text(attributes: Mapping[str, Any], names: Iterable[str]) -> str:

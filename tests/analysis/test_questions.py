@@ -28,13 +28,19 @@ def rounded(rows: Any) -> list[tuple[Any, ...]]:
     return sorted(shown, key=str)
 
 
-def near(value: Any) -> Any:
-    """Figures as far as a sum in another order agrees."""
-    if isinstance(value, dict):
-        return {key: near(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [near(one) for one in value]
-    return float(f"{value:.9g}") if isinstance(value, float) else value
+def differences(one: Any, other: Any, path: str = "") -> Iterator[str]:
+    """Where two reports differ by more than the order in which floats were added up."""
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from differences(one[key], other[key], f"{path}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for n, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differences(a, b, f"{path}/{n}")
+    elif isinstance(one, float) and isinstance(other, float):
+        if not math.isclose(one, other, rel_tol=1e-9):
+            yield f"{path}: {one}, {other}"
+    elif one != other:
+        yield f"{path}: {one}, {other}"
 
 
 @pytest.fixture(scope="module", params=["signed in", "not signed in"])

@@ -111,3 +111,33 @@ def test_logfire_shows_a_streamed_call_where_the_stream_ends() -> None:
     told = {**asked, "gen_ai.response.id": "chatcmpl-1", "logfire.span_type": "log"}
     assert (call := call_of(told, False)) is not None
     assert (call.answer, call.is_counted) == ("chatcmpl-1", False)
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (
+            "{'completion_tokens': 140, 'prompt_tokens': 132, 'total_tokens': 272, "
+            "'completion_tokens_details': {'reasoning_tokens': 3}, "
+            "'prompt_tokens_details': {'audio_tokens': None, 'cached_tokens': 14}}",
+            {"input": 132, "output": 140, "cache_read": 14, "reasoning": 3},
+        ),
+        (
+            "{'input_tokens': 107, 'cache_creation_input_tokens': 38, "
+            "'cache_read_input_tokens': 10, 'output_tokens': 642}",
+            {"input": 155, "output": 642, "cache_read": 10, "cache_write": 38},
+        ),
+        ("{'completion_tokens': 140, 'prompt_to", {}),
+        ("[" * 100_000, {}),
+        ("'many'", {}),
+        (None, {}),
+    ],
+)
+def test_litellm_shows_a_call_as_the_provider_has_answered(
+    usage: str | None, tokens: dict[str, int]
+) -> None:
+    raw = {"llm.openai.model": "gpt-4o", "llm.openai.id": "chatcmpl-1", "llm.openai.usage": usage}
+    call = call_of(raw, False)
+    assert call is not None
+    assert (call.model, call.provider, call.answer) == ("gpt-4o", "openai", "chatcmpl-1")
+    assert call.tokens == tokens
