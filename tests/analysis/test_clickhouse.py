@@ -162,7 +162,7 @@ def test_a_report_is_the_same_and_leaves_nothing_behind(
     for source in (server.address, directory):
         text = run("report", "--from", source, "--json", "--until", f"{UNTIL:%Y-%m-%d}").stdout
         made.append({k: v for k, v in json.loads(text).items() if k not in ("made", "source")})
-    assert list(differences(*made)) == []
+    assert list(differences(made[0], made[1])) == []
     left = "SELECT count() FROM system.tables WHERE is_temporary OR name = 'sessions'"
     assert json.loads(server.run(left))["data"] == [[0]]
 
