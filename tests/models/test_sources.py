@@ -152,6 +152,11 @@ def test_litellm_and_who_sees_the_client_below_it_count_a_call_once(seer: str) -
         check(watched, LITELLM)
 
 
+def test_litellm_counts_without_a_span_of_each_call_what_is_not_streamed() -> None:
+    with chat("litellm", env={"USE_OTEL_LITELLM_REQUEST_SPAN": "false"}) as watched:
+        check(watched, ("litellm", "litellm_anthropic"))
+
+
 # A framework, and who sees the client that it asks by.
 LAYERS: dict[tuple[str, ...], tuple[str, ...]] = {
     ("genai", "genai-agents", "genai-langchain", "genai-llama-index"): (
