@@ -59,10 +59,13 @@ TOKENS = {
 }
 """Tokens, by type. Those of caches are part of the input, and the reasoning is of the output."""
 
-LITELLM_RAW = re.compile(r"llm\.([^.]+)\.model")
-"""Key of the model in LiteLLM's `raw_gen_ai_request`, which has the answer of the provider under
-`llm.`, by the provider's own names. It is all there is of a call whose tokens LiteLLM writes onto
-the span that is current, where the next call overwrites them."""
+LITELLM_SPAN = "raw_gen_ai_request"
+"""The span in which LiteLLM has the answer of a provider, by the provider's own names. It is all
+there is of a call whose tokens it writes onto the span that is current, where the next call
+overwrites them."""
+
+LITELLM_MODEL = re.compile(r"llm\.([^.]+)\.model")
+"""Key of the model there, with the provider in it."""
 
 LITELLM_TOKENS = {
     "input": ("prompt_tokens", "input_tokens"),

@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.trace import StatusCode
 
 from chainlit_otel import catalog
+from chainlit_otel.catalog import gen_ai
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.turns import Turn
 from chainlit_otel.core.usage import APP, ModelCall, UsageLedger
@@ -25,7 +26,7 @@ from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.prices import build_prices
 from chainlit_otel.probes.chainlit_types import ChainlitGeneration
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.model_spans import call_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.settings import warn
 
@@ -105,8 +106,11 @@ class ModelCalls(Probe):
         context, scope = span.context, span.instrumentation_scope
         if context is None or scope is None:
             return
-        call = None
-        if scope.name != catalog.SCOPE:
+        source, call = scope.name, None
+        if span.name == gen_ai.LITELLM_SPAN:
+            # There may be another span of LiteLLM of this call, so this is a source of its own.
+            source, call = span.name, litellm_call_of(span.attributes or {})
+        elif source != catalog.SCOPE:
             call = call_of(span.attributes or {}, span.status.status_code is StatusCode.ERROR)
         turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
         if call is None and (turn is None or turn.usage is None):
@@ -114,7 +118,7 @@ class ModelCalls(Probe):
         if call is not None and turn is not None:
             self._expect(call)
         parent = 0 if span.parent is None else span.parent.span_id
-        self.ledger.end_span(turn, scope.name, call, context.span_id, parent)
+        self.ledger.end_span(turn, source, call, context.span_id, parent)
 
     def record_usage(
         self,

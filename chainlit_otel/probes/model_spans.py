@@ -35,8 +35,6 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     if call.is_counted:
         return call
     operation = _text(attributes, gen_ai.OPERATION).lower()
-    if not operation and not call.model:
-        return _raw_call(attributes)
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
     if gen_ai.LOGFIRE_REQUEST in attributes:
@@ -46,18 +44,22 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     return None if failed and not answered else call
 
 
-def _raw_call(attributes: Mapping[str, Any]) -> ModelCall | None:
-    """Return the call that LiteLLM shows as the provider has answered it."""
+def litellm_call_of(attributes: Mapping[str, Any]) -> ModelCall | None:
+    """Return the model call that LiteLLM shows as its provider has answered.
+
+    Without the id of the answer: for some providers LiteLLM gives another one elsewhere.
+
+    Args:
+        attributes: The attributes of a span with the name `LITELLM_SPAN`.
+    """
     for key, model in attributes.items():
-        if (found := gen_ai.LITELLM_RAW.fullmatch(key)) is not None and isinstance(model, str):
-            start = f"llm.{found[1]}."
-            answer = _text(attributes, (f"{start}id",))
-            tokens = _raw_tokens(attributes.get(f"{start}usage"))
-            return ModelCall(model, provider=found[1], tokens=tokens, answer=answer)
+        if (found := gen_ai.LITELLM_MODEL.fullmatch(key)) is not None and isinstance(model, str):
+            usage = attributes.get(f"llm.{found[1]}.usage")
+            return ModelCall(model, provider=found[1], tokens=_tokens_in(usage))
     return None
 
 
-def _raw_tokens(text: object) -> dict[str, int]:
+def _tokens_in(text: object) -> dict[str, int]:
     try:
         usage = literal_eval(text) if isinstance(text, str) else None
     except (ValueError, SyntaxError, MemoryError, RecursionError):

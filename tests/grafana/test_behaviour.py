@@ -18,7 +18,7 @@ from chainlit_otel.analysis.sections import Section
 from chainlit_otel.analysis.statistics import Estimate
 from chainlit_otel.analysis.tables import Periods, question
 from chainlit_otel.grafana import record_files
-from tests.analysis.test_questions import QUESTIONS, near
+from tests.analysis.test_questions import QUESTIONS, differences
 from tests.support.clickhouse import ClickHouseServer
 from tests.support.grafana import panels
 from tests.support.population import Population, write
@@ -104,8 +104,8 @@ def number(value: Any) -> Any:
 
 
 def same(one: Any, other: Any) -> None:
-    shown = [near([[number(value) for value in row] for row in rows]) for rows in (one, other)]
-    assert shown[0] == shown[1]
+    shown = [[[number(value) for value in row] for row in rows] for rows in (one, other)]
+    assert list(differences(shown[0], shown[1])) == []
     assert shown[0]
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chainlit_otel.probes.model_spans import call_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of
 
 OPENAI_V2 = {
     "gen_ai.operation.name": "chat",
@@ -137,7 +137,7 @@ def test_litellm_shows_a_call_as_the_provider_has_answered(
     usage: str | None, tokens: dict[str, int]
 ) -> None:
     raw = {"llm.openai.model": "gpt-4o", "llm.openai.id": "chatcmpl-1", "llm.openai.usage": usage}
-    call = call_of(raw, False)
+    call = litellm_call_of(raw)
     assert call is not None
-    assert (call.model, call.provider, call.answer) == ("gpt-4o", "openai", "chatcmpl-1")
-    assert call.tokens == tokens
+    assert (call.model, call.provider, call.tokens) == ("gpt-4o", "openai", tokens)
+    assert litellm_call_of({"llm.openai.created": 1}) is None
