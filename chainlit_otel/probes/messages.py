@@ -44,6 +44,7 @@ from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
 from chainlit_otel.probes.sessions import Sessions, current_session
 from chainlit_otel.probes.sockets.connections import Sockets
+from chainlit_otel.records.rows import usage_of
 
 # What is shown to a user or played, by its event. A step goes by the events of messages.
 _CONTENT = frozenset(catalog.EMIT_EVENT.values) - {"step", "audio"} | {"audio_chunk"}
@@ -126,8 +127,6 @@ class Messages(Probe):
     def _on_end(self, turn: Turn, seconds: float) -> None:
         if turn.usage is not None and self.on_usage is not None:
             self.on_usage(turn)
-            if spent := turn.spent:
-                turn.reference.model = max(spent, key=lambda m: spent[m].tokens.get("output", 0))
         try:
             record, profile = self.telemetry.record, turn.profile
             record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
@@ -386,11 +385,7 @@ def _describe_delivery(turn: Turn, span: Span) -> None:
 
 def _usage(spent: Mapping[str, UsageTotals]) -> dict[str, float | list[str]]:
     """Return the attributes of a turn's span that say what its model calls have used."""
-    values = sum_of(spent).values()
-    return {
-        catalog.TURN_MODELS: list(spent),
-        **{f"{catalog.TURN_USAGE}{name}": value for name, value in values.items()},
-    }
+    return {catalog.TURN_MODELS: list(spent), **usage_of(catalog.TURN_USAGE, sum_of(spent))}
 
 
 def _wrap_client_message(patches: Patches, original: Handler) -> Handler:

@@ -86,6 +86,8 @@ class ModelCalls(Probe):
         """A turn is over that had model calls."""
         try:
             self.ledger.close(turn)
+            if spent := turn.spent:
+                turn.reference.model = max(spent, key=lambda m: spent[m].tokens.get("output", 0))
         except Exception as error:  # noqa: BLE001 - a guard
             self.guard.on_error(error)
 

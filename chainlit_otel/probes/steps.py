@@ -89,6 +89,7 @@ class Steps(Probe):
         self._states: WeakIdentityDict[_StepState] = WeakIdentityDict()
         self._sent: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._expected: set[str] = set()
+        self._expected_tools: set[str] = set()
 
     def install(self, patches: Patches) -> None:
         """Wrap the step class."""
@@ -220,9 +221,11 @@ class Steps(Probe):
 
     def _end_tool(self, step: ChainlitStep, seconds: float, outcome: str) -> ToolCall:
         name = self.tools.admit(utf8_safe(step.name))
-        # From the first call on, so that `rate()` does not lose the first that fails.
-        for metric in (catalog.TOOL_CALLS, catalog.TOOL_TIME):
-            self.telemetry.expect(metric, (name, "ok"), (name, "error"))
+        if name not in self._expected_tools:
+            # From the first call on, so that `rate()` does not lose the first that fails.
+            for metric in (catalog.TOOL_CALLS, catalog.TOOL_TIME):
+                self.telemetry.expect(metric, (name, "ok"), (name, "error"))
+            self._expected_tools.add(name)
         self._calls.add(name, outcome, seconds)
         return ToolCall(name, seconds, outcome)
 

@@ -529,12 +529,12 @@ def runtime(done: Ledger, first: str, second: str, seconds: float) -> Panels:
 
 def usage(done: Ledger, first: str, second: str, seconds: float) -> Panels:
     turns = sum(done[f"turn {name}"] for name in ("ok", "error", "cancelled"))
-    told, failed, searched = done["tool ok"], done["turn error"], done["tool error"]
-    calls, judged = told + searched, done["positive"] + done["negative"]
+    found, failed, searched = done["tool ok"], done["turn error"], done["tool error"]
+    calls, judged = found + searched, done["positive"] + done["negative"]
     starts = done["new"] + done["resumed"] + done["bots"]
     # Some of them sleep while the event loop is blocked.
     one = within(LOOK_UP * 0.9, BLOCKED + 1)
-    paid, unknown = told + failed, searched
+    paid, unknown = found + failed, searched
     # There are four of these, and of each replica the first is not seen.
     few = 0.15
 
@@ -554,18 +554,18 @@ def usage(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         ("Failed tool calls", "stat"): {"": last(few * searched / calls, 1.2 * searched / calls)},
         ("Unlinked feedback", "stat"): {"": near(done["unlinked"] / (judged + done["deleted"]))},
         ("Cost by model", "timeseries"): {"big": but_one(paid, 6)},
-        ("Cost by outcome", "timeseries"): {"ok": but_one(told, 5), "error": but_one(failed, 2)},
+        ("Cost by outcome", "timeseries"): {"ok": but_one(found, 5), "error": but_one(failed, 2)},
         ("Cost of a turn and of a session, mean", "timeseries"): {
             "turn": last((paid - 6) * COST / turns * 0.9, paid * COST / turns * 1.3),
             "session": last((paid - 6) * COST / starts * 0.9, paid * COST / starts * 1.3),
         },
         ("Wasted cost", "timeseries"): {"error": but_one(failed, 2), ANY: NOTHING},
         ("Tokens by type", "timeseries"): {
-            "input": total(0.6 * INPUT * told, 1.3 * INPUT * told),
-            "output": total(0.6 * OUTPUT * told, 1.3 * (OUTPUT * told + failed)),
+            "input": total(0.6 * INPUT * found, 1.3 * INPUT * found),
+            "output": total(0.6 * OUTPUT * found, 1.3 * (OUTPUT * found + failed)),
         },
         ("Tokens by model", "timeseries"): {
-            "big": total(0.6 * (INPUT + OUTPUT) * told, 1.3 * ((INPUT + OUTPUT) * told + failed)),
+            "big": total(0.6 * (INPUT + OUTPUT) * found, 1.3 * ((INPUT + OUTPUT) * found + failed)),
             ANY: NOTHING,
         },
         ("Model calls, what is known of them", "timeseries"): {
@@ -575,7 +575,7 @@ def usage(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             ANY: NOTHING,
         },
         ("Calls of tools", "timeseries"): {
-            "look_up": total(0.6 * told, 1.3 * told),
+            "look_up": total(0.6 * found, 1.3 * found),
             "search": total(few * searched, 1.3 * searched),
         },
         ("Failed calls of tools", "timeseries"): {"look_up": NOTHING, "search": most(1)},
@@ -586,7 +586,7 @@ def usage(done: Ledger, first: str, second: str, seconds: float) -> Panels:
         },
         ("Scores, mean", "timeseries"): {"relevance": near(SCORE)},
         ("Scores, lowest tenth", "timeseries"): {"relevance": within(0.7, 0.8)},
-        ("Scores given", "timeseries"): {"relevance": total(0.6 * told, 1.3 * told)},
+        ("Scores given", "timeseries"): {"relevance": total(0.6 * found, 1.3 * found)},
     }
 
 

@@ -39,7 +39,7 @@ COUNTS = (
 
 @dataclass(frozen=True)
 class Turn:
-    """A turn: the way that it asked, what the API told of it, and what its record says.
+    """A turn: the way that it asked, what the API reported of it, and what its record says.
 
     Attributes:
         way: the way.
@@ -58,7 +58,7 @@ class Turn:
         return {name: int(self.record.get(column, 0)) for name, column in columns.items()}
 
 
-def told(answers: Iterable[ModelAnswer]) -> dict[str, int]:
+def reported(answers: Iterable[ModelAnswer]) -> dict[str, int]:
     """What answers of the API add up to, by the names of the records."""
     sums = Counter(dict.fromkeys(COUNTS, 0))
     for answer in answers:

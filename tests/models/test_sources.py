@@ -9,7 +9,7 @@ from itertools import combinations
 import pytest
 
 from chainlit_otel.testing.models import ModelAnswer
-from tests.models.talk import Chat, chat, told
+from tests.models.talk import Chat, chat, reported
 
 pytestmark = pytest.mark.e2e
 
@@ -99,19 +99,19 @@ def known(sources: Iterable[str], answer: ModelAnswer) -> ModelAnswer:
 
 
 def check(watched: Chat, ways: Iterable[str]) -> None:
-    """Hold each turn, and the counters, against what the API told."""
+    """Hold each turn, and the counters, against what the API reported."""
     turns = watched.ask(ways)
     wrong = []
     for turn in turns:
-        expected = told(known(watched.sources, answer) for answer in turn.answers)
+        expected = reported(known(watched.sources, answer) for answer in turn.answers)
         for name, count in turn.counted.items():
             # Not every source tells the parts of the input and the output, or not of all calls.
             if count != expected[name] and not (name in PARTS and count < expected[name]):
-                wrong.append(f"{turn.way}: {name} {count}, and the API told {expected[name]}")
+                wrong.append(f"{turn.way}: {name} {count}, and the API reported {expected[name]}")
     assert not wrong, "\n".join(wrong)
     assert [turn.way for turn in turns if not turn.answers] in ([], ["openai_refused"])
 
-    expected = told(known(watched.sources, answer) for answer in watched.api.ledger)
+    expected = reported(known(watched.sources, answer) for answer in watched.api.ledger)
     scrape = watched.server.scrape()
     for kind in ("input", "output"):
         counted = scrape.sum("chainlit_turn_tokens_total", chainlit_token_type=kind)
