@@ -125,7 +125,7 @@ def check(watched: Chat, ways: Iterable[str]) -> None:
 
 
 @pytest.mark.parametrize("sources", SOURCES, ids=" ".join)
-def test_each_source_counts_what_the_api_has_told(sources: tuple[str, ...]) -> None:
+def test_each_source_counts_what_the_api_has_reported(sources: tuple[str, ...]) -> None:
     with chat(*sources) as watched:
         check(watched, SOURCES[sources])
 
