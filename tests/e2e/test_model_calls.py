@@ -24,6 +24,7 @@ CANARY = "canary-4711"
 
 APP = """
 import asyncio
+import gc
 import json
 import threading
 
@@ -121,6 +122,10 @@ async def answer(message):
                 await asyncio.sleep(0.05)
                 ask(model, *counts)
             cl.user_session.set("task", asyncio.create_task(later()))
+        elif kind == "held":
+            gc.collect()
+            held = sum(type(thing).__name__ == "Turn" for thing in gc.get_objects())
+            await cl.Message(str(held)).send()
         elif kind == "fail":
             raise ValueError("canary-4711")
     await cl.Message("done").send()
@@ -330,6 +335,22 @@ def test_what_comes_late_counts_and_what_is_outside_is_counted_apart(
     )
     outside = [labels for _, labels in server.scrape().series if ("outside" in str(labels))]
     assert outside == []
+
+
+def test_turns_that_are_over_are_held_by_nothing(server: ChainlitServer) -> None:
+    async def visit() -> list[int]:
+        visitor = Visitor(server.url, transports=["websocket"])
+        await visitor.connect()
+        held = []
+        for _ in range(2):
+            held.append(int((await visitor.talk(json.dumps([("held", "")])))[0]))
+            for _ in range(10):
+                await visitor.talk(json.dumps([("span", "held", 1, 1)]))
+        await visitor.leave(clear=True)
+        return held
+
+    first, then = asyncio.run(visit())
+    assert 1 <= then <= first
 
 
 def test_what_the_app_says_wrongly_is_one_line(server: ChainlitServer) -> None:
