@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -153,6 +152,13 @@ class Door:
         self.http.cookies.clear()
         assert await self.password("right", name) == 200
         return {"Cookie": "; ".join(f"{k}={v}" for k, v in self.http.cookies.items())}
+
+    async def token(self, name: str) -> str:
+        """Sign in; return the token, which no cookie sends from then on."""
+        await self.cookie(name)
+        token = self.http.cookies["access_token"]
+        self.http.cookies.clear()
+        return token
 
     def visitor(self, headers: dict[str, str] | None = None, thread: str = "") -> Visitor:
         visitor = Visitor(self.server.url, headers=headers, transports=["websocket"], timeout=60)
@@ -317,20 +323,24 @@ async def test_sign_in_by_a_provider(
 # Tokens
 
 
-def token(secret: str = SECRET, expires: float = 3600, **claims: Any) -> str:
+def minted(secret: str, expires: float) -> str:
     now = time.time()
-    return jwt.encode(
-        {"identifier": "ada", "metadata": {}, "exp": now + expires, "iat": now, **claims}, secret
-    )
+    claims = {"identifier": "ada", "metadata": {}, "exp": now + expires, "iat": now - 3600}
+    return jwt.encode(claims, secret)
 
 
 def forged() -> str:
-    return token("a-secret-that-the-server-does-not-know")
+    return minted("a-secret-that-the-server-does-not-know", expires=3600)
+
+
+def expired() -> str:
+    return minted(SECRET, expires=-1)
 
 
 async def test_tokens(door: Door) -> None:
+    given = await door.token("ada")
     async with door.counting() as counted:
-        answers = [await door.bearer(t) for t in (token(), forged(), token(expires=-1), "nonsense")]
+        answers = [await door.bearer(t) for t in (given, forged(), expired(), "nonsense")]
     assert answers == [200, 401, 401, 401]
     assert counted == {"jwt granted": 1, "jwt denied": 3}
 
@@ -342,21 +352,22 @@ async def test_no_token_is_no_attempt(door: Door) -> None:
 
 
 async def test_a_token_for_a_cookie(door: Door) -> None:
+    given = await door.token("ada")
     async with door.counting() as counted:
-        for value, status in ((token(), 200), (forged(), 401)):
+        for value, status in ((given, 200), (forged(), 401)):
             headers = {"Authorization": f"Bearer {value}"}
             answer = await door.http.post("/auth/jwt", headers=headers)
-            assert answer.status_code == status
+            assert answer.status_code == status, answer.text
     assert counted == {"jwt granted": 1, "jwt denied": 1}
 
 
 async def test_without_its_secret_the_app_can_check_nothing(door: Door) -> None:
-    headers = await door.cookie("ada")
+    headers, given = await door.cookie("ada"), await door.token("ada")
     assert await door.header("lose the secret") == 500
     try:
         async with door.counting() as counted:
             assert await door.password("right") == 500
-            assert await door.bearer(token()) == 401
+            assert await door.bearer(given) == 401
             await be_refused(door.visitor(headers))
     finally:
         assert await door.header("find the secret") == 200
@@ -578,7 +589,8 @@ async def everything(server: ChainlitServer) -> list[object]:
     reported += [await door.password(p) for p in ("right", "wrong", "down", "cancelled")]
     reported += [await door.header(name) for name in ("ada", "", "down")]
     reported += [await door.oauth(code=c) for c in ("ada", "stranger", "fails", "stale", "down")]
-    reported += [await door.bearer(t) for t in (token(), forged(), token(expires=-1))]
+    given = await door.token("ada")
+    reported += [await door.bearer(t) for t in (given, forged(), expired())]
     headers = await door.cookie("ada")
     for thread in ("of ada", "of bob", "of nobody"):
         answer = await door.http.get(f"/project/thread/{thread}")
