@@ -79,8 +79,9 @@ LITELLM_TOKENS = {
 ANTHROPIC_CACHES = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 LOGFIRE_REQUEST = "request_data"
-"""What logfire sets. It ends a span when a stream begins, with the model that was asked for as the
-one that answers, and shows the answer by another span when the stream ends."""
+LOGFIRE_KIND = "logfire.span_type"
+"""What logfire sets. It ends a span when a stream begins, as if nothing had been answered, and
+shows the answer by another one, a `log`, when the stream ends: as a source of its own."""
 
 OPERATION = ("gen_ai.operation.name", "openinference.span.kind", "llm.request.type")
 

@@ -17,10 +17,18 @@ from typing import Any, Protocol
 
 APP = "app"
 """The source that the app itself is, by `record_usage()`. What it says wins."""
-
 _DIGITS = 12  # of dollars: a token may cost a hundredth of a millionth
 _RECENT = 200
 """With how many of the last calls of a turn a new one is compared."""
+
+
+def counts(**tokens: int | None) -> dict[str, int]:
+    """Return the tokens of a call that somebody shows, by type: those that are known.
+
+    No call is without any token: who says so has not seen what the model has answered.
+    """
+    known = {kind: count for kind, count in tokens.items() if count is not None}
+    return known if any(known.values()) else {}
 
 
 @dataclass

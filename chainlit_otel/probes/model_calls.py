@@ -19,14 +19,14 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import gen_ai
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.turns import Turn
-from chainlit_otel.core.usage import APP, ModelCall, UsageLedger
+from chainlit_otel.core.usage import APP, ModelCall, UsageLedger, counts
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.attached import Attached
 from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.prices import build_prices
 from chainlit_otel.probes.chainlit_types import ChainlitGeneration
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.model_spans import call_of, litellm_call_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.settings import warn
 
@@ -96,9 +96,7 @@ class ModelCalls(Probe):
         call = ModelCall(
             requested=utf8_safe(generation.model or ""),
             provider=utf8_safe(generation.provider or ""),
-            tokens=_tokens(
-                input=generation.input_token_count, output=generation.output_token_count
-            ),
+            tokens=counts(input=generation.input_token_count, output=generation.output_token_count),
         )
         if call.is_counted or not generation.error:
             self._record(_GENERATION, call)
@@ -108,12 +106,13 @@ class ModelCalls(Probe):
         context, scope = span.context, span.instrumentation_scope
         if context is None or scope is None:
             return
-        source, call = scope.name, None
+        source, call, attributes = scope.name, None, span.attributes or {}
         if span.name == gen_ai.LITELLM_SPAN:
             # There may be another span of LiteLLM of this call, so this is a source of its own.
-            source, call = span.name, litellm_call_of(span.attributes or {})
+            source, call = span.name, litellm_call_of(attributes)
         elif source != catalog.SCOPE:
-            call = call_of(span.attributes or {}, span.status.status_code is StatusCode.ERROR)
+            source = source_of(source, attributes)
+            call = call_of(attributes, span.status.status_code is StatusCode.ERROR)
         turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
         if call is None and (turn is None or turn.usage is None):
             return
@@ -131,8 +130,8 @@ class ModelCalls(Probe):
     ) -> None:
         """The app says what a model call has used; see `chainlit_otel.record_usage`."""
         name = utf8_safe(model or "")
-        counts = {kind: n for kind, n in tokens.items() if n is not None}
-        wrong = [f"{kind}_tokens" for kind, n in counts.items() if not _is_count(n)]
+        said = {kind: n for kind, n in tokens.items() if n is not None}
+        wrong = [f"{kind}_tokens" for kind, n in said.items() if not _is_count(n)]
         if cost is not None and not _is_cost(cost):
             wrong.append("cost")
         if wrong:
@@ -142,7 +141,7 @@ class ModelCalls(Probe):
             )
             return
         provider = utf8_safe(provider or "")
-        self._record(APP, ModelCall(name, provider=provider, tokens=counts, cost=cost))
+        self._record(APP, ModelCall(name, provider=provider, tokens=said, cost=cost))
 
     def _record(self, source: str, call: ModelCall) -> None:
         turn = current_turn.get()
@@ -213,7 +212,3 @@ def _is_cost(value: object) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return math.isfinite(value) and value >= 0
-
-
-def _tokens(**counts: int | None) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if count is not None}

@@ -7,7 +7,19 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chainlit_otel.catalog import gen_ai
-from chainlit_otel.core.usage import ModelCall
+from chainlit_otel.core.usage import ModelCall, counts
+
+
+def source_of(scope: str, attributes: Mapping[str, Any]) -> str:
+    """Return who shows a call by a span: the instrumentation, by its scope.
+
+    Args:
+        scope: The name of the scope.
+        attributes: The attributes of the span.
+    """
+    if gen_ai.LOGFIRE_REQUEST in attributes and attributes.get(gen_ai.LOGFIRE_KIND) == "log":
+        return f"{scope} log"
+    return scope
 
 
 def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
@@ -20,11 +32,7 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     """
     if not any(key.startswith(gen_ai.PREFIXES) for key in attributes):
         return None
-    tokens = {
-        kind: count
-        for kind, names in gen_ai.TOKENS.items()
-        if (count := _count(attributes, names)) is not None
-    }
+    tokens = counts(**{kind: _count(attributes, names) for kind, names in gen_ai.TOKENS.items()})
     call = ModelCall(
         _text(attributes, gen_ai.REQUESTED_MODEL),
         _text(attributes, gen_ai.RESPONDED_MODEL),
@@ -37,10 +45,9 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     operation = _text(attributes, gen_ai.OPERATION).lower()
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
-    if gen_ai.LOGFIRE_REQUEST in attributes:
-        # It names the model that answers before anything has.
-        return call if any(name in attributes for name in gen_ai.ANSWERED) else None
-    answered = any(name in attributes for name in gen_ai.RESPONSE)
+    # Logfire names the model that answers before anything has.
+    told = gen_ai.ANSWERED if gen_ai.LOGFIRE_REQUEST in attributes else gen_ai.RESPONSE
+    answered = any(name in attributes for name in told)
     return None if failed and not answered else call
 
 
@@ -71,11 +78,7 @@ def _tokens_in(text: object) -> dict[str, int]:
     for details in usage.values():
         if isinstance(details, dict):
             flat |= details
-    tokens = {
-        kind: count
-        for kind, names in gen_ai.LITELLM_TOKENS.items()
-        if (count := _count(flat, names)) is not None
-    }
+    tokens = counts(**{kind: _count(flat, names) for kind, names in gen_ai.LITELLM_TOKENS.items()})
     if "input" in tokens:
         tokens["input"] += sum(_count(flat, (name,)) or 0 for name in gen_ai.ANTHROPIC_CACHES)
     return tokens

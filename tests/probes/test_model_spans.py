@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from chainlit_otel.probes.model_spans import call_of, litellm_call_of
+from chainlit_otel.core.usage import Usage
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of
 
 OPENAI_V2 = {
     "gen_ai.operation.name": "chat",
@@ -92,6 +93,23 @@ def test_what_is_no_count_is_not_known(count: Any) -> None:
     assert call.tokens == {"output": 140}
 
 
+def test_tokens_that_are_all_zero_are_not_known() -> None:
+    # As Traceloop's of Anthropic has it where the answer is handed on unread.
+    unread = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.request.model": "claude-sonnet-4-5",
+        "gen_ai.usage.input_tokens": 0,
+        "gen_ai.usage.output_tokens": 0,
+        "gen_ai.usage.cache_read.input_tokens": 0,
+    }
+    call = call_of(unread, False)
+    assert call is not None
+    assert call.tokens == {}
+    silent = call_of({**unread, "gen_ai.usage.input_tokens": 7}, False)
+    assert silent is not None
+    assert silent.tokens == {"input": 7, "output": 0, "cache_read": 0}
+
+
 def test_an_agent_that_says_what_its_calls_used_is_as_good_as_one() -> None:
     agent = {"gen_ai.operation.name": "invoke_agent", "gen_ai.usage.input_tokens": 5}
     call = call_of(agent, False)
@@ -99,7 +117,7 @@ def test_an_agent_that_says_what_its_calls_used_is_as_good_as_one() -> None:
     assert call.tokens == {"input": 5}
 
 
-def test_logfire_shows_a_streamed_call_where_the_stream_ends() -> None:
+def test_logfire_shows_a_streamed_call_where_it_begins_and_where_it_ends() -> None:
     asked = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "gpt-4o-mini",
@@ -107,10 +125,17 @@ def test_logfire_shows_a_streamed_call_where_the_stream_ends() -> None:
         "request_data": '{"model":"gpt-4o-mini"}',
         "logfire.span_type": "span",
     }
-    assert call_of(asked, False) is None
     told = {**asked, "gen_ai.response.id": "chatcmpl-1", "logfire.span_type": "log"}
-    assert (call := call_of(told, False)) is not None
-    assert (call.answer, call.is_counted) == ("chatcmpl-1", False)
+    assert call_of(asked, True) is None
+    begun, ended = call_of(asked, False), call_of(told, False)
+    assert begun is not None
+    assert ended is not None
+    assert not begun.is_counted
+    assert (ended.answer, ended.is_counted) == ("chatcmpl-1", False)
+    usage = Usage()
+    for attributes, call in ((asked, begun), (told, ended)):
+        usage.add(source_of("logfire.openai", attributes), call)
+    assert [call.answer for call in usage.calls] == ["chatcmpl-1"]
 
 
 @pytest.mark.parametrize(

@@ -216,6 +216,15 @@ async def anthropic(text: str) -> None:
 
 
 @way
+async def anthropic_raw(text: str) -> None:
+    """As LangChain asks."""
+    from anthropic import AsyncAnthropic
+
+    raw = AsyncAnthropic().messages.with_raw_response
+    (await raw.create(model=CLAUDE, max_tokens=99, messages=said(text))).parse()
+
+
+@way
 async def anthropic_stream(text: str) -> None:
     from anthropic import AsyncAnthropic
 
