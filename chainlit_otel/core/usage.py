@@ -9,6 +9,7 @@ id, it is if nothing speaks against it: the names of the model, and the counts.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class ModelCall:
         tokens: Tokens by type, those that are known. Without `input` and `output`, it is uncounted.
         cost: What it has cost by the app's own account; None if it has said nothing of it.
         answer: The id of the model's answer; empty if it is not known.
+        is_answer: Whether the model answers; not if it only embeds or ranks what it is sent.
         sources: Those who have shown it.
     """
 
@@ -51,6 +53,7 @@ class ModelCall:
     tokens: dict[str, int] = field(default_factory=dict)
     cost: float | None = None
     answer: str = ""
+    is_answer: bool = True
     sources: set[str] = field(default_factory=set)
 
     @property
@@ -60,7 +63,7 @@ class ModelCall:
 
     @property
     def model(self) -> str:
-        """The model, by the name that was asked for."""
+        """The model, by the name that was asked for, if somebody says that."""
         return self.requested or self.responded
 
     def merge(self, other: ModelCall, wins: bool = False) -> None:
@@ -74,6 +77,7 @@ class ModelCall:
         self.responded = self.responded or other.responded
         self.provider = self.provider or other.provider
         self.answer = self.answer or other.answer
+        self.is_answer = self.is_answer and other.is_answer
         if other.is_counted and (wins or not self.is_counted):
             self.tokens = dict(other.tokens)
         else:
@@ -84,18 +88,29 @@ class ModelCall:
         self.sources |= other.sources
 
 
-def _is_same_model(one: ModelCall, other: ModelCall) -> bool:
+def _likeness(one: ModelCall, other: ModelCall) -> float:
+    """Return how much the names speak for one model; 0 if they speak against it."""
     names = {one.requested, one.responded} - {""}
     others = {other.requested, other.responded} - {""}
-    if not names or not others or names & others:
-        return True
+    if not names or not others:
+        return 1
+    if names & others:
+        return math.inf
+    # `gpt-4o` begins as `gpt-4o-mini-2024-07-18` does, but `gpt-4o-mini` has more of it.
+    return max(max(_in_common(a, b), _in_common(b, a)) for a in names for b in others)
+
+
+def _in_common(name: str, longer: str) -> int:
+    """Return how long a name is of which another one is a variant; 0 if it is none."""
     # A gateway puts the provider before the name, and a provider the date behind it.
-    return any(_is_variant(a, b) or _is_variant(b, a) for a in names for b in others)
+    if "/" not in name or "/" not in longer:
+        name, longer = without_provider(name), without_provider(longer)
+    return len(name) if longer == name or longer.startswith(f"{name}-") else 0
 
 
-def _is_variant(name: str, longer: str) -> bool:
-    bare = longer.rpartition("/")[2]
-    return bare == name or bare.startswith(f"{name}-")
+def without_provider(model: str) -> str:
+    """Return the name of a model without the provider that a gateway puts before it."""
+    return model.rpartition("/")[2]
 
 
 def _has_same_counts(one: ModelCall, other: ModelCall) -> bool:
@@ -178,11 +193,13 @@ class Usage:
                 # Whatever it counted: some count the first piece of a streamed answer twice.
                 if known.answer == call.answer:
                     return known
-        alike = [
-            known
+        likeness = {
+            id(known): _likeness(known, call)
             for known in others
-            if not (known.answer and call.answer) and _is_same_model(known, call)
-        ]
+            if not (known.answer and call.answer)
+        }
+        alike = [known for known in others if likeness.get(id(known))]
+        alike.sort(key=lambda known: likeness[id(known)], reverse=True)
         if call.is_counted:
             for known in alike:
                 if known.is_counted and _has_same_counts(known, call):
@@ -202,6 +219,7 @@ class UsageTotals:
 
     Attributes:
         inferences: How many calls.
+        answered: How many of them are answers, and not embeddings or ranks.
         uncounted: Of how many of them the tokens are not known.
         unpriced: Of how many more there is no price.
         tokens: Tokens by type.
@@ -209,23 +227,26 @@ class UsageTotals:
     """
 
     inferences: int = 0
+    answered: int = 0
     uncounted: int = 0
     unpriced: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     cost: float | None = None
 
-    def add(self, state: str, tokens: dict[str, int], cost: float | None) -> None:
-        """Add one call, by its state, its tokens and its cost."""
+    def add(self, call: ModelCall, state: str, cost: float | None) -> None:
+        """Add one call, which is in this state, and has cost so much."""
         self.inferences += 1
+        self.answered += call.is_answer
         self.uncounted += state == "uncounted"
         self.unpriced += state == "unpriced"
-        self.tokens.update(tokens)
+        self.tokens.update(call.tokens)
         if cost is not None:
             self.cost = (self.cost or 0.0) + cost
 
     def update(self, other: UsageTotals) -> None:
         """Add the totals of others."""
         self.inferences += other.inferences
+        self.answered += other.answered
         self.uncounted += other.uncounted
         self.unpriced += other.unpriced
         self.tokens.update(other.tokens)
@@ -244,6 +265,12 @@ class UsageTotals:
             # A sum of small floats has digits behind those that say something.
             values["cost"] = round(self.cost, _DIGITS)
         return values
+
+
+def answering(spent: Mapping[str, UsageTotals]) -> str:
+    """Return the model that has answered most; empty if none has."""
+    answered = [model for model, totals in spent.items() if totals.answered]
+    return max(answered, key=lambda model: spent[model].tokens["output"], default="")
 
 
 def sum_of(spent: Mapping[str, UsageTotals]) -> UsageTotals:
@@ -378,10 +405,10 @@ class UsageLedger:
                 self._cost[model, outcome] = self._cost.get((model, outcome), 0.0) + cost
                 if wasted:
                     self._wasted[(wasted,)] = self._wasted.get((wasted,), 0.0) + cost
-            turn.spent.setdefault(model, UsageTotals()).add(state, call.tokens, cost)
+            turn.spent.setdefault(model, UsageTotals()).add(call, state, cost)
             if (session := turn.session) is not None:
                 session.spent = session.spent or UsageTotals()
-                session.spent.add(state, call.tokens, cost)
+                session.spent.add(call, state, cost)
 
     def tokens(self) -> dict[tuple[str, ...], int]:
         """Tokens by model and type."""

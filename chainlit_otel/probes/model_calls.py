@@ -19,7 +19,7 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import gen_ai
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.turns import Turn
-from chainlit_otel.core.usage import APP, ModelCall, UsageLedger, counts
+from chainlit_otel.core.usage import APP, ModelCall, UsageLedger, answering, counts
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.attached import Attached
 from chainlit_otel.pipeline.spans import utf8_safe
@@ -87,14 +87,15 @@ class ModelCalls(Probe):
         try:
             self.ledger.close(turn)
             if spent := turn.spent:
-                turn.reference.model = max(spent, key=lambda m: spent[m].tokens.get("output", 0))
+                turn.reference.model = answering(spent)
         except Exception as error:  # noqa: BLE001 - a guard
             self.guard.on_error(error)
 
     def on_generation(self, generation: ChainlitGeneration) -> None:
         """A step has ended that says it was a model call."""
         call = ModelCall(
-            requested=utf8_safe(generation.model or ""),
+            # Some of Chainlit's integrations take it from the answer, some from the request.
+            responded=utf8_safe(generation.model or ""),
             provider=utf8_safe(generation.provider or ""),
             tokens=counts(input=generation.input_token_count, output=generation.output_token_count),
         )

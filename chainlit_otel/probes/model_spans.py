@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ast import literal_eval
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -33,16 +34,18 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     if not any(key.startswith(gen_ai.PREFIXES) for key in attributes):
         return None
     tokens = counts(**{kind: _count(attributes, names) for kind, names in gen_ai.TOKENS.items()})
+    operation = _text(attributes, gen_ai.OPERATION).lower()
+    requested = _text(attributes, gen_ai.REQUESTED_MODEL)
     call = ModelCall(
-        _text(attributes, gen_ai.REQUESTED_MODEL),
-        _text(attributes, gen_ai.RESPONDED_MODEL),
+        requested or _model_in(_text(attributes, gen_ai.REQUEST)),
+        _text(attributes, (*gen_ai.RESPONDED_MODEL, *gen_ai.MODEL)),
         _text(attributes, gen_ai.PROVIDER),
         tokens,
         answer=_text(attributes, gen_ai.ANSWER),
+        is_answer=operation not in gen_ai.SILENT,
     )
     if call.is_counted:
         return call
-    operation = _text(attributes, gen_ai.OPERATION).lower()
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
     # Logfire names the model that answers before anything has.
@@ -64,6 +67,15 @@ def litellm_call_of(attributes: Mapping[str, Any]) -> ModelCall | None:
             usage = attributes.get(f"llm.{found[1]}.usage")
             return ModelCall(model, provider=found[1], tokens=_tokens_in(usage))
     return None
+
+
+def _model_in(request: str) -> str:
+    try:
+        model = json.loads(request).get("model") if request else None
+    except (ValueError, AttributeError, RecursionError):
+        # It may be cut where attributes have a limit.
+        model = None
+    return model if isinstance(model, str) else ""
 
 
 def _tokens_in(text: object) -> dict[str, int]:

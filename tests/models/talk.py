@@ -57,6 +57,14 @@ class Turn:
         columns = {name: catalog.column_of(f"{catalog.TURN_USAGE}{name}") for name in COUNTS}
         return {name: int(self.record.get(column, 0)) for name, column in columns.items()}
 
+    @property
+    def models(self) -> dict[str, dict[str, int]]:
+        """What the record says was counted, by model."""
+        listed = self.record.get(catalog.column_of(catalog.TURN_MODELS), [])
+        return {
+            model["name"]: {name: int(model.get(name, 0)) for name in COUNTS} for model in listed
+        }
+
 
 def reported(answers: Iterable[ModelAnswer]) -> dict[str, int]:
     """What answers of the API add up to, by the names of the records."""

@@ -51,6 +51,13 @@ def test_the_conventions_say_the_same_in_different_words() -> None:
         "openai",
     )
     assert openinference.model == "gpt-4o-mini-2024-07-18"
+    asked = {"llm.invocation_parameters": '{"model": "gpt-4o-mini", "temperature": 0.5}'}
+    assert (told := call_of({**OPENINFERENCE, **asked}, False)) is not None
+    assert (told.requested, told.responded) == ("gpt-4o-mini", "gpt-4o-mini-2024-07-18")
+    for cut in ('{"model": "gpt-4o-', "[]", '{"model": 4}', "[" * 100_000):
+        told = call_of({**OPENINFERENCE, "llm.invocation_parameters": cut}, False)
+        assert told is not None
+        assert told.model == "gpt-4o-mini-2024-07-18"
     assert openinference.tokens == {
         "input": 132,
         "output": 140,
@@ -91,6 +98,30 @@ def test_what_is_no_count_is_not_known(count: Any) -> None:
     call = call_of({**OPENAI_V2, "gen_ai.usage.input_tokens": count}, False)
     assert call is not None
     assert call.tokens == {"output": 140}
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "gen_ai.operation.name": "embeddings",
+            "gen_ai.request.model": "embedder",
+            "gen_ai.usage.input_tokens": 7,
+        },
+        {
+            "openinference.span.kind": "EMBEDDING",
+            "embedding.model_name": "embedder",
+            "llm.token_count.prompt": 7,
+        },
+        {"openinference.span.kind": "EMBEDDING", "embedding.model_name": "embedder"},
+        {"llm.request.type": "rerank", "gen_ai.request.model": "embedder"},
+    ],
+)
+def test_what_embeds_or_ranks_is_a_call_and_no_answer(attributes: dict[str, Any]) -> None:
+    call = call_of(attributes, False)
+    assert call is not None
+    assert (call.model, call.is_answer) == ("embedder", False)
+    assert call.tokens in ({}, {"input": 7})
 
 
 def test_tokens_that_are_all_zero_are_not_known() -> None:

@@ -12,7 +12,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.hashes import hashed_user
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import MAX_TOOLS, ToolCall, Turn, TurnLedger
-from chainlit_otel.core.usage import UsageTotals
+from chainlit_otel.core.usage import ModelCall, UsageTotals
 from chainlit_otel.records import rows
 from chainlit_otel.records.rows import Record
 from tests.core.clocks import NS, Clock
@@ -150,7 +150,8 @@ def test_every_field_of_the_catalogue_can_be_filled() -> None:
     turn = Turn(0, "", "voice", session)
     about = turn.reference
     session.spent = UsageTotals()
-    session.spent.add("counted", dict.fromkeys(catalog.TOKEN_TYPE.values, 1), 0.5)
+    used = ModelCall(tokens=dict.fromkeys(catalog.TOKEN_TYPE.values, 1))
+    session.spent.add(used, "counted", 0.5)
     turn.spent = {"model": session.spent}
     made = [
         rows.session_started(session),

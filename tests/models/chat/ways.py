@@ -14,6 +14,7 @@ import chainlit_otel
 
 MODEL = "gpt-4o-mini"
 CLAUDE = "claude-sonnet-4-5"
+EMBEDDER = "text-embedding-3-small"
 COUNT = {"include_usage": True}
 
 Way = Callable[..., Awaitable[Any]]
@@ -35,7 +36,10 @@ def note(usage: Any, model: str = MODEL) -> None:
         return
     counts: dict[str, Any] = {}
     if usage is not None:
-        counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+        counts = {
+            "input_tokens": usage.prompt_tokens,
+            "output_tokens": getattr(usage, "completion_tokens", None),
+        }
     chainlit_otel.record_usage(model=model, **counts)
 
 
@@ -182,6 +186,22 @@ async def responses_stream(text: str) -> None:
     from openai import AsyncOpenAI
 
     await consume(await AsyncOpenAI().responses.create(model=MODEL, input=text, stream=True))
+
+
+@way
+async def embeddings(text: str) -> None:
+    """What is looked up first, and then the answer."""
+    from openai import AsyncOpenAI
+
+    found = await AsyncOpenAI().embeddings.create(model=EMBEDDER, input=[text, text])
+    note(found.usage, EMBEDDER)
+    await openai(text)
+
+
+@way
+async def embeddings_uncounted_answer(text: str) -> None:
+    await embeddings(text)
+    await openai_stream(text)
 
 
 def _azure() -> Any:
