@@ -86,6 +86,12 @@ shows the answer by another one, a `log`, when the stream ends: as a source of i
 
 OPERATION = ("gen_ai.operation.name", "openinference.span.kind", "llm.request.type")
 
+KIND = (*OPERATION, "traceloop.span.kind")
+TOOLS = frozenset({"execute_tool", "tool"})
+"""The kinds, in small letters, that are one call of a tool."""
+
+TOOL_NAME = ("gen_ai.tool.name", "tool.name", "traceloop.entity.name")
+
 SILENT = frozenset({"embeddings", "embedding", "rerank"})
 INFERENCES = SILENT | {"chat", "text_completion", "completion", "generate_content", "llm"}
 """The operations, in small letters, that are one call of a model; of `SILENT` ones, no answer

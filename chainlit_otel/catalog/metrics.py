@@ -398,7 +398,7 @@ TOOL_CALLS = Metric(
     "chainlit.tool.calls",
     "counter",
     "{call}",
-    "Calls of tools, which are steps of type `tool`, by the name of the step.",
+    "Calls of tools: steps of type `tool`, and spans that other instrumentations end, each once.",
     (TOOL_NAME, OUTCOME),
     label_sets=(),
 )

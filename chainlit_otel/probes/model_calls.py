@@ -9,7 +9,7 @@ Chainlit's own integrations set `generation` of a step instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -26,13 +26,15 @@ from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.prices import build_prices
 from chainlit_otel.probes.chainlit_types import ChainlitGeneration
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of, tool_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.settings import warn
 
 # Each is up to eleven series.
 _MODELS = 32
 _GENERATION = "chainlit"  # as a source
+
+OnTool = Callable[["Turn | None", str, str, int, int, str], None]
 
 
 class ModelCalls(Probe):
@@ -41,6 +43,8 @@ class ModelCalls(Probe):
     Attributes:
         models: The models, by the name that was asked for.
         ledger: What they have used.
+        on_tool: Called with the turn, who shows it, the name, start and end in nanoseconds, and the
+            outcome of each call of a tool in a turn that another instrumentation shows.
     """
 
     name = "model_calls"
@@ -53,6 +57,7 @@ class ModelCalls(Probe):
         self._messages = context.get(Messages)
         self._messages.on_usage = self.on_turn_end
         self._pipeline = context.pipeline
+        self.on_tool: OnTool | None = None
         self._seen: set[str] = set()
         self._priced: set[str] = set()
 
@@ -115,12 +120,23 @@ class ModelCalls(Probe):
             source = source_of(source, attributes)
             call = call_of(attributes, span.status.status_code is StatusCode.ERROR)
         turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
+        if turn is not None and source != catalog.SCOPE:
+            self._show_tool(turn, source, span)
         if call is None and (turn is None or turn.usage is None):
             return
         if call is not None and turn is not None:
             self._expect(call)
         parent = 0 if span.parent is None else span.parent.span_id
         self.ledger.end_span(turn, source, call, context.span_id, parent)
+
+    def _show_tool(self, turn: Turn, source: str, span: ReadableSpan) -> None:
+        tool = tool_of(span.name, span.attributes or {})
+        if not tool or self.on_tool is None or span.start_time is None or span.end_time is None:
+            return
+        failed = span.status.status_code is StatusCode.ERROR
+        # What a stop has interrupted does not look as if it had failed.
+        outcome = "cancelled" if turn.cancelled else "error" if failed else "ok"
+        self.on_tool(turn, source, tool, span.start_time, span.end_time, outcome)
 
     def record_usage(
         self,

@@ -1,4 +1,4 @@
-"""What the span of another instrumentation says of a call of a model."""
+"""What the span of another instrumentation says of a call of a model, or of a tool."""
 
 from __future__ import annotations
 
@@ -52,6 +52,18 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     told = gen_ai.ANSWERED if gen_ai.LOGFIRE_REQUEST in attributes else gen_ai.RESPONSE
     answered = any(name in attributes for name in told)
     return None if failed and not answered else call
+
+
+def tool_of(name: str, attributes: Mapping[str, Any]) -> str:
+    """Return the name of the tool that a span is a call of; empty if it is of none.
+
+    Args:
+        name: The name of the span.
+        attributes: Its attributes.
+    """
+    if not any(_text(attributes, (key,)).lower() in gen_ai.TOOLS for key in gen_ai.KIND):
+        return ""
+    return _text(attributes, gen_ai.TOOL_NAME) or name
 
 
 def litellm_call_of(attributes: Mapping[str, Any]) -> ModelCall | None:

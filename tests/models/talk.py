@@ -58,6 +58,12 @@ class Turn:
         return {name: int(self.record.get(column, 0)) for name, column in columns.items()}
 
     @property
+    def tools(self) -> list[str]:
+        """The tools that the record says were called."""
+        listed = self.record.get(catalog.column_of(catalog.TURN_TOOLS), [])
+        return sorted(tool["name"] for tool in listed)
+
+    @property
     def models(self) -> dict[str, dict[str, int]]:
         """What the record says was counted, by model."""
         listed = self.record.get(catalog.column_of(catalog.TURN_MODELS), [])

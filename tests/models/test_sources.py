@@ -115,13 +115,15 @@ DATED_AGENTS = {"openinference-agents", "traceloop-agents"}
 FULL_NAMES = {"openinference-litellm", "logfire-litellm"}
 
 
-def named(sources: tuple[str, ...], way: str, model: str) -> str:
+def named(sources: tuple[str, ...], way: str, answer: ModelAnswer) -> str:
     """What sources call a model: as it was asked for, if one of them says that."""
+    # Traceloop's of OpenAI does not see what OpenAI Agents streams.
+    seers = set(sources) & set(SEERS) - ({"traceloop"} if answer.streamed else set())
     if set(sources) == {"chainlit"}:
-        return model
-    if way in AGENTS and set(sources) & DATED_AGENTS and not set(sources) & set(SEERS):
-        return model
-    asked = ASKED.get(model, model)
+        return answer.model
+    if way in AGENTS and set(sources) & DATED_AGENTS and not seers:
+        return answer.model
+    asked = ASKED.get(answer.model, answer.model)
     if way in LITELLM and set(sources) & FULL_NAMES:
         return f"anthropic/{asked}" if asked.startswith("claude") else f"openai/{asked}"
     return asked
@@ -132,8 +134,27 @@ def by_model(sources: tuple[str, ...], turns: Iterable[Turn]) -> dict[str, dict[
     grouped: dict[str, list[ModelAnswer]] = {}
     for turn in turns:
         for answer in known(sources, turn):
-            grouped.setdefault(named(sources, turn.way, answer.model), []).append(answer)
+            grouped.setdefault(named(sources, turn.way, answer), []).append(answer)
     return {name: reported(group) for name, group in grouped.items()}
+
+
+CALLED = {
+    "langchain_agent": ["ask_scholar"],
+    "agents": ["ask_scholar", "look_up"],
+    "agents_stream": ["ask_scholar", "look_up"],
+    "pydantic_ai": ["ask_scholar"],
+    "pydantic_ai_responses": ["ask_scholar"],
+    "pydantic_ai_stream": ["ask_scholar"],
+}
+
+
+def called(sources: tuple[str, ...], way: str) -> list[str]:
+    """Which tools a turn has called, as far as anybody shows them."""
+    if way == "openai_tools":
+        return ["in_task", "in_task" if "chainlit" in sources else "in_thread"]
+    # Logfire's of OpenAI Agents follows no convention there.
+    silent = way in AGENTS and "logfire-agents" in sources
+    return [] if silent else CALLED.get(way, [])
 
 
 def check(watched: Chat, ways: Iterable[str]) -> None:
@@ -151,6 +172,8 @@ def check(watched: Chat, ways: Iterable[str]) -> None:
                 # Not every source tells the parts of the input and the output, or not of all calls.
                 if count != told[name] and not (name in PARTS and count < told[name]):
                     wrong.append(f"{turn.way}: {model} {name} {count}, and reported: {told[name]}")
+        if turn.tools != called(watched.sources, turn.way):
+            wrong.append(f"{turn.way}: the tools {turn.tools}")
     assert not wrong, "\n".join(wrong)
     assert [turn.way for turn in turns if not turn.answers] in ([], ["openai_refused"])
 

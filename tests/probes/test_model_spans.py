@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chainlit_otel.core.usage import Usage
-from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of, tool_of
 
 OPENAI_V2 = {
     "gen_ai.operation.name": "chat",
@@ -80,6 +80,22 @@ def test_the_conventions_say_the_same_in_different_words() -> None:
 )
 def test_other_spans_are_of_no_call(attributes: dict[str, Any]) -> None:
     assert call_of(attributes, False) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "attributes", "tool"),
+    [
+        ("execute_tool x", {"gen_ai.operation.name": "execute_tool", "gen_ai.tool.name": "x"}, "x"),
+        ("x", {"openinference.span.kind": "TOOL", "tool.name": "x"}, "x"),
+        ("x.tool", {"traceloop.span.kind": "tool", "traceloop.entity.name": "x"}, "x"),
+        ("x", {"openinference.span.kind": "TOOL"}, "x"),
+        ("x", {"traceloop.span.kind": "task", "traceloop.entity.name": "x"}, ""),
+        ("x", {"gen_ai.operation.name": "chat", "gen_ai.tool.name": "x"}, ""),
+        ("x", {}, ""),
+    ],
+)
+def test_the_conventions_name_tools(name: str, attributes: dict[str, Any], tool: str) -> None:
+    assert tool_of(name, attributes) == tool
 
 
 def test_a_call_without_counts_is_uncounted_and_one_that_was_refused_is_none() -> None:

@@ -64,8 +64,9 @@ def test_a_session_and_its_turns_are_told_to_the_microsecond() -> None:
     turn.output_sizes = {"a": 3, "b": 4}
     turn.chunk(clock.now + NS)
     for n in range(MAX_TOOLS + 1):
-        turns.record_step(turn, ToolCall(f"tool {n}", 0.25, "ok"))
-    turns.record_step(turn, None)
+        turns.record_step(turn)
+        turns.record_tool(turn, ToolCall(f"tool {n}", 0.25, "ok"))
+    turns.record_step(turn)
     turns.record_data_layer_error(turn)
     turns.drop("element", turn, session)
     turn.error, turn.failed_callback = ValueError("secret"), "on_message"
