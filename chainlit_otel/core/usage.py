@@ -26,7 +26,7 @@ _RECENT = 200
 def counts(**tokens: int | None) -> dict[str, int]:
     """Return the tokens of a call that somebody shows, by type: those that are known.
 
-    No call is without any token: who says so has not seen what the model has answered.
+    No call is without any token: who shows none has not seen what the model has answered.
     """
     known = {kind: count for kind, count in tokens.items() if count is not None}
     return known if any(known.values()) else {}
@@ -40,7 +40,7 @@ class ModelCall:
         requested: The model that was asked for; empty if that is not known.
         responded: The model that has answered, likewise.
         provider: Who serves it, likewise.
-        tokens: Tokens by type, those that are known. Without `input` and `output`, it is uncounted.
+        tokens: Tokens by type, those that are known.
         cost: What it has cost by the app's own account; None if it has said nothing of it.
         answer: The id of the model's answer; empty if it is not known.
         is_answer: Whether the model answers; not if it only embeds or ranks what it is sent.
@@ -62,6 +62,13 @@ class ModelCall:
         return "input" in self.tokens or "output" in self.tokens
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of its tokens are known: not if an answer was left before it ended."""
+        if not self.is_answer or APP in self.sources:
+            return self.is_counted
+        return "output" in self.tokens
+
+    @property
     def model(self) -> str:
         """The model, by the name that was asked for, if somebody says that."""
         return self.requested or self.responded
@@ -81,8 +88,12 @@ class ModelCall:
         if other.is_counted and (wins or not self.is_counted):
             self.tokens = dict(other.tokens)
         else:
+            is_left = _is_left(self) or _is_left(other)
             # One account may tell the tokens of caches apart where the other does not.
             self.tokens = {**other.tokens, **self.tokens}
+            if is_left and APP not in self.sources:
+                # Some have a first count of the output, which is not that of what came of it.
+                self.tokens.pop("output", None)
         if other.cost is not None and (wins or self.cost is None):
             self.cost = other.cost
         self.sources |= other.sources
@@ -113,11 +124,15 @@ def without_provider(model: str) -> str:
     return model.rpartition("/")[2]
 
 
+def _is_left(call: ModelCall) -> bool:
+    """Tell whether somebody has seen an answer begin and not end."""
+    return call.is_answer and "input" in call.tokens and "output" not in call.tokens
+
+
 def _has_same_counts(one: ModelCall, other: ModelCall) -> bool:
     """Tell whether two accounts have the same tokens; some add those of caches, some do not."""
-    return any(a == b for a in _ways(one, "input") for b in _ways(other, "input")) and any(
-        a == b for a in _ways(one, "output") for b in _ways(other, "output")
-    )
+    kinds = ["input"] if _is_left(one) or _is_left(other) else ["input", "output"]
+    return all(any(a == b for a in _ways(one, kind) for b in _ways(other, kind)) for kind in kinds)
 
 
 def _ways(call: ModelCall, kind: str) -> tuple[int, ...]:
@@ -220,7 +235,7 @@ class UsageTotals:
     Attributes:
         inferences: How many calls.
         answered: How many of them are answers, and not embeddings or ranks.
-        uncounted: Of how many of them the tokens are not known.
+        uncounted: Of how many of them the tokens are not known, or not that of the output.
         unpriced: Of how many more there is no price.
         tokens: Tokens by type.
         cost: What those that have a price have cost; None without any, which is not nothing.
@@ -396,7 +411,7 @@ class UsageLedger:
             if cost is None and call.is_counted:
                 cost = self._price(call)
             state = "unpriced" if cost is None else "counted"
-            if not call.is_counted:
+            if not call.is_whole:
                 state = "uncounted"
             self._inferences[model, state] += 1
             for kind, count in call.tokens.items():

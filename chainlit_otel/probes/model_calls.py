@@ -147,8 +147,8 @@ class ModelCalls(Probe):
     ) -> None:
         """The app says what a model call has used; see `chainlit_otel.record_usage`."""
         name = utf8_safe(model or "")
-        said = {kind: n for kind, n in tokens.items() if n is not None}
-        wrong = [f"{kind}_tokens" for kind, n in said.items() if not _is_count(n)]
+        given = {kind: n for kind, n in tokens.items() if n is not None}
+        wrong = [f"{kind}_tokens" for kind, n in given.items() if not _is_count(n)]
         if cost is not None and not _is_cost(cost):
             wrong.append("cost")
         if wrong:
@@ -158,7 +158,7 @@ class ModelCalls(Probe):
             )
             return
         provider = utf8_safe(provider or "")
-        self._record(APP, ModelCall(name, provider=provider, tokens=said, cost=cost))
+        self._record(APP, ModelCall(name, provider=provider, tokens=given, cost=cost))
 
     def _record(self, source: str, call: ModelCall) -> None:
         turn = current_turn.get()

@@ -49,8 +49,8 @@ def call_of(attributes: Mapping[str, Any], failed: bool) -> ModelCall | None:
     if not (operation in gen_ai.INFERENCES or (not operation and call.model)):
         return None
     # Logfire names the model that answers before anything has.
-    told = gen_ai.ANSWERED if gen_ai.LOGFIRE_REQUEST in attributes else gen_ai.RESPONSE
-    answered = any(name in attributes for name in told)
+    response = gen_ai.ANSWERED if gen_ai.LOGFIRE_REQUEST in attributes else gen_ai.RESPONSE
+    answered = any(name in attributes for name in response)
     return None if failed and not answered else call
 
 

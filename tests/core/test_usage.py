@@ -54,6 +54,24 @@ def test_a_call_that_one_source_has_not_counted_has_the_counts_of_the_other() ->
         assert counted(usage) == [{"input": 3, "output": 4}]
 
 
+@pytest.mark.parametrize("answer", ["", "msg_1"])
+def test_of_an_answer_that_was_left_the_output_is_not_known(answer: str) -> None:
+    accounts = {"first count": {"input": 412, "output": 1}, "sdk": {"input": 412}}
+    for sources in (["first count", "sdk"], ["sdk", "first count"]):
+        usage = Usage()
+        for source in sources:
+            usage.add(source, ModelCall("m", tokens=dict(accounts[source]), answer=answer))
+        (known,) = usage.calls
+        assert (known.tokens, known.is_whole) == ({"input": 412}, False)
+
+
+def test_what_is_only_sent_is_whole_if_the_app_says_it_or_nothing_is_to_come() -> None:
+    usage = Usage()
+    assert usage.add(APP, call("m", input=7)).is_whole
+    assert usage.add("a", ModelCall("embedder", tokens={"input": 7}, is_answer=False)).is_whole
+    assert not usage.add("a", call("other", input=7)).is_whole
+
+
 def test_calls_of_two_models_are_two() -> None:
     usage = Usage()
     usage.add("a", call("gpt", input=1, output=1))

@@ -11,6 +11,7 @@ import pytest
 from chainlit_otel.testing import models
 from chainlit_otel.testing.models import ModelAnswer
 from tests.models.talk import Chat, Turn, chat, reported
+from tests.support.scrape import wait_until
 
 pytestmark = pytest.mark.e2e
 
@@ -208,6 +209,29 @@ PAIRS = [pair for pair in combinations(SEERS, 2) if pair != ("genai", "openai-v2
 def test_no_pair_of_sources_counts_a_call_twice(pair: tuple[str, str]) -> None:
     with chat(*pair) as watched:
         check(watched, CHAINLIT if "chainlit" in pair else (*OPENAI, *EMBEDDINGS))
+
+
+LEFT = (
+    "openai_stream_left",
+    "openai_stream_closed",
+    "anthropic_stream_left",
+    "anthropic_manager_left",
+)
+
+
+@pytest.mark.parametrize("seer", ["genai", "openinference", "traceloop"])
+def test_of_a_stream_that_the_app_leaves_nobody_knows_the_output(seer: str) -> None:
+    with chat(seer) as watched:
+        turns = watched.ask(LEFT)
+        states = "chainlit_turn_inferences_total"
+        # A stream that is not closed is shown when its garbage is collected.
+        wait_until(lambda: watched.server.scrape().sum(states) == len(LEFT), 60, "the calls")
+        scrape = watched.server.scrape()
+        assert scrape.sum("chainlit_turn_tokens_total", chainlit_token_type="output") == 0
+        assert scrape.sum(states, chainlit_usage_state="uncounted") == len(LEFT)
+        sent = scrape.sum("chainlit_turn_tokens_total", chainlit_token_type="input")
+        told = [answer.input_tokens for turn in turns for answer in turn.answers]
+        assert sent == sum(told[2:]), "Anthropic says at the start what it was sent"
 
 
 # LiteLLM asks as `openai_raw` does, so not with Chainlit's own; and beside Logfire it ends its

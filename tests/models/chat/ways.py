@@ -51,6 +51,15 @@ async def consume(stream: AsyncIterator[Any]) -> Any:
     return usage
 
 
+async def leave(stream: AsyncIterator[Any]) -> None:
+    """Read the first pieces of a stream, and no more."""
+    pieces = 0
+    async for _ in stream:
+        pieces += 1
+        if pieces == 2:
+            break
+
+
 # OpenAI's client
 
 
@@ -88,6 +97,29 @@ async def openai_stream(text: str, **options: Any) -> None:
 @way
 async def openai_stream_counted(text: str) -> None:
     await openai_stream(text, stream_options=COUNT)
+
+
+@way
+async def openai_stream_left(text: str) -> None:
+    """Somebody has read enough."""
+    from openai import AsyncOpenAI
+
+    chat: Any = AsyncOpenAI().chat.completions
+    await leave(
+        await chat.create(model=MODEL, messages=said(text), stream=True, stream_options=COUNT)
+    )
+    note(None)
+
+
+@way
+async def openai_stream_closed(text: str) -> None:
+    from openai import AsyncOpenAI
+
+    chat: Any = AsyncOpenAI().chat.completions
+    stream = await chat.create(model=MODEL, messages=said(text), stream=True, stream_options=COUNT)
+    await leave(stream)
+    await stream.close()
+    note(None)
 
 
 @way
@@ -252,6 +284,25 @@ async def anthropic_stream(text: str) -> None:
     await consume(
         await messages.create(model=CLAUDE, max_tokens=99, messages=said(text), stream=True)
     )
+
+
+@way
+async def anthropic_stream_left(text: str) -> None:
+    from anthropic import AsyncAnthropic
+
+    messages = AsyncAnthropic().messages
+    await leave(
+        await messages.create(model=CLAUDE, max_tokens=99, messages=said(text), stream=True)
+    )
+
+
+@way
+async def anthropic_manager_left(text: str) -> None:
+    from anthropic import AsyncAnthropic
+
+    messages = AsyncAnthropic().messages
+    async with messages.stream(model=CLAUDE, max_tokens=99, messages=said(text)) as stream:
+        await leave(stream.text_stream)
 
 
 @way
