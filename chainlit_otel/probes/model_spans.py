@@ -77,7 +77,7 @@ def litellm_call_of(attributes: Mapping[str, Any]) -> ModelCall | None:
     for key, model in attributes.items():
         if (found := gen_ai.LITELLM_MODEL.fullmatch(key)) is not None and isinstance(model, str):
             usage = attributes.get(f"llm.{found[1]}.usage")
-            return ModelCall(model, provider=found[1], tokens=_tokens_in(usage))
+            return ModelCall(responded=model, provider=found[1], tokens=_tokens_in(usage))
     return None
 
 

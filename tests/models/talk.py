@@ -138,13 +138,13 @@ class Chat:
 
 
 @contextmanager
-def chat(*sources: str, env: dict[str, str] | None = None) -> Iterator[Chat]:
+def chat(*sources: str) -> Iterator[Chat]:
     """Run the app, watched by these sources."""
     paths = [str(OPENAI_V2)] if "openai-v2" in sources else []
     paths += filter(None, [python_path().get("PYTHONPATH"), os.environ.get("PYTHONPATH")])
     # Without anywhere to send spans to, nobody would make any.
     with ModelApi(pause=0.002) as api, Receiver() as receiver:
-        known = {
+        env = {
             "ANTHROPIC_API_KEY": "none",
             "ANTHROPIC_BASE_URL": api.origin,
             "AZURE_OPENAI_API_KEY": "none",
@@ -162,5 +162,5 @@ def chat(*sources: str, env: dict[str, str] | None = None) -> Iterator[Chat]:
             "USE_OTEL_LITELLM_REQUEST_SPAN": "true",
             **receiver.env,
         }
-        with ChainlitServer(FILES, env={**known, **(env or {})}) as server:
+        with ChainlitServer(FILES, env=env) as server:
             yield Chat(api, server, sources)

@@ -120,7 +120,7 @@ def named(sources: tuple[str, ...], way: str, answer: ModelAnswer) -> str:
     """What sources call a model: as it was asked for, if one of them says that."""
     # Traceloop's of OpenAI does not see what OpenAI Agents streams.
     seers = set(sources) & set(SEERS) - ({"traceloop"} if answer.streamed else set())
-    if set(sources) == {"chainlit"}:
+    if set(sources) in ({"chainlit"}, {"litellm-raw"}):
         return answer.model
     if way in AGENTS and set(sources) & DATED_AGENTS and not seers:
         return answer.model
@@ -246,7 +246,7 @@ def test_litellm_and_who_sees_the_client_below_it_count_a_call_once(seer: str) -
 
 
 def test_litellm_counts_without_a_span_of_each_call_what_is_not_streamed() -> None:
-    with chat("litellm", env={"USE_OTEL_LITELLM_REQUEST_SPAN": "false"}) as watched:
+    with chat("litellm-raw") as watched:
         check(watched, ("litellm", "litellm_anthropic"))
 
 
