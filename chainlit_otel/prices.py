@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from chainlit_otel.core.usage import ModelCall
+from chainlit_otel.core.usage import ModelCall, without_provider
 from chainlit_otel.guard import Guard
 from chainlit_otel.settings import Settings, warn
 
@@ -54,8 +54,8 @@ class Prices:
 
     def cost_of(self, call: ModelCall) -> float | None:
         """Return what a call has cost in US dollars; None if there is no price for it."""
-        for name in (call.requested, call.responded):
-            if name and (prices := self._find(name)) is not None:
+        for name in _names(call.requested, call.responded):
+            if (prices := self._find(name)) is not None:
                 return _cost(call.tokens, prices)
         with self._guard:
             return self._listed(call)
@@ -79,15 +79,20 @@ class Prices:
             cache_write_tokens=tokens.get("cache_write"),
         )
         # What has answered has a price; what was asked for may be an alias of it.
-        for name in dict.fromkeys((call.responded, call.requested)):
+        for name in _names(call.responded, call.requested):
             for provider in dict.fromkeys((call.provider or None, None)):
-                if name:
-                    try:
-                        price = self._list.calc_price(usage, name, provider_id=provider)
-                    except LookupError:
-                        continue
-                    return float(price.total_price)
+                try:
+                    price = self._list.calc_price(usage, name, provider_id=provider)
+                except LookupError:
+                    continue
+                return float(price.total_price)
         return None
+
+
+def _names(*names: str) -> list[str]:
+    """Return by which names a price is looked for: as they are, then without a provider."""
+    bare = map(without_provider, names)
+    return [name for name in dict.fromkeys((*names, *bare)) if name]
 
 
 def build_prices(settings: Settings, guard: Guard) -> Prices:

@@ -49,6 +49,7 @@ def prices() -> Prices:
         ("gpt-4o-mini", ""),
         ("claude-haiku-4-5", "anthropic"),
         ("gpt-4o", "azure.ai.openai"),
+        ("openai/gpt-4o", "openai"),
         ("gpt-4o", "a gateway of one's own"),
     ],
 )
@@ -56,7 +57,8 @@ def test_the_cost_is_that_of_the_list(prices: Prices, model: str, provider: str)
     cost = prices.cost_of(
         call(model, provider=provider, input=1_000_000, output=500_000, cache_read=400_000)
     )
-    price = genai_prices.calc_price(genai_prices.Usage(input_tokens=1), model).model_price
+    known = model.rpartition("/")[2]
+    price = genai_prices.calc_price(genai_prices.Usage(input_tokens=1), known).model_price
     # By hand, from the three prices of the list.
     expected = (
         flat(price.input_mtok) * Decimal("0.6")
@@ -105,6 +107,7 @@ def test_prices_of_ones_own_go_first(tmp_path: Path) -> None:
     cached = call("ours-large-2", **million, cache_read=500_000, cache_write=200_000)
     assert prices.cost_of(cached) == pytest.approx(0.3 * 100 + 0.5 * 5 + 0.2 * 125 + 200)
     assert prices.cost_of(call("their-alias", "ours-small", **million)) == 30
+    assert prices.cost_of(call("openai/gpt-4o", **million)) == 3
 
 
 @pytest.mark.parametrize(

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 
-PREFIXES = ("gen_ai.", "llm.")
+PREFIXES = ("gen_ai.", "llm.", "embedding.")
 """With which the name of at least one attribute of such a span begins."""
 
-REQUESTED_MODEL = (
-    "gen_ai.request.model",
-    "llm.request.model",
-    "llm.request.model_name",
-    "llm.model_name",
-)
+REQUESTED_MODEL = ("gen_ai.request.model", "llm.request.model", "llm.request.model_name")
+REQUEST = ("llm.invocation_parameters", "embedding.invocation_parameters")
+"""Where the request is as JSON, without its messages: `model` is what was asked for."""
+
+MODEL = ("llm.model_name", "embedding.model_name")
+"""A model without a word on whether it was asked for or has answered: most often the latter."""
+
 RESPONDED_MODEL = ("gen_ai.response.model", "llm.response.model", "llm.response.model_name")
 PROVIDER = ("gen_ai.provider.name", "gen_ai.system", "llm.provider", "llm.system")
 ANSWER = ("gen_ai.response.id",)
@@ -79,15 +80,19 @@ LITELLM_TOKENS = {
 ANTHROPIC_CACHES = ("cache_read_input_tokens", "cache_creation_input_tokens")
 
 LOGFIRE_REQUEST = "request_data"
-"""What logfire sets. It ends a span when a stream begins, with the model that was asked for as the
-one that answers, and shows the answer by another span when the stream ends."""
+LOGFIRE_KIND = "logfire.span_type"
+"""What logfire sets. It ends a span when a stream begins, as if nothing had been answered, and
+shows the answer by another one, a `log`, when the stream ends: as a source of its own."""
 
 OPERATION = ("gen_ai.operation.name", "openinference.span.kind", "llm.request.type")
 
-INFERENCES = frozenset(
-    {
-        *("chat", "text_completion", "completion", "generate_content", "embeddings", "embedding"),
-        *("rerank", "llm"),
-    }
-)
-"""The operations, in small letters, that are one call of a model."""
+KIND = (*OPERATION, "traceloop.span.kind")
+TOOLS = frozenset({"execute_tool", "tool"})
+"""The kinds, in small letters, that are one call of a tool."""
+
+TOOL_NAME = ("gen_ai.tool.name", "tool.name", "traceloop.entity.name")
+
+SILENT = frozenset({"embeddings", "embedding", "rerank"})
+INFERENCES = SILENT | {"chat", "text_completion", "completion", "generate_content", "llm"}
+"""The operations, in small letters, that are one call of a model; of `SILENT` ones, no answer
+comes that anybody reads."""

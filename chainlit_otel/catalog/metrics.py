@@ -398,7 +398,7 @@ TOOL_CALLS = Metric(
     "chainlit.tool.calls",
     "counter",
     "{call}",
-    "Calls of tools, which are steps of type `tool`, by the name of the step.",
+    "Calls of tools: steps of type `tool`, and spans that other instrumentations end, each once.",
     (TOOL_NAME, OUTCOME),
     label_sets=(),
 )
@@ -679,24 +679,6 @@ RECORDS_DROPPED = Metric(
     "Records that could not be written, because a disk was full or a queue was.",
     (RECORD_KIND_ATTRIBUTE, RECORD_DESTINATION),
     label_sets=(),
-)
-
-SYNTHETIC_SESSIONS = Metric(
-    "chainlit.synthetic.sessions",
-    "counter",
-    "{session}",
-    "Sessions of synthetic visitors that have ended, by the worst outcome of their turns.",
-    (OUTCOME,),
-    label_sets=_every(OUTCOME),
-)
-
-SYNTHETIC_TURNS = Metric(
-    "chainlit.synthetic.turns",
-    "counter",
-    "{turn}",
-    "Turns of synthetic visitors that have ended, by outcome. They are in no other figure.",
-    (OUTCOME,),
-    label_sets=_every(OUTCOME),
 )
 
 METRICS = tuple(row for row in list(vars().values()) if isinstance(row, Metric))

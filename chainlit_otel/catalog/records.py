@@ -259,7 +259,7 @@ TURN_RECORD = RecordKind(
         RecordField(
             TURN_TOOLS,
             "tools",
-            "The first 50 steps of type `tool`: `name`, `duration` in seconds, `outcome`.",
+            "The first 50 calls of tools: `name`, `duration` in seconds, `outcome`.",
         ),
         RecordField(TURN_MODELS, "models", "What was used of each model."),
         *_usage(TURN_USAGE),

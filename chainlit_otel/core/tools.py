@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from threading import Lock
+
+_RECENT = 200
+"""With how many of the last calls of a turn a new one is compared."""
 
 ToolOutcome = tuple[str, str]
 """Name of a tool, as a bounded label, and outcome."""
@@ -37,3 +42,44 @@ class ToolLedger:
         """Return how many seconds were spent in them, likewise."""
         with self._lock:
             return {key: time for key, (_, time) in self._totals.items()}
+
+
+@dataclass
+class _ShownCall:
+    name: str
+    start: int
+    end: int
+    sources: set[str]
+
+
+class ShownTools:
+    """The calls of tools of one turn, each once, whoever shows it. Not thread-safe.
+
+    The same call may be a step of Chainlit and a span of one or two instrumentations. Each of these
+    is a source, which shows a call once. So what another source shows of the same tool at the same
+    time is the same call, whether one of them is around the other or beside it.
+    """
+
+    def __init__(self) -> None:
+        self._known: deque[_ShownCall] = deque(maxlen=_RECENT)
+
+    def add(self, source: str, name: str, start: int, end: int) -> bool:
+        """A source shows a call; return whether nobody has shown it before.
+
+        Args:
+            source: The source.
+            name: Name of the tool.
+            start: When the call began, in nanoseconds of any clock that is the same for all.
+            end: When it ended, likewise.
+        """
+        longest, same = -1, None
+        for known in self._known:
+            if known.name == name and source not in known.sources:
+                shared = min(end, known.end) - max(start, known.start)
+                if shared > longest:
+                    longest, same = shared, known
+        if same is None:
+            self._known.append(_ShownCall(name, start, end, {source}))
+            return True
+        same.sources.add(source)
+        return False

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.peaks import HighWaterMark
 from chainlit_otel.core.sessions import NS, Clock, Session
+from chainlit_otel.core.tools import ShownTools
 from chainlit_otel.core.usage import Usage, UsageTotals
 
 TurnSource = Literal["message", "edit", "voice", "bot"]
@@ -29,7 +30,7 @@ class ToolCall(NamedTuple):
     """One tool that has run in a turn.
 
     Attributes:
-        name: Name of the step, as a bounded label.
+        name: Its name, as a bounded label.
         duration: Seconds that it took.
         outcome: `ok`, `error` or `cancelled`.
     """
@@ -77,11 +78,6 @@ class TurnReference:
     span_id: str = ""
     model: str = ""
 
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether it was a turn of a synthetic visitor."""
-        return self.session is not None and self.session.is_synthetic
-
 
 class Turn:
     """One turn; chunks are counted by plain assignments, since tokens are many.
@@ -100,7 +96,8 @@ class Turn:
         input_size: Characters of the user's message.
         output_sizes: Characters of each answer, by its id, as it was last sent.
         steps: How many steps have ended in it.
-        tools: The first `MAX_TOOLS` of them that are tools.
+        tools: The first `MAX_TOOLS` calls of tools.
+        shown_tools: Who has shown the last of them; None before the first.
         undelivered: How much was sent to a socket that was gone.
         lost_chunks: How much of that were chunks.
         socket_changes: The first `MAX_SOCKET_CHANGES` losses and returns of its socket.
@@ -141,6 +138,7 @@ class Turn:
         "profile",
         "room",
         "session",
+        "shown_tools",
         "socket_changes",
         "source",
         "span_id",
@@ -176,6 +174,7 @@ class Turn:
         self.output_sizes: dict[str, int] = {}
         self.steps = 0
         self.tools: list[ToolCall] = []
+        self.shown_tools: ShownTools | None = None
         self.undelivered = 0
         self.lost_chunks = 0
         self.lost_output = False
@@ -203,11 +202,6 @@ class Turn:
                 self.session, self.number, self.profile, self.trace_id, self.span_id
             )
         return self._reference
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether it is a turn of a synthetic visitor."""
-        return self.session is not None and self.session.is_synthetic
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""
@@ -379,11 +373,22 @@ class TurnLedger:
                         SocketChange(now, is_back, reason, turn.chunks, turn.undelivered)
                     )
 
-    def record_step(self, turn: Turn, tool: ToolCall | None) -> None:
-        """A step of a turn has ended, which may be a tool. Threads of the app have steps, too."""
+    def record_step(self, turn: Turn) -> None:
+        """A step of a turn has ended. Threads of the app have steps, too."""
         with self._lock:
             turn.steps += 1
-            if tool is not None and len(turn.tools) < MAX_TOOLS:
+
+    def show_tool(self, turn: Turn, source: str, name: str, start: int, end: int) -> bool:
+        """A call of a tool is shown; return whether for the first time, see `ShownTools.add`."""
+        with self._lock:
+            if turn.shown_tools is None:
+                turn.shown_tools = ShownTools()
+            return turn.shown_tools.add(source, name, start, end)
+
+    def record_tool(self, turn: Turn, tool: ToolCall) -> None:
+        """A call of a tool has ended, in a thread or not."""
+        with self._lock:
+            if not turn.ended and len(turn.tools) < MAX_TOOLS:
                 turn.tools.append(tool)
 
     def record_data_layer_error(self, turn: Turn) -> None:

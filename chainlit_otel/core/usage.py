@@ -9,6 +9,7 @@ id, it is if nothing speaks against it: the names of the model, and the counts.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,10 +18,18 @@ from typing import Any, Protocol
 
 APP = "app"
 """The source that the app itself is, by `record_usage()`. What it says wins."""
-
 _DIGITS = 12  # of dollars: a token may cost a hundredth of a millionth
 _RECENT = 200
 """With how many of the last calls of a turn a new one is compared."""
+
+
+def counts(**tokens: int | None) -> dict[str, int]:
+    """Return the tokens of a call that somebody shows, by type: those that are known.
+
+    No call is without any token: who shows none has not seen what the model has answered.
+    """
+    known = {kind: count for kind, count in tokens.items() if count is not None}
+    return known if any(known.values()) else {}
 
 
 @dataclass
@@ -31,9 +40,10 @@ class ModelCall:
         requested: The model that was asked for; empty if that is not known.
         responded: The model that has answered, likewise.
         provider: Who serves it, likewise.
-        tokens: Tokens by type, those that are known. Without `input` and `output`, it is uncounted.
+        tokens: Tokens by type, those that are known.
         cost: What it has cost by the app's own account; None if it has said nothing of it.
         answer: The id of the model's answer; empty if it is not known.
+        is_answer: Whether the model answers; not if it only embeds or ranks what it is sent.
         sources: Those who have shown it.
     """
 
@@ -43,6 +53,7 @@ class ModelCall:
     tokens: dict[str, int] = field(default_factory=dict)
     cost: float | None = None
     answer: str = ""
+    is_answer: bool = True
     sources: set[str] = field(default_factory=set)
 
     @property
@@ -51,8 +62,15 @@ class ModelCall:
         return "input" in self.tokens or "output" in self.tokens
 
     @property
+    def is_whole(self) -> bool:
+        """Whether all of its tokens are known: not if an answer was left before it ended."""
+        if not self.is_answer or APP in self.sources:
+            return self.is_counted
+        return "output" in self.tokens
+
+    @property
     def model(self) -> str:
-        """The model, by the name that was asked for."""
+        """The model, by the name that was asked for, if somebody says that."""
         return self.requested or self.responded
 
     def merge(self, other: ModelCall, wins: bool = False) -> None:
@@ -66,35 +84,55 @@ class ModelCall:
         self.responded = self.responded or other.responded
         self.provider = self.provider or other.provider
         self.answer = self.answer or other.answer
+        self.is_answer = self.is_answer and other.is_answer
         if other.is_counted and (wins or not self.is_counted):
             self.tokens = dict(other.tokens)
         else:
+            is_left = _is_left(self) or _is_left(other)
             # One account may tell the tokens of caches apart where the other does not.
             self.tokens = {**other.tokens, **self.tokens}
+            if is_left and APP not in self.sources:
+                # Some have a first count of the output, which is not that of what came of it.
+                self.tokens.pop("output", None)
         if other.cost is not None and (wins or self.cost is None):
             self.cost = other.cost
         self.sources |= other.sources
 
 
-def _is_same_model(one: ModelCall, other: ModelCall) -> bool:
+def _likeness(one: ModelCall, other: ModelCall) -> float:
+    """Return how much the names speak for one model; 0 if they speak against it."""
     names = {one.requested, one.responded} - {""}
     others = {other.requested, other.responded} - {""}
-    if not names or not others or names & others:
-        return True
+    if not names or not others:
+        return 1
+    if names & others:
+        return math.inf
+    # `gpt-4o` begins as `gpt-4o-mini-2024-07-18` does, but `gpt-4o-mini` has more of it.
+    return max(max(_in_common(a, b), _in_common(b, a)) for a in names for b in others)
+
+
+def _in_common(name: str, longer: str) -> int:
+    """Return how long a name is of which another one is a variant; 0 if it is none."""
     # A gateway puts the provider before the name, and a provider the date behind it.
-    return any(_is_variant(a, b) or _is_variant(b, a) for a in names for b in others)
+    if "/" not in name or "/" not in longer:
+        name, longer = without_provider(name), without_provider(longer)
+    return len(name) if longer == name or longer.startswith(f"{name}-") else 0
 
 
-def _is_variant(name: str, longer: str) -> bool:
-    bare = longer.rpartition("/")[2]
-    return bare == name or bare.startswith(f"{name}-")
+def without_provider(model: str) -> str:
+    """Return the name of a model without the provider that a gateway puts before it."""
+    return model.rpartition("/")[2]
+
+
+def _is_left(call: ModelCall) -> bool:
+    """Tell whether somebody has seen an answer begin and not end."""
+    return call.is_answer and "input" in call.tokens and "output" not in call.tokens
 
 
 def _has_same_counts(one: ModelCall, other: ModelCall) -> bool:
     """Tell whether two accounts have the same tokens; some add those of caches, some do not."""
-    return any(a == b for a in _ways(one, "input") for b in _ways(other, "input")) and any(
-        a == b for a in _ways(one, "output") for b in _ways(other, "output")
-    )
+    kinds = ["input"] if _is_left(one) or _is_left(other) else ["input", "output"]
+    return all(any(a == b for a in _ways(one, kind) for b in _ways(other, kind)) for kind in kinds)
 
 
 def _ways(call: ModelCall, kind: str) -> tuple[int, ...]:
@@ -170,11 +208,13 @@ class Usage:
                 # Whatever it counted: some count the first piece of a streamed answer twice.
                 if known.answer == call.answer:
                     return known
-        alike = [
-            known
+        likeness = {
+            id(known): _likeness(known, call)
             for known in others
-            if not (known.answer and call.answer) and _is_same_model(known, call)
-        ]
+            if not (known.answer and call.answer)
+        }
+        alike = [known for known in others if likeness.get(id(known))]
+        alike.sort(key=lambda known: likeness[id(known)], reverse=True)
         if call.is_counted:
             for known in alike:
                 if known.is_counted and _has_same_counts(known, call):
@@ -194,30 +234,34 @@ class UsageTotals:
 
     Attributes:
         inferences: How many calls.
-        uncounted: Of how many of them the tokens are not known.
+        answered: How many of them are answers, and not embeddings or ranks.
+        uncounted: Of how many of them the tokens are not known, or not that of the output.
         unpriced: Of how many more there is no price.
         tokens: Tokens by type.
         cost: What those that have a price have cost; None without any, which is not nothing.
     """
 
     inferences: int = 0
+    answered: int = 0
     uncounted: int = 0
     unpriced: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     cost: float | None = None
 
-    def add(self, state: str, tokens: dict[str, int], cost: float | None) -> None:
-        """Add one call, by its state, its tokens and its cost."""
+    def add(self, call: ModelCall, state: str, cost: float | None) -> None:
+        """Add one call, which is in this state, and has cost so much."""
         self.inferences += 1
+        self.answered += call.is_answer
         self.uncounted += state == "uncounted"
         self.unpriced += state == "unpriced"
-        self.tokens.update(tokens)
+        self.tokens.update(call.tokens)
         if cost is not None:
             self.cost = (self.cost or 0.0) + cost
 
     def update(self, other: UsageTotals) -> None:
         """Add the totals of others."""
         self.inferences += other.inferences
+        self.answered += other.answered
         self.uncounted += other.uncounted
         self.unpriced += other.unpriced
         self.tokens.update(other.tokens)
@@ -236,6 +280,12 @@ class UsageTotals:
             # A sum of small floats has digits behind those that say something.
             values["cost"] = round(self.cost, _DIGITS)
         return values
+
+
+def answering(spent: Mapping[str, UsageTotals]) -> str:
+    """Return the model that has answered most; empty if none has."""
+    answered = [model for model, totals in spent.items() if totals.answered]
+    return max(answered, key=lambda model: spent[model].tokens["output"], default="")
 
 
 def sum_of(spent: Mapping[str, UsageTotals]) -> UsageTotals:
@@ -361,7 +411,7 @@ class UsageLedger:
             if cost is None and call.is_counted:
                 cost = self._price(call)
             state = "unpriced" if cost is None else "counted"
-            if not call.is_counted:
+            if not call.is_whole:
                 state = "uncounted"
             self._inferences[model, state] += 1
             for kind, count in call.tokens.items():
@@ -370,10 +420,10 @@ class UsageLedger:
                 self._cost[model, outcome] = self._cost.get((model, outcome), 0.0) + cost
                 if wasted:
                     self._wasted[(wasted,)] = self._wasted.get((wasted,), 0.0) + cost
-            turn.spent.setdefault(model, UsageTotals()).add(state, call.tokens, cost)
+            turn.spent.setdefault(model, UsageTotals()).add(call, state, cost)
             if (session := turn.session) is not None:
                 session.spent = session.spent or UsageTotals()
-                session.spent.add(state, call.tokens, cost)
+                session.spent.add(call, state, cost)
 
     def tokens(self) -> dict[tuple[str, ...], int]:
         """Tokens by model and type."""

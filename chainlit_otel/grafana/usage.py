@@ -118,7 +118,8 @@ def cost_by_outcome() -> Json:
     return timeseries(
         "Cost by outcome",
         "US dollars in an hour, by what became of the turn. Investigate if `error` has a part of "
-        "it: who asks again pays again.",
+        "it: who asks again pays again. By chat profile, too, it is in the records: section *Cost* "
+        "of `chainlit-otel report`.",
         "currencyUSD",
         Query(
             increase(catalog.TURN_COST, "1h", by=label(catalog.OUTCOME)), legend(catalog.OUTCOME)

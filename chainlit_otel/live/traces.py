@@ -134,8 +134,7 @@ class TraceStore:
     """Keeps the spans of turns. Thread-safe.
 
     The spans of other traces are not kept: only a root span with the name of a turn opens one. And
-    none are while nobody looks, since spans are the most of what the page costs. Those of synthetic
-    visitors are not kept either, as the page has none of their turns.
+    none are while nobody looks, since spans are the most of what the page costs.
 
     Attributes:
         is_wanted: Whether somebody looks.
@@ -156,7 +155,7 @@ class TraceStore:
 
     def on_local_start(self, span: LocalSpan) -> None:
         """A span that is made for the page has started."""
-        self._start(span.trace_id, span.span_id, span.parent_id, span.name, span.attributes)
+        self._start(span.trace_id, span.span_id, span.parent_id, span.name)
 
     def on_local_end(self, span: LocalSpan) -> None:
         """A span that is made for the page has ended."""
@@ -172,8 +171,7 @@ class TraceStore:
         """A span of the SDK has started."""
         if span.context is not None:
             parent_id = span.parent.span_id if span.parent else 0
-            ids = span.context.trace_id, span.context.span_id, parent_id
-            self._start(*ids, span.name, span.attributes or {})
+            self._start(span.context.trace_id, span.context.span_id, parent_id, span.name)
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span of the SDK has ended."""
@@ -210,18 +208,11 @@ class TraceStore:
         kept = [s if isinstance(s, KeptSpan) else KeptSpan.of_local(s) for s in spans]
         return sorted(kept, key=lambda span: span.started), dropped
 
-    def _start(
-        self,
-        trace_id: int,
-        span_id: int,
-        parent_id: int,
-        name: str,
-        attributes: Mapping[str, Any],
-    ) -> None:
+    def _start(self, trace_id: int, span_id: int, parent_id: int, name: str) -> None:
         with self._lock:
             trace = self._traces.get(trace_id)
             if trace is None:
-                if parent_id or name != catalog.SPAN_TURN or catalog.SYNTHETIC in attributes:
+                if parent_id or name != catalog.SPAN_TURN:
                     return
                 trace = self._traces[trace_id] = Trace()
                 if len(self._traces) > MAX_TRACES:

@@ -9,7 +9,7 @@ Chainlit's own integrations set `generation` of a step instead.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -19,21 +19,22 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import gen_ai
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.turns import Turn
-from chainlit_otel.core.usage import APP, ModelCall, UsageLedger
+from chainlit_otel.core.usage import APP, ModelCall, UsageLedger, answering, counts
 from chainlit_otel.patching import Patches
 from chainlit_otel.pipeline.attached import Attached
 from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.prices import build_prices
 from chainlit_otel.probes.chainlit_types import ChainlitGeneration
 from chainlit_otel.probes.messages import Messages, current_turn
-from chainlit_otel.probes.model_spans import call_of, litellm_call_of
+from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of, tool_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.settings import warn
 
 # Each is up to eleven series.
 _MODELS = 32
 _GENERATION = "chainlit"  # as a source
+
+OnTool = Callable[["Turn | None", str, str, int, int, str], None]
 
 
 class ModelCalls(Probe):
@@ -41,7 +42,9 @@ class ModelCalls(Probe):
 
     Attributes:
         models: The models, by the name that was asked for.
-        ledger: What they have used, without those of synthetic visitors.
+        ledger: What they have used.
+        on_tool: Called with the turn, who shows it, the name, start and end in nanoseconds, and the
+            outcome of each call of a tool in a turn that another instrumentation shows.
     """
 
     name = "model_calls"
@@ -51,11 +54,10 @@ class ModelCalls(Probe):
         self.models = BoundedLabel(_MODELS)
         self._prices = build_prices(context.settings, self.guard)
         self.ledger = UsageLedger(self._prices.cost_of, self._label)
-        self._synthetic_ledger = UsageLedger(self._prices.cost_of, self._label)
         self._messages = context.get(Messages)
-        self._sessions = context.get(Sessions)
         self._messages.on_usage = self.on_turn_end
         self._pipeline = context.pipeline
+        self.on_tool: OnTool | None = None
         self._seen: set[str] = set()
         self._priced: set[str] = set()
 
@@ -88,20 +90,19 @@ class ModelCalls(Probe):
     def on_turn_end(self, turn: Turn) -> None:
         """A turn is over that had model calls."""
         try:
-            self._ledger_of(turn).close(turn)
+            self.ledger.close(turn)
             if spent := turn.spent:
-                turn.reference.model = max(spent, key=lambda m: spent[m].tokens.get("output", 0))
+                turn.reference.model = answering(spent)
         except Exception as error:  # noqa: BLE001 - a guard
             self.guard.on_error(error)
 
     def on_generation(self, generation: ChainlitGeneration) -> None:
         """A step has ended that says it was a model call."""
         call = ModelCall(
-            requested=utf8_safe(generation.model or ""),
+            # Some of Chainlit's integrations take it from the answer, some from the request.
+            responded=utf8_safe(generation.model or ""),
             provider=utf8_safe(generation.provider or ""),
-            tokens=_tokens(
-                input=generation.input_token_count, output=generation.output_token_count
-            ),
+            tokens=counts(input=generation.input_token_count, output=generation.output_token_count),
         )
         if call.is_counted or not generation.error:
             self._record(_GENERATION, call)
@@ -111,19 +112,31 @@ class ModelCalls(Probe):
         context, scope = span.context, span.instrumentation_scope
         if context is None or scope is None:
             return
-        source, call = scope.name, None
+        source, call, attributes = scope.name, None, span.attributes or {}
         if span.name == gen_ai.LITELLM_SPAN:
             # There may be another span of LiteLLM of this call, so this is a source of its own.
-            source, call = span.name, litellm_call_of(span.attributes or {})
+            source, call = span.name, litellm_call_of(attributes)
         elif source != catalog.SCOPE:
-            call = call_of(span.attributes or {}, span.status.status_code is StatusCode.ERROR)
+            source = source_of(source, attributes)
+            call = call_of(attributes, span.status.status_code is StatusCode.ERROR)
         turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
+        if turn is not None and source != catalog.SCOPE:
+            self._show_tool(turn, source, span)
         if call is None and (turn is None or turn.usage is None):
             return
         if call is not None and turn is not None:
-            self._expect(call, turn)
+            self._expect(call)
         parent = 0 if span.parent is None else span.parent.span_id
-        self._ledger_of(turn).end_span(turn, source, call, context.span_id, parent)
+        self.ledger.end_span(turn, source, call, context.span_id, parent)
+
+    def _show_tool(self, turn: Turn, source: str, span: ReadableSpan) -> None:
+        tool = tool_of(span.name, span.attributes or {})
+        if not tool or self.on_tool is None or span.start_time is None or span.end_time is None:
+            return
+        failed = span.status.status_code is StatusCode.ERROR
+        # What a stop has interrupted does not look as if it had failed.
+        outcome = "cancelled" if turn.cancelled else "error" if failed else "ok"
+        self.on_tool(turn, source, tool, span.start_time, span.end_time, outcome)
 
     def record_usage(
         self,
@@ -134,8 +147,8 @@ class ModelCalls(Probe):
     ) -> None:
         """The app says what a model call has used; see `chainlit_otel.record_usage`."""
         name = utf8_safe(model or "")
-        counts = {kind: n for kind, n in tokens.items() if n is not None}
-        wrong = [f"{kind}_tokens" for kind, n in counts.items() if not _is_count(n)]
+        given = {kind: n for kind, n in tokens.items() if n is not None}
+        wrong = [f"{kind}_tokens" for kind, n in given.items() if not _is_count(n)]
         if cost is not None and not _is_cost(cost):
             wrong.append("cost")
         if wrong:
@@ -145,22 +158,16 @@ class ModelCalls(Probe):
             )
             return
         provider = utf8_safe(provider or "")
-        self._record(APP, ModelCall(name, provider=provider, tokens=counts, cost=cost))
+        self._record(APP, ModelCall(name, provider=provider, tokens=given, cost=cost))
 
     def _record(self, source: str, call: ModelCall) -> None:
         turn = current_turn.get()
         if turn is not None:
-            self._expect(call, turn)
-        self._ledger_of(turn).record(turn, source, call)
+            self._expect(call)
+        self.ledger.record(turn, source, call)
 
-    def _ledger_of(self, turn: Turn | None) -> UsageLedger:
-        is_synthetic = self._sessions.is_synthetic() if turn is None else turn.is_synthetic
-        return self._synthetic_ledger if is_synthetic else self.ledger
-
-    def _expect(self, call: ModelCall, turn: Turn) -> None:
+    def _expect(self, call: ModelCall) -> None:
         """Show the series of a model at zero, as its first turn is not over yet."""
-        if turn.is_synthetic:
-            return
         model = self._label(call.model)
         if model not in self._seen:
             self._seen.add(model)
@@ -222,7 +229,3 @@ def _is_cost(value: object) -> bool:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         return False
     return math.isfinite(value) and value >= 0
-
-
-def _tokens(**counts: int | None) -> dict[str, int]:
-    return {kind: count for kind, count in counts.items() if count is not None}

@@ -26,7 +26,7 @@ from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import NS
 from chainlit_otel.core.tools import ToolLedger
-from chainlit_otel.core.turns import ToolCall
+from chainlit_otel.core.turns import ToolCall, Turn
 from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import NOOP_SCOPE, SpanScope, utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitStep
@@ -34,7 +34,6 @@ from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.model_calls import ModelCalls
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
-from chainlit_otel.probes.sessions import Sessions
 
 # An app has tens of steps; one that puts what it looks for into their names has any number.
 _NAMES = 64
@@ -71,7 +70,7 @@ class Steps(Probe):
     Attributes:
         types: The types of steps.
         names: The names of steps, as they are in the names of spans.
-        tools: The names of those that are tools.
+        tools: The names of tools.
     """
 
     name = "steps"
@@ -83,8 +82,8 @@ class Steps(Probe):
         self.tools = BoundedLabel(_NAMES)
         self._calls = ToolLedger()
         self._messages = context.get(Messages)
-        self._sessions = context.get(Sessions)
         self._model_calls = context.get(ModelCalls)
+        self._model_calls.on_tool = self.on_tool
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_steps
@@ -195,8 +194,19 @@ class Steps(Probe):
         end: int | None = None,
     ) -> None:
         state.open = False
-        if not self._sessions.is_synthetic():
-            self._record(step, seconds, outcome)
+        kind = self.types(step.type)
+        if kind not in self._expected:
+            # From the first step of a type on, so that `rate()` does not lose the first that fails.
+            self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+            self._expected.add(kind)
+        self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
+        turn = current_turn.get()
+        if kind == "tool":
+            ended = end or time.time_ns()
+            started = ended - round(seconds * NS)
+            self.on_tool(turn, catalog.SCOPE, step.name, started, ended, outcome)
+        if turn is not None and not turn.ended:
+            self._messages.ledger.record_step(turn)
         if (generation := step.generation) is not None:
             self._model_calls.on_generation(generation)
         if state.scope is NOOP_SCOPE:
@@ -213,27 +223,32 @@ class Steps(Probe):
                     span.set_attributes(_content(step))
         self._tracing.end(state.scope, outcome, error, end)
 
-    def _record(self, step: ChainlitStep, seconds: float, outcome: str) -> None:
-        kind = self.types(step.type)
-        if kind not in self._expected:
-            # From the first step of a type on, so that `rate()` does not lose the first that fails.
-            self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
-            self._expected.add(kind)
-        self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
-        tool = self._end_tool(step, seconds, outcome) if kind == "tool" else None
-        turn = current_turn.get()
-        if turn is not None and not turn.ended:
-            self._messages.ledger.record_step(turn, tool)
+    def on_tool(
+        self, turn: Turn | None, source: str, tool: str, start: int, end: int, outcome: str
+    ) -> None:
+        """A call of a tool has ended, as a step or by what another instrumentation says.
 
-    def _end_tool(self, step: ChainlitStep, seconds: float, outcome: str) -> ToolCall:
-        name = self.tools.admit(utf8_safe(step.name))
+        Args:
+            turn: The turn that it is in; None outside of turns.
+            source: Who shows it.
+            tool: Name of the tool.
+            start: When it began, by the wall clock, in nanoseconds since the epoch.
+            end: When it ended, likewise.
+            outcome: `ok`, `error` or `cancelled`.
+        """
+        tool = utf8_safe(tool)
+        ledger, seconds = self._messages.ledger, max(0, end - start) / NS
+        if turn is not None and not ledger.show_tool(turn, source, tool, start, end):
+            return
+        name = self.tools.admit(tool)
         if name not in self._expected_tools:
             # From the first call on, so that `rate()` does not lose the first that fails.
             for metric in (catalog.TOOL_CALLS, catalog.TOOL_TIME):
                 self.telemetry.expect(metric, (name, "ok"), (name, "error"))
             self._expected_tools.add(name)
         self._calls.add(name, outcome, seconds)
-        return ToolCall(name, seconds, outcome)
+        if turn is not None:
+            ledger.record_tool(turn, ToolCall(name, seconds, outcome))
 
     def _describe(self, step: ChainlitStep) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""

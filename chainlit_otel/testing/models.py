@@ -19,14 +19,14 @@ import re
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Lock, Thread
 from typing import Any
 
 WORDS = ("In ", "a ", "word: ", "yes.")
 # What a model is called in answers, as providers do.
-_RELEASES = {
+RELEASES = {
     "gpt-4o": "gpt-4o-2024-08-06",
     "gpt-4o-mini": "gpt-4o-mini-2024-07-18",
     "claude-sonnet-4-5": "claude-sonnet-4-5-20250929",
@@ -41,7 +41,7 @@ class ModelAnswer:
 
     Attributes:
         mark: the last word after a `#` in the messages that were sent; empty if there was none.
-        api: `chat`, `responses` or `messages`.
+        api: `chat`, `responses`, `messages` or `embeddings`.
         model: the name that the answer gave, with the date of its release.
         streamed: whether it came in pieces.
         counted: whether the tokens were reported; if not, the counts are those that it withheld.
@@ -65,7 +65,7 @@ class ModelAnswer:
 
 
 class ModelApi:
-    """OpenAI's chat completions and responses, Azure's flavour, and Anthropic's messages.
+    """OpenAI's chat completions, responses and embeddings, Azure's flavour, Anthropic's messages.
 
     Whoever is offered tools calls each of them once, in one go, and answers in fixed words
     when it is given what they returned. A model whose name ends in `-uncounted` reports no tokens;
@@ -177,6 +177,8 @@ class ModelApi:
                 cache_write_tokens=written if anthropic else 0,
                 reasoning_tokens=0 if anthropic else reasoning,
             )
+            if answer.api == "embeddings":
+                entry = replace(entry, output_tokens=0, cache_read_tokens=0, reasoning_tokens=0)
             self.ledger.append(entry)
             return entry
 
@@ -210,7 +212,7 @@ class _Answer:
     def __init__(self, body: dict[str, Any], azure: bool) -> None:
         model = body.get("model", "gpt-4o-mini")
         self.azure = azure
-        self.model = _RELEASES.get(model, model)
+        self.model = RELEASES.get(model, model)
         self.streamed = bool(body.get("stream"))
         sent = body.get("input") or body.get("messages") or []
         marks = [mark for text in _texts(sent) for mark in _MARK.findall(text)]
@@ -223,11 +225,11 @@ class _Answer:
                 for name, schema in self._tools(body.get("tools") or [])
             ]
 
-    def _answers_a_tool(self, last: dict[str, Any]) -> bool:
-        raise NotImplementedError
+    def _answers_a_tool(self, last: Any) -> bool:
+        return False
 
     def _tools(self, tools: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        raise NotImplementedError
+        yield from ()
 
     def whole(self, entry: ModelAnswer) -> dict[str, Any]:
         raise NotImplementedError
@@ -513,7 +515,30 @@ class _Message(_Answer):
         }
 
 
+class _Embeddings(_Answer):
+    api = "embeddings"
+
+    def __init__(self, body: dict[str, Any], azure: bool) -> None:
+        super().__init__(body, azure)
+        sent = body.get("input")
+        self.inputs = len(sent) if isinstance(sent, list) else 1
+
+    def whole(self, entry: ModelAnswer) -> dict[str, Any]:
+        usage = {"prompt_tokens": entry.input_tokens, "total_tokens": entry.input_tokens}
+        vectors = [
+            {"object": "embedding", "index": index, "embedding": [0.6, 0.8]}
+            for index in range(self.inputs)
+        ]
+        return {
+            "object": "list",
+            "data": vectors,
+            "model": self.model,
+            **({"usage": usage} if self.counted else {}),
+        }
+
+
 _READERS: dict[str, type[_Answer]] = {
+    "embeddings": _Embeddings,
     "completions": _Chat,
     "responses": _Response,
     "messages": _Message,

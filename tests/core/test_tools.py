@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.core.tools import ToolLedger
+from chainlit_otel.core.tools import ShownTools, ToolLedger
 
 calls = st.tuples(
     st.sampled_from(["search", "look up", "other"]),
@@ -47,3 +47,47 @@ def test_no_call_is_lost_between_threads() -> None:
         sys.setswitchinterval(interval)
     assert ledger.calls() == {("search", "ok"): 16_000}
     assert ledger.time() == {("search", "ok"): 8_000.0}
+
+
+def test_a_call_of_two_sources_is_one_around_or_beside_each_other() -> None:
+    for other in ((90, 210), (110, 190), (150, 300), (200, 200)):
+        shown = ShownTools()
+        assert shown.add("step", "search", 100, 200)
+        assert not shown.add("span", "search", *other)
+        assert not shown.add("another's span", "search", *other)
+
+
+def test_calls_of_one_source_are_as_many_as_it_shows() -> None:
+    shown = ShownTools()
+    assert [shown.add("span", "search", 0, 10) for _ in range(3)] == [True] * 3
+    assert [shown.add("step", "search", 0, 10) for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_another_tool_or_another_time_is_another_call() -> None:
+    shown = ShownTools()
+    assert shown.add("step", "search", 100, 200)
+    assert shown.add("span", "look up", 100, 200), "a tool in a tool"
+    assert shown.add("span", "search", 201, 300)
+
+
+def test_a_call_is_the_one_with_which_it_has_the_most_time_in_common() -> None:
+    shown = ShownTools()
+    for start in (0, 100, 200):
+        assert shown.add("step", "search", start, start + 100)
+    # In another order, and each a little longer.
+    for start in (200, 0, 100):
+        assert not shown.add("span", "search", start - 1, start + 101)
+    assert shown.add("span", "search", 0, 300)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b"]), st.integers(0, 50), st.integers(0, 20))))
+def test_what_every_source_shows_counts_as_often_as_one_shows_it(
+    made: list[tuple[str, int, int]],
+) -> None:
+    shown = ShownTools()
+    new = [
+        shown.add(source, name, start, start + length)
+        for name, start, length in made
+        for source in ("step", "span")
+    ]
+    assert sum(new) == len(made)

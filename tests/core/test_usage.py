@@ -11,7 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.core.usage import APP, ModelCall, Usage, UsageLedger, UsageTotals, sum_of
+from chainlit_otel.core.usage import (
+    APP,
+    ModelCall,
+    Usage,
+    UsageLedger,
+    UsageTotals,
+    answering,
+    sum_of,
+)
 
 
 def call(model: str = "m", answered: str = "", **tokens: Any) -> ModelCall:
@@ -46,6 +54,24 @@ def test_a_call_that_one_source_has_not_counted_has_the_counts_of_the_other() ->
         assert counted(usage) == [{"input": 3, "output": 4}]
 
 
+@pytest.mark.parametrize("answer", ["", "msg_1"])
+def test_of_an_answer_that_was_left_the_output_is_not_known(answer: str) -> None:
+    accounts = {"first count": {"input": 412, "output": 1}, "sdk": {"input": 412}}
+    for sources in (["first count", "sdk"], ["sdk", "first count"]):
+        usage = Usage()
+        for source in sources:
+            usage.add(source, ModelCall("m", tokens=dict(accounts[source]), answer=answer))
+        (known,) = usage.calls
+        assert (known.tokens, known.is_whole) == ({"input": 412}, False)
+
+
+def test_what_is_only_sent_is_whole_if_the_app_says_it_or_nothing_is_to_come() -> None:
+    usage = Usage()
+    assert usage.add(APP, call("m", input=7)).is_whole
+    assert usage.add("a", ModelCall("embedder", tokens={"input": 7}, is_answer=False)).is_whole
+    assert not usage.add("a", call("other", input=7)).is_whole
+
+
 def test_calls_of_two_models_are_two() -> None:
     usage = Usage()
     usage.add("a", call("gpt", input=1, output=1))
@@ -60,6 +86,7 @@ def test_calls_of_two_models_are_two() -> None:
         (("gpt-4o", ""), ("", "gpt-4o")),
         (("gpt-4o", ""), ("gpt-4o-2024-08-06", "")),
         (("openai/gpt-4o", ""), ("gpt-4o", "")),
+        (("openai/gpt-4o", ""), ("gpt-4o-2024-08-06", "")),
         (("azure/gpt-4o-2024-08-06", ""), ("gpt-4o", "")),
         (("gpt-4o", "gpt-4o-2024-08-06"), ("other-name", "gpt-4o-2024-08-06")),
         (("gpt-4o", ""), ("", "")),
@@ -78,7 +105,22 @@ def test_what_looks_like_another_name_is_another_model() -> None:
     usage.add("a", call("gpt-4o", input=1, output=2))
     usage.add("b", call("gpt-4.1", input=1, output=2))
     usage.add("c", call("gpt-4", input=1, output=2))
-    assert len(usage.calls) == 3
+    usage.add("d", call("azure/o3", input=1, output=2))
+    usage.add("e", call("openai/o3", input=1, output=2))
+    assert len(usage.calls) == 5
+
+
+@pytest.mark.parametrize("date", ["", "-2024-07-18"])
+def test_of_two_names_that_are_alike_the_nearest_is_the_model(date: str) -> None:
+    usage = Usage()
+    for model in ("gpt-4o", "gpt-4o-mini"):
+        usage.add("a", call(model))
+    for model, output in (("gpt-4o-mini", 5), ("gpt-4o", 7)):
+        usage.add("b", call(model + date, input=1, output=output))
+    assert {known.model: known.tokens["output"] for known in usage.calls} == {
+        "gpt-4o": 7,
+        "gpt-4o-mini": 5,
+    }
 
 
 def test_tokens_of_caches_and_reasoning_may_be_added_or_not() -> None:
@@ -268,8 +310,8 @@ def test_calls_outside_of_turns_are_in_no_other_figure() -> None:
 
 def test_totals_add_up() -> None:
     total = UsageTotals()
-    total.add("counted", {"input": 1}, 0.5)
-    total.add("unpriced", {"output": 2}, None)
+    total.add(ModelCall(tokens={"input": 1}), "counted", 0.5)
+    total.add(ModelCall(tokens={"output": 2}), "unpriced", None)
     other = UsageTotals()
     other.update(total)
     other.update(total)
@@ -281,6 +323,20 @@ def test_totals_add_up() -> None:
         "output_tokens": 4,
         "cost": 1.0,
     }
+
+
+def test_the_model_of_a_turn_is_the_one_that_has_answered_most() -> None:
+    kept, one = ledger(), turn()
+    embedded = call("embedder", input=900)
+    embedded.is_answer = False
+    kept.record(one, "a", embedded)
+    kept.record(one, "a", call("silent"))
+    kept.close(one)
+    assert answering(one.spent) == "silent", "of which nobody knows the tokens"
+    for model, output in (("small", 5), ("big", 6)):
+        kept.record(one, "a", call(model, input=1, output=output))
+    assert answering(one.spent) == "big"
+    assert answering({"embedder": one.spent["embedder"]}) == ""
 
 
 def test_an_answer_is_known_by_its_id_whatever_was_counted_of_it() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
+from tests.support import LAYER
 from tests.support.bots import ENV, Services, redirect
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import Scrape, wait_until
@@ -143,6 +147,66 @@ def test_turns_and_messages_equal_the_ledger_of_the_script(
     assert len(posted) == ledger.pop("posted"), posted
     assert +(figures(after, way) - before) == ledger
     assert after.sum("chainlit_otel_internal_errors_total") == 0
+
+
+JUDGE: dict[str, Callable[[Services, ChainlitServer, bool], None]] = {
+    "slack": lambda services, server, is_up: services.judge_in_slack(server.url, is_up),
+    "teams": lambda services, server, is_up: services.judge_in_teams(server.url, is_up),
+    "discord": lambda services, server, is_up: services.judge_in_discord(is_up),
+}
+
+STORE = """
+from layer import Layer
+
+
+@cl.data_layer
+def data_layer():
+    return Layer()
+"""
+
+
+def test_a_thumb_finds_its_turn(receiver: Receiver) -> None:
+    env = {**receiver.env, **ENV, "CHAINLIT_OTEL_RECORDS_DIR": "records"}
+    with (
+        Services() as services,
+        ChainlitServer(
+            {"app.py": redirect(services) + APP + STORE, "layer.py": LAYER}, env=env
+        ) as server,
+    ):
+        wait_until(lambda: services.discord_is_connected, 60, "the Discord bot to connect")
+        for turns, (way, judge) in enumerate(JUDGE.items(), 1):
+            WAYS[way](services, server, "answer")
+            over(server, turns)
+            wait_until(functools.partial(services.thumbs.get, way), 60, f"thumbs in {way}")
+            judge(services, server, way != "teams")
+        wait_until(lambda: given(server) == {"positive": 2, "negative": 1}, 60, "the feedback")
+        scrape = server.scrape()
+        assert scrape.value("chainlit_feedback_unlinked_total") == 0
+        assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+
+        def rows(kind: str) -> list[dict[str, Any]]:
+            lines = [
+                json.loads(line)
+                for file in (server.directory / "records").glob("*.jsonl")
+                for line in file.read_text(encoding="utf-8").splitlines()
+            ]
+            return [line for line in lines if line["kind"] == kind]
+
+        wait_until(lambda: len(rows("feedback")) == 3, 60, "the records of the feedback")
+        sessions = {row["session_id"]: row["chainlit_client_type"] for row in rows("session.start")}
+        judged = {
+            (sessions[row["session_id"]], row["gen_ai_evaluation_score_label"])
+            for row in rows("feedback")
+        }
+        assert judged == {("slack", "positive"), ("teams", "negative"), ("discord", "positive")}
+
+
+def given(server: ChainlitServer) -> dict[str, float]:
+    scrape = server.scrape()
+    return {
+        value: scrape.value("chainlit_feedback_total", chainlit_feedback_value=value)
+        for value in ("positive", "negative")
+    }
 
 
 @pytest.mark.parametrize("way", WAYS)

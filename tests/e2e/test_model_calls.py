@@ -33,6 +33,7 @@ import chainlit_otel
 chainlit_otel.enable()
 
 import chainlit as cl
+from chainlit.utils import utc_now
 from literalai import ChatGeneration
 from opentelemetry import context, trace
 
@@ -111,6 +112,26 @@ async def answer(message):
                 span.set_attribute("gen_ai.operation.name", "invoke_agent")
                 span.set_attribute("gen_ai.usage.input_tokens", 2 * counts[0])
                 span.set_attribute("gen_ai.usage.output_tokens", 2 * counts[1])
+        elif kind == "tool":
+            # As an agent has it whose tool is a step, or shows itself as one beside the span.
+            async def call():
+                with CLIENT.start_as_current_span(f"execute_tool {model}") as span:
+                    span.set_attribute("gen_ai.operation.name", "execute_tool")
+                    span.set_attribute("gen_ai.tool.name", model)
+                    beside = cl.Step(name=model, type="tool")
+                    beside.start = utc_now()
+                    if counts[0] == "beside":
+                        await beside.send()
+                    elif counts[0] == "inside":
+                        async with cl.Step(name=model, type="tool"):
+                            await asyncio.sleep(0.01)
+                    await asyncio.sleep(0.01)
+                    if counts[0] == "beside":
+                        beside.end = utc_now()
+                        await beside.update()
+                    if counts[0] == "fails":
+                        raise LookupError("canary-4711")
+            await asyncio.gather(call(), call(), return_exceptions=True)
         elif kind == "app":
             chainlit_otel.record_usage(
                 model=model, input_tokens=counts[0], output_tokens=counts[1]
@@ -351,6 +372,30 @@ def test_turns_that_are_over_are_held_by_nothing(server: ChainlitServer) -> None
 
     first, then = asyncio.run(visit())
     assert 1 <= then <= first
+
+
+@pytest.mark.parametrize("how", ["alone", "inside", "beside", "fails"])
+def test_a_tool_is_one_whether_a_span_or_a_step_or_both_show_it(
+    server: ChainlitServer, how: str
+) -> None:
+    scrapes = run(server, [("tool", f"search {how}", how)])
+    outcome = "error" if how == "fails" else "ok"
+    assert grown(scrapes, "chainlit_tool_calls_total") == {(outcome, f"search {how}"): 2}
+    (seconds,) = grown(scrapes, "chainlit_tool_time_seconds_total").values()
+    assert 0.02 <= seconds < 60
+
+
+def test_names_of_tools_from_outside_add_no_series_without_bound(server: ChainlitServer) -> None:
+    scrapes = run(server, [("tool", f"made up {n}", "alone") for n in range(100)])
+    counted = grown(scrapes, "chainlit_tool_calls_total")
+    assert sum(counted.values()) == 200
+    assert counted["ok", "other"] > 0
+    names = {
+        dict(labels)["chainlit_tool_name"]
+        for name, labels in scrapes[1].series
+        if name == "chainlit_tool_calls_total"
+    }
+    assert len(names) == 65
 
 
 def test_what_the_app_says_wrongly_is_one_line(server: ChainlitServer) -> None:

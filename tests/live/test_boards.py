@@ -13,7 +13,7 @@ import pytest
 from chainlit_otel.core.journal import Journal
 from chainlit_otel.core.sessions import NS, Session, SessionLedger
 from chainlit_otel.core.turns import ToolCall, TurnLedger
-from chainlit_otel.core.usage import UsageTotals
+from chainlit_otel.core.usage import ModelCall, UsageTotals
 from chainlit_otel.live.page import Live
 from chainlit_otel.live.sessions import ENDED, WITH_TROUBLE
 from chainlit_otel.live.turns import FAILED, LAST, SLOW
@@ -140,7 +140,8 @@ def test_a_turn_under_way_is_what_its_session_is_doing() -> None:
     turn.tools.append(ToolCall("search", 0.5, "ok"))
     turn.trace_id = "ab" * 16
     turn.spent = {"gpt-4o": UsageTotals()}
-    turn.spent["gpt-4o"].add("counted", {"input": 10, "output": 5}, 0.25)
+    used = ModelCall(tokens={"input": 10, "output": 5})
+    turn.spent["gpt-4o"].add(used, "counted", 0.25)
     chat.turns.end(turn)
     (row,) = chat.live.read_sessions()["open"]
     assert row["doing"] is None

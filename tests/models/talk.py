@@ -57,6 +57,20 @@ class Turn:
         columns = {name: catalog.column_of(f"{catalog.TURN_USAGE}{name}") for name in COUNTS}
         return {name: int(self.record.get(column, 0)) for name, column in columns.items()}
 
+    @property
+    def tools(self) -> list[str]:
+        """The tools that the record says were called."""
+        listed = self.record.get(catalog.column_of(catalog.TURN_TOOLS), [])
+        return sorted(tool["name"] for tool in listed)
+
+    @property
+    def models(self) -> dict[str, dict[str, int]]:
+        """What the record says was counted, by model."""
+        listed = self.record.get(catalog.column_of(catalog.TURN_MODELS), [])
+        return {
+            model["name"]: {name: int(model.get(name, 0)) for name in COUNTS} for model in listed
+        }
+
 
 def reported(answers: Iterable[ModelAnswer]) -> dict[str, int]:
     """What answers of the API add up to, by the names of the records."""
@@ -124,13 +138,13 @@ class Chat:
 
 
 @contextmanager
-def chat(*sources: str, env: dict[str, str] | None = None) -> Iterator[Chat]:
+def chat(*sources: str) -> Iterator[Chat]:
     """Run the app, watched by these sources."""
     paths = [str(OPENAI_V2)] if "openai-v2" in sources else []
     paths += filter(None, [python_path().get("PYTHONPATH"), os.environ.get("PYTHONPATH")])
     # Without anywhere to send spans to, nobody would make any.
     with ModelApi(pause=0.002) as api, Receiver() as receiver:
-        known = {
+        env = {
             "ANTHROPIC_API_KEY": "none",
             "ANTHROPIC_BASE_URL": api.origin,
             "AZURE_OPENAI_API_KEY": "none",
@@ -148,5 +162,5 @@ def chat(*sources: str, env: dict[str, str] | None = None) -> Iterator[Chat]:
             "USE_OTEL_LITELLM_REQUEST_SPAN": "true",
             **receiver.env,
         }
-        with ChainlitServer(FILES, env={**known, **(env or {})}) as server:
+        with ChainlitServer(FILES, env=env) as server:
             yield Chat(api, server, sources)

@@ -168,8 +168,6 @@ class World:
             list(_excluded([], None)),
             _hidden_headers(),
             exception_messages,
-            None,
-            lambda: False,
         )
 
     def application(self) -> FastAPI:

@@ -12,7 +12,7 @@ from chainlit_otel import catalog
 from chainlit_otel.core.hashes import hashed_user
 from chainlit_otel.core.sessions import SessionLedger
 from chainlit_otel.core.turns import MAX_TOOLS, ToolCall, Turn, TurnLedger
-from chainlit_otel.core.usage import UsageTotals
+from chainlit_otel.core.usage import ModelCall, UsageTotals
 from chainlit_otel.records import rows
 from chainlit_otel.records.rows import Record
 from tests.core.clocks import NS, Clock
@@ -64,8 +64,9 @@ def test_a_session_and_its_turns_are_told_to_the_microsecond() -> None:
     turn.output_sizes = {"a": 3, "b": 4}
     turn.chunk(clock.now + NS)
     for n in range(MAX_TOOLS + 1):
-        turns.record_step(turn, ToolCall(f"tool {n}", 0.25, "ok"))
-    turns.record_step(turn, None)
+        turns.record_step(turn)
+        turns.record_tool(turn, ToolCall(f"tool {n}", 0.25, "ok"))
+    turns.record_step(turn)
     turns.record_data_layer_error(turn)
     turns.drop("element", turn, session)
     turn.error, turn.failed_callback = ValueError("secret"), "on_message"
@@ -150,7 +151,8 @@ def test_every_field_of_the_catalogue_can_be_filled() -> None:
     turn = Turn(0, "", "voice", session)
     about = turn.reference
     session.spent = UsageTotals()
-    session.spent.add("counted", dict.fromkeys(catalog.TOKEN_TYPE.values, 1), 0.5)
+    used = ModelCall(tokens=dict.fromkeys(catalog.TOKEN_TYPE.values, 1))
+    session.spent.add(used, "counted", 0.5)
     turn.spent = {"model": session.spent}
     made = [
         rows.session_started(session),

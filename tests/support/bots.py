@@ -14,6 +14,7 @@ import json
 import time
 from threading import Event, Thread
 from typing import Any
+from urllib.parse import urlencode
 
 import httpx
 from aiohttp import web
@@ -64,11 +65,14 @@ class Services:
     Attributes:
         origin: where they answer, without a slash at the end.
         posted: what the bots have posted, texts and names of files, by service.
+        thumbs: what the last thumbs that a bot has offered stand for, by service: for the turn, and
+            in Discord for the message and its buttons, down and up.
     """
 
     def __init__(self) -> None:
         self.origin = ""
         self.posted: dict[str, list[str]] = {"slack": [], "teams": [], "discord": []}
+        self.thumbs: dict[str, list[str]] = {}
         self._count = 0
         self._gateway: web.WebSocketResponse | None = None
         self._ready = Event()
@@ -93,19 +97,44 @@ class Services:
             {"type": "event_callback", "team_id": "T1", "event_id": str(self._count)}
             | {"event": event}
         )
+        self._post_as_slack(chat, body, "application/json")
+
+    def judge_in_slack(self, chat: str, is_up: bool) -> None:
+        """Press a thumb below the last answer of the Slack bot of a chat."""
+        (turn,) = self.thumbs["slack"]
+        pressed = {"action_id": "thumbup" if is_up else "thumbdown", "value": turn}
+        payload = {
+            "type": "block_actions",
+            "team": {"id": "T1"},
+            "user": {"id": "U1"},
+            "channel": {"id": "D1"},
+            "container": {"message_ts": "1.1"},
+            "message": {"text": "hello", "thread_ts": "1.1", "blocks": []},
+            "actions": [pressed | {"type": "button", "block_id": "b", "action_ts": "1.1"}],
+        }
+        body = urlencode({"payload": json.dumps(payload)})
+        self._post_as_slack(chat, body, "application/x-www-form-urlencoded")
+
+    def _post_as_slack(self, chat: str, body: str, content_type: str) -> None:
         stamp = str(int(time.time()))
         signature = hmac.new(SECRET.encode(), f"v0:{stamp}:{body}".encode(), hashlib.sha256)
         headers = {
-            "Content-Type": "application/json",
+            "Content-Type": content_type,
             "X-Slack-Request-Timestamp": stamp,
             "X-Slack-Signature": f"v0={signature.hexdigest()}",
         }
         answer = httpx.post(f"{chat}/slack/events", content=body, headers=headers, timeout=60)
         answer.raise_for_status()
 
-    def say_in_teams(self, chat: str, text: str) -> None:
+    def judge_in_teams(self, chat: str, is_up: bool) -> None:
+        """Press a thumb below the last answer of the Teams bot of a chat."""
+        (turn,) = self.thumbs["teams"]
+        pressed = {"value": {"step_id": turn}, "replyToId": "1"}
+        self.say_in_teams(chat, "like" if is_up else "dislike", **pressed)
+
+    def say_in_teams(self, chat: str, text: str, **more: Any) -> None:
         """Send a message to the Teams bot of a chat; it is answered when this returns."""
-        activity = {
+        activity = more | {
             "type": "message",
             "id": str(self._next()),
             "channelId": "emulator",
@@ -132,6 +161,29 @@ class Services:
         message = _message(number, PERSON, text) | {"attachments": [attachment] * files}
         asyncio.run_coroutine_threadsafe(
             self._dispatch("MESSAGE_CREATE", message), self._loop
+        ).result(10)
+
+    def judge_in_discord(self, is_up: bool) -> None:
+        """Press a thumb below the last answer of the Discord bot."""
+        message, *buttons = self.thumbs["discord"]
+        pressed = {
+            "id": str(self._next()),
+            "application_id": "1",
+            "type": 3,
+            "token": "token",
+            "version": 1,
+            "channel_id": "77",
+            "channel": {"id": "77", "type": 1},
+            "user": PERSON,
+            "entitlements": [],
+            "authorizing_integration_owners": {},
+            "context": 1,
+            "attachment_size_limit": 1,
+            "message": _message(message, BOT, "hello"),
+            "data": {"component_type": 2, "custom_id": buttons[is_up]},
+        }
+        asyncio.run_coroutine_threadsafe(
+            self._dispatch("INTERACTION_CREATE", pressed), self._loop
         ).result(10)
 
     @property
@@ -182,6 +234,9 @@ class Services:
             if "refused" in str(asked["text"]):
                 return _answer({"ok": False, "error": "restricted_action"})
             self.posted["slack"].append(str(asked["text"]))
+            blocks = asked.get("blocks") or []
+            for button in (one for block in blocks for one in block.get("elements", ())):
+                self.thumbs["slack"] = [button["value"]]
         elif method == "files.completeUploadExternal":
             self.posted["slack"].append("a file")
         elif method == "users.info" and asked["user"] == "unknown":
@@ -198,6 +253,9 @@ class Services:
         activity = await request.json()
         if activity.get("type") == "message":
             self.posted["teams"].append(activity.get("text") or "a file")
+            for card in activity.get("attachments") or ():
+                for button in card.get("content", {}).get("buttons", ()):
+                    self.thumbs["teams"] = [button["value"]["step_id"]]
         return _answer({"id": str(self._next())})
 
     async def _discord(self, request: web.Request) -> web.Response:
@@ -220,6 +278,12 @@ class Services:
                 text = (await request.json())["content"]
             self.posted["discord"].append(text)
             return _answer(_message(str(self._next()), BOT, text))
+        if request.method == "PATCH" and "/messages/" in path:
+            message = path.rpartition("/")[2]
+            rows = (await request.json()).get("components") or []
+            if buttons := [one["custom_id"] for row in rows for one in row["components"]]:
+                self.thumbs["discord"] = [message, *buttons]
+            return _answer(_message(message, BOT, "hello"))
         return web.Response(status=204)
 
     async def _connect(self, request: web.Request) -> web.WebSocketResponse:

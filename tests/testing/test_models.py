@@ -93,10 +93,20 @@ def test_a_model_may_report_nothing(api: ModelApi) -> None:
     assert [answer.counted for answer in api.ledger] == [False, False]
 
 
+@pytest.mark.parametrize("texts", ["one #mark", ["one", "other #mark"]])
+def test_what_is_embedded_has_no_output(api: ModelApi, texts: str | list[str]) -> None:
+    body = {"model": "text-embedding-3-small", "input": texts}
+    told = httpx.post(f"{api.origin}/v1/embeddings", json=body).raise_for_status().json()
+    (answer,) = api.of("mark")
+    assert len(told["data"]) == (1 if isinstance(texts, str) else 2)
+    assert told["usage"] == dict.fromkeys(("prompt_tokens", "total_tokens"), answer.input_tokens)
+    assert (answer.api, answer.output_tokens, answer.reasoning_tokens) == ("embeddings", 0, 0)
+
+
 def test_what_is_no_api_is_not_found(api: ModelApi) -> None:
-    response = httpx.post(f"{api.origin}/v1/embeddings", json={})
+    response = httpx.post(f"{api.origin}/v1/images", json={})
     assert (response.status_code, response.json()["error"]["message"]) == (
         404,
-        "no such API: /v1/embeddings",
+        "no such API: /v1/images",
     )
     assert api.ledger == []

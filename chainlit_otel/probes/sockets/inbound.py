@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
+from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 
@@ -29,7 +30,7 @@ class _InboundRequest:
     Args:
         receive: Receives the events of the request, by ASGI.
         guard: Holds what goes wrong of ours.
-        drop: Counts packets that are dropped, by the reason and their number.
+        ledger: Counts the packets that are dropped.
         eio: The Engine.IO server.
 
     Attributes:
@@ -37,12 +38,12 @@ class _InboundRequest:
         too_large: Whether it was too large, or one of its messages.
     """
 
-    __slots__ = ("_drop", "_eio", "_guard", "_receive", "packets", "too_large")
+    __slots__ = ("_eio", "_guard", "_ledger", "_receive", "packets", "too_large")
 
-    def __init__(self, receive: Receive, guard: Guard, drop: Callable[..., None], eio: Any) -> None:
+    def __init__(self, receive: Receive, guard: Guard, ledger: ConnectionLedger, eio: Any) -> None:
         self._receive = receive
         self._guard = guard
-        self._drop = drop
+        self._ledger = ledger
         self._eio = eio
         self.packets = 1
         self.too_large = False
@@ -70,7 +71,7 @@ class _InboundRequest:
         """It was too large; it counts once."""
         if not self.too_large:
             self.too_large = True
-            self._drop("too_large")
+            self._ledger.drop("too_large")
 
     def on_refused(self, error: Exception) -> None:
         """Engine.IO has raised at a poll."""
@@ -78,10 +79,10 @@ class _InboundRequest:
             # It has not been read, so its packets are not known.
             self.on_too_large()
         elif type(error).__name__ == "UnknownPacketError":
-            self._drop("malformed")
+            self._ledger.drop("malformed")
         elif isinstance(error, (ValueError, LookupError)):
             too_many = str(error).startswith("Too many packets")
-            self._drop("too_many" if too_many else "malformed", self.packets)
+            self._ledger.drop("too_many" if too_many else "malformed", self.packets)
 
 
 # Engine.IO handles a request, and closes its connection, in the task in which it arrived.
@@ -94,13 +95,13 @@ def is_too_large() -> bool:
     return request is not None and request.too_large
 
 
-def install(patches: Patches, guard: Guard, drop: Callable[..., None], sio: Any) -> None:
+def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) -> None:
     """Wrap the requests to a Socket.IO server.
 
     Args:
         patches: Takes the changes.
         guard: Holds what goes wrong of ours.
-        drop: Counts packets that are dropped, by the reason and their number.
+        ledger: Counts the packets that are dropped.
         sio: The server.
 
     Raises:
@@ -117,7 +118,7 @@ def install(patches: Patches, guard: Guard, drop: Callable[..., None], sio: Any)
             with guard:
                 if patches.active and len(args) == 3:
                     scope, receive, send = args
-                    request = _InboundRequest(receive, guard, drop, sio.eio)
+                    request = _InboundRequest(receive, guard, ledger, sio.eio)
                     _request.set(request)
                     args = (scope, request, send)
             return original(*args, **kwargs)
@@ -147,7 +148,7 @@ def install(patches: Patches, guard: Guard, drop: Callable[..., None], sio: Any)
                 with guard:
                     # The `connect` handler of Chainlit may raise these, too.
                     if patches.active and _raiser(error).startswith(("socketio.", "json.")):
-                        drop("malformed")
+                        ledger.drop("malformed")
                 raise
 
         return message

@@ -52,6 +52,12 @@ def _litellm() -> None:
     litellm.callbacks = ["otel"]
 
 
+def _litellm_raw() -> None:
+    """As it is by default: no span of its own for each call, but one for what has been answered."""
+    del os.environ["USE_OTEL_LITELLM_REQUEST_SPAN"]
+    _litellm()
+
+
 def _logfire(*names: str) -> Callable[[], None]:
     def instrument() -> None:
         import logfire
@@ -150,6 +156,7 @@ SOURCES: dict[str, Callable[[], None]] = {
     "genai-langchain": _genai_langchain,
     "genai-llama-index": _genai_llama_index,
     "litellm": _litellm,
+    "litellm-raw": _litellm_raw,
     "logfire": _logfire("openai", "anthropic"),
     "logfire-agents": _logfire("openai_agents"),
     "logfire-litellm": _logfire("litellm"),

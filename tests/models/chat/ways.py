@@ -14,6 +14,7 @@ import chainlit_otel
 
 MODEL = "gpt-4o-mini"
 CLAUDE = "claude-sonnet-4-5"
+EMBEDDER = "text-embedding-3-small"
 COUNT = {"include_usage": True}
 
 Way = Callable[..., Awaitable[Any]]
@@ -35,7 +36,10 @@ def note(usage: Any, model: str = MODEL) -> None:
         return
     counts: dict[str, Any] = {}
     if usage is not None:
-        counts = {"input_tokens": usage.prompt_tokens, "output_tokens": usage.completion_tokens}
+        counts = {
+            "input_tokens": usage.prompt_tokens,
+            "output_tokens": getattr(usage, "completion_tokens", None),
+        }
     chainlit_otel.record_usage(model=model, **counts)
 
 
@@ -45,6 +49,15 @@ async def consume(stream: AsyncIterator[Any]) -> Any:
     async for chunk in stream:
         usage = getattr(chunk, "usage", None) or usage
     return usage
+
+
+async def leave(stream: AsyncIterator[Any]) -> None:
+    """Read the first pieces of a stream, and no more."""
+    pieces = 0
+    async for _ in stream:
+        pieces += 1
+        if pieces == 2:
+            break
 
 
 # OpenAI's client
@@ -84,6 +97,29 @@ async def openai_stream(text: str, **options: Any) -> None:
 @way
 async def openai_stream_counted(text: str) -> None:
     await openai_stream(text, stream_options=COUNT)
+
+
+@way
+async def openai_stream_left(text: str) -> None:
+    """Somebody has read enough."""
+    from openai import AsyncOpenAI
+
+    chat: Any = AsyncOpenAI().chat.completions
+    await leave(
+        await chat.create(model=MODEL, messages=said(text), stream=True, stream_options=COUNT)
+    )
+    note(None)
+
+
+@way
+async def openai_stream_closed(text: str) -> None:
+    from openai import AsyncOpenAI
+
+    chat: Any = AsyncOpenAI().chat.completions
+    stream = await chat.create(model=MODEL, messages=said(text), stream=True, stream_options=COUNT)
+    await leave(stream)
+    await stream.close()
+    note(None)
 
 
 @way
@@ -184,6 +220,22 @@ async def responses_stream(text: str) -> None:
     await consume(await AsyncOpenAI().responses.create(model=MODEL, input=text, stream=True))
 
 
+@way
+async def embeddings(text: str) -> None:
+    """What is looked up first, and then the answer."""
+    from openai import AsyncOpenAI
+
+    found = await AsyncOpenAI().embeddings.create(model=EMBEDDER, input=[text, text])
+    note(found.usage, EMBEDDER)
+    await openai(text)
+
+
+@way
+async def embeddings_uncounted_answer(text: str) -> None:
+    await embeddings(text)
+    await openai_stream(text)
+
+
 def _azure() -> Any:
     from openai import AsyncAzureOpenAI
 
@@ -216,6 +268,15 @@ async def anthropic(text: str) -> None:
 
 
 @way
+async def anthropic_raw(text: str) -> None:
+    """As LangChain asks."""
+    from anthropic import AsyncAnthropic
+
+    raw = AsyncAnthropic().messages.with_raw_response
+    (await raw.create(model=CLAUDE, max_tokens=99, messages=said(text))).parse()
+
+
+@way
 async def anthropic_stream(text: str) -> None:
     from anthropic import AsyncAnthropic
 
@@ -223,6 +284,25 @@ async def anthropic_stream(text: str) -> None:
     await consume(
         await messages.create(model=CLAUDE, max_tokens=99, messages=said(text), stream=True)
     )
+
+
+@way
+async def anthropic_stream_left(text: str) -> None:
+    from anthropic import AsyncAnthropic
+
+    messages = AsyncAnthropic().messages
+    await leave(
+        await messages.create(model=CLAUDE, max_tokens=99, messages=said(text), stream=True)
+    )
+
+
+@way
+async def anthropic_manager_left(text: str) -> None:
+    from anthropic import AsyncAnthropic
+
+    messages = AsyncAnthropic().messages
+    async with messages.stream(model=CLAUDE, max_tokens=99, messages=said(text)) as stream:
+        await leave(stream.text_stream)
 
 
 @way
