@@ -140,6 +140,10 @@ def _is_route(path: str | None) -> bool:
     return path.startswith("/") and path.strip("/") != "" and not set(path) & set(" {}?#")
 
 
+def _is_header_token(token: str | None) -> bool:
+    return token is None or re.fullmatch(r"[!-~]{16,}", token) is not None
+
+
 @dataclass(frozen=True)
 class Settings:
     """What can be set. Each field falls back to an environment variable, then to a default.
@@ -297,6 +301,18 @@ class Settings:
         env=f"{PREFIX}USER_HASH_KEY",
         secret=True,
         rule=_NOT_EMPTY,
+    )
+    synthetic_token: str | None = _setting(
+        _text,
+        None,
+        "Token that synthetic visitors show, to be left out of every figure but their own; without "
+        "it nobody is.",
+        env=f"{PREFIX}SYNTHETIC_TOKEN",
+        secret=True,
+        rule=(
+            _is_header_token,
+            "must be at least 16 characters of visible ASCII, without spaces, for an HTTP header",
+        ),
     )
 
     capture_messages: bool = _setting(

@@ -35,6 +35,7 @@ OTHERS: dict[str, tuple[str, Any, Any]] = {
     "records_keep_days": ("7", 7, 365),
     "export_records": ("true", True, True),
     "user_hash_key": ("key", "key", "other"),
+    "synthetic_token": ("a" * 16, "a" * 16, "another-token-of-a-monitor"),
     "live_page": ("false", False, False),
     "page_token": ("token", "token", "other"),
     "page_base_path": ("/admin", "/admin", "/other"),
@@ -201,6 +202,12 @@ def test_a_bad_variable_is_one_warning_and_the_default_holds(
         ("metrics_path", 1, "must be a string"),
         ("metrics_path", "", "must start with / and name a path"),
         ("metrics_token", b"secret", "must be a string"),
+        ("synthetic_token", "", "must be at least 16 characters of visible ASCII"),
+        ("synthetic_token", "x" * 15, "must be at least 16 characters of visible ASCII"),
+        ("synthetic_token", "a token with spaces", "must be at least 16 characters of visible"),
+        ("synthetic_token", "a-token-with-a-\n", "must be at least 16 characters of visible"),
+        ("synthetic_token", "a-token-with-an-é", "must be at least 16 characters of visible"),
+        ("synthetic_token", b"x" * 16, "must be a string"),
         ("always_serve_metrics", 0, "must be True or False"),
         ("capture_messages", "true", "must be True or False"),
         ("capture_steps", None, "must be True or False"),
@@ -357,6 +364,7 @@ def test_what_is_secret_is_told_apart() -> None:
         "metrics_token",
         "page_token",
         "user_hash_key",
+        "synthetic_token",
     ]
 
 

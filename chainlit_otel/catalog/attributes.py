@@ -5,6 +5,11 @@ from __future__ import annotations
 from chainlit_otel.catalog.model import Attribute
 
 SCOPE = "chainlit_otel"
+
+# By which a synthetic visitor shows the token of the app. What records headers leaves out those
+# with "token" in their name.
+SYNTHETIC_HEADER = "Chainlit-Synthetic-Token"
+
 OTHER = "other"
 SESSION_TYPE = Attribute("chainlit.session.type", ("websocket", "http"))
 

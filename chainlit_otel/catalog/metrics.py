@@ -681,5 +681,23 @@ RECORDS_DROPPED = Metric(
     label_sets=(),
 )
 
+SYNTHETIC_SESSIONS = Metric(
+    "chainlit.synthetic.sessions",
+    "counter",
+    "{session}",
+    "Sessions of synthetic visitors that have ended, by the worst outcome of their turns.",
+    (OUTCOME,),
+    label_sets=_every(OUTCOME),
+)
+
+SYNTHETIC_TURNS = Metric(
+    "chainlit.synthetic.turns",
+    "counter",
+    "{turn}",
+    "Turns of synthetic visitors that have ended, by outcome. They are in no other figure.",
+    (OUTCOME,),
+    label_sets=_every(OUTCOME),
+)
+
 METRICS = tuple(row for row in list(vars().values()) if isinstance(row, Metric))
 """Every row, in the order in which they stand here."""

@@ -43,18 +43,21 @@ class Judgements:
     def __init__(self) -> None:
         # Turns and values by the id of the message, and that by the id of the feedback.
         self._turns: _Bounded[TurnReference] = _Bounded(_MESSAGES)
+        # Apart, so that they displace no turn of a user.
+        self._synthetic: _Bounded[TurnReference] = _Bounded(_MESSAGES)
         self._values: _Bounded[str] = _Bounded(_FEEDBACK)
         self._messages: _Bounded[str] = _Bounded(_FEEDBACK)
 
     def message_sent(self, message_id: object, turn: Turn) -> None:
         """A message was sent in a turn, or a step; somebody may judge it later."""
+        turns = self._synthetic if turn.is_synthetic else self._turns
         # Most messages are sent twice in their turn, and steps when they start and when they end.
-        if isinstance(message_id, str) and self._turns.get(message_id) is not turn.reference:
-            self._turns.put(message_id, turn.reference)
+        if isinstance(message_id, str) and turns.get(message_id) is not turn.reference:
+            turns.put(message_id, turn.reference)
 
     def turn_of(self, message_id: str) -> TurnReference | None:
         """Return the turn of a message; None if it is not known here, or not any more."""
-        return self._turns.get(message_id)
+        return self._turns.get(message_id) or self._synthetic.get(message_id)
 
     def feedback_given(self, message_id: str, feedback_id: str, value: str) -> TurnReference | None:
         """Feedback was given, or given again; return the turn that it is about, if it is known.

@@ -56,6 +56,7 @@ class Session:
         conversation: Thread id.
         events: What has happened in it; None if nobody keeps that.
         spent: What the model calls of its turns that have ended used; None without any.
+        is_synthetic: Whether it is a session of a synthetic visitor.
     """
 
     __slots__ = (
@@ -68,6 +69,7 @@ class Session:
         "feedback",
         "first_turn",
         "hash",
+        "is_synthetic",
         "left",
         "longest_gap",
         "origin",
@@ -114,6 +116,12 @@ class Session:
         self.conversation = ""
         self.events: Events | None = None
         self.spent: UsageTotals | None = None
+        self.is_synthetic = False
+
+    @property
+    def outcome(self) -> str:
+        """The worst outcome of its turns so far: `error`, `cancelled` or `ok`."""
+        return next((name for name in ("error", "cancelled") if self.outcomes.get(name)), "ok")
 
     def record(self, kind: EventKind, at: int, detail: str | int = "") -> None:
         """Something has happened in it; keep that, if somebody is to see it.
@@ -165,6 +173,7 @@ class SessionLedger:
         clock: Monotonic clock, in nanoseconds.
         wall: Wall clock, in nanoseconds since the epoch.
         journal: Keeps what happens in each session, if somebody is to see it.
+        is_synthetic: Whether its sessions are those of synthetic visitors.
     """
 
     def __init__(
@@ -173,8 +182,10 @@ class SessionLedger:
         clock: Clock = time.monotonic_ns,
         wall: Clock = time.time_ns,
         journal: Journal | None = None,
+        is_synthetic: bool = False,
     ) -> None:
         self._on_end = on_end
+        self._is_synthetic = is_synthetic
         self._journal = journal
         self._clock = clock
         self._wall = wall
@@ -197,6 +208,7 @@ class SessionLedger:
         """Start a session, which is connected, and return its handle."""
         with self._transaction() as (now, _):
             session = Session(type, client, hash, now, origin, self._wall())
+            session.is_synthetic = self._is_synthetic
             if self._journal is not None:
                 session.events = Events(self._journal)
                 session.record("connect", now)

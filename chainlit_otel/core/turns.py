@@ -78,6 +78,11 @@ class TurnReference:
     span_id: str = ""
     model: str = ""
 
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it was a turn of a synthetic visitor."""
+        return self.session is not None and self.session.is_synthetic
+
 
 class Turn:
     """One turn; chunks are counted by plain assignments, since tokens are many.
@@ -202,6 +207,11 @@ class Turn:
                 self.session, self.number, self.profile, self.trace_id, self.span_id
             )
         return self._reference
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Whether it is a turn of a synthetic visitor."""
+        return self.session is not None and self.session.is_synthetic
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""

@@ -62,6 +62,7 @@ def build(limits: Thresholds) -> Json:
                 [reconnects(), lost_at_once(), rejections(), closed(), connection_durations()],
             ),
             Row("Who", [client_types(), transports(), http_sessions()]),
+            Row("Synthetic visitors", [synthetic_sessions(), synthetic_turns()]),
         ],
     )
 
@@ -388,6 +389,34 @@ def http_sessions() -> Json:
         ),
         stacked=True,
         width=8,
+    )
+
+
+def synthetic_sessions() -> Json:
+    return timeseries(
+        "Synthetic sessions",
+        "Sessions of visitors with the synthetic token that ended per minute, by the worst outcome "
+        "of their turns. Investigate errors, and sessions that no monitor explains.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.SYNTHETIC_SESSIONS, by=label(catalog.OUTCOME)),
+            legend(catalog.OUTCOME),
+        ),
+        stacked=True,
+    )
+
+
+def synthetic_turns() -> Json:
+    return timeseries(
+        "Synthetic turns",
+        "Turns of visitors with the synthetic token per minute, by outcome. They are in no other "
+        "figure. Investigate errors.",
+        "suffix:/min",
+        Query(
+            per_minute(catalog.SYNTHETIC_TURNS, by=label(catalog.OUTCOME)),
+            legend(catalog.OUTCOME),
+        ),
+        stacked=True,
     )
 
 

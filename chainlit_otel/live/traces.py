@@ -134,7 +134,8 @@ class TraceStore:
     """Keeps the spans of turns. Thread-safe.
 
     The spans of other traces are not kept: only a root span with the name of a turn opens one. And
-    none are while nobody looks, since spans are the most of what the page costs.
+    none are while nobody looks, since spans are the most of what the page costs. Those of synthetic
+    visitors are not kept either, as the page has none of their turns.
 
     Attributes:
         is_wanted: Whether somebody looks.
@@ -155,7 +156,7 @@ class TraceStore:
 
     def on_local_start(self, span: LocalSpan) -> None:
         """A span that is made for the page has started."""
-        self._start(span.trace_id, span.span_id, span.parent_id, span.name)
+        self._start(span.trace_id, span.span_id, span.parent_id, span.name, span.attributes)
 
     def on_local_end(self, span: LocalSpan) -> None:
         """A span that is made for the page has ended."""
@@ -171,7 +172,8 @@ class TraceStore:
         """A span of the SDK has started."""
         if span.context is not None:
             parent_id = span.parent.span_id if span.parent else 0
-            self._start(span.context.trace_id, span.context.span_id, parent_id, span.name)
+            ids = span.context.trace_id, span.context.span_id, parent_id
+            self._start(*ids, span.name, span.attributes or {})
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span of the SDK has ended."""
@@ -208,11 +210,18 @@ class TraceStore:
         kept = [s if isinstance(s, KeptSpan) else KeptSpan.of_local(s) for s in spans]
         return sorted(kept, key=lambda span: span.started), dropped
 
-    def _start(self, trace_id: int, span_id: int, parent_id: int, name: str) -> None:
+    def _start(
+        self,
+        trace_id: int,
+        span_id: int,
+        parent_id: int,
+        name: str,
+        attributes: Mapping[str, Any],
+    ) -> None:
         with self._lock:
             trace = self._traces.get(trace_id)
             if trace is None:
-                if parent_id or name != catalog.SPAN_TURN:
+                if parent_id or name != catalog.SPAN_TURN or catalog.SYNTHETIC in attributes:
                     return
                 trace = self._traces[trace_id] = Trace()
                 if len(self._traces) > MAX_TRACES:

@@ -36,7 +36,7 @@ from chainlit_otel.pipeline.local_spans import LocalSpan, SpanObserver
 
 _SCOPE_KEY = otel_context.create_key("chainlit_otel-scope")
 
-Attributes = Mapping[str, str]
+Attributes = Mapping[str, str | bool]
 
 
 class SpanScope:

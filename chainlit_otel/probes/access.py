@@ -47,7 +47,7 @@ from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitSession
 from chainlit_otel.probes.data_layer.discovery import Discovery, wrap_method
 from chainlit_otel.probes.probe import Probe, ProbeContext
-from chainlit_otel.probes.sessions import calling_function
+from chainlit_otel.probes.sessions import Sessions, calling_function
 
 Result = Literal["granted", "denied", "error"]
 
@@ -113,6 +113,7 @@ class Access(Probe):
         self.methods = EnumLabel(catalog.ACCESS_METHOD.values)
         self.reasons = BoundedLabel(_MOST_REASONS)
         self._discovery = context.get(Discovery)
+        self._sessions = context.get(Sessions)
         # A finalizer or a signal handler of the app may deny something at any moment.
         self._attempts: Counts[tuple[str, ...]] = Counts()
         self._denials: Counts[tuple[str, ...]] = Counts()
@@ -159,7 +160,8 @@ class Access(Probe):
 
     def record_attempt(self, method: str, result: Result) -> None:
         """Count one attempt."""
-        self._attempts.add((method, result))
+        if not self._sessions.is_synthetic():
+            self._attempts.add((method, result))
 
     def record_denial(self, scope: object, reason: object) -> None:
         """Count something that the app itself denied."""
@@ -168,7 +170,8 @@ class Access(Probe):
         self.record_attempt(method, "denied")
         with self._lock:
             named = self.reasons.admit(text)
-        self._denials.add((method, named))
+        if not self._sessions.is_synthetic():
+            self._denials.add((method, named))
         get_current_span().add_event(
             catalog.EVENT_ACCESS_DENIED,
             {catalog.ACCESS_METHOD.key: method, catalog.DENIAL_REASON.key: named},

@@ -230,7 +230,8 @@ class Callbacks(Probe):
             return
         seconds = (time.monotonic_ns() - call.started) / NS
         outcome = "ok" if error is None else self._messages.outcome_of(error)
-        self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
+        if not self._sessions.is_synthetic():
+            self.telemetry.record(catalog.CALLBACK_DURATION, seconds, call.name, outcome)
         self._access.on_callback_end(call.name, error)
         if outcome == "error":
             detail = f"{call.name}: {type(error).__qualname__}"

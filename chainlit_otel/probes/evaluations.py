@@ -46,6 +46,10 @@ class Evaluations:
         self.judgements: Judgements = self._messages.judgements
         self.names = BoundedLabel(_NAMES)
 
+    def is_synthetic(self, turn: TurnReference | None) -> bool:
+        """Tell whether a synthetic visitor judges, or is answered in the turn that is judged."""
+        return (turn is not None and turn.is_synthetic) or self._sessions.is_synthetic()
+
     def on_feedback(
         self, turn: TurnReference | None, message_id: str, value: str, has_comment: bool | None
     ) -> None:
@@ -58,6 +62,8 @@ class Evaluations:
             has_comment: Whether there is a comment; None if it is deleted.
         """
         self._show(turn, catalog.USER_FEEDBACK, catalog.FEEDBACK_SCORES.get(value), value)
+        if self.is_synthetic(turn):
+            return
         with self._recorder.guard:
             self._recorder.feedback_given(turn, message_id, value, has_comment)
 
@@ -81,17 +87,20 @@ class Evaluations:
         if not math.isfinite(number):
             warn(f"record_score({named!r}) keeps nothing: its value must be a finite number")
             return
-        if number >= 0:
+        turn = self._judged(message_id)
+        is_synthetic = self.is_synthetic(turn)
+        if number >= 0 and not is_synthetic:
             self._telemetry.record(catalog.SCORE, number, named)
-        else:
+        elif number < 0:
             # The sum of a histogram never falls.
             warn(
                 f"record_score({named!r}) does not count in {catalog.SCORE.name}, which takes no "
                 "negative values; events and records have it"
             )
         word = None if label is None else rows.shortened(str(label))
-        turn = self._judged(message_id)
         self._show(turn, rows.shortened(name), number, word)
+        if is_synthetic:
+            return
         with self._recorder.guard:
             self._recorder.score_given(turn, name, number, word)
 

@@ -25,6 +25,7 @@ from weakref import WeakSet
 
 from opentelemetry import context as otel_context
 from opentelemetry.context import Context
+from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import (
     NonRecordingSpan,
     Span,
@@ -41,6 +42,7 @@ from chainlit_otel.privacy import redact_scope
 from chainlit_otel.probes import http_trial
 from chainlit_otel.probes.lifecycle import mounts_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.synthetic import Synthetic
 
 _EVERYTHING = ".*"
 _EXCLUDED = ("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "OTEL_PYTHON_EXCLUDED_URLS")
@@ -64,6 +66,8 @@ class Http(Probe):
         self._pipeline = context.pipeline
         self._metrics_path = context.settings.metrics_path
         self._exception_messages = context.settings.capture_exception_messages
+        self._synthetic = context.get(Synthetic)
+        self._unmeasured: Any = None
         self._hidden = _hidden_headers()
         self._built: WeakSet[Any] = WeakSet()
         self._ours: WeakSet[Any] = WeakSet()
@@ -85,6 +89,10 @@ class Http(Probe):
         middleware = http_trial.build_middleware(
             self._pipeline.tracer_provider, self._pipeline.meter_providers[0]
         )
+        if self._synthetic.is_enabled:
+            self._unmeasured = http_trial.build_middleware(
+                self._pipeline.tracer_provider, NoOpMeterProvider()
+            )
 
         def wrapper(wrapped: Any, app: Any, args: Any, kwargs: Any) -> Any:
             return around(app, wrapped(*args, **kwargs))
@@ -125,7 +133,14 @@ class Http(Probe):
         self, patches: Patches, middleware: Any, app: Any, stack: Any, excluded: list[str]
     ) -> Any:
         instrumented = _Instrumented(
-            stack, middleware, self.guard, excluded, self._hidden, self._exception_messages
+            stack,
+            middleware,
+            self.guard,
+            excluded,
+            self._hidden,
+            self._exception_messages,
+            self._unmeasured,
+            self._synthetic.shown_by_request,
         )
 
         def undo() -> None:
@@ -152,6 +167,9 @@ class _Instrumented:
         excluded: Regular expressions of the URLs that are not measured.
         hidden: Names of the headers that are removed.
         exception_messages: Whether the messages of exceptions are recorded.
+        unmeasured: The instrumentation without metrics, for requests of synthetic visitors; None if
+            there can be no such visitors.
+        is_synthetic: Tells whether this request is one of them.
     """
 
     def __init__(
@@ -162,10 +180,14 @@ class _Instrumented:
         excluded: list[str],
         hidden: frozenset[bytes],
         exception_messages: bool,
+        unmeasured: Any,
+        is_synthetic: Callable[[], bool],
     ) -> None:
         # The attribute by which FastAPI looks for the instrumentation along the middlewares.
         self.app = _copy_of(middleware, stack)
         self.app.tracer = _GuardedTracer(middleware.tracer, guard)
+        self._unmeasured = unmeasured
+        self._is_synthetic = is_synthetic
         self.guard = guard
         self.exception_messages = exception_messages
         self.requests: dict[int, _Request] = {}
@@ -202,7 +224,10 @@ class _Instrumented:
     async def _call(self, scope: Any, receive: Any, send: Any) -> None:
         request = context = None
         with self.guard:
-            route = self._describe(scope)
+            route, template = self._describe(scope), self.app
+            if self._is_synthetic():
+                template = self._unmeasured
+                route[1][catalog.SYNTHETIC] = True
             redacted = redact_scope(scope, route[1].get("http.route"), self._hidden)
             context = otel_context.get_current()
             request = _Request(self, self._stack, scope, receive, send)
@@ -211,7 +236,8 @@ class _Instrumented:
             return
         # An exception of the application is kept in the request, and does not come through here.
         with self.guard:
-            middleware = _copy_of(self.app, request)
+            middleware = _copy_of(template, request)
+            middleware.tracer = self.app.tracer
             middleware.default_span_details = lambda _: route
             await middleware(redacted, receive, _ignore)
         if not request.was_called:
@@ -232,7 +258,7 @@ class _Instrumented:
             return False
         return not self._is_excluded(self._url_of(scope)[2])
 
-    def _describe(self, scope: Any) -> tuple[str, dict[str, str]]:
+    def _describe(self, scope: Any) -> tuple[str, dict[str, Any]]:
         """Return the name of the span of a request, and its attributes: the route, if there is one.
 
         For an application that is routed by host, the instrumentation returns the path as the

@@ -13,6 +13,7 @@ from typing import Any
 from chainlit_otel import catalog
 from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.sessions import Sessions
 
 
 class Mcp(Probe):
@@ -24,6 +25,7 @@ class Mcp(Probe):
 
     def __init__(self, context: ProbeContext) -> None:
         super().__init__(context)
+        self._sessions = context.get(Sessions)
         self._open: dict[int, weakref.finalize[[int, None], Any]] = {}
 
     def install(self, patches: Patches) -> None:
@@ -37,6 +39,8 @@ class Mcp(Probe):
 
     def on_open(self, connection: Any) -> None:
         """A connection is open; it counts until it is closed or garbage-collected."""
+        if self._sessions.is_synthetic():
+            return
         key = id(connection)
         finalizer = weakref.finalize(connection, self._open.pop, key, None)
         finalizer.atexit = False

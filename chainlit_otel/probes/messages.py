@@ -25,9 +25,10 @@ from weakref import WeakSet
 from opentelemetry.trace import Span
 
 from chainlit_otel import catalog
+from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.judgements import Judgements
-from chainlit_otel.core.sessions import NS
+from chainlit_otel.core.sessions import NS, Session
 from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
 from chainlit_otel.core.usage import UsageTotals, sum_of
@@ -61,7 +62,7 @@ class Messages(Probe):
     """The turns under way and what is sent in them.
 
     Attributes:
-        ledger: The ledger of turns.
+        ledger: The ledger of turns, without those of synthetic visitors.
         judgements: The turns that may be judged, by the messages that were sent in them.
         connections: The open sockets, by their Socket.IO id.
         by_trace: The turns under way that have a span, by the number of its trace.
@@ -74,10 +75,12 @@ class Messages(Probe):
         super().__init__(context)
         self._live = context.live
         self.ledger = TurnLedger(self._on_end)
+        self._synthetic_ledger = TurnLedger(self._on_synthetic_end)
+        self._synthetic_ends: Counts[tuple[str, ...]] = Counts()
         self.judgements = Judgements()
         self._recorder = context.recorder
         self._sessions = context.get(Sessions)
-        self._sessions.on_socket_change = self.ledger.change_socket
+        self._sessions.on_socket_change = self._on_socket_change
         self._sockets = context.get(Sockets)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -123,6 +126,8 @@ class Messages(Probe):
         register(catalog.OUTPUT_CHUNKS, self.ledger.chunks)
         register(catalog.MESSAGES, self.ledger.messages.read)
         register(catalog.EMIT_DROPPED, lambda: dict(self.ledger.dropped))
+        if self._sessions.synthetic.is_enabled:
+            register(catalog.SYNTHETIC_TURNS, self._synthetic_ends.read)
 
     def _on_end(self, turn: Turn, seconds: float) -> None:
         if turn.usage is not None and self.on_usage is not None:
@@ -147,6 +152,21 @@ class Messages(Probe):
             except Exception as error:  # noqa: BLE001 - a guard
                 self.guard.on_error(error)
 
+    def _on_synthetic_end(self, turn: Turn, seconds: float) -> None:
+        self._synthetic_ends.add((turn.outcome_at_end,))
+        # Its span says what it has used.
+        if turn.usage is not None and self.on_usage is not None:
+            self.on_usage(turn)
+
+    def ledger_of(self, turn: Turn | None) -> TurnLedger:
+        """Return the ledger that a turn is in; without one, that of what runs now."""
+        is_synthetic = self._sessions.is_synthetic() if turn is None else turn.is_synthetic
+        return self._synthetic_ledger if is_synthetic else self.ledger
+
+    def _on_socket_change(self, session: Session, is_back: bool) -> None:
+        ledger = self._synthetic_ledger if session.is_synthetic else self.ledger
+        ledger.change_socket(session, is_back)
+
     def start_turn(
         self, session: ChainlitSession | None, source: TurnSource, arrived: int | None = None
     ) -> Turn:
@@ -159,9 +179,11 @@ class Messages(Probe):
         """
         arrived = arrived or _arrival.get() or time.monotonic_ns()
         handle = self._sessions.handle(session)
-        turn = self.ledger.start(arrived, self._sessions.profile_of(session), source, handle)
+        is_synthetic = handle is not None and handle.is_synthetic
+        ledger = self._synthetic_ledger if is_synthetic else self.ledger
+        turn = ledger.start(arrived, self._sessions.profile_of(session), source, handle)
         if handle is not None:
-            turn.number = self._sessions.ledger.start_turn(handle)
+            turn.number = self._sessions.ledger_of(handle).start_turn(handle)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
             self._tasks.put(task, turn)
@@ -184,7 +206,7 @@ class Messages(Probe):
             self.on_error(error)
         scope = self._scopes.pop(turn, None)
         # The histograms first: their exemplars point to the span that is current.
-        self.ledger.end(turn)
+        self.ledger_of(turn).end(turn)
         if scope is not None:
             self.by_trace.pop(turn.trace, None)
             self._end_span(turn, scope)
@@ -195,6 +217,7 @@ class Messages(Probe):
     def end(self, reason: str) -> None:
         """End every turn under way as cancelled: nobody will get its answer."""
         self.ledger.cancel_all()
+        self._synthetic_ledger.cancel_all()
         for turn, scope in list(self._scopes.items()):
             self._end_span(turn, scope)
         self._scopes.clear()
@@ -284,8 +307,8 @@ class Messages(Probe):
             text: What the user wrote; None if the message was spoken.
             message_id: Its id, if it has one.
         """
-        self.ledger.message("inbound")
         turn = current_turn.get()
+        self.ledger_of(turn).message("inbound")
         if turn is None or turn.first_output:
             # Once the app has sent something, this is an answer to a question of the app.
             return
@@ -306,13 +329,13 @@ class Messages(Probe):
         # A list of rooms cannot be looked up.
         if isinstance(to, str) and to not in self.connections:
             session = self._sessions.handle(current_session())
-            self.ledger.drop(_content(event, data), turn, session)
+            self.ledger_of(turn).drop(_content(event, data), turn, session)
         elif is_message:
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
         elif event in ("stream_token", "stream_start"):
             room = to if isinstance(to, str) else None
-            self.ledger.streamed(turn, time.monotonic_ns(), room)
+            self.ledger_of(turn).streamed(turn, time.monotonic_ns(), room)
         elif event == "ask":
             self.on_message_sent(data["msg"], is_new=True)
         elif event == "element":
@@ -322,12 +345,12 @@ class Messages(Probe):
 
     def on_message_sent(self, message: Any, is_new: bool) -> None:
         """A message of the app is sent to a user, for the first time or with another content."""
+        turn = current_turn.get()
         if is_new:
-            self.ledger.message("outbound")
+            self.ledger_of(turn).message("outbound")
         # An empty message is where an answer will be put.
         if text := message.get("output"):
             self.on_output(message)
-            turn = current_turn.get()
             if turn is not None and not turn.ended and isinstance(text, str):
                 turn.output_sizes[str(message.get("id"))] = len(text)
             if self._capture:
@@ -342,10 +365,16 @@ class Messages(Probe):
 
     def start_ask(self, kind: str) -> SpanScope:
         """The app is about to wait for its user."""
+        if not self._sessions.is_synthetic():
+            # Users take their time to answer, so a scrape shows these at zero before.
+            outcomes = product((kind,), catalog.ASK_OUTCOME.values)
+            self.telemetry.expect(catalog.ASK_DURATION, *outcomes)
         return self._spans.start(f"{catalog.SPAN_ASK} {kind}", {catalog.ASK_TYPE.key: kind})
 
-    def end_ask(self, scope: SpanScope, outcome: str) -> None:
+    def end_ask(self, scope: SpanScope, seconds: float, kind: str, outcome: str) -> None:
         """The app no longer waits for its user."""
+        if not self._sessions.is_synthetic():
+            self.telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
         self._tracing.end(scope, outcome)
 
     def span_of(self, turn: TurnReference) -> Span | None:
@@ -553,9 +582,6 @@ def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handl
         started, kind, scope = time.monotonic_ns(), catalog.OTHER, NOOP_SCOPE
         with messages.guard:
             kind = ask_type(event, data)
-            # Users take their time to answer, so a scrape shows these at zero before.
-            outcomes = product((kind,), catalog.ASK_OUTCOME.values)
-            messages.telemetry.expect(catalog.ASK_DURATION, *outcomes)
             scope = messages.start_ask(kind)
         outcome = "cancelled"
         try:
@@ -569,8 +595,7 @@ def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handl
         finally:
             with messages.guard:
                 seconds = (time.monotonic_ns() - started) / NS
-                messages.telemetry.record(catalog.ASK_DURATION, seconds, kind, outcome)
-                messages.end_ask(scope, outcome)
+                messages.end_ask(scope, seconds, kind, outcome)
 
     return call
 

@@ -28,6 +28,7 @@ from chainlit_otel.probes.chainlit_types import ChainlitGeneration
 from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.model_spans import call_of, litellm_call_of, source_of, tool_of
 from chainlit_otel.probes.probe import Probe, ProbeContext
+from chainlit_otel.probes.sessions import Sessions
 from chainlit_otel.settings import warn
 
 # Each is up to eleven series.
@@ -42,7 +43,7 @@ class ModelCalls(Probe):
 
     Attributes:
         models: The models, by the name that was asked for.
-        ledger: What they have used.
+        ledger: What they have used, without those of synthetic visitors.
         on_tool: Called with the turn, who shows it, the name, start and end in nanoseconds, and the
             outcome of each call of a tool in a turn that another instrumentation shows.
     """
@@ -54,7 +55,9 @@ class ModelCalls(Probe):
         self.models = BoundedLabel(_MODELS)
         self._prices = build_prices(context.settings, self.guard)
         self.ledger = UsageLedger(self._prices.cost_of, self._label)
+        self._synthetic_ledger = UsageLedger(self._prices.cost_of, self._label)
         self._messages = context.get(Messages)
+        self._sessions = context.get(Sessions)
         self._messages.on_usage = self.on_turn_end
         self._pipeline = context.pipeline
         self.on_tool: OnTool | None = None
@@ -90,7 +93,7 @@ class ModelCalls(Probe):
     def on_turn_end(self, turn: Turn) -> None:
         """A turn is over that had model calls."""
         try:
-            self.ledger.close(turn)
+            self._ledger_of(turn).close(turn)
             if spent := turn.spent:
                 turn.reference.model = answering(spent)
         except Exception as error:  # noqa: BLE001 - a guard
@@ -125,9 +128,9 @@ class ModelCalls(Probe):
         if call is None and (turn is None or turn.usage is None):
             return
         if call is not None and turn is not None:
-            self._expect(call)
+            self._expect(call, turn)
         parent = 0 if span.parent is None else span.parent.span_id
-        self.ledger.end_span(turn, source, call, context.span_id, parent)
+        self._ledger_of(turn).end_span(turn, source, call, context.span_id, parent)
 
     def _show_tool(self, turn: Turn, source: str, span: ReadableSpan) -> None:
         tool = tool_of(span.name, span.attributes or {})
@@ -163,11 +166,17 @@ class ModelCalls(Probe):
     def _record(self, source: str, call: ModelCall) -> None:
         turn = current_turn.get()
         if turn is not None:
-            self._expect(call)
-        self.ledger.record(turn, source, call)
+            self._expect(call, turn)
+        self._ledger_of(turn).record(turn, source, call)
 
-    def _expect(self, call: ModelCall) -> None:
+    def _ledger_of(self, turn: Turn | None) -> UsageLedger:
+        is_synthetic = self._sessions.is_synthetic() if turn is None else turn.is_synthetic
+        return self._synthetic_ledger if is_synthetic else self.ledger
+
+    def _expect(self, call: ModelCall, turn: Turn) -> None:
         """Show the series of a model at zero, as its first turn is not over yet."""
+        if turn.is_synthetic:
+            return
         model = self._label(call.model)
         if model not in self._seen:
             self._seen.add(model)

@@ -64,7 +64,7 @@ class SessionSpans:
         """
         if not self._tracing.is_enabled:
             return NOOP_SCOPE
-        described: dict[str, str] = {}
+        described: Attributes = {}
         with self._tracing.guard:
             if session is not None:
                 described = self._sessions.attributes(session)
@@ -75,7 +75,7 @@ class SessionSpans:
     def start(
         self,
         name: str,
-        attributes: dict[str, str],
+        attributes: Attributes,
         start: int | None = None,
         parent: SpanScope | None = None,
     ) -> SpanScope:
@@ -100,5 +100,5 @@ class SessionSpans:
                 return self.start_root(name, session, attributes, start)
             with self._tracing.guard:
                 if session is not None:
-                    attributes = attributes | self._sessions.attributes(session)
+                    attributes = {**attributes, **self._sessions.attributes(session)}
         return self._tracing.start_child(name, attributes, start, parent)

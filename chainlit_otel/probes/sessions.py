@@ -34,6 +34,7 @@ from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitSession, ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.retained import Retained
+from chainlit_otel.probes.synthetic import Synthetic
 
 _PROFILES = 32
 _MOST_TIMED_OUT = 10_000
@@ -71,7 +72,8 @@ class Sessions(Probe):
     """Chainlit's session objects, and the entry of each in the ledger.
 
     Attributes:
-        ledger: The ledger of sessions.
+        ledger: The ledger of sessions, without those of synthetic visitors.
+        synthetic: Tells synthetic visitors from others.
         client_type: The clients.
         profiles: The chat profiles.
         lookups: Lookups of sessions by their id, by what looked them up.
@@ -86,6 +88,9 @@ class Sessions(Probe):
         super().__init__(context)
         self._live = context.live
         self.ledger = SessionLedger(self._on_end, journal=context.journal)
+        self.synthetic = context.get(Synthetic)
+        self._synthetic_ledger = SessionLedger(self._on_synthetic_end, is_synthetic=True)
+        self._synthetic_ends: Counts[tuple[str, ...]] = Counts()
         self._resyncs = context.resync
         self._capture_user = context.settings.capture_user
         self.client_type = EnumLabel(catalog.CLIENT_TYPE.values)
@@ -115,6 +120,7 @@ class Sessions(Probe):
             if not hasattr(module, name):
                 raise SeamMissing(f"chainlit.session.{name}")
         websocket, http = module.WebsocketSession, module.HTTPSession
+        self.synthetic.install(patches, self.guard)
         patches.wrap_attribute(websocket, "__init__", _wrap_init(self, "websocket"))
         patches.wrap_attribute(websocket, "restore", _wrap_restore(self))
         patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
@@ -136,6 +142,8 @@ class Sessions(Probe):
         register(catalog.SESSION_LOOKUP_MISSES, self.misses.read)
         register(catalog.USER_ACTIVE, lambda: {(): self.users.active()})
         register(catalog.RETAINED, self.retained)
+        if self.synthetic.is_enabled:
+            register(catalog.SYNTHETIC_SESSIONS, self._synthetic_sessions)
 
     def overflows(self) -> Mapping[catalog.Attribute, EnumLabel | BoundedLabel]:
         """Return what bounds the clients and the chat profiles."""
@@ -151,6 +159,7 @@ class Sessions(Probe):
     def end(self, reason: str) -> None:
         """End every session."""
         self.ledger.end_all(reason)
+        self._synthetic_ledger.end_all(reason)
 
     def _record_finalized(self) -> None:
         with self.guard:
@@ -174,10 +183,37 @@ class Sessions(Probe):
             with self.guard:
                 self._live.sessions.ended(session, reason, seconds)
 
+    def _on_synthetic_end(self, session: Session, reason: str, seconds: float) -> None:
+        self._synthetic_ends.add((session.outcome,))
+
+    def _synthetic_sessions(self) -> dict[tuple[str, ...], int]:
+        """Return the synthetic sessions that have ended, by outcome."""
+        self._synthetic_ledger.record_finalized()
+        return self._synthetic_ends.read()
+
+    def ledger_of(self, handle: Session) -> SessionLedger:
+        """Return the ledger that a session is in."""
+        return self._synthetic_ledger if handle.is_synthetic else self.ledger
+
+    def is_synthetic(self) -> bool:
+        """Tell whether this runs on behalf of a synthetic visitor."""
+        if not self.synthetic.is_enabled:
+            return False
+        session = current_session()
+        if session is None:
+            return self.synthetic.shown_by_request()
+        handle = self._handles.get(session)
+        return handle is not None and handle.is_synthetic
+
     def on_start(self, session: ChainlitSession, type: SessionType) -> None:
         """Chainlit made a session."""
+        if type == "http":
+            is_synthetic = self.synthetic.shown_by_request()
+        else:
+            is_synthetic = self.synthetic.shown_by_socket(session)
+        ledger = self._synthetic_ledger if is_synthetic else self.ledger
         client = self.client_type(session.client_type)
-        handle = self.ledger.start(type, client, _origin(session, type), hashed(session.id))
+        handle = ledger.start(type, client, _origin(session, type), hashed(session.id))
         self._handles[session] = handle
         if type == "http":
             self._http[session.id] = session
@@ -185,16 +221,17 @@ class Sessions(Probe):
             self._connect_user(session)
         reason = "completed" if type == "http" else catalog.OTHER
         # An HTTP session is hardly ever deleted, and a lost websocket session never.
-        finalizer = weakref.finalize(session, self.ledger.finalized, handle, reason)
+        finalizer = weakref.finalize(session, ledger.finalized, handle, reason)
         finalizer.atexit = False
         with self._recorder.guard:
             self._describe(session, handle)
-            self._recorder.session_started(handle)
+            if not is_synthetic:
+                self._recorder.session_started(handle)
 
     def record_event(self, kind: EventKind, detail: str) -> None:
         """Something has happened in the session that this runs on behalf of, if there is one."""
         if (handle := self.handle(current_session())) is not None:
-            self.ledger.record_event(handle, kind, detail)
+            self.ledger_of(handle).record_event(handle, kind, detail)
 
     def resync(self) -> None:
         """Start the sessions that are open now in the ledger."""
@@ -223,24 +260,38 @@ class Sessions(Probe):
         if session.user is not None:
             handle.user = self._user_hash(str(session.user.identifier))
 
-    def attributes(self, session: ChainlitSession) -> dict[str, str]:
+    def attributes(self, session: ChainlitSession) -> dict[str, str | bool]:
         """Return the span attributes of a session."""
         handle = self._handles.get(session)
-        attributes = {
+        attributes: dict[str, str | bool] = {
             catalog.SESSION_ID: handle.hash if handle else hashed(session.id),
             catalog.CONVERSATION_ID: _conversation(session.thread_id),
         }
         if handle is not None:
             attributes[catalog.CLIENT_TYPE.key] = handle.client
+            if handle.is_synthetic:
+                attributes[catalog.SYNTHETIC] = True
         if self._capture_user and session.user is not None:
             attributes[catalog.USER_ID] = utf8_safe(session.user.identifier)
         return attributes
 
     def on_restore(self, session: ChainlitSession) -> None:
-        """A socket reconnects to a session; one that has ended in the ledger starts again."""
+        """A socket reconnects to a session; one that has ended in the ledger starts again.
+
+        A synthetic session whose visitor does not show the token any more ends, and one like any
+        other starts: to know the id of a session is not enough to hide in it.
+        """
         handle = self._handles.get(session)
-        self.lookups.add(("socket",))
-        if handle is None or not self.ledger.restore(handle):
+        if (
+            handle is not None
+            and handle.is_synthetic
+            and not self.synthetic.shown_by_socket(session)
+        ):
+            self._synthetic_ledger.end(handle, catalog.OTHER)
+            handle = None
+        if handle is None or not handle.is_synthetic:
+            self.lookups.add(("socket",))
+        if handle is None or not self.ledger_of(handle).restore(handle):
             self._failed.discard(session)
             self.on_start(session, "websocket")
         else:
@@ -257,6 +308,8 @@ class Sessions(Probe):
         timed out here is no reason to look for it elsewhere.
         """
         handle = self._handles[session]
+        if handle.is_synthetic:
+            return
         is_returning = handle.client == "webapp" and handle.origin == "thread_resume"
         if (
             is_returning
@@ -270,7 +323,7 @@ class Sessions(Probe):
         self._disconnecting.add(session)
         self.users.disconnect(session)
         if handle := self._handles.get(session):
-            if self.ledger.drop(handle):
+            if self.ledger_of(handle).drop(handle):
                 self.on_socket_change(handle, False)
             with self._recorder.guard:
                 self._describe(session, handle)
@@ -290,7 +343,7 @@ class Sessions(Probe):
         if handle is None or handle.ended or handle.left is None:
             return
         if session.to_clear:
-            self.ledger.end(handle, "cleared")
+            self.ledger_of(handle).end(handle, "cleared")
             self._failed.add(session)
         else:
             asyncio.get_running_loop().call_later(
@@ -304,7 +357,7 @@ class Sessions(Probe):
         if handle := self._handles.get(session):
             with self._recorder.guard:
                 self._describe(session, handle)
-            self.ledger.end(handle, self._end_reason(session, handle))
+            self.ledger_of(handle).end(handle, self._end_reason(session, handle))
 
     def check_retained(self, session: ChainlitSession) -> None:
         """Note whether Chainlit still has a session that it has deleted."""
@@ -318,12 +371,14 @@ class Sessions(Probe):
 
     def on_lookup(self, site: str, is_miss: bool) -> None:
         """A session was looked up by its id, and may not be in this process."""
+        if self.is_synthetic():
+            return
         self.lookups.add((site,))
         if is_miss:
             self.misses.add((site,))
 
     def _connect_user(self, session: ChainlitSession) -> None:
-        if session.user is not None:
+        if session.user is not None and not self._handles[session].is_synthetic:
             self.users.connect(session, str(session.user.identifier))
 
     def _http_sessions(self) -> Iterator[Any]:
@@ -341,7 +396,7 @@ class Sessions(Probe):
 
     def _expire(self, reference: Callable[[], Any], handle: Session, left: int | None) -> None:
         session = reference()
-        if self.ledger.expire(handle, left) and session is not None:
+        if self.ledger_of(handle).expire(handle, left) and session is not None:
             self._failed.add(session)
 
 

@@ -34,6 +34,7 @@ from chainlit_otel.probes.messages import Messages, current_turn
 from chainlit_otel.probes.model_calls import ModelCalls
 from chainlit_otel.probes.probe import Probe, ProbeContext
 from chainlit_otel.probes.session_spans import SessionSpans
+from chainlit_otel.probes.sessions import Sessions
 
 # An app has tens of steps; one that puts what it looks for into their names has any number.
 _NAMES = 64
@@ -82,6 +83,7 @@ class Steps(Probe):
         self.tools = BoundedLabel(_NAMES)
         self._calls = ToolLedger()
         self._messages = context.get(Messages)
+        self._sessions = context.get(Sessions)
         self._model_calls = context.get(ModelCalls)
         self._model_calls.on_tool = self.on_tool
         self._spans = context.get(SessionSpans)
@@ -194,19 +196,8 @@ class Steps(Probe):
         end: int | None = None,
     ) -> None:
         state.open = False
-        kind = self.types(step.type)
-        if kind not in self._expected:
-            # From the first step of a type on, so that `rate()` does not lose the first that fails.
-            self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
-            self._expected.add(kind)
-        self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
-        turn = current_turn.get()
-        if kind == "tool":
-            ended = end or time.time_ns()
-            started = ended - round(seconds * NS)
-            self.on_tool(turn, catalog.SCOPE, step.name, started, ended, outcome)
-        if turn is not None and not turn.ended:
-            self._messages.ledger.record_step(turn)
+        if not self._sessions.is_synthetic():
+            self._record(step, seconds, outcome, end)
         if (generation := step.generation) is not None:
             self._model_calls.on_generation(generation)
         if state.scope is NOOP_SCOPE:
@@ -223,6 +214,21 @@ class Steps(Probe):
                     span.set_attributes(_content(step))
         self._tracing.end(state.scope, outcome, error, end)
 
+    def _record(self, step: ChainlitStep, seconds: float, outcome: str, end: int | None) -> None:
+        kind = self.types(step.type)
+        if kind not in self._expected:
+            # From the first step of a type on, so that `rate()` does not lose the first that fails.
+            self.telemetry.expect(catalog.STEP_DURATION, (kind, "error"))
+            self._expected.add(kind)
+        self.telemetry.record(catalog.STEP_DURATION, seconds, kind, outcome)
+        turn = current_turn.get()
+        if kind == "tool":
+            ended = end or time.time_ns()
+            started = ended - round(seconds * NS)
+            self.on_tool(turn, catalog.SCOPE, step.name, started, ended, outcome)
+        if turn is not None and not turn.ended:
+            self._messages.ledger.record_step(turn)
+
     def on_tool(
         self, turn: Turn | None, source: str, tool: str, start: int, end: int, outcome: str
     ) -> None:
@@ -236,6 +242,8 @@ class Steps(Probe):
             end: When it ended, likewise.
             outcome: `ok`, `error` or `cancelled`.
         """
+        if turn is not None and turn.is_synthetic:
+            return
         tool = utf8_safe(tool)
         ledger, seconds = self._messages.ledger, max(0, end - start) / NS
         if turn is not None and not ledger.show_tool(turn, source, tool, start, end):

@@ -284,6 +284,8 @@ def sessions(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             "copilot": most(1),
             "other": most(1),
         },
+        ("Synthetic sessions", "timeseries"): {"error": total(done["synthetic"]), ANY: NOTHING},
+        ("Synthetic turns", "timeseries"): {"error": total(done["synthetic"]), ANY: NOTHING},
         ("Transports", "timeseries"): {
             "websocket": last(here) + most(peak),
             "polling": last(0) + most(1),

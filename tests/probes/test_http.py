@@ -168,6 +168,8 @@ class World:
             list(_excluded([], None)),
             _hidden_headers(),
             exception_messages,
+            None,
+            lambda: False,
         )
 
     def application(self) -> FastAPI:

@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 
+from chainlit_otel import catalog
 from chainlit_otel.testing.client import Refused, Visitor
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
@@ -26,6 +27,7 @@ from tests.support.server import ChainlitServer
 from tests.support.sign_in import sign_in
 
 SEED = 20261125
+SYNTHETIC_TOKEN = "the-token-of-the-monitor"
 SCHEMA = (Path(__file__).parents[2] / "examples" / "postgres" / "schema.sql").read_text()
 GRACE = 4
 SCRAPE = 1  # what Grafana has as the scrape interval; Prometheus scrapes twice as often
@@ -268,6 +270,7 @@ def replica(database: Postgres, receiver: Receiver) -> ChainlitServer:
             "CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters",
             "DATABASE_URL": database.url,
             "CHAINLIT_OTEL_RECORDS_DIR": "records",
+            "CHAINLIT_OTEL_SYNTHETIC_TOKEN": SYNTHETIC_TOKEN,
             "OTEL_RESOURCE_ATTRIBUTES": "service.version=1.0",
             **receiver.env,
         },
@@ -359,6 +362,7 @@ class Script:
         await self._files(regulars[3])
         await self._mcp(regulars[4])
         await self._at_the_door()
+        await self._monitor()
         await self._come_and_go()
         await guests
         await self._rush()
@@ -566,6 +570,17 @@ class Script:
                 self.done["bots"] += 1
                 # One between two scrapes: of what comes all at once `rate()` makes more or less.
                 await self._prometheus_says(came, self.done["bots"])
+
+    async def _monitor(self) -> None:
+        """Come with the synthetic token, which is in no other figure."""
+        token = {catalog.SYNTHETIC_HEADER: SYNTHETIC_TOKEN}
+        headers = {**self._headers["regular 0"], **token}
+        for _ in range(3):
+            visitor = Visitor(self._first.url, headers=headers, transports=["websocket"])
+            await visitor.connect()
+            await visitor.talk("fail")
+            await visitor.leave(clear=True)
+            self.done["synthetic"] += 1
 
     async def _come_and_go(self) -> None:
         """Poll, use another client, go on with a stored chat, and be impossible to let go of."""

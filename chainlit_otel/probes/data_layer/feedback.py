@@ -65,15 +65,17 @@ class Feedback(Probe):
         value = "positive" if feedback.value else "negative"
         message_id = str(feedback.forId)
         judgements = self._evaluations.judgements
-        turn = judgements.feedback_given(message_id, str(feedback_id), value)
-        self._count(value, turn)
+        turn = judgements.turn_of(message_id)
+        if not self._evaluations.is_synthetic(turn):
+            judgements.feedback_given(message_id, str(feedback_id), value)
+            self._count(value, turn)
         has_comment = bool(getattr(feedback, "comment", None))
         self._evaluations.on_feedback(turn, message_id, value, has_comment)
 
     def on_deleted(self, deleted: Any, feedback_id: Any) -> None:
         """The data layer has deleted feedback, unless it says that it has not."""
         # Layers that say nothing return None.
-        if deleted is not False:
+        if deleted is not False and not self._evaluations.is_synthetic(None):
             message_id, turn = self._evaluations.judgements.feedback_deleted(str(feedback_id))
             self._count("deleted", turn)
             self._evaluations.on_feedback(turn, message_id, "deleted", None)

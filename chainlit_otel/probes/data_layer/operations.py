@@ -221,7 +221,7 @@ class DataLayers(Probe):
         outcome = "error" if error is None and operation.failed else outcome_of(error)
         if operation.is_nested and parent is not None:
             parent.failed = parent.failed or operation.failed
-        elif not is_counted:
+        elif not is_counted and not self._sessions.is_synthetic():
             seconds = (time.monotonic_ns() - operation.started) / NS
             labels = (operation.name, operation.layer, outcome)
             self.ledger.end(*labels)
@@ -241,7 +241,8 @@ class DataLayers(Probe):
     def on_queued(self, session: ChainlitWebsocketSession, name: str) -> None:
         """Chainlit may have put operations in the queue of a session."""
         queue = session.thread_queues.get(name)
-        if not queue:
+        handle = self._sessions.handle(session)
+        if not queue or (handle is not None and handle.is_synthetic):
             return
         session_queue = self._session_queues.get(session)
         if session_queue is None:
@@ -316,7 +317,7 @@ class DataLayers(Probe):
             call = self.ledger.next_id() if patches.active else None
             coroutine = run(call, args, kwargs)
             with guard:
-                if call is not None:
+                if call is not None and not self._sessions.is_synthetic():
                     self.ledger.add_call(call, coroutine, name, layer, _current_operation())
             return coroutine
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from importlib import import_module
 from types import FrameType
@@ -41,7 +42,7 @@ class Sockets(Probe):
     """The open sockets, by the ids of Socket.IO and of Engine.IO.
 
     Attributes:
-        ledger: The ledger of connections.
+        ledger: The ledger of connections, without those of synthetic visitors.
         connections: The open sockets, by their Socket.IO id.
         stopping: Whether the server is closing its sockets, in order to stop.
     """
@@ -77,7 +78,7 @@ class Sockets(Probe):
         patches.wrap_on_instance(
             sio.eio, "_bad_request", functools.partial(_wrap_bad_request, patches, self)
         )
-        inbound.install(patches, self.guard, self.ledger, sio)
+        inbound.install(patches, self.guard, self._on_inbound_drop, sio)
         self.resync()
         self.telemetry.register_observable(
             catalog.CONNECTION_ACTIVE, self.ledger.active, self.guard
@@ -138,14 +139,25 @@ class Sockets(Probe):
         engine_sid = sio.manager.eio_sid_from_sid(sid, _NAMESPACE)
         socket = sio.eio.sockets.get(engine_sid)
         upgraded = functools.partial(getattr, socket, "upgraded", False)
-        self.connections[sid] = self.ledger.open(upgraded)
+        handle = self._sessions.handle(_session_of(sid))
+        # One that the ledger does not have can be closed all the same.
+        self.connections[sid] = (
+            Connection(time.monotonic_ns(), upgraded)
+            if handle is not None and handle.is_synthetic
+            else self.ledger.open(upgraded)
+        )
         self._sids[engine_sid] = sid
         if socket is None or socket.closed or socket.closing:
             self.on_engine_close(engine_sid)
 
     def on_refused(self, error: BaseException | None) -> None:
         """Chainlit refused a socket, by an exception or by returning False."""
-        self.ledger.reject(refusal(error))
+        if not self._sessions.is_synthetic():
+            self.ledger.reject(refusal(error))
+
+    def _on_inbound_drop(self, reason: str, packets: int = 1) -> None:
+        if not self._sessions.is_synthetic():
+            self.ledger.drop(reason, packets)
 
     def on_disconnect(self, sid: str, reason: object) -> Any:
         """A socket is closed.

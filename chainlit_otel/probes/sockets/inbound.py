@@ -13,7 +13,6 @@ from contextvars import ContextVar
 from importlib import import_module
 from typing import Any
 
-from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.guard import Guard
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 
@@ -30,7 +29,7 @@ class _InboundRequest:
     Args:
         receive: Receives the events of the request, by ASGI.
         guard: Holds what goes wrong of ours.
-        ledger: Counts the packets that are dropped.
+        drop: Counts packets that are dropped, by the reason and their number.
         eio: The Engine.IO server.
 
     Attributes:
@@ -38,12 +37,12 @@ class _InboundRequest:
         too_large: Whether it was too large, or one of its messages.
     """
 
-    __slots__ = ("_eio", "_guard", "_ledger", "_receive", "packets", "too_large")
+    __slots__ = ("_drop", "_eio", "_guard", "_receive", "packets", "too_large")
 
-    def __init__(self, receive: Receive, guard: Guard, ledger: ConnectionLedger, eio: Any) -> None:
+    def __init__(self, receive: Receive, guard: Guard, drop: Callable[..., None], eio: Any) -> None:
         self._receive = receive
         self._guard = guard
-        self._ledger = ledger
+        self._drop = drop
         self._eio = eio
         self.packets = 1
         self.too_large = False
@@ -71,7 +70,7 @@ class _InboundRequest:
         """It was too large; it counts once."""
         if not self.too_large:
             self.too_large = True
-            self._ledger.drop("too_large")
+            self._drop("too_large")
 
     def on_refused(self, error: Exception) -> None:
         """Engine.IO has raised at a poll."""
@@ -79,10 +78,10 @@ class _InboundRequest:
             # It has not been read, so its packets are not known.
             self.on_too_large()
         elif type(error).__name__ == "UnknownPacketError":
-            self._ledger.drop("malformed")
+            self._drop("malformed")
         elif isinstance(error, (ValueError, LookupError)):
             too_many = str(error).startswith("Too many packets")
-            self._ledger.drop("too_many" if too_many else "malformed", self.packets)
+            self._drop("too_many" if too_many else "malformed", self.packets)
 
 
 # Engine.IO handles a request, and closes its connection, in the task in which it arrived.
@@ -95,13 +94,13 @@ def is_too_large() -> bool:
     return request is not None and request.too_large
 
 
-def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) -> None:
+def install(patches: Patches, guard: Guard, drop: Callable[..., None], sio: Any) -> None:
     """Wrap the requests to a Socket.IO server.
 
     Args:
         patches: Takes the changes.
         guard: Holds what goes wrong of ours.
-        ledger: Counts the packets that are dropped.
+        drop: Counts packets that are dropped, by the reason and their number.
         sio: The server.
 
     Raises:
@@ -118,7 +117,7 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
             with guard:
                 if patches.active and len(args) == 3:
                     scope, receive, send = args
-                    request = _InboundRequest(receive, guard, ledger, sio.eio)
+                    request = _InboundRequest(receive, guard, drop, sio.eio)
                     _request.set(request)
                     args = (scope, request, send)
             return original(*args, **kwargs)
@@ -148,7 +147,7 @@ def install(patches: Patches, guard: Guard, ledger: ConnectionLedger, sio: Any) 
                 with guard:
                     # The `connect` handler of Chainlit may raise these, too.
                     if patches.active and _raiser(error).startswith(("socketio.", "json.")):
-                        ledger.drop("malformed")
+                        drop("malformed")
                 raise
 
         return message
