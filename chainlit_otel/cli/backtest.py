@@ -28,6 +28,13 @@ _QUESTIONS = 45
 """About as many as a run asks for each part of the time, for the progress bar."""
 
 
+def _part_of_a_minute(context: click.Context, parameter: click.Parameter, step: float) -> float:
+    # The windows of the rules are whole minutes, and each has to be a number of evaluations.
+    if 60 % step:
+        raise click.BadParameter(f"{step:g} does not divide a minute, as 15, 20, 30 and 60 do")
+    return step
+
+
 @click.command("backtest")
 @click.option(
     "--prometheus",
@@ -57,10 +64,11 @@ _QUESTIONS = 45
 )
 @click.option(
     "--step",
-    type=click.FloatRange(1, 120),
+    type=click.FloatRange(1, 60),
+    callback=_part_of_a_minute,
     default=60.0,
     show_default=True,
-    help="Seconds between two evaluations.",
+    help="Seconds between two evaluations, of which a minute is a multiple.",
 )
 @click.option(
     "--scrape-interval",

@@ -145,6 +145,9 @@ def test_a_header_opens_what_is_guarded(prometheus: Prometheus) -> None:
     [
         (["--since", "2150-01-01"], "is not before the end of the period"),
         (["--header", "Authorization"], "is not NAME:VALUE"),
+        (["--step", "45"], "'--step': 45 does not divide a minute, as 15, 20, 30 and 60 do"),
+        (["--step", "7"], "'--step': 7 does not divide a minute"),
+        (["--step", "120"], "'--step': 120.0 is not in the range 1<=x<=60."),
         (["--spike-factor", "0"], "threshold spike_factor is 0"),
         (["--since", "2023-11-14"], "cannot be asked (ConnectError)"),
     ],
