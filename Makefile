@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-rules lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-analysis: $(READY) ## measure export and report over a million sessions, b
 bench-instructions: $(READY) ## count the instructions of a turn, some ten minutes; takes BENCH_ARGS, too
 	@tools/system-packages.sh valgrind
 	$(BIN)/python -m bench.instructions $(BENCH_ARGS)
+
+bench-backtest: $(READY) system-packages ## hold `backtest` against the rule engine of Prometheus, over weeks; takes BENCH_ARGS, too
+	$(BIN)/python -m bench.backtest $(BENCH_ARGS)
 
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)

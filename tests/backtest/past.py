@@ -26,7 +26,7 @@ _MORE_COUNTERS = {
 Series = dict[str, dict[Labels, Values]]
 
 
-def past(seed: int) -> Series:
+def past(seed: int, grid: Grid = GRID) -> Series:
     """What was scraped of three replicas, each with bursts, a restart, and scrapes that failed."""
     rng = np.random.default_rng(seed)
     series: Series = {}
@@ -38,11 +38,11 @@ def past(seed: int) -> Series:
         series.setdefault(family, {})[of] = np.asarray(values, dtype=float)
 
     for instance in ("a", "b", "c"):
-        base = _bursts(rng, rng.poisson(2.0, GRID.size))
-        restart = int(rng.integers(100, GRID.size - 100))
-        failed = np.zeros(GRID.size, dtype=bool)
+        base = _bursts(rng, rng.poisson(2.0, grid.size))
+        restart = int(rng.integers(100, grid.size - 100))
+        failed = np.zeros(grid.size, dtype=bool)
         for _ in range(3):
-            at = rng.integers(0, GRID.size)
+            at = rng.integers(0, grid.size)
             failed[at : at + rng.integers(1, 40)] = True
         for name, share in {**_COUNTERS, **_MORE_COUNTERS}.items():
             often = rng.integers(1, 40) if rng.random() < 0.4 else 1
@@ -53,10 +53,10 @@ def past(seed: int) -> Series:
         for name, share in _GAUGES.items():
             put(name, rng.poisson(_bursts(rng, base) * share * 3).astype(float), instance)
         for name, value in _CONSTANTS.items():
-            values = np.where(failed, 0, value) if name == "up" else np.full(GRID.size, value)
+            values = np.where(failed, 0, value) if name == "up" else np.full(grid.size, value)
             put(name, values, instance)
-        born = np.where(np.arange(GRID.size) < restart, 0.0, restart * float(STEP))
-        put("process_start_time_seconds", GRID.start + born - 1e5 * (born == 0), instance)
+        born = np.where(np.arange(grid.size) < restart, 0.0, restart * grid.step)
+        put("process_start_time_seconds", grid.start + born - 1e5 * (born == 0), instance)
         put('chainlit_session_peak{chainlit_peak_window="1m"}', base * 3.0, instance)
     return series
 
@@ -64,27 +64,27 @@ def past(seed: int) -> Series:
 def _bursts(rng: np.random.Generator, base: Any) -> Values:
     """Take some stretches of time many times, or not at all."""
     shaped: Values = base.astype(float)
-    for _ in range(4):
-        at = rng.integers(0, GRID.size - 200)
+    for _ in range(len(shaped) // 375):
+        at = rng.integers(0, len(shaped) - 200)
         shaped[at : at + rng.integers(20, 200)] *= rng.choice((0, 0, 5, 15))
     return shaped
 
 
-def openmetrics(series: Series) -> Iterator[str]:
+def openmetrics(series: Series, grid: Grid = GRID) -> Iterator[str]:
     """The samples as a file for `promtool tsdb create-blocks-from openmetrics`."""
     for family, by_labels in series.items():
         for of, values in by_labels.items():
             name = f"{family}{{{_written(of)}}}"
-            for time, value in zip(GRID.times, values, strict=True):
+            for time, value in zip(grid.times, values, strict=True):
                 if not np.isnan(value):
                     yield f"{name} {value:.17g} {time:.0f}\n"
     yield "# EOF\n"
 
 
-def promtool_series(series: Series) -> list[dict[str, str]]:
+def promtool_series(series: Series, grid: Grid = GRID) -> list[dict[str, str]]:
     """The samples as the input of `promtool test rules`, whose time starts at 0."""
     started = series["process_start_time_seconds"]
-    shifted = {of: values - GRID.start for of, values in started.items()}
+    shifted = {of: values - grid.start for of, values in started.items()}
     series = {**series, "process_start_time_seconds": shifted}
     return [
         {

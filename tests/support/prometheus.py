@@ -122,9 +122,10 @@ class Prometheus(_Process):
             self.scrape(addresses, job)
         if history:
             (self.directory / "history").write_text(history)
-            fill = ["tsdb", "create-blocks-from", "openmetrics", "history", "data"]
+            # By default it reads the whole file again for every two hours of it.
+            fill = ["tsdb", "create-blocks-from", "--max-block-duration=1000h"]
             subprocess.run(
-                ["promtool", *fill],
+                ["promtool", *fill, "openmetrics", "history", "data"],
                 cwd=self.directory,
                 check=True,
                 capture_output=True,
@@ -135,6 +136,8 @@ class Prometheus(_Process):
         return [
             "--config.file=prometheus.yml",
             "--storage.tsdb.path=data",
+            # The rules look back on weeks, and a history may be of any time.
+            "--storage.tsdb.retention.time=1y",
             "--enable-feature=exemplar-storage",
             f"--web.listen-address={self.address}",
         ]
