@@ -489,9 +489,15 @@ def test_the_objectives_are_openslo_documents(tmp_path: Path) -> None:
     queries = []
     for one, target in zip(found, (0.98, 0.95, 0.99), strict=True):
         assert (one["apiVersion"], one["kind"]) == ("openslo/v1", "SLO")
+        assert set(one) == {"apiVersion", "kind", "metadata", "spec"}
         assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", one["metadata"]["name"])
         spec = one["spec"]
         assert spec["service"] == service["metadata"]["name"]
+        assert 0 < len(spec["description"]) <= 1050
+        assert {*spec} == {
+            *("description", "service", "indicator"),
+            *("timeWindow", "budgetingMethod", "objectives"),
+        }
         assert spec["budgetingMethod"] == "Occurrences"
         assert spec["timeWindow"] == [{"duration": "28d", "isRolling": True}]
         assert [objective["target"] for objective in spec["objectives"]] == [target]
@@ -520,7 +526,8 @@ def grafana_rules(*arguments: str) -> list[dict[str, Any]]:
     assert document["apiVersion"] == 1
     (group,) = document["groups"]
     assert set(group) == {"orgId", "name", "folder", "interval", "rules"}
-    assert re.fullmatch(DURATION, group["interval"])
+    # Its scheduler looks each ten seconds.
+    assert re.fullmatch(r"\d*0s|\d+m", group["interval"])
     found: list[dict[str, Any]] = group["rules"]
     return found
 
@@ -532,8 +539,16 @@ def test_grafana_is_given_every_alert_as_its_provisioning_wants_it() -> None:
     for key in ("uid", "title"):
         assert len({rule[key] for rule in found}) == len(every)
     for rule, alert in zip(found, every, strict=True):
+        assert set(rule) - {"keepFiringFor"} == {
+            *("uid", "title", "condition", "data", "noDataState", "execErrState", "for"),
+            *("annotations", "labels", "isPaused"),
+        }
         assert re.fullmatch(r"[a-z0-9-]{1,40}", rule["uid"])
         assert rule["title"].startswith(PREFIX + alert.name)
+        assert len(rule["title"]) <= 190
+        # Grafana puts variables of its environment in the place of these.
+        assert "$" not in rule["title"] + str(rule["labels"])
+        assert "${" not in str(rule["annotations"])
         assert rule["labels"] == {"severity": alert.severity, **alert.labels}
         assert re.fullmatch(DURATION, rule["for"])
         assert re.fullmatch(DURATION, rule.get("keepFiringFor", "1m"))
@@ -544,6 +559,9 @@ def test_grafana_is_given_every_alert_as_its_provisioning_wants_it() -> None:
         assert (condition["refId"], condition["datasourceUid"]) == ("B", "__expr__")
         assert rule["condition"] == "B"
         assert condition["model"]["type"] == "math"
+        for one in (query, condition):
+            assert set(one) == {"refId", "relativeTimeRange", "datasourceUid", "model"}
+            assert one["relativeTimeRange"]["from"] > one["relativeTimeRange"]["to"] == 0
         assert set(rule["annotations"]) == {
             *("summary", "description", "runbook_url", "dashboard_url")
         }
