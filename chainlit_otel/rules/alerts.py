@@ -206,7 +206,9 @@ def _session_drop(limits: Thresholds, window: Windows) -> Alert:
     hour = window.duration(HOUR)
 
     def mean(seconds: float) -> str:
-        return f"avg_over_time({r.STARTS}[{ten_minutes}] offset {window.duration(seconds)})"
+        # Of 20 minutes before and after, since few who come at random are none in some 10 minutes.
+        span, before = window.duration(40 * MINUTE), window.duration(seconds - 20 * MINUTE)
+        return f"avg_over_time({r.STARTS}[{span}] offset {before})"
 
     # Where no replica is left, nothing is recorded either: an hour long, that counts as nobody.
     now = f"(avg_over_time({r.STARTS}[{ten_minutes}]) or 0 * max_over_time({r.STARTS}[{hour}]))"
@@ -216,7 +218,7 @@ def _session_drop(limits: Thresholds, window: Windows) -> Alert:
         "SessionDrop",
         f"({now} / {then} < {limits.drop_factor:g})\n"
         f"and ({then} * {literal} >= {limits.drop_sessions:g})",
-        3 * MINUTE,
+        2 * MINUTE,
         "warning",
         "Hardly anybody comes to {{ $labels.job }}.",
         "Sessions start at {{ $value | humanizePercentage }} of the rate at the same time of the "

@@ -1,8 +1,8 @@
 """Objectives: which share of what users ask for should be well, and what is left of the rest.
 
 An objective counts events and those that were good. The share that may be bad is its error budget,
-for 28 days. Burn rates and their windows are those of the Site Reliability Workbook, chapter 5,
-for that period: https://sre.google/workbook/alerting-on-slos/
+for 28 days. Burn rates, but for the lowest, and their windows are those of the Site Reliability
+Workbook, chapter 5, for that period: https://sre.google/workbook/alerting-on-slos/
 """
 
 from __future__ import annotations
