@@ -65,6 +65,18 @@ def test_an_outage_is_found_within_sixteen_minutes_and_has_no_echo() -> None:
     assert row("SessionDrop", 10_000)["echoes_in_four_busy_weeks"] <= 0.25
 
 
+def test_most_outages_of_few_visitors_are_found() -> None:
+    assert share("SessionDrop", 1_000, "outage of 20 min") >= 0.7
+    assert row("SessionDrop", 1_000)["events"]["outage of 20 min"]["minutes"] <= 16
+    assert row("SessionDrop", 1_000)["false_in_four_weeks"] <= 0.25
+
+
+def test_an_app_that_just_meets_its_objective_does_not_burn_again_and_again() -> None:
+    assert row("TurnErrorBudgetBurn", 1_000)["false_in_four_weeks"] <= 1
+    assert row("TurnErrorBudgetBurn", 10_000)["false_in_four_weeks"] <= 1
+    assert share("TurnErrorBudgetBurn", 10_000, "one in ten fails") == 1
+
+
 def test_one_visitor_pages_nobody_and_half_the_turns_do() -> None:
     assert row("TurnErrorBudgetBurn", 1_000)["false_pages"] == 0
     assert row("TurnErrorBudgetBurn", 10_000)["false_pages"] == 0
