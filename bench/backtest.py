@@ -2,10 +2,10 @@
 
 Usage: python -m bench.backtest [--days N] [--per-day N] [--seed N]
 
-A Prometheus is filled with two deployments: the traffic of one has a rhythm and events, and in the
-other something goes on with every metric that an alert reads. `backtest` asks it for the last days.
-The rule engine, which needs the three weeks before as well, evaluates the same samples each minute;
-what fires has to be the same at each evaluation of those days.
+A Prometheus is filled with two deployments: the traffic of one has a rhythm and events for weeks;
+in the other something goes on for a day with every metric that an alert reads. `backtest` asks it
+for the last days. The rule engine, which needs the three weeks before as well, evaluates the same
+samples each minute; what fires has to be the same at each evaluation of those days.
 """
 
 from __future__ import annotations
@@ -30,27 +30,15 @@ from chainlit_otel.backtest.trial import LOOK_BACK
 from chainlit_otel.backtest.vector import Grid
 from chainlit_otel.cli import main as command
 from chainlit_otel.rules import Links, Thresholds, Windows, groups
+from chainlit_otel.rules.alerts import PREFIX
 from tests.backtest.engine import objections
 from tests.backtest.past import Series, openmetrics, past
 from tests.support.prometheus import Prometheus
-from tools.alert_quality.traffic import STEP, World, simulate
+from tools.alert_quality.__main__ import ALERTS
+from tools.alert_quality.traffic import STEP, simulate
 
 _DAY = 86_400
 _TIMEOUT = 3600.0
-
-
-def scraped(world: World, grid: Grid, days: int, seed: int) -> Series:
-    """Return the end of a world, and beside it for the days a deployment with every metric."""
-    series: Series = {}
-    for name, by_labels in world.series.items():
-        series[name] = {of: values[-grid.size :] for of, values in by_labels.items()}
-    before = np.full(grid.size - days * _DAY // STEP, np.nan)
-    lasting = Grid(grid.end - days * _DAY + STEP, STEP, days * _DAY // STEP)
-    for name, by_labels in past(seed, lasting).items():
-        for of, values in by_labels.items():
-            other = of - {("job", "chat")} | {("job", "other")}
-            series.setdefault(name, {})[other] = np.concatenate([before, values])
-    return series
 
 
 def backtest(series: Series, grid: Grid) -> list[Firing]:
@@ -59,9 +47,7 @@ def backtest(series: Series, grid: Grid) -> list[Firing]:
     until = datetime.fromtimestamp(grid.end, timezone.utc)
     period = ["--since", f"{since:%Y-%m-%dT%H:%M:%SZ}", "--until", f"{until:%Y-%m-%dT%H:%M:%SZ}"]
     rate = ["--step", str(STEP), "--scrape-interval", str(STEP)]
-    began = time.perf_counter()
     with Prometheus([], history="".join(openmetrics(series, grid))) as prometheus:
-        print(f"filled in {time.perf_counter() - began:.0f} s", flush=True)
         began = time.perf_counter()
         of = ["--prometheus", prometheus.url, "--json"]
         result = CliRunner().invoke(command, ["backtest", *of, *period, *rate])
@@ -69,37 +55,41 @@ def backtest(series: Series, grid: Grid) -> list[Firing]:
         sys.exit(result.output)
     found: dict[str, Any] = json.loads(result.stdout)
     print(f"backtest: {time.perf_counter() - began:.0f} s, {found['asked']}", flush=True)
-    return [
-        Firing(
-            one["alert"],
-            frozenset(one["labels"].items()),
-            one["pending"],
-            one["start"],
-            one["end"],
-        )
-        for one in found["firings"]
-    ]
+    firings = []
+    for one in found["firings"]:
+        labels = frozenset(one["labels"].items())
+        firings.append(Firing(one["alert"], labels, one["pending"], one["start"], one["end"]))
+    return firings
 
 
-def engine(series: Series, grid: Grid, firings: list[Firing]) -> str:
-    """Return where the rule engine says otherwise; nothing if it does not."""
+def compare(series: Series, grid: Grid, days: int, found: list[Firing], alerts: set[str]) -> None:
+    """Have the rule engine say what these alerts did in the last days, and stop if it differs."""
     # Texts decide nothing.
     rules = [
         {key: value for key, value in rule.items() if key != "annotations"}
-        for rule in needed(groups(Thresholds(), Windows(scrape=STEP), Links()))
+        for group in groups(Thresholds(), Windows(scrape=STEP), Links())
+        for rule in group["rules"]
+        if "record" in rule or rule["alert"] in alerts
     ]
-    days = range(int(LOOK_BACK / STEP), grid.size)
+    shipped = [{"name": "chainlit", "rules": needed([{"rules": rules}])}]
+    jobs = {dict(of)["job"] for by_labels in series.values() for of in by_labels}
+    firings = [one for one in found if one.alert in alerts and dict(one.labels)["job"] in jobs]
+    looked_at = range(grid.size - days * _DAY // STEP, grid.size)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="chainlit-otel-engine-") as directory:
-        shipped = [{"name": "chainlit", "rules": rules}]
-        said = objections(shipped, series, grid, firings, days, Path(directory), _TIMEOUT)
-    seconds = time.perf_counter() - began
+        said = objections(
+            shipped, series, grid, firings, looked_at, Path(directory), timeout=_TIMEOUT
+        )
     print(
-        f"engine: {grid.size:,} evaluations of {len(rules)} rules in {seconds:.0f} s, "
-        f"the last {len(days):,} compared",
-        flush=True,
+        f"engine: {grid.size:,} evaluations of {len(shipped[0]['rules'])} rules in "
+        f"{time.perf_counter() - began:.0f} s; "
+        f"{'others fire' if said else 'the same'} at each of the last {len(looked_at):,}:"
     )
-    return said
+    for name, number in sorted(Counter(one.alert for one in firings).items()):
+        print(f"  {name} {number}")
+    sys.stdout.flush()
+    if said:
+        sys.exit(said[:10_000])
 
 
 def main() -> None:
@@ -114,17 +104,26 @@ def main() -> None:
     if size > world.grid.size:
         parser.error(f"--days {options.days}: must be 26 at most")
     grid = replace(world.grid, start=world.grid.end - (size - 1) * STEP, size=size)
-    series = scraped(world, grid, options.days, options.seed)
+    traffic: Series = {
+        name: {of: values[-size:] for of, values in by_labels.items()}
+        for name, by_labels in world.series.items()
+    }
     first = world.grid.size - options.days * _DAY // STEP
     events = Counter(event.kind for event in world.events if event.start >= first)
     print(f"events in {options.days} days: {dict(events)}", flush=True)
-    firings = backtest(series, grid)
-    print(f"{len(firings)} firings of {len({one.alert for one in firings})} alerts", flush=True)
-    for name, number in sorted(Counter(one.alert for one in firings).items()):
-        print(f"  {name} {number}", flush=True)
-    if said := engine(series, grid, firings):
-        sys.exit(said[:10_000])
-    print("the same at each evaluation")
+    day = Grid(grid.end - _DAY + STEP, STEP, _DAY // STEP)
+    everything: Series = {
+        name: {of - {("job", "chat")} | {("job", "other")}: v for of, v in by_labels.items()}
+        for name, by_labels in past(options.seed, day).items()
+    }
+    before = np.full(size - day.size, np.nan)
+    both = {name: dict(by_labels) for name, by_labels in traffic.items()}
+    for name, by_labels in everything.items():
+        for of, values in by_labels.items():
+            both.setdefault(name, {})[of] = np.concatenate([before, values])
+    firings = backtest(both, grid)
+    compare(everything, day, 1, firings, {one.alert for one in firings})
+    compare(traffic, grid, options.days, firings, {PREFIX + name for name in ALERTS})
 
 
 if __name__ == "__main__":
