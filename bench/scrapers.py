@@ -26,7 +26,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.server import ChainlitServer
 
 APP = Path(__file__).with_name("app.py").read_text(encoding="utf-8")
@@ -117,7 +117,7 @@ async def talk(visitor: Visitor, end: float, pause: float) -> list[float]:
     """Talk until then, with pauses; return how long each turn took."""
     durations = []
     while (began := time.monotonic()) < end:
-        await visitor.talk("hello")
+        await visitor.say("hello")
         durations.append(time.monotonic() - began)
         await asyncio.sleep(pause)
     return durations

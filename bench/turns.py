@@ -31,7 +31,7 @@ import httpx
 
 from bench.sink import Sink
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.scrape import Scrape
 from tests.support.server import ChainlitServer
@@ -260,7 +260,7 @@ class Subject:
 
     async def _chat(self, visitor: Visitor, left: Iterator[int]) -> None:
         for _ in left:
-            said = await visitor.talk("What is it?")
+            said = (await visitor.say("What is it?")).texts
             if said != [ANSWER]:
                 raise BenchError(f"{self.name}: the app said {said}")
 

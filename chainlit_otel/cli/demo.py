@@ -20,9 +20,10 @@ import click
 
 from chainlit_otel.analysis.tables import Periods
 from chainlit_otel.cli.analysis import check_output, check_packages
-from chainlit_otel.cli.demo_server import DemoServer, ServerEnded
+from chainlit_otel.cli.demo_server import DemoServer
 from chainlit_otel.cli.headline import Headline, show
 from chainlit_otel.cli.report import write_report
+from chainlit_otel.testing.app import AppEnded
 from chainlit_otel.testing.load import Crowd, LoadReport, Plan
 
 _LENGTH = 15.0  # mean seconds of a visit
@@ -122,7 +123,7 @@ def run(
     plan = Plan(None, visitors_rate, _LENGTH, closes=_CLOSES)
     try:
         asyncio.run(_demo(seconds, DemoServer(port, records), plan, companion))
-    except ServerEnded as error:
+    except AppEnded as error:
         raise click.ClickException(str(error)) from None
 
 

@@ -1,4 +1,4 @@
-"""The process of the demo app: its directory, its ports, its start and its end."""
+"""The demo app: its directory, its ports, its metrics."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ import contextlib
 import os
 import shutil
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -17,7 +15,9 @@ from pathlib import Path
 import aiohttp
 
 from chainlit_otel.cli.headline import Reading, read
-from chainlit_otel.testing.client import Unreachable, check
+from chainlit_otel.testing.app import LOCALHOST, AppEnded, AppServer
+from chainlit_otel.testing.errors import Unreachable
+from chainlit_otel.testing.http import check
 
 GRACE = 10  # `session_timeout`: short, so that sessions of closed tabs end while one watches
 
@@ -34,16 +34,10 @@ name = "chainlit-otel demo"
 """
 _WELCOME = ""  # instead of Chainlit's own welcome page
 _APP = Path(__file__).with_name("demo_app.py")
-_LOCALHOST = "127.0.0.1"
 _POLL = 0.1
-_EXIT_TIMEOUT = 8.0  # seconds the app has to end by itself
-_TAIL = 25
+_METRICS_TIMEOUT = 8.0  # seconds from the first answer of the chat to the first metrics
 # Settings of the user's own app: the demo must not listen elsewhere, nor write to its database.
 _NOT_INHERITED = ("CHAINLIT_", "DATABASE_URL", "LITERAL_")
-
-
-class ServerEnded(Exception):
-    """The app could not be started, or ended by itself; the message has the end of its log."""
 
 
 class DemoServer:
@@ -54,68 +48,50 @@ class DemoServer:
         records: directory in which the app keeps records; None for no records.
 
     Raises:
-        ServerEnded: the port is taken.
+        AppEnded: the port is taken.
     """
 
     def __init__(self, port: int | None = None, records: Path | None = None) -> None:
         if port is not None and not is_free(port):
-            raise ServerEnded(f"port {port} is taken")
+            raise AppEnded(f"port {port} is taken")
         self.port = port or free_port(8000)
         self.admin_port = free_port(_preferred_admin_port(), but=self.port)
-        self._address = f"http://{_LOCALHOST}:{self.port}"
         self._directory = tempfile.TemporaryDirectory(
             prefix="chainlit-otel-demo-", ignore_cleanup_errors=True
         )
         self._records = records
-        self._process: subprocess.Popen[bytes] | None = None
+        app = _write_app(Path(self._directory.name))
+        self._server = AppServer(app, port=self.port, env=self._environment())
         self._http: aiohttp.ClientSession | None = None
 
     @property
     def chat_url(self) -> str:
         """Address of the chat."""
-        return self._address
+        return f"http://{LOCALHOST}:{self.port}"
 
     @property
     def live_url(self) -> str:
         """Address of the live page."""
-        return f"http://{_LOCALHOST}:{self.admin_port}/"
+        return f"http://{LOCALHOST}:{self.admin_port}/"
 
     @property
     def metrics_url(self) -> str:
         """Address of the app's metrics."""
-        return f"http://{_LOCALHOST}:{self.admin_port}/metrics"
+        return f"http://{LOCALHOST}:{self.admin_port}/metrics"
 
     @property
     def health_url(self) -> str:
         """Address of the health of chainlit-otel."""
-        return f"http://{_LOCALHOST}:{self.admin_port}/healthz"
+        return f"http://{LOCALHOST}:{self.admin_port}/healthz"
 
     async def __aenter__(self) -> DemoServer:
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
-        root = Path(self._directory.name)
-        (root / ".chainlit").mkdir()
-        (root / ".chainlit" / "config.toml").write_text(_CONFIG, encoding="utf-8")
-        (root / "chainlit.md").write_text(_WELCOME, encoding="utf-8")
-        shutil.copyfile(_APP, root / "app.py")
-        with (root / "log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [
-                    *(sys.executable, "-m", "chainlit", "run", "app.py"),
-                    *("--headless", "--port", str(self.port)),
-                ],
-                cwd=root,
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C in the terminal is for this process only, which then ends the app itself.
-                start_new_session=True,
-            )
+        self._server.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            await self._end()
+            await asyncio.to_thread(self._server.close)
         finally:
             if self._http is not None:
                 await self._http.close()
@@ -128,13 +104,13 @@ class DemoServer:
             timeout: seconds the chat may take.
 
         Raises:
-            ServerEnded: the process has ended, or they do not answer in time.
+            AppEnded: the process has ended, or they do not answer in time.
         """
         if not await self._answers(self._has_chat, timeout):
-            raise ServerEnded(self._with_log_tail(f"no answer within {timeout:g} s"))
-        if not await self._answers(self._has_metrics, _EXIT_TIMEOUT):
+            raise AppEnded(self._server.with_log_tail(f"no answer within {timeout:g} s"))
+        if not await self._answers(self._has_metrics, _METRICS_TIMEOUT):
             reason = f"the app runs, but there are no session metrics at {self.metrics_url}"
-            raise ServerEnded(self._with_log_tail(reason))
+            raise AppEnded(self._server.with_log_tail(reason))
 
     async def _answers(self, ask: Callable[[], Awaitable[bool]], timeout: float) -> bool:
         deadline = time.monotonic() + timeout
@@ -156,14 +132,12 @@ class DemoServer:
         return await self.scrape() is not None
 
     def check_alive(self) -> None:
-        """Make sure that the process runs.
+        """Make sure that the app runs.
 
         Raises:
-            ServerEnded: it does not.
+            AppEnded: it does not.
         """
-        code = self._process.poll() if self._process is not None else None
-        if code is not None:
-            raise ServerEnded(self._with_log_tail(f"the app has ended with exit code {code}"))
+        self._server.check_alive()
 
     async def scrape(self) -> Reading | None:
         """Read the metrics now; None if they cannot be had."""
@@ -175,19 +149,6 @@ class DemoServer:
         except (aiohttp.ClientError, asyncio.TimeoutError, LookupError, ValueError):
             return None
 
-    async def _end(self) -> None:
-        process = self._process
-        if process is None:
-            return
-        process.terminate()
-        try:
-            await asyncio.to_thread(process.wait, _EXIT_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            pass
-        finally:
-            process.kill()  # no effect on a process that has ended
-            process.wait()
-
     def _environment(self) -> dict[str, str]:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
@@ -195,15 +156,20 @@ class DemoServer:
         return {
             **inherited,
             "OTEL_SDK_DISABLED": "false",
-            "OTEL_EXPORTER_PROMETHEUS_HOST": _LOCALHOST,
+            "OTEL_EXPORTER_PROMETHEUS_HOST": LOCALHOST,
             "OTEL_EXPORTER_PROMETHEUS_PORT": str(self.admin_port),
             "CHAINLIT_OTEL_RECORDS_DIR": str(self._records or ""),
         }
 
-    def _with_log_tail(self, text: str) -> str:
-        log = (Path(self._directory.name) / "log").read_text(encoding="utf-8", errors="replace")
-        words = log.splitlines()[-_TAIL:]
-        return "\n".join([f"{text}; the end of its log:" if words else text, *words])
+
+def _write_app(root: Path) -> Path:
+    """Write the app and its configuration into a directory; return the app's file."""
+    (root / ".chainlit").mkdir()
+    (root / ".chainlit" / "config.toml").write_text(_CONFIG, encoding="utf-8")
+    (root / "chainlit.md").write_text(_WELCOME, encoding="utf-8")
+    app = root / "app.py"
+    shutil.copyfile(_APP, app)
+    return app
 
 
 def _preferred_admin_port() -> int:
@@ -215,12 +181,12 @@ def free_port(preferred: int, but: int | None = None) -> int:
     """Return a port, or the next one that is free.
 
     Raises:
-        ServerEnded: the hundred from there on are taken.
+        AppEnded: the hundred from there on are taken.
     """
     for port in range(preferred, preferred + 100):
         if port != but and is_free(port):
             return port
-    raise ServerEnded(f"no port is free from {preferred} to {preferred + 99}")
+    raise AppEnded(f"no port is free from {preferred} to {preferred + 99}")
 
 
 def is_free(port: int) -> bool:
@@ -230,7 +196,7 @@ def is_free(port: int) -> bool:
             # Without it, a port in TIME_WAIT seems taken.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((_LOCALHOST, port))
+            probe.bind((LOCALHOST, port))
         except OSError:
             return False
     return True

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 import click
 
 from chainlit_otel.cli.headline import show
-from chainlit_otel.testing.client import Refused, Unreachable, check, check_sign_in
+from chainlit_otel.testing.errors import Refused, Unreachable
+from chainlit_otel.testing.http import check, check_sign_in
 from chainlit_otel.testing.load import Crowd, LoadReport, Plan
 
 _TRANSPORTS: dict[str, list[str] | None] = {

@@ -1,5 +1,28 @@
 """Visitors that talk to a Chainlit app as its page does. Public."""
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing.client import Question, Visitor
+from chainlit_otel.testing.errors import (
+    ConnectionLost,
+    NoAnswer,
+    Refused,
+    Unreachable,
+    VisitError,
+)
+from chainlit_otel.testing.http import Upload
+from chainlit_otel.testing.page import Action, Answer, Element, Event, Step
 
-__all__ = ["Visitor"]
+__all__ = [
+    "Action",
+    "Answer",
+    "ConnectionLost",
+    "Element",
+    "Event",
+    "NoAnswer",
+    "Question",
+    "Refused",
+    "Step",
+    "Unreachable",
+    "Upload",
+    "VisitError",
+    "Visitor",
+]

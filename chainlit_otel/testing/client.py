@@ -12,14 +12,14 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import random
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timezone
+from os import PathLike
 from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 import socketio
@@ -27,13 +27,16 @@ from engineio.packet import CLOSE, MESSAGE, Packet
 from engineio.payload import Payload
 from socketio.exceptions import SocketIOError
 
-from chainlit_otel.testing.page import Answer, ChatPage, Event
+from chainlit_otel.testing.errors import ConnectionLost, NoAnswer, Refused, Unreachable
+from chainlit_otel.testing.http import Address, PageRequests, Upload, reason_of
+from chainlit_otel.testing.page import Action, Answer, ChatPage, Event
 
 TIMEOUT = 30.0
 _NORMAL = 1000
 _GOING_AWAY = 1001  # the close code of a browser tab that is closed or leaves the page
 _CLOSE_TIMEOUT = 2.0  # seconds that the app has to close its side
 _DISCONNECT = "1"  # the Socket.IO packet by which a client disconnects
+_BARRIER_TIMEOUT = 0.5
 
 # Both libraries set up a stderr handler of their own unless they are given a logger. Whatever
 # happens to a connection raises an exception or is in `Visitor.events`.
@@ -45,120 +48,28 @@ _SILENT.setLevel(logging.CRITICAL + 1)
 Payload.max_decode_packets = max(Payload.max_decode_packets, 100_000)
 
 
-class VisitError(Exception):
-    """Something that a visitor has tried did not succeed."""
-
-
-class Unreachable(VisitError):
-    """Nothing answers at the address, or what answers does not speak Chainlit's protocol."""
-
-
-class Refused(VisitError):
-    """The app does not let this visitor in; the message is the app's reason."""
-
-
-class NoAnswer(VisitError):
-    """The app did not answer in time."""
-
-
-class ConnectionLost(VisitError):
-    """The connection ended while something was still expected from it."""
-
-
-class Address(NamedTuple):
-    """The address of a Chainlit app, parsed as the page does it.
+class Question(NamedTuple):
+    """What the app asks the visitor, and waits for.
 
     Attributes:
-        origin: scheme, host and port.
-        path: the root path or the mount point, without a slash at its end; often empty.
+        kind: ``text``, ``file``, ``action`` or ``element``.
+        text: the words of the question.
+        spec: all that Chainlit says of what may be answered.
+        reply: takes the answer.
     """
 
-    origin: str
-    path: str
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Parse `url`.
-
-        Raises:
-            ValueError: it is not the http(s) address of a page.
-        """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(
-                f"{url!r} is not an address: http://host:port or https://host expected"
-            )
-        return cls(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))
-
-    def __str__(self) -> str:
-        return self.origin + self.path
-
-
-async def check(url: str, timeout: float = 10.0) -> None:
-    """Make sure that a Chainlit app answers at `url`, without opening a session there.
-
-    Args:
-        url: address of the chat page.
-        timeout: seconds to wait for the answer.
-
-    Raises:
-        Unreachable: nothing answers, or it is not Chainlit; the message says which, in one line.
-        ValueError: `url` is not an http(s) address.
-    """
-    address = Address.parse(url)
-    # The one route that needs no login, exists in every Chainlit 2 and in nothing else.
-    route = "/project/translations?language=en-US"
-    status, answer = await _get(address, route, {}, timeout)
-    if status != 200 or '"translation"' not in answer:
-        raise Unreachable(
-            f"{address} answers, but it is not the address of a Chainlit app"
-            " (one that runs below a path needs that path in the URL)"
-        )
-
-
-async def check_sign_in(url: str, headers: Mapping[str, str], timeout: float = 10.0) -> None:
-    """Make sure that the app lets in whoever sends these headers.
-
-    Args:
-        url: address of the chat page.
-        headers: sent with every request.
-        timeout: seconds to wait for the answer.
-
-    Raises:
-        Refused: it does not.
-        Unreachable: nothing answers.
-        ValueError: `url` is not an http(s) address.
-    """
-    address = Address.parse(url)
-    status, _ = await _get(address, "/user", headers, timeout)
-    if status == 401 and any(name.lower() == "cookie" for name in headers):
-        raise Refused(f"{address} lets nobody in with this cookie")
-    if status == 401:
-        raise Refused(f"{address} lets in only who has signed in")
-
-
-async def _get(
-    address: Address, route: str, headers: Mapping[str, str], timeout: float
-) -> tuple[int, str]:
-    """Return status and text of an answer, or raise `Unreachable`."""
-    limit = aiohttp.ClientTimeout(total=timeout)
-    try:
-        async with (
-            aiohttp.ClientSession(timeout=limit, headers=headers) as http,
-            http.get(f"{address}{route}") as response,
-        ):
-            return response.status, await response.text()
-    except asyncio.TimeoutError:
-        raise Unreachable(f"{address} does not answer within {timeout:g} s") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise Unreachable(f"nothing answers at {address}: {_reason(error)}") from None
+    kind: str
+    text: str
+    spec: Mapping[str, Any]
+    reply: asyncio.Future[Any]
 
 
 class Visitor:
     """One browser tab.
 
-    The primitives are what a person can do with it. They are sequential: await one before the
-    next. `events` may be read at any time.
+    The methods are what a person can do with it. They are sequential: await one before the
+    next. `events` may be read at any time. As a context manager it opens the page, and in the end
+    ends the session.
 
     Args:
         url: address of the chat page, with its root path or mount point if it has one.
@@ -166,7 +77,10 @@ class Visitor:
         transports: ``["polling"]``, ``["websocket"]``, or None for what a browser does: polling
             first, then an upgrade to a websocket.
         chat_profile: name of the chosen chat profile; empty for none.
-        headers: sent with every request. ``Cookie`` carries the login of a signed-in user.
+        headers: sent with every request. ``Cookie`` carries the sign-in of a user.
+        password: user name and password, to sign in with as by the form of the page.
+        token: what Chainlit gave to a user who signed in, as an app's own page may have it.
+        header_auth: sign in by `headers`, to an app with `header_auth_callback`.
         rng: source of the ids that the page makes up. The operating system's by default, so that
             no two runs ever share a session; give a seeded one to know the ids beforehand.
         timeout: seconds any single step may take.
@@ -187,10 +101,17 @@ class Visitor:
         transports: Sequence[str] | None = None,
         chat_profile: str = "",
         headers: Mapping[str, str] | None = None,
+        password: tuple[str, str] | None = None,
+        token: str = "",
+        header_auth: bool = False,
         rng: random.Random | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
         self.address = Address.parse(url)
+        self._password = password
+        self._token = token
+        self._header_auth = header_auth
+        self._signed_in = False
         self.client_type = client_type
         self.transports = list(transports) if transports else None
         self.chat_profile = chat_profile
@@ -203,8 +124,7 @@ class Visitor:
         self._jar: aiohttp.CookieJar | None = None
         self._http: aiohttp.ClientSession | None = None
         self._sio: Any = None
-        self._question: asyncio.Future[dict[str, Any]] | None = None
-        self._asks: list[asyncio.Future[dict[str, Any]]] = []
+        self._questions: list[Question] = []
         self._refusal = ""
         self._tick = asyncio.Event()
 
@@ -229,6 +149,16 @@ class Visitor:
     @thread_id.setter
     def thread_id(self, thread_id: str | None) -> None:
         self._page.thread_id = thread_id
+
+    @property
+    def question(self) -> Question | None:
+        """What the app waits for the visitor to answer now; None if nothing."""
+        return self._questions[-1] if self._questions else None
+
+    @property
+    def actions(self) -> list[Action]:
+        """The buttons that are on the page now."""
+        return list(self._page.actions.values())
 
     @property
     def connected(self) -> bool:
@@ -259,54 +189,191 @@ class Visitor:
             await self._cut()
             raise
 
-    async def talk(self, text: str) -> list[str]:
+    async def say(self, text: str, *, files: Sequence[str | PathLike[str] | Upload] = ()) -> Answer:
         """Send a message and wait until the app is done with it, or asks something back.
 
         If the app is waiting for the answer to a question (`AskUserMessage`), `text` is that.
 
+        Args:
+            text: the message.
+            files: attached to it: paths of this machine, or uploads.
+
         Returns:
-            The texts of the messages that came meanwhile; empty if the app said nothing.
+            The answer; without a text if the app said nothing.
 
         Raises:
             NoAnswer: the app was not done in time.
             ConnectionLost: the connection ended before.
+            Refused: the app does not take a file.
         """
-        answer = await self._send(text)
-        await self.until(lambda: self._page.is_over(answer), "the end of the answer")
-        return [text for text in answer.texts.values() if text]
+        return await self._whole(await self._send(text, files))
 
-    async def say(self, text: str) -> str:
+    async def send(self, text: str, *, files: Sequence[str | PathLike[str] | Upload] = ()) -> str:
         """Send a message and do not wait for anything.
+
+        Args:
+            text: the message.
+            files: attached to it: paths of this machine, or uploads.
 
         Returns:
             The id of the message.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+            Refused: the app does not take a file.
         """
-        return (await self._send(text)).message_id
+        return (await self._send(text, files)).message_id
+
+    async def answer_with_files(self, *files: str | PathLike[str] | Upload) -> Answer:
+        """Answer a question for files (`AskFileMessage`) and wait as `say` does.
+
+        Raises:
+            LookupError: the app asks for no files now.
+            Refused: the app does not take a file.
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        question = self._asked("file")
+        parent = str(question.spec["step_id"])
+        ids = [
+            await self._requests().upload(self.session_id, Upload.read(file), parent)
+            for file in files
+        ]
+        return await self._reply(question, [{"id": file_id} for file_id in ids])
+
+    async def answer_with_action(self, name: str) -> Answer:
+        """Press a button that the app asks for (`AskActionMessage`), and wait as `say` does.
+
+        Args:
+            name: name or label of the button.
+
+        Raises:
+            LookupError: the app asks for no action now, or there is none of this name.
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        question = self._asked("action")
+        return await self._reply(question, self._button(name, question.spec["keys"]).data)
+
+    async def press(self, name: str) -> Answer:
+        """Press a button below a message, and wait for the end of its callback.
+
+        Args:
+            name: name or label of the button.
+
+        Returns:
+            What came meanwhile.
+
+        Raises:
+            LookupError: there is no such button.
+            Refused: the app has no callback for it.
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        action = self._button(name)
+        answer = self._page.sent(action.id, answers_question=True)
+        await self._requests().press(self.session_id, action.data)
+        await self._receive_all()
+        await self.until(lambda: self._page.is_idle, "the end of the action")
+        self._page.end(answer)
+        return answer
+
+    async def edit(self, message_id: str, text: str) -> Answer:
+        """Change a message that was sent, and wait for the answer to it as `say` does.
+
+        Args:
+            message_id: the message (`Answer.message_id`).
+            text: what it says from now on.
+
+        Raises:
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        answer = self._page.sent(message_id, answers_question=False)
+        payload = {"message": self._message(message_id, text), "fileReferences": []}
+        await self._connection().emit("edit_message", payload, callback=answer.on_receipt)
+        return await self._whole(answer)
+
+    async def stop(self) -> None:
+        """Press *Stop*: have the app give up the answer that it is working on."""
+        await self.emit("stop")
+
+    async def give_feedback(self, message_id: str, value: int, comment: str = "") -> str:
+        """Give a message of the app a thumb up or down.
+
+        Args:
+            message_id: the message (of `Answer.message_ids`).
+            value: 1 for a thumb up, 0 for a thumb down.
+            comment: words to it.
+
+        Returns:
+            The id by which it can be withdrawn.
+
+        Raises:
+            Refused: the app takes no feedback, for instance without a data layer.
+        """
+        feedback = {"forId": message_id, "value": value, "comment": comment}
+        if self.thread_id:
+            feedback["threadId"] = self.thread_id
+        return await self._requests().rate(self.session_id, feedback)
+
+    async def withdraw_feedback(self, feedback_id: str) -> None:
+        """Take feedback back.
+
+        Raises:
+            Refused: the app does not.
+        """
+        await self._requests().withdraw_feedback(feedback_id)
+
+    async def change_settings(self, **settings: Any) -> None:
+        """Confirm the panel of chat settings with these values.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+        """
+        await self.emit("chat_settings_change", settings)
+
+    async def choose_profile(self, name: str) -> None:
+        """Choose a chat profile: a new chat with it begins.
+
+        Raises:
+            Unreachable, Refused, ConnectionLost, NoAnswer: like `new_chat`.
+        """
+        self.chat_profile = name
+        await self.new_chat()
+
+    async def resume(self, thread_id: str) -> None:
+        """Open a stored thread: this session ends, and another one begins with the thread.
+
+        Raises:
+            Unreachable, Refused, ConnectionLost, NoAnswer: like `new_chat`.
+        """
+        await self._begin_anew(thread_id)
 
     async def emit(self, event: str, data: Any = None) -> None:
         """Send any event of Chainlit's protocol, e.g. ``stop``."""
         await self._connection().emit(event, data)
 
-    async def until(self, condition: Callable[[], bool], what: str) -> None:
+    async def until(
+        self, condition: Callable[[], bool], what: str, timeout: float | None = None
+    ) -> None:
         """Wait until `condition` holds; it is asked again after every event.
 
         Args:
             condition: asked without arguments.
             what: names the awaited thing in the error message.
+            timeout: seconds; None for those of the visitor.
 
         Raises:
-            NoAnswer: it did not hold within the visitor's `timeout`.
+            NoAnswer: it did not hold in time.
             ConnectionLost: it does not hold and the connection has ended.
         """
+        seconds = self.timeout if timeout is None else timeout
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout
+        deadline = loop.time() + seconds
         alarm = loop.call_at(deadline, self._wake)
         try:
             while not condition():
                 if not self.connected:
                     raise ConnectionLost(f"the connection ended before {what}")
                 if loop.time() >= deadline:
-                    raise NoAnswer(f"waited {self.timeout:g} s for {what}")
+                    raise NoAnswer(f"waited {seconds:g} s for {what}")
                 await self._tick.wait()
         finally:
             alarm.cancel()
@@ -334,10 +401,7 @@ class Visitor:
             Unreachable, Refused: like `connect`.
             ConnectionLost, NoAnswer: the old session could not be ended.
         """
-        await self._clear()
-        self.session_id = self._new_id()
-        self.thread_id = None
-        await self.connect()
+        await self._begin_anew(None)
 
     async def leave(self, *, clear: bool = False) -> None:
         """Close the tab.
@@ -352,6 +416,13 @@ class Visitor:
             return
         await self._cut(_GOING_AWAY)
 
+    async def __aenter__(self) -> Visitor:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.leave(clear=self.connected)
+
     # -- the connection ---------------------------------------------------------------------
 
     async def _open_in_time(self) -> None:
@@ -363,14 +434,23 @@ class Visitor:
         except SocketIOError as error:
             raise Unreachable(f"{self.address}: {error}") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise Unreachable(f"{self.address}: {_reason(error)}") from None
+            raise Unreachable(f"{self.address}: {reason_of(error)}") from None
 
     async def _open(self) -> None:
         if self._jar is None:
             # Chainlit is often visited by number, and cookies of such hosts are not kept otherwise.
             self._jar = aiohttp.CookieJar(unsafe=True)
+            if self._token:
+                self._jar.update_cookies({"access_token": self._token})
         self._http = aiohttp.ClientSession(cookie_jar=self._jar, headers=self.headers)
-        await self._get_sticky_cookie(self._http)
+        requests = self._requests()
+        if not self._signed_in:
+            if self._password is not None:
+                await requests.sign_in(*self._password)
+            if self._header_auth:
+                await requests.sign_in_by_header()
+            self._signed_in = True
+        await requests.get_sticky_cookie(self.session_id)
         self._sio = sio = socketio.AsyncClient(
             reconnection=False,
             handle_sigint=False,
@@ -414,16 +494,6 @@ class Visitor:
                 await self._send_disconnect(sio.eio)
             raise Refused(self._refusal) from None
 
-    async def _get_sticky_cookie(self, http: aiohttp.ClientSession) -> None:
-        route = f"{self.address}/set-session-cookie"
-        try:
-            async with http.post(route, json={"session_id": self.session_id}):
-                pass
-        except aiohttp.ClientConnectorError:
-            raise
-        except aiohttp.ClientError:
-            return  # like the page, which goes on without the cookie
-
     def _identity(self) -> dict[str, str]:
         return {
             "clientType": self.client_type,
@@ -432,6 +502,12 @@ class Visitor:
             "userEnv": json.dumps(self.user_env),
             "chatProfile": quote(self.chat_profile, safe=""),
         }
+
+    async def _begin_anew(self, thread_id: str | None) -> None:
+        await self._clear()
+        self.session_id = self._new_id()
+        self.thread_id = thread_id
+        await self.connect()
 
     async def _clear(self) -> None:
         """End the session, then disconnect as the page does."""
@@ -492,21 +568,44 @@ class Visitor:
                 # Engine.IO makes a session of its own where it finds ours closed.
                 if sio.eio.http is not None and sio.eio.http is not http:
                     await sio.eio.http.close()
-            self._forget_asks()
+            self._forget_questions()
 
     def _connection(self) -> Any:
         if not self.connected:
             raise ConnectionLost("the connection has ended")
         return self._sio
 
+    def _requests(self) -> PageRequests:
+        if self._http is None:
+            raise ConnectionLost("the connection has ended")
+        return PageRequests(self.address, self._http, self.timeout)
+
     # -- messages ---------------------------------------------------------------------------
 
-    async def _send(self, text: str) -> Answer:
+    async def _send(self, text: str, files: Sequence[str | PathLike[str] | Upload]) -> Answer:
         sio = self._connection()
-        question, self._question = self._question, None
-        answer = self._page.sent(self._new_id(), answers_question=question is not None)
-        message = {
-            "id": answer.message_id,
+        question = self.question
+        message_id = self._new_id()
+        if question is not None and question.kind == "text":
+            self._questions.remove(question)
+            answer = self._page.sent(message_id, answers_question=True)
+            question.reply.set_result(self._message(message_id, text))
+            return answer
+        uploads = [Upload.read(file) for file in files]
+        ids = [await self._requests().upload(self.session_id, upload) for upload in uploads]
+        answer = self._page.sent(message_id, answers_question=False)
+        payload = {
+            "message": self._message(message_id, text),
+            "fileReferences": [{"id": file_id} for file_id in ids],
+        }
+        # The page asks for no acknowledgement. Without it, the answer to this message could not be
+        # told from what the app sends meanwhile.
+        await sio.emit("client_message", payload, callback=answer.on_receipt)
+        return answer
+
+    def _message(self, message_id: str, text: str) -> dict[str, Any]:
+        return {
+            "id": message_id,
             "threadId": "",
             "name": "User",
             "type": "user_message",
@@ -514,38 +613,66 @@ class Visitor:
             "createdAt": datetime.now(timezone.utc).isoformat().replace("+00:00", "Z"),
             "metadata": {"location": str(self.address)},
         }
-        if question is not None:
-            question.set_result(message)
-        else:
-            payload = {"message": message, "fileReferences": []}
-            # The page asks for no acknowledgement. Without it, the answer to this message could not
-            # be told from what the app sends meanwhile.
-            await sio.emit("client_message", payload, callback=answer.on_receipt)
+
+    async def _whole(self, answer: Answer) -> Answer:
+        await self.until(lambda: self._page.is_over(answer), "the end of the answer")
         return answer
+
+    async def _reply(self, question: Question, reply: Any) -> Answer:
+        self._questions.remove(question)
+        answer = self._page.sent(self._new_id(), answers_question=True)
+        question.reply.set_result(reply)
+        return await self._whole(answer)
+
+    def _asked(self, kind: str) -> Question:
+        question = self.question
+        if question is None or question.kind != kind:
+            asks = f"it asks for {question.kind}" if question else "it asks nothing"
+            raise LookupError(f"the app does not ask for {kind} now: {asks}")
+        return question
+
+    def _button(self, name: str, ids: Sequence[str] | None = None) -> Action:
+        buttons = [each for each in self.actions if ids is None or each.id in ids]
+        for button in buttons[::-1]:
+            if name in (button.name, button.label, button.id):
+                return button
+        names = ", ".join(repr(button.name) for button in buttons) or "none"
+        raise LookupError(f"there is no button {name!r} on the page; there are: {names}")
+
+    async def _receive_all(self) -> None:
+        """Wait until all that the app has sent so far has arrived."""
+        receipts: list[object] = []
+
+        def on_receipt(*_: Any) -> None:
+            receipts.append(None)
+            self._wake()
+
+        # The page sends this event, too. Older releases do not know it, and confirm nothing.
+        await self._connection().emit("fetch_favorites", callback=on_receipt)
+        with contextlib.suppress(NoAnswer):
+            await self.until(lambda: bool(receipts), "the receipt", _BARRIER_TIMEOUT)
 
     # -- what arrives -----------------------------------------------------------------------
 
     def _on_event(self, name: str, data: Any = None, *_: Any) -> None:
         self._page.receive(name, data)
         if name in ("clear_ask", "ask_timeout"):
-            self._forget_asks()
+            self._forget_questions()
         self._wake()
 
     async def _on_ask(self, data: Any, *_: Any) -> Any:
-        """Keep the app waiting until the visitor talks; the answer is what this returns."""
+        """Keep the app waiting until the visitor answers; the answer is what this returns."""
+        reply = asyncio.get_running_loop().create_future()
+        spec = data["spec"]
+        self._questions.append(Question(spec["type"], data["msg"].get("output", ""), spec, reply))
         self._page.receive("ask", data)
-        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._asks.append(answer)
-        if data["spec"]["type"] == "text":
-            self._question = answer
         self._wake()
-        return await answer
+        return await reply
 
-    def _forget_asks(self) -> None:
+    def _forget_questions(self) -> None:
         """Give up the answers to all questions: the app does not wait for them any more."""
-        self._question = None
-        while self._asks:
-            self._asks.pop().cancel()
+        while self._questions:
+            self._questions.pop().reply.cancel()
 
     def _on_refusal(self, data: Any = None) -> None:
         # Engine.IO reports failures of the transport here, too, in another form.
@@ -594,11 +721,3 @@ async def _stop_loops(eio: Any) -> None:
             task.cancel()
         # Again and again: the loops use `asyncio.wait_for`, see above.
         _, left = await asyncio.wait(left, timeout=0.01)
-
-
-def _reason(error: Exception) -> str:
-    """Return why there is no connection, without the words that the library adds."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        number = error.os_error.errno or 0
-        return os.strerror(number) if number > 0 else str(error.os_error.strerror)
-    return str(error)

@@ -11,14 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from chainlit_otel.testing.client import (
-    TIMEOUT,
-    NoAnswer,
-    Refused,
-    Unreachable,
-    VisitError,
-    Visitor,
-)
+from chainlit_otel.testing.client import TIMEOUT, Visitor
+from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable, VisitError
 
 _PACE = 5.0  # mean seconds between two messages of a person
 _MOST_MESSAGES = 50
@@ -39,7 +33,7 @@ _TOPICS = (
 
 
 @dataclass(frozen=True)
-class Action:
+class PlannedAction:
     """One thing a visitor does.
 
     Attributes:
@@ -67,7 +61,7 @@ class VisitPlan:
     """
 
     arrival: float
-    actions: tuple[Action, ...]
+    actions: tuple[PlannedAction, ...]
     length: float
     closes: bool
 
@@ -128,14 +122,17 @@ class Plan:
         renews, renew_at = rng.random() < self.new_chats, rng.random()
         messages = min(1 + int(length / _PACE), _MOST_MESSAGES)
         actions = [
-            Action(length * rng.random(), "talk", text=rng.choice(_TOPICS)) for _ in range(messages)
+            PlannedAction(length * rng.random(), "talk", text=rng.choice(_TOPICS))
+            for _ in range(messages)
         ]
         if drops:
             actions.append(
-                Action(length * drop_at, "drop", absence=absence * min(length, _MOST_ABSENCE))
+                PlannedAction(
+                    length * drop_at, "drop", absence=absence * min(length, _MOST_ABSENCE)
+                )
             )
         if renews:
-            actions.append(Action(length * renew_at, "new_chat"))
+            actions.append(PlannedAction(length * renew_at, "new_chat"))
         actions.sort(key=lambda action: action.at)
         return VisitPlan(arrival, tuple(actions), length, closes)
 
@@ -308,7 +305,7 @@ class _Visit:
         finally:
             self._end_session()
 
-    async def _do(self, action: Action) -> None:
+    async def _do(self, action: PlannedAction) -> None:
         if action.kind == "talk":
             await self._talk(action.text)
         elif action.kind == "drop":
@@ -328,7 +325,7 @@ class _Visit:
     async def _talk(self, text: str) -> None:
         self._report.messages += 1
         sent = time.monotonic()
-        replies = await self._visitor.talk(text)
+        replies = (await self._visitor.say(text)).texts
         self._report.answer_times.append(time.monotonic() - sent)
         self._report.replies += len(replies)
         if not replies:

@@ -343,7 +343,7 @@ def test_a_command_of_an_example_can_be_given(entry: tuple[str, str]) -> None:
 async def talk(url: str, answer: str) -> None:
     visitor = Visitor(url)
     await visitor.connect()
-    assert await visitor.talk("hello") == [answer]
+    assert (await visitor.say("hello")).texts == [answer]
     await visitor.leave()
 
 

@@ -16,7 +16,7 @@ import pytest
 from packaging.version import Version
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Refused, Unreachable, Visitor
+from chainlit_otel.testing import Refused, Unreachable, Visitor
 from tests.support import CHAINLIT, LAYER
 from tests.support.otlp import Receiver, Span
 from tests.support.provider import OAuthProvider
@@ -507,7 +507,7 @@ async def test_what_the_app_denies(door: Door, receiver: Receiver) -> None:
     ]
     before = await door.scrape()
     async with door.counting() as counted:
-        assert await visitor.talk(repr(given)) == [str([None] * len(given))]
+        assert (await visitor.say(repr(given))).texts == [str([None] * len(given))]
     now = await door.scrape()
     assert counted == {"rate_limit denied": 3, "thread denied": 2, "other denied": 2}
 
@@ -541,7 +541,7 @@ async def test_what_the_app_denies(door: Door, receiver: Receiver) -> None:
     ]
 
     many = [("rate_limit", f"reason {number}") for number in range(100)]
-    await visitor.talk(repr(many))
+    await visitor.say(repr(many))
     now = await door.scrape()
     series = [labels for name, labels in now.series if name == "chainlit_access_denials_total"]
     reasons = {dict(labels)["error_type"] for labels in series}
@@ -582,7 +582,7 @@ async def everything(server: ChainlitServer) -> list[object]:
             await visitor.connect()
         except Refused as refused:
             return str(refused)
-        reported.append(await visitor.talk("[('thread', 'why not'), ('nonsense',) * 2]"))
+        reported.append((await visitor.say("[('thread', 'why not'), ('nonsense',) * 2]")).texts)
         await visitor.leave(clear=True)
         return "connected"
 

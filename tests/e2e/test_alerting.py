@@ -8,7 +8,7 @@ import time
 import pytest
 
 from chainlit_otel.rules import Windows, render
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.prometheus import Alertmanager, Prometheus, Webhook
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
@@ -89,7 +89,7 @@ async def _spike(server: ChainlitServer, prometheus: Prometheus, webhook: Webhoo
 async def _restart(server: ChainlitServer, prometheus: Prometheus, webhook: Webhook) -> None:
     tabs = await come(server, 20)
     for tab in tabs:
-        await tab.talk("hello")
+        await tab.say("hello")
     more = await come(server, 20)
     tabs += more
     connected = "job:chainlit_session_active:sum"

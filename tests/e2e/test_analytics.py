@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from chainlit_otel.cli import main
 from chainlit_otel.grafana import record_files
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.clickhouse import ClickHouseServer, exported_rows
 from tests.support.grafana import panels
 from tests.support.otlp import Receiver
@@ -37,9 +37,9 @@ async def test_what_visitors_did_is_what_the_report_and_the_dashboard_say(tmp_pa
         visitors = [Visitor(server.url) for _ in range(3)]
         for visitor in visitors:
             await visitor.connect()
-        await visitors[0].talk("What is the peak?")
-        await visitors[0].talk("What is the rate?")
-        await visitors[1].talk("/fail")
+        await visitors[0].say("What is the peak?")
+        await visitors[0].say("What is the rate?")
+        await visitors[1].say("/fail")
         for visitor in visitors:
             await visitor.leave(clear=visitor is not visitors[2])
 

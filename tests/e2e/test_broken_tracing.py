@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Refused, Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
@@ -247,20 +247,20 @@ async def visit(server: ChainlitServer) -> Visitor:
         await Visitor(server.url, transports=["websocket"]).connect()
     await visitor.connect()
     await visitor.until(lambda: "task_end" in [e.name for e in visitor.events], "the greeting")
-    assert await visitor.talk("hello") == ["You said: hello"]
-    assert await visitor.talk("stream") == ["one two three"]
-    assert await visitor.talk("limit") == ["no more"]
-    await visitor.talk("fail")
-    assert await visitor.talk("ask") == ["How many?"]
-    assert await visitor.talk("two") == ["You want two"]
-    await visitor.say("wait")
+    assert (await visitor.say("hello")).texts == ["You said: hello"]
+    assert (await visitor.say("stream")).texts == ["one two three"]
+    assert (await visitor.say("limit")).texts == ["no more"]
+    await visitor.say("fail")
+    assert (await visitor.say("ask")).texts == ["How many?"]
+    assert (await visitor.say("two")).texts == ["You want two"]
+    await visitor.send("wait")
     await visitor.until(lambda: any("Waiting." in str(e.data) for e in visitor.events), "a wait")
     seen = len(visitor.events)
     await visitor.emit("stop")
     await visitor.until(
         lambda: "task_end" in [e.name for e in visitor.events[seen:]], "the end of the wait"
     )
-    assert await visitor.talk("block") == ["done"]
+    assert (await visitor.say("block")).texts == ["done"]
     limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(
         base_url=server.url, headers=headers, timeout=20, limits=limits

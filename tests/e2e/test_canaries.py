@@ -9,7 +9,7 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Refused, Unreachable, Visitor
+from chainlit_otel.testing import Refused, Unreachable, Visitor
 from tests.support.otlp import Receiver
 from tests.support.provider import OAuthProvider
 from tests.support.server import ChainlitServer
@@ -136,7 +136,7 @@ async def chat(origin: str) -> None:
     visitor.user_env = {"CANARYenv": "CANARYenv"}
     visitor.thread_id = "CANARYthread"
     await visitor.connect()
-    await visitor.talk("CANARYmessage")
+    await visitor.say("CANARYmessage")
     await visitor.emit("CANARYevent", {"CANARYdata": "CANARYdata"})
     await visitor.leave(clear=True)
     with pytest.raises((Refused, Unreachable)):

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Refused, Visitor
 from tests.support.otlp import Receiver
 from tests.support.server import ChainlitServer
 
@@ -180,11 +180,11 @@ async def visit(server: ChainlitServer) -> list[str]:
         with pytest.raises(Refused):
             await Visitor(server.url).connect()
         await visitor.connect()
-        await visitor.talk("tell me CANARYmessage")
-        await visitor.talk("fail CANARYfailing")
-        await visitor.talk("break CANARYbreaking")
-        await visitor.talk("ask CANARYasking")
-        await visitor.talk("CANARYasked")
+        await visitor.say("tell me CANARYmessage")
+        await visitor.say("fail CANARYfailing")
+        await visitor.say("break CANARYbreaking")
+        await visitor.say("ask CANARYasking")
+        await visitor.say("CANARYasked")
         await visitor.emit("chat_settings_change", {"CANARYsetting": "CANARYsetting"})
         session = {"session_id": visitor.session_id}
         uploaded = await client.post(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
@@ -184,7 +184,7 @@ async def visit(url: str, dice: random.Random) -> None:
     await visitor.connect()
     await greeted(visitor)
     for _ in range(dice.choice([0, 0, 1, 2, 3])):
-        await visitor.talk(dice.choice(["please", "fail"]))
+        await visitor.say(dice.choice(["please", "fail"]))
     await visitor.leave(clear=dice.random() < 0.5)
 
 
@@ -229,7 +229,7 @@ async def test_what_is_held_back_takes_its_time_when_it_runs(server: ChainlitSer
     await visitor.connect()
     await greeted(visitor)
     before, waiting, runs = seconds(), length(), len(lines(server, "calls"))
-    await visitor.talk("please")
+    await visitor.say("please")
     await asyncio.to_thread(wait_until, lambda: length() == 0, 60, "what was held back to run")
     await asyncio.to_thread(
         wait_until,
@@ -357,7 +357,7 @@ async def test_who_leaves_before_it_is_run_has_discarded_nothing(
     await visitor.connect()
     await greeted(visitor)
     with closed(slow, late):
-        await visitor.say("please")
+        await visitor.send("please")
         await visitor.leave(clear=True)
         meanwhile = await figures.until(ends=1)
         assert meanwhile["waiting"] > 0
@@ -383,7 +383,7 @@ async def test_the_spans_of_a_turn(server: ChainlitServer, receiver: Receiver) -
     visitor = Visitor(server.url)
     await visitor.connect()
     await greeted(visitor)
-    await visitor.talk("fail")
+    await visitor.say("fail")
     await visitor.until(lambda: visitor.thread_id is not None, "the name of the thread")
     thread = visitor.thread_id
 
@@ -447,7 +447,7 @@ async def test_what_a_layer_swallows_is_an_error_all_the_same() -> None:
     with ChainlitServer({"app.py": SWALLOWING}) as server:
         visitor = Visitor(server.url)
         await visitor.connect()
-        assert await visitor.talk("anything") == ["done"]
+        assert (await visitor.say("anything")).texts == ["done"]
 
         def swallowed() -> float:
             return server.scrape().sum(

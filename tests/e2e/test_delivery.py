@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import LAYER
 from tests.support.otlp import Happening, Receiver, Span, hashed
 from tests.support.scrape import wait_until
@@ -113,7 +113,7 @@ async def test_a_socket_that_is_lost_in_the_middle_of_an_answer(
     visitor = await visitor_of(server)
     before = server.scrape()
     asked = time.time_ns()
-    await visitor.say("at length")
+    await visitor.send("at length")
     await until(server, "chainlit_turn_active", 1)
     await asyncio.to_thread(wait_until, lambda: waiting(server) > 0.2, 60, "the turn to wait")
     assert waiting(server) <= (time.time_ns() - asked) / 1e9
@@ -167,7 +167,7 @@ async def test_a_socket_that_is_lost_in_the_middle_of_an_answer(
 async def test_an_answer_at_once_that_arrives(server: ChainlitServer, receiver: Receiver) -> None:
     before = server.scrape().sum("chainlit_turn_undelivered_total")
     visitor = await visitor_of(server)
-    await visitor.say("briefly")
+    await visitor.send("briefly")
     await asyncio.to_thread(wait_until, lambda: waiting(server) > 0, 60, "the turn to wait")
     give(server, "begin")
     turn = await turn_of(receiver, visitor)
@@ -181,7 +181,7 @@ async def test_an_answer_at_once_that_arrives(server: ChainlitServer, receiver: 
 async def test_who_has_nobody_to_answer_to_keeps_nobody_waiting(server: ChainlitServer) -> None:
     before = server.scrape()
     visitor = await visitor_of(server)
-    await visitor.say("at length")
+    await visitor.send("at length")
     await until(server, "chainlit_turn_active", 1)
     await visitor.drop()
     await until(server, "chainlit_connection_active", 0)
@@ -202,7 +202,7 @@ async def test_a_turn_that_the_end_of_the_process_ends_says_what_was_delivered(
 ) -> None:
     with app(receiver) as server:
         visitor = await visitor_of(server)
-        await visitor.say("at length")
+        await visitor.send("at length")
         await until(server, "chainlit_turn_active", 1)
         server.stop()
         await visitor.leave()
@@ -216,7 +216,7 @@ async def test_requests_and_operations_of_a_session_have_its_hash(
     server: ChainlitServer, receiver: Receiver
 ) -> None:
     visitor = await visitor_of(server)
-    await visitor.say("briefly")
+    await visitor.send("briefly")
     give(server, "begin")
     await turn_of(receiver, visitor)
     session = visitor.session_id

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver, Span, hashed
 from tests.support.scrape import Scrape, wait_until_async
@@ -223,7 +223,7 @@ def feedback(value: str, score: str | None = None) -> dict[str, str]:
 async def test_a_score_is_an_event_of_its_turn_a_figure_and_a_record(ada: User) -> None:
     before = await ada.scrape()
     visitor = await ada.come("short")
-    assert await visitor.talk("score 0.8") == ["done"]
+    assert (await visitor.say("score 0.8")).texts == ["done"]
     await visitor.leave(clear=True)
     turn = await ada.turn(visitor)
     assert events(turn) == [
@@ -256,11 +256,11 @@ async def test_a_score_is_an_event_of_its_turn_a_figure_and_a_record(ada: User) 
 async def test_a_score_of_a_turn_that_has_ended_is_linked_to_it(ada: User) -> None:
     visitor = await ada.come()
     seen = len(visitor.events)
-    question = await visitor.say("anything")
+    question = await visitor.send("anything")
     await visitor.until(lambda: any(_says(e, "done") for e in visitor.events[seen:]), "an answer")
     judged = await ada.turn(visitor)
     for message in (message_of(visitor), question, "nobody's"):
-        assert await visitor.talk(f"later {message}") == ["done"]
+        assert (await visitor.say(f"later {message}")).texts == ["done"]
     await visitor.leave(clear=True)
     tone = {"gen_ai.evaluation.name": "tone", "gen_ai.evaluation.score.value": "2.0"}
     first, second = await ada.linked(judged, 2)
@@ -279,7 +279,7 @@ async def test_a_score_of_a_turn_that_has_ended_is_linked_to_it(ada: User) -> No
 async def test_what_is_no_score_is_one_line_each_and_the_app_goes_on(ada: User) -> None:
     before = await ada.scrape()
     visitor = await ada.come()
-    assert [await visitor.talk("wrong") for _ in range(2)] == [["done"], ["done"]]
+    assert [(await visitor.say("wrong")).texts for _ in range(2)] == [["done"], ["done"]]
     await visitor.leave(clear=True)
     for line in (
         "record_score() keeps nothing: its name must be a text that is not empty",
@@ -294,7 +294,7 @@ async def test_what_is_no_score_is_one_line_each_and_the_app_goes_on(ada: User) 
 
 async def test_feedback_while_the_turn_runs_is_an_event_of_its_span(ada: User) -> None:
     visitor = await ada.come()
-    turn = asyncio.create_task(visitor.talk("hold"))
+    turn = asyncio.create_task(visitor.say("hold"))
     await visitor.until(lambda: any(_says(e, "held") for e in visitor.events), "the app to hold")
     given = await ada.judge(message_of(visitor), 1, visitor)
     await ada.judge(message_of(visitor), 0, visitor)
@@ -325,7 +325,7 @@ async def test_feedback_while_the_turn_runs_is_an_event_of_its_span(ada: User) -
 async def test_late_feedback_finds_its_turn_from_another_session(ada: User) -> None:
     before = await ada.scrape()
     first = await ada.come("short")
-    await first.talk("anything")
+    await first.say("anything")
     turn = await ada.turn(first)
     answer, run = message_of(first), message_of(first, "run")
     await first.leave(clear=True)
@@ -352,7 +352,7 @@ async def test_late_feedback_finds_its_turn_from_another_session(ada: User) -> N
 async def test_an_answer_that_was_lost_and_is_read_later_has_its_turn(ada: User) -> None:
     visitor = await ada.come()
     seen = len(visitor.events)
-    await visitor.say("lose")
+    await visitor.send("lose")
     await visitor.until(
         lambda: any(event.name == "new_message" for event in visitor.events[seen:]), "the start"
     )
@@ -388,7 +388,7 @@ async def test_feedback_whose_turn_is_not_known_is_unlinked(ada: User) -> None:
 async def test_calls_of_tools_are_counted_by_name_and_outcome(ada: User) -> None:
     visitor = await ada.come()
     for _ in range(2):
-        assert await visitor.talk("tools") == ["done"]
+        assert (await visitor.say("tools")).texts == ["done"]
     scrape = await ada.scrape()
     calls = {
         (name, outcome): scrape.value(
@@ -414,7 +414,7 @@ async def test_calls_of_tools_are_counted_by_name_and_outcome(ada: User) -> None
         "chainlit_step_duration_seconds_count", **steps
     )
     # Those that come after the first 64 are one.
-    assert await visitor.talk("names 200") == ["done"]
+    assert (await visitor.say("names 200")).texts == ["done"]
     await visitor.leave(clear=True)
     scrape = await ada.scrape()
     names = {

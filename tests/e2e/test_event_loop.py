@@ -14,7 +14,7 @@ import pytest
 
 from chainlit_otel.core.stalls import INTERVAL, THRESHOLD
 from chainlit_otel.probes.event_loop import SAMPLED
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.otlp import Happening, Receiver
 from tests.support.scrape import wait_until
@@ -208,7 +208,7 @@ def says(line: str, text: str) -> bool:
 async def visitor_of(server: ChainlitServer) -> Visitor:
     visitor = Visitor(server.url)
     await visitor.connect()
-    await visitor.talk("hello")
+    await visitor.say("hello")
     return visitor
 
 
@@ -230,7 +230,7 @@ def requests_while_blocked(server: ChainlitServer) -> list[float]:
 async def test_a_stall_is_seen_while_it_lasts(server: ChainlitServer, function: str) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
-    await visitor.say(function)
+    await visitor.send(function)
     asking = asyncio.to_thread(requests_while_blocked, server)
 
     def seen() -> bool:
@@ -256,7 +256,7 @@ async def test_a_stall_says_how_long_in_which_step_and_inside_what(receiver: Rec
         visitor = await visitor_of(server)
         watched = Watched(server)
         assert watched.blocked == 0
-        await visitor.say("look_up")
+        await visitor.send("look_up")
         flag = server.directory / "blocked"
         await asyncio.to_thread(wait_until, lambda: watched.blocked > THRESHOLD, 60, "the seconds")
         await asyncio.to_thread(wait_until, lambda: not flag.exists(), 60, "the end of the stall")
@@ -299,12 +299,12 @@ async def test_each_stall_has_its_line_and_nothing_of_the_app_is_held(
 ) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
-    await visitor.talk("slow_call")
-    await visitor.talk("by itself")
+    await visitor.say("slow_call")
+    await visitor.say("by itself")
     assert watched.stalls == len(watched.lines) == 2
     for line, function in zip(watched.lines, ("slow_call", "answer"), strict=True):
         assert says(line, f"by on_message at {line_of(function)}")
-    assert await visitor.talk("held") == ["0"]
+    assert (await visitor.say("held")).texts == ["0"]
     await visitor.leave()
 
 
@@ -313,7 +313,7 @@ async def test_a_call_that_lets_no_thread_run_is_named_when_it_returns(
 ) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
-    await visitor.talk("hog")
+    await visitor.say("hog")
     watched.is_over()
     assert watched.stalls == len(watched.lines) == 1
     print(watched.lines)
@@ -330,7 +330,7 @@ async def test_a_stall_is_told_from_what_is_just_too_short_for_one(server: Chain
     for seconds in (0.95, 1.12) * 4:
         await asyncio.sleep(random.uniform(0, 2 * INTERVAL))
         before = watched.stalls
-        await visitor.talk(f"for {seconds}")
+        await visitor.say(f"for {seconds}")
         assert watched.stalls - before == (seconds > THRESHOLD)
     await visitor.leave()
 
@@ -338,7 +338,7 @@ async def test_a_stall_is_told_from_what_is_just_too_short_for_one(server: Chain
 async def test_a_task_of_the_app_has_a_line_and_no_callback(server: ChainlitServer) -> None:
     visitor = await visitor_of(server)
     watched = Watched(server)
-    await visitor.talk("in_a_task")
+    await visitor.say("in_a_task")
     assert [says(line, f"at {line_of('slow_call')}") for line in watched.lines] == [True]
     await visitor.leave()
 
@@ -364,7 +364,7 @@ async def test_a_loop_that_runs_is_never_reported_as_blocked(server: ChainlitSer
     began = time.monotonic()
     visitors = await asyncio.gather(*(visitor_of(server) for _ in range(5)))
     while time.monotonic() - began < 2.5:
-        await asyncio.gather(*(visitor.talk("hello") for visitor in visitors))
+        await asyncio.gather(*(visitor.say("hello") for visitor in visitors))
     await asyncio.gather(*(visitor.leave() for visitor in visitors))
     expected = (time.monotonic() - began) / (INTERVAL * SAMPLED)
     assert expected * 0.5 <= watched.beats <= expected + 2
@@ -376,18 +376,18 @@ async def test_off_there_is_no_watchdog_and_on_again_one(server: ChainlitServer)
     visitor = await visitor_of(server)
     watched = Watched(server)
     for _ in range(2):
-        (names,) = await visitor.talk("off and on")
+        (names,) = (await visitor.say("off and on")).texts
         # The thread that has rendered a page for `watched` may be in its pause still.
         ours = {name for name in names.split() if name.startswith("chainlit-otel")}
         assert ours <= {"chainlit-otel-pages"}
-        (names,) = await visitor.talk("threads")
+        (names,) = (await visitor.say("threads")).texts
         assert names.count("chainlit-otel-watchdog") == 1
     began, before = time.monotonic(), watched.beats
     await asyncio.sleep(2)
     beats, seconds = watched.beats - before, time.monotonic() - began
     # Of two watchdogs there would be twice as many.
     assert 2 <= beats <= seconds / (INTERVAL * SAMPLED) + 2
-    await visitor.talk("slow_call")
+    await visitor.say("slow_call")
     assert watched.stalls == len(watched.lines) == 1
     await visitor.leave()
 
@@ -416,7 +416,7 @@ async def test_a_host_without_lifespan_is_watched_from_the_first_session_on() ->
     with mounted("--lifespan", "off") as server:
         visitor = await visitor_of(server)
         watched = Watched(server)
-        await visitor.talk("slow_call")
+        await visitor.say("slow_call")
         assert watched.stalls == len(watched.lines) == 1
         assert says(watched.lines[0], f"by on_message at {line_of('slow_call')}")
         await visitor.leave()

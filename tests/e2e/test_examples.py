@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.examples import EXAMPLES, started_by_script
 from tests.support.greeting import greeted
 from tests.support.http import fetch
@@ -29,7 +29,7 @@ def chat(url: str, text: str) -> list[str]:
     async def visit() -> list[str]:
         visitor = Visitor(url)
         await visitor.connect()
-        answers = await visitor.talk(text)
+        answers = (await visitor.say(text)).texts
         await visitor.leave()
         return answers
 
@@ -96,7 +96,7 @@ def test_one_command_starts_the_database_too(
         visitor = Visitor(url, headers=headers)
         await visitor.connect()
         await greeted(visitor)
-        assert await visitor.talk("hello") == [answer]
+        assert (await visitor.say("hello")).texts == [answer]
         async with httpx.AsyncClient(base_url=url, headers=headers) as http:
 
             async def listed() -> bool:

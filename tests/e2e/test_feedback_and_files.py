@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -158,7 +158,7 @@ async def test_files_by_direction_and_size(client: Client) -> None:
     await client.sign_in("bob")
     answers.append(await client.upload(visitor.session_id, 5))
     assert answers == [200, 200, 200, 200, 400, 404, 401]
-    assert await visitor.talk("3000 5 5") == ["Here."]
+    assert (await visitor.say("3000 5 5")).texts == ["Here."]
     scrape = await client.scrape()
     assert files(scrape, "count") == {"upload": 4, "element": 3}
     assert files(scrape, "sum") == {"upload": sum(sizes), "element": 3010}
@@ -190,10 +190,10 @@ async def test_users_are_distinct_and_connected(client: Client) -> None:
     second.session_id = bob.session_id
     await second.connect()
     await bob.leave()
-    await second.talk("1")
+    await second.say("1")
     assert await users() == 2
     await ada.drop()
-    await again.talk("1")
+    await again.say("1")
     assert await users() == 2
     await again.leave(clear=True)
     await become(1)
@@ -246,12 +246,12 @@ async def everything(server: ChainlitServer) -> list[object]:
     client.break_down(upsert_feedback=0, delete_feedback=0)
     reported += [await client.rate(1), await client.take_back()]
     reported += [await client.upload(*upload) for upload in ((session, 5), (session, 2_000_000))]
-    reported += [await visitor.talk("3000"), [event.name for event in visitor.events]]
+    reported += [(await visitor.say("3000")).texts, [event.name for event in visitor.events]]
     reported.append([file.stat().st_size for file in stored(server, session)])
     await visitor.drop()
     await visitor.reconnect()
     if "chainlit_otel" in server.files["app.py"].partition("import chainlit as cl")[0]:
-        assert await visitor.talk("disable") == ["['authors', 'feedback', 'users']"]
+        assert (await visitor.say("disable")).texts == ["['authors', 'feedback', 'users']"]
     client.break_down()
     reported += [await client.rate(1, session), await client.upload(session, 7)]
     await visitor.leave(clear=True)

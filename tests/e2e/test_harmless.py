@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.refusal import be_refused
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
@@ -169,21 +169,21 @@ class Guest:
 
     async def _talk(self) -> None:
         text = f"hello {self._rng.random()}"
-        self.transcript.append(await self._visitor.talk(text))
+        self.transcript.append((await self._visitor.say(text)).texts)
 
     async def _stream(self) -> None:
-        self.transcript.append(await self._visitor.talk("stream"))
+        self.transcript.append((await self._visitor.say("stream")).texts)
 
     async def _fail(self) -> None:
-        self.transcript.append(await self._visitor.talk("fail"))
+        self.transcript.append((await self._visitor.say("fail")).texts)
 
     async def _ask(self) -> None:
-        self.transcript.append(await self._visitor.talk("ask"))
-        self.transcript.append(await self._visitor.talk("two"))
+        self.transcript.append((await self._visitor.say("ask")).texts)
+        self.transcript.append((await self._visitor.say("two")).texts)
 
     async def _stop(self) -> None:
         seen = len(self._visitor.events)
-        await self._visitor.say("wait")
+        await self._visitor.send("wait")
 
         def has(name: str, text: str = "") -> Callable[[], bool]:
             return lambda: any(
@@ -296,7 +296,7 @@ async def test_the_app_does_the_same_with_us_broken(part: str, without_us: Seen)
         last = Visitor(server.url, transports=["websocket"])
         last.user_env = {"KEY": "value"}
         await last.connect()
-        assert await last.talk("disable") == ["Disabled."]
+        assert (await last.say("disable")).texts == ["Disabled."]
         await last.leave(clear=True)
         with pytest.raises(httpx.ConnectError):
             await asyncio.to_thread(server.scrape)
@@ -404,17 +404,17 @@ class Operator:
         await self._visitor.leave(clear=True)
 
     async def tell(self, what: str) -> Any:
-        [answer] = await self._visitor.talk(what)
+        [answer] = (await self._visitor.say(what)).texts
         return json.loads(answer)
 
     async def one_visit(self) -> None:
         """Somebody comes, talks, loses the line, comes back and leaves for good."""
         visitor = Visitor(self._server.url, transports=["websocket"])
         await visitor.connect()
-        assert await visitor.talk("hello") == ["null"]
+        assert (await visitor.say("hello")).texts == ["null"]
         await visitor.drop()
         await visitor.reconnect()
-        assert await visitor.talk("hello") == ["null"]
+        assert (await visitor.say("hello")).texts == ["null"]
         await visitor.leave(clear=True)
 
     async def scrape(self, closed: int) -> Scrape:
@@ -616,7 +616,7 @@ async def leave_in_every_way(server: ChainlitServer) -> Counter[str]:
     for place, error, way in [*FAILURES, ("nowhere", "RuntimeError", "last")]:
         visitor = Visitor(server.url, transports=["websocket"])
         await visitor.connect()
-        assert await visitor.talk(f"{place} {error} {way}") == ["done"]
+        assert (await visitor.say(f"{place} {error} {way}")).texts == ["done"]
         if way == "drop":
             await visitor.drop()
         else:
@@ -641,7 +641,7 @@ async def test_chainlits_failures_at_disconnect() -> None:
     with failing_server(FAILING + ENABLE) as server:
         stays = Visitor(server.url, transports=["websocket"])
         await stays.connect()
-        assert await stays.talk("data_layer RuntimeError stays") == ["done"]
+        assert (await stays.say("data_layer RuntimeError stays")).texts == ["done"]
         await stays.drop()
         await stays.reconnect()
 
@@ -654,7 +654,7 @@ async def test_chainlits_failures_at_disconnect() -> None:
         timeout = len(FAILURES) - cleared + 1
         kept = sum(place == "data_layer" for place, _, _ in FAILURES)
         await books_agree(server, {"cleared": cleared, "timeout": timeout}, kept, connected=1)
-        assert await stays.talk("data_layer RuntimeError stays") == ["done"]
+        assert (await stays.say("data_layer RuntimeError stays")).texts == ["done"]
 
         await stays.drop()
         await books_agree(server, {"cleared": cleared, "timeout": timeout + 1}, kept + 1)

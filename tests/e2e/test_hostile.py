@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -234,7 +234,7 @@ async def scrape_when_settled(server: ChainlitServer, starts: float) -> Scrape:
 async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
     first = visitor_of(server)
     await first.connect()
-    assert await first.talk("hello") == ["You said: hello"]
+    assert (await first.say("hello")).texts == ["You said: hello"]
     await first.leave(clear=True)
     before = await scrape_when_settled(server, 1)
 
@@ -253,7 +253,7 @@ async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
         turns = 0
         while not over.is_set():
             turns += 1
-            assert await visitor.talk(f"turn {turns}") == [f"You said: turn {turns}"]
+            assert (await visitor.say(f"turn {turns}")).texts == [f"You said: turn {turns}"]
             await asyncio.sleep(PAUSE)
         await visitor.leave(clear=True)
         return turns
@@ -270,7 +270,7 @@ async def test_ten_thousand_hostile_connects(server: ChainlitServer) -> None:
 
     last = visitor_of(server)
     await last.connect()
-    assert await last.talk("still there") == ["You said: still there"]
+    assert (await last.say("still there")).texts == ["You said: still there"]
     await last.leave(clear=True)
 
     started = ledger.outcomes["started"]

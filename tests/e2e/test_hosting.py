@@ -17,7 +17,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 import chainlit_otel
 from chainlit_otel.runtime import OPTIONAL_PROBES
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
@@ -113,7 +113,7 @@ async def scrape_after_the_end(server: ChainlitServer, closed: int) -> Scrape:
 async def test_a_visit_is_counted_once(hosted: ChainlitServer) -> None:
     visitor = Visitor(hosted.url)
     await visitor.connect()
-    assert await visitor.talk("hello") == ["You said: hello"]
+    assert (await visitor.say("hello")).texts == ["You said: hello"]
     open_now = hosted.scrape()
     await visitor.leave(clear=True)
     after = await scrape_after_the_end(hosted, 1)
@@ -186,15 +186,15 @@ async def visit_across_a_reload(server: ChainlitServer) -> None:
     """One visitor stays over a reload, one comes after it; the ledger must have both, once."""
     first, second = Visitor(server.url), Visitor(server.url)
     await first.connect()
-    assert await first.talk("hello") == ["one"]
+    assert (await first.say("hello")).texts == ["one"]
     await reload(server, first, server.files["app.py"].replace('"one"', '"two"'))
-    assert await first.talk("hello") == ["two"], "the app was reloaded"
+    assert (await first.say("hello")).texts == ["two"], "the app was reloaded"
     calls = server.scrape().sum(
         "chainlit_callback_duration_seconds_count", chainlit_callback_name="on_message"
     )
     assert calls == 2, "the new callback counts from its first call"
     await second.connect()
-    assert await second.talk("hello") == ["two"]
+    assert (await second.say("hello")).texts == ["two"]
 
     open_now = server.scrape()
     assert open_now.sum("chainlit_session_starts_total") == 2
@@ -346,7 +346,7 @@ async def test_no_variable_stops_the_app_and_each_is_logged_once() -> None:
     with ChainlitServer(PLAIN, env=env) as server:
         visitor = Visitor(server.url)
         await visitor.connect()
-        assert await visitor.talk("hello") == ["You said: hello"]
+        assert (await visitor.say("hello")).texts == ["You said: hello"]
         await visitor.leave(clear=True)
         assert server.scrape().sum("chainlit_session_starts_total") == 1
         assert [server.log.count(line) for line in lines] == [1] * len(lines)
@@ -392,7 +392,7 @@ async def test_disabled_by_the_standard_variable() -> None:
     with ChainlitServer({"app.py": app}, env=env) as server:
         visitor = Visitor(server.url)
         await visitor.connect()
-        [answer] = await visitor.talk("compare")
+        [answer] = (await visitor.say("compare")).texts
         await visitor.leave()
         assert json.loads(answer) is True
         with pytest.raises(httpx.ConnectError):
@@ -440,7 +440,7 @@ async def test_metrics_go_to_the_applications_own_provider(both: bool) -> None:
         await visitor.new_chat()
 
         async def dump() -> dict[str, float] | None:
-            [answer] = await visitor.talk("dump")
+            [answer] = (await visitor.say("dump")).texts
             sums: dict[str, float] = json.loads(answer)
             return sums if sums["chainlit.session.duration"] else None
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until_async
 from tests.support.server import ChainlitServer
@@ -234,7 +234,7 @@ async def visit(
     for transport in transports:
         visitor = Visitor(server.url, transports=[transport], headers=UNCOMPRESSED)
         await visitor.connect()
-        assert await visitor.talk("hello") == ["done"]
+        assert (await visitor.say("hello")).texts == ["done"]
         await visitor.leave(clear=True)
 
     async def arrived() -> bool:
@@ -443,8 +443,8 @@ async def test_the_span_of_a_socket_by_fastapi_is_no_part_of_a_turn() -> None:
         await visitor.until(
             lambda: any(e.name == "new_message" for e in visitor.events), "our beginning"
         )
-        assert await visitor.talk("hello") == ["done"]
-        assert await visitor.talk("hello") == ["done"]
+        assert (await visitor.say("hello")).texts == ["done"]
+        assert (await visitor.say("hello")).texts == ["done"]
         async with httpx.AsyncClient() as client:
             url = f"{server.url}/project/translations?language=en-US"
             assert (await client.get(url)).is_success

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from chainlit_otel.live.sessions import ENDED, WITH_TROUBLE
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
 
@@ -246,7 +246,7 @@ async def test_a_visitor_meanwhile_is_the_whole_peak(
     visitor = Visitor(server.url)
     await visitor.connect()
     await asyncio.gather(*(client.get("/say") for _ in range(20)))
-    assert await visitor.talk("hello") == ["You said: hello"]
+    assert (await visitor.say("hello")).texts == ["You said: hello"]
     await client.census()
     now = grown(before, await client.scrape())
     await visitor.leave(clear=True)

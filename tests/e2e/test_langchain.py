@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from chainlit_otel.testing.page import Event
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import wait_until, wait_until_async
@@ -143,7 +143,7 @@ async def test_steps_nest_as_the_chain_does(
 ) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    assert await visitor.talk(chain) == ["done"]
+    assert (await visitor.say(chain)).texts == ["done"]
     spans = await trace_of(receiver, visitor)
     await visitor.leave(clear=True)
     assert nested(spans) == PARENTS[chain]
@@ -163,7 +163,7 @@ async def test_steps_nest_as_the_chain_does(
 
 async def stop_a_model(visitor: Visitor) -> None:
     seen = len(visitor.events)
-    turn = asyncio.create_task(visitor.talk("stopped"))
+    turn = asyncio.create_task(visitor.say("stopped"))
     await visitor.until(
         lambda: any(said(event, "waiting") for event in visitor.events[seen:]), "the model to wait"
     )
@@ -179,7 +179,7 @@ async def test_a_step_that_never_ends_is_not_exported_and_nothing_stays_of_it(
     await visitor.connect()
 
     async def held() -> int:
-        (answer,) = await visitor.talk("census")
+        (answer,) = (await visitor.say("census")).texts
         return int(answer)
 
     await stop_a_model(visitor)
@@ -197,7 +197,7 @@ async def test_a_step_that_never_ends_is_not_exported_and_nothing_stays_of_it(
         return await held() < before + 10
 
     await wait_until_async(let_go, 60, "less than one a turn to be held")
-    assert await visitor.talk("ignored") == ["done"]
+    assert (await visitor.say("ignored")).texts == ["done"]
     clean = await trace_of(receiver, visitor, 14)
     await visitor.leave(clear=True)
     assert nested(clean) == PARENTS["ignored"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
@@ -75,7 +75,7 @@ async def test_half_sent_requests_keep_nobody_out() -> None:
         await asyncio.to_thread(wait_until, lambda: 0 < held(server) <= MOST, 60, "the connections")
         visitor = Visitor(server.url)
         await visitor.connect()
-        assert await visitor.talk("hello") == ["done"]
+        assert (await visitor.say("hello")).texts == ["done"]
 
         def scraped() -> Scrape | None:
             try:
@@ -98,7 +98,7 @@ async def test_half_sent_requests_keep_nobody_out() -> None:
         await asyncio.to_thread(
             wait_until, lambda: failed(1), 10, "the error of the one that hangs"
         )
-        assert await visitor.talk("go on") == ["done"]
+        assert (await visitor.say("go on")).texts == ["done"]
         await asyncio.to_thread(
             wait_until, lambda: failed(2), 10, "the error of the one that exits"
         )

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from playwright.async_api import Page, expect
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.browser import chromium
 from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until_async
@@ -110,13 +110,13 @@ async def test_a_session_appears_and_everything_that_happens_to_it(server: Chain
 
         searching = server.directory / "searching"
         searching.touch()
-        await visitor.say(SECRET)
+        await visitor.send(SECRET)
         await expect(shown).to_contain_text("search", timeout=TIMEOUT)
         searching.unlink()
         await visitor.until(lambda: visitor.events[-1].name == "task_end", "the end")
         await expect(shown).not_to_contain_text("search", timeout=TIMEOUT)
 
-        await visitor.talk(f"fail {SECRET}")
+        await visitor.say(f"fail {SECRET}")
         await visitor.drop()
         await expect(shown).to_contain_text("disconnected", timeout=TIMEOUT)
         await visitor.reconnect()
@@ -150,7 +150,7 @@ async def test_a_session_appears_and_everything_that_happens_to_it(server: Chain
 async def test_a_failing_turn_shows_its_error_and_its_spans(server: ChainlitServer) -> None:
     async with opened(server, "turns") as page:
         visitor = await visitor_of(server)
-        await visitor.talk(f"fail {SECRET}")
+        await visitor.say(f"fail {SECRET}")
         last = (await ask(server, "turns"))["rows"][-1]
         shown = page.locator(f'.grid tr[data-key="{last["key"]}"]:visible')
         await expect(shown).to_contain_text("LookupError", timeout=TIMEOUT)
@@ -171,7 +171,7 @@ async def test_a_failing_turn_shows_its_error_and_its_spans(server: ChainlitServ
 
 async def test_its_figures_are_those_of_the_metrics(server: ChainlitServer) -> None:
     visitors = [await visitor_of(server) for _ in range(5)]
-    await asyncio.gather(*(visitor.talk("hello") for visitor in visitors))
+    await asyncio.gather(*(visitor.say("hello") for visitor in visitors))
     for visitor in visitors[:2]:
         await visitor.drop()
     async with opened(server) as page:
@@ -213,7 +213,7 @@ async def test_it_goes_on_while_the_loop_is_blocked_and_names_the_line(
 ) -> None:
     async with opened(server) as page:
         visitor = await visitor_of(server)
-        await visitor.say("block")
+        await visitor.send("block")
         banner = page.locator("#banner-text:visible")
         await expect(banner).to_contain_text(f"app.py:{LINE} in slow_call", timeout=TIMEOUT)
         await expect(banner).to_have_count(0, timeout=TIMEOUT)
@@ -225,12 +225,12 @@ async def test_with_an_exporter_the_spans_are_those_that_are_exported() -> None:
         env = {**backend.env, "CHAINLIT_OTEL_TRACE_URL": "https://traces/{trace_id}"}
         with ChainlitServer({"app.py": APP}, env=env) as server:
             visitor = await visitor_of(server)
-            await visitor.talk("while nobody looks")
+            await visitor.say("while nobody looks")
             # Spans are kept for a while after somebody has looked.
             stream = f"{address(server)}live/data/stream"
             async with httpx.AsyncClient() as http, http.stream("GET", stream) as events:
                 await anext(events.aiter_lines())
-            await visitor.talk("hello")
+            await visitor.say("hello")
             before, turn = (await ask(server, "turns"))["rows"]
             assert (await ask(server, f"turns/{before['key']}"))["spans"] == []
             assert turn["trace_url"] == f"https://traces/{turn['trace_id']}"
@@ -264,7 +264,7 @@ async def test_health_says_what_is_off_and_what_is_lost_and_no_secret() -> None:
     }
     with ChainlitServer({"app.py": ODD + APP}, env=env) as server:
         visitor = await visitor_of(server)
-        await visitor.talk("hello")
+        await visitor.say("hello")
 
         async def lost() -> bool:
             exporters = (await ask(server, "health"))["exporters"]
@@ -307,7 +307,7 @@ async def test_the_spans_of_a_provider_that_the_app_sets_late_are_shown_too() ->
         stream = f"{address(server)}live/data/stream"
         async with httpx.AsyncClient() as http, http.stream("GET", stream) as events:
             await anext(events.aiter_lines())
-        await visitor.talk("hello")
+        await visitor.say("hello")
         (turn,) = (await ask(server, "turns"))["rows"]
         shown = (await ask(server, f"turns/{turn['key']}"))["spans"]
         await visitor.leave()

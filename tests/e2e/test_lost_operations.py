@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
 
@@ -189,7 +189,7 @@ def counted(scrape: Scrape) -> dict[tuple[str, str], float]:
 async def reported(server: ChainlitServer, text: str) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    await visitor.talk(text)
+    await visitor.say(text)
     await visitor.leave(clear=True)
 
 

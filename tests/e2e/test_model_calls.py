@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
@@ -183,7 +183,7 @@ async def turns(server: ChainlitServer, *scripts: Calls) -> list[str]:
     async def visit(script: Calls) -> str:
         visitor = Visitor(server.url, transports=["websocket"])
         await visitor.connect()
-        await visitor.talk(json.dumps(script))
+        await visitor.say(json.dumps(script))
         await visitor.leave(clear=True)
         return visitor.session_id
 
@@ -318,7 +318,7 @@ def test_a_session_has_what_its_turns_used(server: ChainlitServer) -> None:
         visitor = Visitor(server.url, transports=["websocket"])
         await visitor.connect()
         for _ in range(2):
-            await visitor.talk(json.dumps([("span", "priced-session", 1_000_000, 0)]))
+            await visitor.say(json.dumps([("span", "priced-session", 1_000_000, 0)]))
         await visitor.leave(clear=True)
 
     asyncio.run(visit())
@@ -364,9 +364,9 @@ def test_turns_that_are_over_are_held_by_nothing(server: ChainlitServer) -> None
         await visitor.connect()
         held = []
         for _ in range(2):
-            held.append(int((await visitor.talk(json.dumps([("held", "")])))[0]))
+            held.append(int(((await visitor.say(json.dumps([("held", "")]))).texts)[0]))
             for _ in range(10):
-                await visitor.talk(json.dumps([("span", "held", 1, 1)]))
+                await visitor.say(json.dumps([("span", "held", 1, 1)]))
         await visitor.leave(clear=True)
         return held
 

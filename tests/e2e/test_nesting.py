@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.model import Model
 from tests.support.otlp import Receiver, Span, hashed
 from tests.support.scrape import wait_until
@@ -81,7 +81,7 @@ async def trace_of(
     """The session, and the spans of a turn by their ids, once all their parents are there."""
     visitor = Visitor(server.url)
     await visitor.connect()
-    assert await visitor.talk(text) == [answer]
+    assert (await visitor.say(text)).texts == [answer]
     session = visitor.session_id
     found: dict[str, Span] = {}
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.greeting import greeted
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
@@ -93,7 +93,7 @@ class Person:
             await greeted(visitor)
             self.done["greeting"] += 1
         for _ in range(self._dice.randint(1, 3)):
-            assert await visitor.talk("hello") == ["You said: hello "]
+            assert (await visitor.say("hello")).texts == ["You said: hello "]
             self.done["turn"] += 1
         await visitor.until(lambda: visitor.thread_id is not None, "the name of the thread")
         if thread is None:
@@ -268,25 +268,25 @@ async def answers(server: ChainlitServer, database: Postgres, observed: bool) ->
     visitor = Visitor(server.url, headers=headers)
     await visitor.connect()
     await greeted(visitor)
-    said: list[object] = [await visitor.talk("before")]
+    said: list[object] = [(await visitor.say("before")).texts]
     step = [e.data["id"] for e in visitor.events if e.name == "new_message"][-1]
     await until_stored(database, step)
-    await visitor.talk("sleep")
+    await visitor.say("sleep")
     sleeps = "SELECT FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%sleep(600)'"
     await asyncio.to_thread(wait_until, lambda: database.query(sleeps), 60, "the long query")
     if observed:
         assert server.scrape().value("db_client_connection_count", **USED) >= 1
     await asyncio.to_thread(database.stop)
     try:
-        said += [await visitor.talk(f"away {n}") for n in range(AWAY)]
+        said += [(await visitor.say(f"away {n}")).texts for n in range(AWAY)]
         if observed:
             await asyncio.to_thread(
                 wait_until, lambda: lost(server.scrape()) == LOST, 10, f"{LOST} to be lost"
             )
     finally:
         await asyncio.to_thread(database.start)
-    said += [await visitor.talk(f"after {n}") for n in range(5)]
-    said.append(await visitor.talk("pool"))
+    said += [(await visitor.say(f"after {n}")).texts for n in range(5)]
+    said.append((await visitor.say("pool")).texts)
     await visitor.leave(clear=True)
     return said
 
@@ -335,7 +335,7 @@ async def test_a_database_that_goes_away_costs_no_answer_and_shows(database: Pos
         headers = await sign_in(server.url, "ada")
         visitor = Visitor(server.url, headers=headers)
         await visitor.connect()
-        await visitor.talk("well again")
+        await visitor.say("well again")
         scrape = await asyncio.to_thread(settled_operations, server)
         await visitor.leave(clear=True)
         assert operations(scrape, "ok", "create_step") > before
@@ -397,9 +397,9 @@ async def test_a_pool_that_runs_dry_shows_before_users_see_errors(database: Post
             seen.append((used, scrape.sum("db_client_connection_max")))
             return seen[-1] == (5, 5)
 
-        talks = asyncio.gather(*(visitor.talk("go") for visitor in visitors))
+        talks = asyncio.gather(*(visitor.say("go") for visitor in visitors))
         await asyncio.to_thread(wait_until, used_up, 60, "the pool to be used up")
-        assert await talks == [["done"]] * 20
+        assert [answer.texts for answer in await talks] == [["done"]] * 20
         assert max(seen) == (5, 5)
         scrape = server.scrape()
         slow = {"chainlit_data_layer_operation": "get_thread", "chainlit_outcome": "ok"}

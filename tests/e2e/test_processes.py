@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
@@ -117,7 +117,7 @@ async def visits(server: ChainlitServer) -> set[str]:
     for visitor in visitors:
         await visitor.connect()
         for _ in range(QUESTIONS):
-            pids.update(await visitor.talk("who are you?"))
+            pids.update((await visitor.say("who are you?")).texts)
         await visitor.leave(clear=True)
     return pids
 
@@ -281,10 +281,10 @@ async def test_a_child_that_does_not_serve_chainlit_logs_nothing() -> None:
             scraper = httpx.AsyncClient()
             await scraper.get(server.metrics_url)
             admin = sockets_of_the_admin_server(server)
-            [pooled] = await visitor.talk("pool")
-            assert await visitor.talk("process") == ["0"]
-            assert await visitor.talk("fork") == ["7"]
-            await visitor.talk("stay")
+            [pooled] = (await visitor.say("pool")).texts
+            assert (await visitor.say("process")).texts == ["0"]
+            assert (await visitor.say("fork")).texts == ["7"]
+            await visitor.say("stay")
             await asyncio.to_thread(wait_until, lambda: server.read("stays"), 60, "the child")
             await scraper.aclose()
             reported = [json.loads(server.read(name)) for name in ("process", "forked", "stays")]
@@ -367,7 +367,7 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         first = Visitor(server.url)
         await first.connect()
         port = free_port()
-        [parents_pid] = await first.talk(str(port))
+        [parents_pid] = (await first.say(str(port))).texts
         childs_url = f"http://127.0.0.1:{port}"
 
         def answers() -> bool:
@@ -378,7 +378,7 @@ async def test_a_child_of_a_server_in_use_begins_with_nothing() -> None:
         await asyncio.to_thread(wait_until, answers, 30, "the child to serve")
         second = Visitor(childs_url)
         await second.connect()
-        [childs_pid] = await second.talk("hello")
+        [childs_pid] = (await second.say("hello")).texts
         # Its application has built its middleware in the parent.
         for path in ("/logo", "/favicon"):
             answer = await asyncio.to_thread(fetch, f"{childs_url}{path}")

@@ -20,7 +20,7 @@ import pytest
 
 from chainlit_otel import catalog
 from chainlit_otel.core.hashes import hashed_user
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import LAYER
 from tests.support.otlp import Receiver
 from tests.support.refusal import be_refused
@@ -231,7 +231,7 @@ class Script:
         }
         seen = len(visitor.events)
         if kind == "stream":
-            assert await visitor.talk(text) == ["ab" * number]
+            assert (await visitor.say(text)).texts == ["ab" * number]
             expected |= {
                 "chainlit_turn_chunks": number,
                 "chainlit_turn_output_size": 2 * number,
@@ -240,7 +240,7 @@ class Script:
             if dice.random() < 0.5:
                 await self._judge(dice, visitor, seen, stay, http)
         elif kind == "fail":
-            await visitor.talk(text)
+            await visitor.say(text)
             expected |= {
                 "chainlit_outcome": "error",
                 "error_type": "ValueError",
@@ -248,7 +248,7 @@ class Script:
                 "tools": [("search", "error")],
             }
         elif kind == "wait":
-            turn = asyncio.create_task(visitor.talk(text))
+            turn = asyncio.create_task(visitor.say(text))
             await visitor.until(
                 lambda: any(_is_answer(event) for event in visitor.events[seen:]), "the app to wait"
             )
@@ -259,7 +259,7 @@ class Script:
                 "chainlit_turn_output_size": CHARACTERS["wait"],
             }
         elif kind == "lose":
-            message = await visitor.say(text)
+            message = await visitor.send(text)
             await visitor.until(
                 lambda: any(event.name == "new_message" for event in visitor.events[seen:]),
                 "the app to start",
@@ -542,9 +542,9 @@ def test_a_fork_writes_nothing_twice_and_a_stop_writes_all(server: ChainlitServe
         ]
         for visitor in visitors:
             await visitor.connect()
-        assert await visitors[0].talk("fork:0 x") == ["forked"]
+        assert (await visitors[0].say("fork:0 x")).texts == ["forked"]
         seen = len(visitors[1].events)
-        await visitors[1].say("wait:0 x")
+        await visitors[1].send("wait:0 x")
         await visitors[1].until(
             lambda: any(_is_answer(event) for event in visitors[1].events[seen:]), "it to wait"
         )
@@ -585,7 +585,7 @@ def test_without_a_key_nobody_has_a_hash() -> None:
         async def visit() -> None:
             visitor = Visitor(server.url, headers={"Cookie": script._cookies[USERS[0]]})
             await visitor.connect()
-            assert await visitor.talk("stream:3 x") == ["ababab"]
+            assert (await visitor.say("stream:3 x")).texts == ["ababab"]
             await visitor.leave(clear=True)
 
         asyncio.run(visit())
@@ -612,7 +612,7 @@ def test_a_directory_that_cannot_be_written_harms_nobody_and_is_counted() -> Non
             for number in range(1, 4):
                 visitor = Visitor(server.url, headers={"Cookie": script._cookies[USERS[0]]})
                 await visitor.connect()
-                assert await visitor.talk(f"stream:{number} x") == ["ab" * number]
+                assert (await visitor.say(f"stream:{number} x")).texts == ["ab" * number]
                 await visitor.leave(clear=True)
 
         asyncio.run(visit())

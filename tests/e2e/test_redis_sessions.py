@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Refused, Visitor
 from tests.support.redis import Redis
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
@@ -179,15 +179,15 @@ def _sum(scrape: Scrape, name: str, labels: dict[str, str]) -> float:
 async def test_a_conversation_is_kept_listed_resumed_and_deleted(server: ChainlitServer) -> None:
     async with people(server, "ada") as [ada]:
         first = await ada.open_tab()
-        assert await first.talk("hello") == ["You said: hello"]
-        assert await first.talk("again") == ["You said: again"]
+        assert (await first.say("hello")).texts == ["You said: hello"]
+        assert (await first.say("again")).texts == ["You said: again"]
         said = ["Hello. What is it about?", "hello", "You said: hello", "again", "You said: again"]
 
         await ada.until_kept(first, said[-1])
         assert await ada.outputs(first.thread_id) == said
         second = await ada.open_tab()
-        await second.talk("something else")
-        await (await ada.open_tab()).talk("a third thing")
+        await second.say("something else")
+        await (await ada.open_tab()).say("a third thing")
 
         async def names() -> list[str]:
             return [thread["name"] for thread in await ada.threads()]
@@ -204,7 +204,7 @@ async def test_a_conversation_is_kept_listed_resumed_and_deleted(server: Chainli
         )
         [thread] = [event.data for event in resumed.events if event.name == "resume_thread"]
         assert thread["name"] == "a greeting"
-        assert await resumed.talk("once more") == ["You said: once more"]
+        assert (await resumed.say("once more")).texts == ["You said: once more"]
 
         gone = {"threadId": second.thread_id}
         assert (await ada.http.request("DELETE", "/project/thread", json=gone)).status_code == 200
@@ -216,7 +216,7 @@ async def test_a_conversation_is_kept_listed_resumed_and_deleted(server: Chainli
 async def test_feedback_and_favourites(server: ChainlitServer) -> None:
     async with people(server, "bob") as [bob]:
         tab = await bob.open_tab()
-        await tab.talk("a question")
+        await tab.say("a question")
         message = next(
             event.data
             for event in tab.events
@@ -249,7 +249,7 @@ async def test_lists_are_read_on_the_replica(
     server: ChainlitServer, redis: Redis, replica: Redis
 ) -> None:
     async with people(server, "jon") as [jon]:
-        await (await jon.open_tab()).talk("hello")
+        await (await jon.open_tab()).say("hello")
         assert len(await jon.threads()) == 1, "who has just written reads what he wrote"
 
         async def from_replica() -> bool:
@@ -277,7 +277,7 @@ async def test_who_talks_too_much_is_denied_and_counted(server: ChainlitServer) 
 
         async def talk(person: Person) -> Counter[bool]:
             tab = await person.open_tab()
-            answers = [await tab.talk(str(n)) for n in range(plan[person.name])]
+            answers = [(await tab.say(str(n))).texts for n in range(plan[person.name])]
             return Counter(answer[0].startswith("That was quick") for answer in answers)
 
         turned_away = sum((await asyncio.gather(*map(talk, everybody))), Counter())
@@ -296,7 +296,7 @@ async def test_nobody_gets_at_the_threads_of_others(server: ChainlitServer) -> N
     thread = {"chainlit_access_method": "thread", "chainlit_access_result": "denied"}
     async with people(server, "fay", "gus") as [fay, gus]:
         mine = await fay.open_tab()
-        await mine.talk("private")
+        await mine.say("private")
         await fay.until_kept(mine, "You said: private")
         change = Change(server)
         target = {"threadId": mine.thread_id}
@@ -330,10 +330,10 @@ async def test_a_thread_that_somebody_was_faster_with_stays_his(server: Chainlit
     async with people(server, "hal", "ida") as [hal, ida]:
         thread_id = str(uuid.uuid4())
         his, hers = await hal.open_tab(thread_id), await ida.open_tab(thread_id)
-        await his.talk("mine")
+        await his.say("mine")
         await hal.until_kept(his, "You said: mine")
         change = Change(server)
-        await hers.talk("no, mine")
+        await hers.say("no, mine")
 
         # The name of the thread, and the steps: greeting, its run, message, run and answer.
         reason = {"chainlit_access_method": "thread", "error_type": "not_owner"}
@@ -422,7 +422,7 @@ async def test_the_figures_are_those_of_redis_and_of_the_script() -> None:
                 for count in turns[person.name]:
                     tab = await person.open_tab()
                     for number in range(count):
-                        assert await tab.talk(str(number)) == [f"You said: {number}"]
+                        assert (await tab.say(str(number))).texts == [f"You said: {number}"]
                     threads.append(await thread_of(tab))
                 return threads
 
@@ -513,7 +513,7 @@ async def talk_through_an_outage(
     answers: list[list[str]] = []
     async with people(server, "ada") as [ada]:
         tab = await ada.open_tab()
-        answers.append(await tab.talk("before"))
+        answers.append((await tab.say("before")).texts)
         # They are written in an order of their own.
         for text in ("Hello. What is it about?", "before", "You said: before"):
             await ada.until_kept(tab, text)
@@ -522,11 +522,11 @@ async def talk_through_an_outage(
             await until_equal(lambda: kept - Counter(operations(server.scrape(), "ok")), Counter())
         redis.stop(abruptly=True)
 
-        answers += [await tab.talk(text) for text in ("down", "still down")]
+        answers += [(await tab.say(text)).texts for text in ("down", "still down")]
         new_tab = await ada.open_tab()
-        answers.append(await new_tab.talk("new tab"))
+        answers.append((await new_tab.say("new tab")).texts)
         async with people(server, "bob") as [bob]:
-            answers.append(await (await bob.open_tab()).talk("just signed in"))
+            answers.append((await (await bob.open_tab()).say("just signed in")).texts)
             if observe:
                 lost = Counter(steps_of(0, 2)) + Counter(steps_of(2, 2))
                 expected = {
@@ -539,7 +539,7 @@ async def talk_through_an_outage(
                 await until_equal(lambda: operations(server.scrape(), "error"), expected)
                 assert connections(server.scrape())[0] == 0
             redis.start()
-        answers.append(await tab.talk("up again"))
+        answers.append((await tab.say("up again")).texts)
         await ada.until_kept(tab, "You said: up again")
         assert await ada.outputs(tab.thread_id) == [
             *("Hello. What is it about?", "before", "You said: before"),

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import LAYER
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -118,7 +118,7 @@ async def scrape(server: ChainlitServer) -> Scrape:
 async def test_what_http_sessions_leave_behind(server: ChainlitServer) -> None:
     visitor = Visitor(server.url, transports=["websocket"])
     await visitor.connect()
-    assert await visitor.talk("hello") == ["Here."]
+    assert (await visitor.say("hello")).texts == ["Here."]
     # One connection a request: uvicorn holds the last request's context on a kept one.
     once = {"Connection": "close"}
     origin = f"http://127.0.0.1:{server.port}"
@@ -160,7 +160,7 @@ async def test_sessions_that_chainlit_cannot_let_go_of(server: ChainlitServer) -
     visitors = [Visitor(server.url, transports=["websocket"]) for _ in range(3)]
     for visitor in visitors:
         await visitor.connect()
-        assert await visitor.talk("hello") == ["Here."]
+        assert (await visitor.say("hello")).texts == ["Here."]
     (server.directory / "broken.json").write_text(json.dumps({"update_thread": 0}))
     await visitors[0].leave(clear=True)
     await visitors[1].leave()

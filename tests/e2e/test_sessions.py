@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.refusal import be_refused
 from tests.support.scrape import Scrape, wait_until_async
 from tests.support.server import ChainlitServer
@@ -94,7 +94,7 @@ class Script:
     async def closes_the_tab(self) -> None:
         visitor = self.visitor()
         await self.start(visitor)
-        assert await visitor.talk("hello") == ["You said: hello"]
+        assert (await visitor.say("hello")).texts == ["You said: hello"]
         self.leave(visitor.session_id, "timeout")
         await visitor.leave()
 
@@ -114,7 +114,7 @@ class Script:
         await second.connect()
         self.done["reconnects"] += 1
         await first.drop()
-        assert await second.talk("still here") == ["You said: still here"]
+        assert (await second.say("still here")).texts == ["You said: still here"]
         self.leave(second.session_id, "timeout")
         await second.leave()
 

@@ -18,7 +18,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from packaging.version import Version
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until_async
 from tests.support.server import ChainlitServer
@@ -139,24 +139,24 @@ class Script:
     async def prepare(self) -> None:
         for _ in range(2):
             cleared = await self._visitor()
-            assert await cleared.talk("hello") == ["done"]
+            assert (await cleared.say("hello")).texts == ["done"]
             self._leave(cleared)
             await cleared.leave(clear=True)
 
         late = await self._visitor()
-        assert await late.talk("grace 0.1") == ["done"]
+        assert (await late.say("grace 0.1")).texts == ["done"]
         self._leave(late)
         await late.drop()
         await self._until("chainlit_session_ends_total", 1, chainlit_session_end_reason="timeout")
 
         self._connected = [await self._visitor() for _ in range(3)]
-        assert await self._connected[0].talk(f"grace {AN_HOUR}") == ["done"]
+        assert (await self._connected[0].say(f"grace {AN_HOUR}")).texts == ["done"]
         back = self._connected[1]
         await back.drop()
         await self._until("chainlit_session_active", 1, chainlit_session_state="disconnected")
         await back.reconnect()
         # Four messages have been answered, and the answer to this one is under way at the end.
-        await back.say("wait")
+        await back.send("wait")
         await self._until("chainlit_turn_active", 1)
 
         for leave in (Visitor.drop, Visitor.leave):

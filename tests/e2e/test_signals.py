@@ -9,7 +9,7 @@ import httpx
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Happening, Receiver, hashed
 from tests.support.server import ChainlitServer
 
@@ -46,7 +46,7 @@ async def visit(server: ChainlitServer, turns: int = 1) -> Visitor:
     visitor = Visitor(server.url, transports=["websocket"])
     await visitor.connect()
     for _ in range(turns):
-        assert await visitor.talk("hello") == ["done"]
+        assert (await visitor.say("hello")).texts == ["done"]
     await visitor.leave(clear=True)
     return visitor
 

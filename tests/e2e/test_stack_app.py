@@ -12,7 +12,7 @@ import pytest
 import yaml
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Happening, Receiver, hashed
 from tests.support.server import ChainlitServer
 
@@ -70,8 +70,8 @@ async def test_each_signal_takes_its_way_and_leads_to_the_others() -> None:
     with Receiver() as receiver, chat(receiver) as server:
         visitor = Visitor(server.url)
         await visitor.connect()
-        await visitor.talk("What is the peak?")
-        await visitor.talk("/fail")
+        await visitor.say("What is the peak?")
+        await visitor.say("/fail")
         await visitor.leave(clear=True)
         await asyncio.to_thread(receiver.wait_for, lambda: len(events()) == 2, "the events")
         await asyncio.to_thread(receiver.wait_for, failures, "the log of the failure")

@@ -17,7 +17,7 @@ import pytest
 from packaging.version import Version
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support import CHAINLIT, LAYER
 from tests.support.proxy import RoundRobin
 from tests.support.scrape import Scrape, wait_until
@@ -155,7 +155,7 @@ async def test_the_one_without_the_session_counts_the_misses(
 ) -> None:
     visitor = Visitor(proxy.url, transports=["websocket"])
     await visitor.connect()
-    assert await visitor.talk("hello") == ["You said: hello"]
+    assert (await visitor.say("hello")).texts == ["You said: hello"]
     home = proxy.turns[-1]
     with_it, without = sorted(servers, key=lambda server: server.port != home)
     before = await scrapes([with_it, without])
@@ -247,7 +247,7 @@ async def test_a_socket_without_its_session_counts_if_its_tab_must_have_had_one(
 
         late = Visitor(server.url)
         await late.connect()
-        await late.talk("hello")
+        await late.say("hello")
         await late.drop()
         ends = {"chainlit_session_end_reason": "timeout"}
         await asyncio.to_thread(
@@ -261,7 +261,7 @@ async def test_a_socket_without_its_session_counts_if_its_tab_must_have_had_one(
 
         visitor = Visitor(server.url)
         await visitor.connect()
-        await visitor.talk("resume from now on")
+        await visitor.say("resume from now on")
         assert await counted(Visitor(server.url), thread) == (nothing, nothing), "from the history"
 
 
@@ -313,7 +313,7 @@ async def test_a_tab_whose_session_another_one_took(servers: list[ChainlitServer
     if Version("2.9.5") <= CHAINLIT:
         events.append("fetch_favorites")
         await first.emit("fetch_favorites")
-    assert await second.talk("hello") == ["You said: hello"]
+    assert (await second.say("hello")).texts == ["You said: hello"]
     await first.leave()
     await second.leave(clear=True)
     [now] = await scrapes([server])

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import wait_until
@@ -138,11 +138,11 @@ async def test_a_prepared_chat_goes_on_by_api_and_in_the_browser_and_is_handed_o
     assert [
         step["output"].strip() for step in resumed[0]["steps"] if step["type"].endswith("message")
     ] == [text for _, text in said]
-    assert "Forgot password" in "".join(await visitor.talk("and my password?"))
+    assert "Forgot password" in "".join((await visitor.say("and my password?")).texts)
 
     hand_over(api, thread, "grace")
     assert say(api, thread, "ada", "Are you human?") is None
-    assert await visitor.talk("Hello?") == []
+    assert (await visitor.say("Hello?")).texts == []
     assert reply(api, thread, "grace", "I will see to it.") == 1
     await visitor.until(lambda: "I will see to it." in shown(visitor), "the colleague's words")
     await visitor.leave()

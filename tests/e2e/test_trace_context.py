@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver, Span
 from tests.support.server import ChainlitServer
 
@@ -260,7 +260,7 @@ async def test_parents(server: ChainlitServer, receiver: Receiver, script: str) 
     await visitor.connect()
     texts = script.split()
     for text in [*texts, "task"]:
-        assert await visitor.talk(text) == ["done"]
+        assert (await visitor.say(text)).texts == ["done"]
     *found, clean = await turns(receiver, visitor, len(texts) + 1)
     await visitor.leave(clear=True)
     assert [parents(receiver, turn) for turn in found] == SCRIPTS[script]
@@ -286,11 +286,11 @@ async def test_a_turn_that_is_stopped_leaves_nothing_behind(
 ) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    turn = asyncio.create_task(visitor.talk("slow"))
+    turn = asyncio.create_task(visitor.say("slow"))
     await visitor.until(lambda: waiting(visitor), "the app to wait")
     await visitor.emit("stop")
     await turn
-    assert await visitor.talk("task") == ["done"]
+    assert (await visitor.say("task")).texts == ["done"]
     stopped, clean = await turns(receiver, visitor, 2)
     await visitor.leave(clear=True)
     assert stopped.attributes["chainlit.outcome"] == "cancelled"
@@ -308,7 +308,7 @@ async def test_a_turn_is_ended_and_exported_when_the_process_stops(
     with server_of(host, receiver) as server:
         visitor = Visitor(server.url, transports=["websocket"])
         await visitor.connect()
-        await visitor.say("slow")
+        await visitor.send("slow")
         await visitor.until(lambda: waiting(visitor), "the app to wait")
         goodbye = visitor.until(lambda: not visitor.connected, "the server's goodbye")
         await asyncio.gather(asyncio.to_thread(server.stop, sig), goodbye)

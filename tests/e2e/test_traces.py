@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Refused, Visitor
 from tests.conftest import CompareGolden
 from tests.support.otlp import Receiver, Span, hashed, tree
 from tests.support.server import ChainlitServer
@@ -350,12 +350,12 @@ def is_http(span: Span) -> bool:
 
 
 async def talk(stage: Stage, text: str) -> None:
-    await stage.visitor.talk(text)
+    await stage.visitor.say(text)
 
 
 async def stop(stage: Stage, text: str) -> None:
     visitor = stage.visitor
-    turn = asyncio.create_task(visitor.talk(text))
+    turn = asyncio.create_task(visitor.say(text))
     await visitor.until(
         lambda: any(e.name == "new_message" and e.data["name"] == "slow" for e in visitor.events),
         "the slow step",
@@ -365,13 +365,13 @@ async def stop(stage: Stage, text: str) -> None:
 
 
 async def answer(stage: Stage, text: str) -> None:
-    await stage.visitor.talk(text)
-    await stage.visitor.talk("Ada")
+    await stage.visitor.say(text)
+    await stage.visitor.say("Ada")
 
 
 async def ignore(stage: Stage, text: str) -> None:
     visitor = stage.visitor
-    await visitor.talk(text)
+    await visitor.say(text)
     await visitor.until(
         lambda: any(
             e.name == "new_message" and e.data["output"] == "nobody there" for e in visitor.events
@@ -419,7 +419,7 @@ async def test_a_streamed_turn_of_fifty_tokens_and_a_tool_is_four_spans(
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url))
     await stage.visitor.connect()
-    assert await stage.visitor.talk("stream") == ["t" * TOKENS]
+    assert (await stage.visitor.say("stream")).texts == ["t" * TOKENS]
     turn = await stage.root("chainlit.turn")
     names = sorted(span.name for span in receiver.trace(turn))
     assert names == [
@@ -436,7 +436,7 @@ async def test_steps_that_are_only_sent_have_the_times_of_their_stamps(
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url))
     await stage.visitor.connect()
-    await stage.visitor.talk("handler")
+    await stage.visitor.say("handler")
     spans = receiver.trace(await stage.root("chainlit.turn"))
     took = {
         span.attributes["chainlit.step.name"]: (span.end - span.start) / 1e9
@@ -451,7 +451,7 @@ async def test_every_turn_is_a_trace_of_its_own(server: ChainlitServer, receiver
     stage = Stage(server, receiver, Visitor(server.url))
     await stage.visitor.connect()
     for kind in ("plain", "fail", "nested", "plain"):
-        await stage.visitor.talk(kind)
+        await stage.visitor.say(kind)
     await stage.root("chainlit.turn", 4)
     await stage.visitor.leave(clear=True)
     await stage.root("chainlit.disconnect")
@@ -466,7 +466,7 @@ async def test_a_turn_has_its_chat_profile(
 ) -> None:
     stage = Stage(server, receiver, Visitor(server.url, chat_profile=profile))
     await stage.visitor.connect()
-    await stage.visitor.talk("plain")
+    await stage.visitor.say("plain")
     turn = await stage.root("chainlit.turn")
     assert turn.attributes["chainlit.chat_profile"] == reported
     await stage.visitor.leave(clear=True)
@@ -478,7 +478,7 @@ async def test_an_edited_message_is_a_turn(
     stage = Stage(server, receiver, Visitor(server.url))
     visitor = stage.visitor
     await visitor.connect()
-    message = await visitor.say("plain")
+    message = await visitor.send("plain")
     await stage.root("chainlit.turn")
     edited = {"id": message, "output": "nested", "type": "user_message", "name": "User"}
     await visitor.emit("edit_message", {"message": edited})
@@ -511,7 +511,7 @@ async def test_a_session_that_comes_back_is_linked_to_its_new_connection(
     gone = await stage.root("chainlit.disconnect")
     await visitor.reconnect()
     second = await stage.root("chainlit.connect", 2)
-    await visitor.talk("plain")
+    await visitor.say("plain")
     turn = await stage.root("chainlit.turn")
     assert (gone.links, turn.links) == ((first.id,), (second.id,))
     await visitor.leave(clear=True)
@@ -599,7 +599,7 @@ async def test_a_user_is_named_only_if_a_setting_says_so(receiver: Receiver) -> 
             cookie = "; ".join(f"{name}={value}" for name, value in answer.cookies.items())
         stage = Stage(server, receiver, Visitor(server.url, headers={"Cookie": cookie}))
         await stage.visitor.connect()
-        await stage.visitor.talk("hello")
+        await stage.visitor.say("hello")
         turn = await stage.root("chainlit.turn")
         assert turn.attributes["user.id"] == "grace"
         await stage.visitor.leave(clear=True)
@@ -611,7 +611,7 @@ async def test_messages_of_exceptions(receiver: Receiver, capture: bool) -> None
     with ChainlitServer({"app.py": APP}, env={**receiver.env, **setting}) as server:
         stage = Stage(server, receiver, Visitor(server.url))
         await stage.visitor.connect()
-        await stage.visitor.talk("fail")
+        await stage.visitor.say("fail")
         spans = receiver.trace(await stage.root("chainlit.turn"))
         await stage.visitor.leave(clear=True)
     assert len(spans) == 3

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from chainlit_otel.testing.page import Event
 from tests.support.scrape import Scrape, wait_until, wait_until_async
 from tests.support.server import ChainlitServer
@@ -129,7 +129,7 @@ class Script:
         await visitor.leave(clear=True)
 
     async def stream(self, visitor: Visitor) -> None:
-        assert await visitor.talk("stream") == ["t", "u" * (TOKENS - 1)]
+        assert (await visitor.say("stream")).texts == ["t", "u" * (TOKENS - 1)]
         self.done["ok"] += 1
         self.done["run ok"] += 1
         self.done["chunks"] += TOKENS
@@ -139,14 +139,14 @@ class Script:
         self.done["streamed"] += 1
 
     async def fail(self, visitor: Visitor) -> None:
-        await visitor.talk("raise an error")
+        await visitor.say("raise an error")
         self.done["error"] += 1
         self.done["run error"] += 1
         self.done["inbound"] += 1
 
     async def stop(self, visitor: Visitor) -> None:
         seen = len(visitor.events)
-        turn = asyncio.create_task(visitor.talk("wait"))
+        turn = asyncio.create_task(visitor.say("wait"))
         await visitor.until(
             lambda: any(_is_message(e, "waiting") for e in visitor.events[seen:]), "the app to wait"
         )
@@ -159,8 +159,8 @@ class Script:
         self.done["first"] += 1
 
     async def answer(self, visitor: Visitor) -> None:
-        await visitor.talk("ask")
-        await visitor.talk("Ada")
+        await visitor.say("ask")
+        await visitor.say("Ada")
         self.done["ok"] += 1
         self.done["run ok"] += 1
         self.done["answered"] += 1
@@ -169,7 +169,7 @@ class Script:
         self.done["first"] += 1
 
     async def ignore(self, visitor: Visitor) -> None:
-        await visitor.talk("unanswered")
+        await visitor.say("unanswered")
         await visitor.until(
             lambda: any(event.name == "ask_timeout" for event in visitor.events), "the time-out"
         )
@@ -183,7 +183,7 @@ class Script:
         self.done["first"] += 1
 
     async def tools(self, visitor: Visitor) -> None:
-        assert await visitor.talk("tools") == ["done"]
+        assert (await visitor.say("tools")).texts == ["done"]
         self.done["ok"] += 1
         for kind in ("run", "tool", "llm", "retrieval"):
             self.done[f"{kind} ok"] += 1
@@ -192,13 +192,13 @@ class Script:
         self.done["first"] += 1
 
     async def thread(self, visitor: Visitor) -> None:
-        await visitor.talk("thread")
+        await visitor.say("thread")
         self.done["error"] += 1
         self.done["run error"] += 1
         self.done["inbound"] += 1
 
     async def block(self, visitor: Visitor) -> None:
-        assert await visitor.talk("block") == ["done"]
+        assert (await visitor.say("block")).texts == ["done"]
         self.done["ok"] += 1
         self.done["run ok"] += 1
         self.done["inbound"] += 1
@@ -208,7 +208,7 @@ class Script:
     async def lose(self, visitor: Visitor) -> None:
         before = self.done["dropped"]
         seen = len(visitor.events)
-        await visitor.say("late")
+        await visitor.send("late")
         await visitor.until(
             lambda: any(_is_run(event) for event in visitor.events[seen:]), "the app to start"
         )
@@ -308,7 +308,7 @@ def test_time_to_first_token_is_what_the_clock_of_the_app_says(server: ChainlitS
         await visitor.connect()
         for _ in range(20):
             sent.append(time.time())
-            await visitor.talk("stream")
+            await visitor.say("stream")
         await visitor.leave(clear=True)
 
     def said() -> list[list[float]]:

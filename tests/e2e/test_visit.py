@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from chainlit_otel.cli import main
-from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Visitor
+from chainlit_otel.testing import ConnectionLost, NoAnswer, Visitor
 from chainlit_otel.testing.load import Crowd, Plan
 from tests.support.scrape import wait_until, wait_until_async
 from tests.support.server import ChainlitServer, free_port, python_path
@@ -134,8 +134,8 @@ async def test_a_visitor_talks_and_disconnects(
     visitor = Visitor(server.url, transports=transports)
     await visitor.connect()
     assert visitor.transport == (transports or ["websocket"])[0]
-    assert await visitor.talk("one") == ["1: one"]
-    assert await visitor.talk("two") == ["2: two"]
+    assert (await visitor.say("one")).texts == ["1: one"]
+    assert (await visitor.say("two")).texts == ["2: two"]
     await visitor.leave(clear=True)
     assert not visitor.connected
     await noted(
@@ -148,7 +148,7 @@ async def test_a_visitor_talks_and_disconnects(
 async def test_closing_the_tab_leaves_the_session_to_its_grace_time(server: ChainlitServer) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    await visitor.talk("one")
+    await visitor.say("one")
     await visitor.leave()
     await noted(server, visitor.session_id, "start", "message one", "lost transport_close", "end")
 
@@ -160,16 +160,16 @@ async def test_who_drops_and_reconnects_is_in_the_same_session(
     visitor = Visitor(server.url, transports=transports)
     await visitor.connect()
     assert visitor.thread_id is None
-    await visitor.talk("one")
+    await visitor.say("one")
     await visitor.until(lambda: bool(visitor.thread_id), "the thread")
     before = (visitor.session_id, visitor.thread_id)
     await visitor.drop()
     assert not visitor.connected
     with pytest.raises(ConnectionLost):
-        await visitor.talk("into the void")
+        await visitor.say("into the void")
     await noted(server, visitor.session_id, "start", "message one", "lost transport_close", "end")
     await visitor.reconnect()
-    assert await visitor.talk("two") == ["2: two"]
+    assert (await visitor.say("two")).texts == ["2: two"]
     assert (visitor.session_id, visitor.thread_id) == before
     await visitor.leave(clear=True)
     await noted(
@@ -186,13 +186,13 @@ async def test_a_new_chat_ends_the_old_session_and_starts_another(
 ) -> None:
     visitor = Visitor(server.url, transports=transports)
     await visitor.connect()
-    await visitor.talk("one")
+    await visitor.say("one")
     await visitor.until(lambda: bool(visitor.thread_id), "the thread")
     first, thread = visitor.session_id, visitor.thread_id
     await visitor.new_chat()
     assert visitor.session_id != first
     assert visitor.thread_id is None
-    assert await visitor.talk("two") == ["1: two"]
+    assert (await visitor.say("two")).texts == ["1: two"]
     await visitor.until(lambda: visitor.thread_id not in (None, thread), "another thread")
     ended = ("lost client_disconnect", "end", "deleted")
     await noted(server, first, "start", "message one", *ended)
@@ -205,9 +205,9 @@ async def test_a_question_of_the_app_is_answered_by_what_is_said_next(
 ) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    assert await visitor.talk("who?") == ["Who are you?"]
-    assert await visitor.talk("Ada") == ["Hello, Ada!"]
-    assert await visitor.talk("three") == ["2: three"]
+    assert (await visitor.say("who?")).texts == ["Who are you?"]
+    assert (await visitor.say("Ada")).texts == ["Hello, Ada!"]
+    assert (await visitor.say("three")).texts == ["2: three"]
     await visitor.leave(clear=True)
 
 
@@ -215,7 +215,7 @@ async def test_who_leaves_a_question_open_leaves_nothing_behind(server: Chainlit
     tasks = len(asyncio.all_tasks())
     visitor = Visitor(server.url)
     await visitor.connect()
-    await visitor.talk("who?")
+    await visitor.say("who?")
     await visitor.leave()
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == tasks
@@ -224,7 +224,7 @@ async def test_who_leaves_a_question_open_leaves_nothing_behind(server: Chainlit
 async def test_a_failing_callback_is_seen(server: ChainlitServer) -> None:
     visitor = Visitor(server.url)
     await visitor.connect()
-    assert await visitor.talk("fail") == []
+    assert (await visitor.say("fail")).texts == []
     assert visitor.failures == 1
     await visitor.leave(clear=True)
 
@@ -234,7 +234,7 @@ async def test_the_greeting_is_never_taken_for_the_answer(server: ChainlitServer
     for _ in range(30):
         visitor = Visitor(server.url, transports=["websocket"])
         await visitor.connect()
-        assert await visitor.talk("hi") == ["1: hi"]
+        assert (await visitor.say("hi")).texts == ["1: hi"]
         await visitor.leave(clear=True)
         shown = [event.data for event in visitor.events if event.name == "new_message"]
         assert "Welcome!" in [step["output"] for step in shown]

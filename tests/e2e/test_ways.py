@@ -11,7 +11,7 @@ from functools import partial
 import httpx
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import Scrape, wait_until_async
@@ -330,7 +330,7 @@ class Script:
         return found
 
     async def say(self, text: str) -> Scrape:
-        await self.visitor.say(text)
+        await self.visitor.send(text)
         return await self.over()
 
     def grown(self, after: Scrape) -> Counter[str]:
@@ -342,7 +342,7 @@ class Script:
 
 async def stopped(script: Script, text: str) -> Scrape:
     visitor = script.visitor
-    await visitor.say(text)
+    await visitor.send(text)
     await visitor.until(
         lambda: any(
             e.name == "new_message" and e.data["output"] == "waiting" for e in visitor.events
@@ -431,7 +431,7 @@ async def test_first_token_and_pace_are_those_of_the_tokens(server: ChainlitServ
 
 async def test_an_edited_message_is_a_message_and_a_turn(server: ChainlitServer) -> None:
     async with Script(server) as script:
-        message = await script.visitor.say("empty")
+        message = await script.visitor.send("empty")
         await script.over()
         edited = {"id": message, "output": "update", "type": "user_message", "name": "User"}
         await script.visitor.emit("edit_message", {"message": edited})
@@ -518,7 +518,7 @@ async def test_every_kind_of_content_that_is_lost_is_counted_and_was_not_sent(
     async with Script(server) as script:
         visitor = script.visitor
         seen = len(visitor.events)
-        await visitor.say("lose")
+        await visitor.send("lose")
         await visitor.until(
             lambda: any(
                 e.name == "new_message" and e.data["type"] == "run" for e in visitor.events[seen:]
@@ -562,7 +562,7 @@ async def test_a_step_has_the_name_and_the_type_that_it_has_when_it_ends(
         after = await script.say("rename")
         ended = {"chainlit_step_type": "rerank", "chainlit_outcome": "ok"}
         assert script.count(after, "chainlit_step_duration_seconds_count", **ended) == 1
-        await script.visitor.say("stamp")
+        await script.visitor.send("stamp")
         await script.over(2)
     for name in ("chainlit.step rerank true name", "chainlit.step llm model"):
         await asyncio.to_thread(receiver.wait_for, partial(receiver.named, name))

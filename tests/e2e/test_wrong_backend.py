@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.broken import BrokenBackend
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until_async
@@ -86,7 +86,7 @@ def server_of(spans: str, metrics: str) -> ChainlitServer:
 async def visit(server: ChainlitServer) -> list[list[str]]:
     visitor = Visitor(server.url, transports=["websocket"])
     await visitor.connect()
-    answers = [await visitor.talk(text) for text in ("hello", "fail", "again")]
+    answers = [(await visitor.say(text)).texts for text in ("hello", "fail", "again")]
     await visitor.leave(clear=True)
     return answers
 

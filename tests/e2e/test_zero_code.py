@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from tests.support.otlp import Receiver
 from tests.support.scrape import wait_until
 from tests.support.server import ChainlitServer
@@ -59,7 +59,7 @@ async def test_metrics_and_traces_are_there(path: str) -> None:
         with ChainlitServer(files, command=command, env=env, path=path) as server:
             visitor = Visitor(server.url)
             await visitor.connect()
-            assert await visitor.talk("hello") == ["done"]
+            assert (await visitor.say("hello")).texts == ["done"]
             session = visitor.session_id
             await visitor.leave(clear=True)
             scrape = server.scrape()

@@ -74,7 +74,7 @@ def talk(url: str) -> None:
     async def visit() -> None:
         visitor = Visitor(url)
         await visitor.connect()
-        assert await visitor.talk("hello") == ["You said: hello"]
+        assert (await visitor.say("hello")).texts == ["You said: hello"]
         await visitor.leave()
 
     asyncio.run(visit())
@@ -335,10 +335,10 @@ async def _crowd(url: str) -> None:
     async def visit() -> None:
         visitor = Visitor(url)
         await visitor.connect()
-        assert await visitor.talk("hello") == ["You said: hello"]
+        assert (await visitor.say("hello")).texts == ["You said: hello"]
         await visitor.drop()
         await visitor.reconnect()
-        assert await visitor.talk("again") == ["You said: again"]
+        assert (await visitor.say("again")).texts == ["You said: again"]
         await visitor.leave()
 
     await asyncio.gather(*(visit() for _ in range(8)))

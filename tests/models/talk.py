@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from chainlit_otel.testing.models import ModelAnswer, ModelApi
 from tests.support.otlp import Receiver, hashed
 from tests.support.scrape import wait_until
@@ -119,7 +119,7 @@ class Chat:
             async with room:
                 visitor = Visitor(self.server.url, timeout=120)
                 await visitor.connect()
-                answers = await visitor.talk(f"{way} #turn-{first + number}")
+                answers = (await visitor.say(f"{way} #turn-{first + number}")).texts
                 assert answers[-1:] == ["done"], (way, answers, self.server.tail())
                 await visitor.leave()
                 return hashed(visitor.session_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 from chainlit_otel.testing.models import WORDS, ModelAnswer
 from tests.support.examples import started_by_script
 from tests.support.http import fetch
@@ -22,7 +22,7 @@ def talk(url: str, profiles: tuple[str, ...]) -> None:
         for profile in profiles:
             visitor = Visitor(url, chat_profile=profile)
             await visitor.connect()
-            answers = await visitor.talk("When are you open?")
+            answers = (await visitor.say("When are you open?")).texts
             assert answers[-1] == "".join(WORDS)
             await visitor.leave()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing import Visitor
 
 
 async def greeted(visitor: Visitor) -> None:

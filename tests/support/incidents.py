@@ -17,7 +17,8 @@ from typing import Any, ClassVar
 
 import httpx
 
-from chainlit_otel.testing.client import Address, VisitError, Visitor
+from chainlit_otel.testing import VisitError, Visitor
+from chainlit_otel.testing.http import Address
 from tests.support import LAYER
 from tests.support.prometheus import Prometheus
 from tests.support.proxy import RoundRobin
@@ -255,7 +256,7 @@ class Incident:
 
     async def turn(self, visitor: Visitor) -> None:
         """Send a message and read the answer."""
-        await visitor.talk("hello")
+        await visitor.say("hello")
 
 
 class BlockedLoop(Incident):
@@ -341,7 +342,7 @@ class LostStickiness(Incident):
         ]
 
     async def turn(self, visitor: Visitor) -> None:
-        await visitor.talk("hello")
+        await visitor.say("hello")
         url = self.balancer.url if self.since else str(visitor.address)
         async with httpx.AsyncClient(base_url=url, verify=False, timeout=60) as http:
             for _ in range(2):
@@ -392,7 +393,7 @@ class CutAtFirstWord(Incident):
 
     async def turn(self, visitor: Visitor) -> None:
         seen = len(visitor.events)
-        talk = asyncio.create_task(visitor.talk("report"))
+        talk = asyncio.create_task(visitor.say("report"))
         try:
             await visitor.until(
                 lambda: any(one.name == "stream_start" for one in visitor.events[seen:]),

@@ -7,7 +7,7 @@ import importlib.metadata
 import pytest
 from packaging.version import Version
 
-from chainlit_otel.testing.client import Refused, Unreachable, Visitor
+from chainlit_otel.testing import Refused, Unreachable, Visitor
 
 # Older releases do not know the exception by which Chainlit refuses, and tell the browser nothing.
 _TOLD = Version("5.14.3") <= Version(importlib.metadata.version("python-socketio"))

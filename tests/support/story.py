@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Answer, Refused, Visitor
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
 from tests.support.prometheus import Prometheus
@@ -389,26 +389,26 @@ class Script:
 
     async def _tell(self, visitor: Visitor, dice: random.Random | None = None) -> None:
         topic = dice.choice(TOPICS) if dice else TOPICS[0]
-        assert await visitor.talk(f"tell {topic}") == ["word " * TOKENS]
+        assert (await visitor.say(f"tell {topic}")).texts == ["word " * TOKENS]
         self._turn("ok", outbound=1)
         self.done["tool ok"] += 1
         self.done["chunks"] += TOKENS
         self.done["lookups"] += 1
 
     async def _fail(self, visitor: Visitor) -> None:
-        await visitor.talk("fail")
+        await visitor.say("fail")
         self._turn("error")
 
     async def _search(self, visitor: Visitor) -> None:
-        assert await visitor.talk("search everywhere") == ["nothing"]
+        assert (await visitor.say("search everywhere")).texts == ["nothing"]
         self._turn("ok", outbound=1)
         self.done["tool error"] += 1
 
     async def _answer(self, visitor: Visitor, is_first: bool = False) -> None:
-        await visitor.talk("ask 30")
+        await visitor.say("ask 30")
         if is_first:
             await self._seen("chainlit_ask_duration_seconds_count", "answered")
-        await visitor.talk("Ada")
+        await visitor.say("Ada")
         self._turn("ok", inbound=2, outbound=1)
         self.done["answered"] += 1
 
@@ -419,12 +419,12 @@ class Script:
         self._turn("cancelled", outbound=2)
 
     async def _limit(self, visitor: Visitor) -> None:
-        assert await visitor.talk("limit") == ["no more"]
+        assert (await visitor.say("limit")).texts == ["no more"]
         self._turn("ok", outbound=1)
         self.done["limited"] += 1
 
     async def _lose(self, visitor: Visitor) -> None:
-        await visitor.say("late")
+        await visitor.send("late")
         await visitor.until(
             lambda: any(
                 event.name == "new_message" and event.data["name"] == "on_message"
@@ -440,7 +440,7 @@ class Script:
         self.done["reconnects"] += 1
 
     async def _ask_in_vain(self, visitor: Visitor) -> None:
-        await visitor.talk("ask 1")
+        await visitor.say("ask 1")
         await visitor.until(
             lambda: any(event.name == "ask_timeout" for event in visitor.events), "the time-out"
         )
@@ -488,7 +488,7 @@ class Script:
                     files={"file": ("notes.txt", b"x" * FILE, "text/plain")},
                 )
                 self.done["uploaded" if answer.status_code == 200 else "missed"] += 1
-        assert await visitor.talk(f"file {FILE}") == ["here"]
+        assert (await visitor.say(f"file {FILE}")).texts == ["here"]
         self._turn("ok", outbound=1)
         self.done["elements"] += 1
 
@@ -500,7 +500,7 @@ class Script:
         self.done["mcp"] += 1
 
     async def _block(self, visitor: Visitor) -> None:
-        assert await visitor.talk("block") == ["done"]
+        assert (await visitor.say("block")).texts == ["done"]
         self._turn("ok", outbound=1)
         self.done["blocked"] += 1
 
@@ -512,7 +512,7 @@ class Script:
             self.done["outbound"] += 1
             self.done["under way"] += 1
         for regular in regulars[:QUERIES]:
-            await regular.say("query")
+            await regular.send("query")
             self.done["inbound"] += 1
             self.done["under way"] += 1
         await self._scraped("chainlit_turn_active", REGULARS)
@@ -578,7 +578,7 @@ class Script:
         for _ in range(3):
             visitor = Visitor(self._first.url, headers=headers, transports=["websocket"])
             await visitor.connect()
-            await visitor.talk("fail")
+            await visitor.say("fail")
             await visitor.leave(clear=True)
             self.done["synthetic"] += 1
 
@@ -605,7 +605,7 @@ class Script:
         await self._tell(again)
         await self._leave(again)
         forgotten = await self._come("forgotten")
-        assert await forgotten.talk("forget") == ["forgotten"]
+        assert (await forgotten.say("forget")).texts == ["forgotten"]
         self._turn("ok", outbound=1)
         await self._leave(forgotten)
         self.done["stuck"] += 1
@@ -667,9 +667,9 @@ class Script:
         self.done["cleared" if clear else "timeout"] += 1
         self.done["connected"] -= 1
 
-    async def _begin(self, visitor: Visitor, text: str, sign: str) -> asyncio.Task[list[str]]:
+    async def _begin(self, visitor: Visitor, text: str, sign: str) -> asyncio.Task[Answer]:
         seen = len(visitor.events)
-        turn = asyncio.create_task(visitor.talk(text))
+        turn = asyncio.create_task(visitor.say(text))
         await visitor.until(lambda: _has_said(visitor, sign, seen), sign)
         return turn
 

@@ -10,14 +10,8 @@ import socketio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from chainlit_otel.testing.client import (
-    Address,
-    ConnectionLost,
-    Refused,
-    Unreachable,
-    Visitor,
-    check,
-)
+from chainlit_otel.testing import ConnectionLost, Refused, Unreachable, Visitor
+from chainlit_otel.testing.http import Address, check
 from tests.support.scrape import wait_until_async
 from tests.support.server import free_port
 
@@ -70,7 +64,7 @@ async def test_a_server_that_sends_nothing_is_given_up() -> None:
 async def test_who_is_not_connected_cannot_talk_but_may_leave() -> None:
     visitor = Visitor("http://127.0.0.1:1")
     with pytest.raises(ConnectionLost):
-        await visitor.talk("Hello?")
+        await visitor.say("Hello?")
     with pytest.raises(ConnectionLost):
         await visitor.new_chat()
     await visitor.drop()

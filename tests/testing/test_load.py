@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.testing.client import ConnectionLost, NoAnswer, Refused, Unreachable
+from chainlit_otel.testing import ConnectionLost, NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.load import LoadReport, Plan, VisitPlan
 
 probabilities = st.floats(0, 1)

@@ -62,7 +62,7 @@ def test_an_answer_is_over_with_its_task() -> None:
     page = ChatPage()
     turn = ask(page)
     assert play(page, turn, ANSWER) == [False] * (len(ANSWER) - 1) + [True]
-    assert turn.texts == {"answer": "Forty-two."}
+    assert turn.texts == ["Forty-two."]
 
 
 @given(st.lists(st.booleans(), min_size=len(ANSWER), max_size=len(ANSWER)))
@@ -80,7 +80,7 @@ def test_a_greeting_in_between_neither_ends_nor_joins_the_answer(picks: list[boo
     over = play(page, turn, script)
     assert over[-1]
     assert not any(over[: script.index(ANSWER[-2])])
-    assert turn.texts == {"answer": "Forty-two."}
+    assert turn.texts == ["Forty-two."]
 
 
 def test_the_end_of_a_greeting_that_began_earlier_is_not_the_end_of_the_answer() -> None:
@@ -90,14 +90,14 @@ def test_the_end_of_a_greeting_that_began_earlier_is_not_the_end_of_the_answer()
     turn = ask(page)
     assert not any(play(page, turn, [(RECEIPT, None), GREETING[-1]]))
     assert play(page, turn, ANSWER[1:])[-1]
-    assert turn.texts == {"answer": "Forty-two."}
+    assert turn.texts == ["Forty-two."]
 
 
 def test_an_app_without_on_message_ends_its_task_at_once() -> None:
     page = ChatPage()
     turn = ask(page)
     assert play(page, turn, [(RECEIPT, None), ("task_start", {}), ("task_end", {})])[-1]
-    assert turn.texts == {}
+    assert turn.texts == []
 
 
 def test_tokens_add_up_and_a_sequence_replaces() -> None:
@@ -105,11 +105,11 @@ def test_tokens_add_up_and_a_sequence_replaces() -> None:
     turn = ask(page)
     message = step("answer", "assistant_message", "answer-run", "a")
     play(page, turn, [("stream_start", message), ("stream_token", token("answer", "b"))])
-    assert turn.texts == {"answer": "ab"}
+    assert turn.texts == ["ab"]
     page.receive("stream_token", token("answer", "abc", isSequence=True))
     page.receive("stream_token", token("answer", "typed", isInput=True))
     page.receive("stream_token", token("another", "?"))
-    assert turn.texts == {"answer": "abc"}
+    assert turn.texts == ["abc"]
 
 
 def test_a_question_of_the_app_ends_the_turn_and_its_answer_is_one() -> None:
@@ -120,7 +120,7 @@ def test_a_question_of_the_app_ends_the_turn_and_its_answer_is_one() -> None:
         "spec": {"type": "text"},
     }
     assert play(page, turn, [*ANSWER[:3], ("ask", question)])[-1]
-    assert turn.texts == {"who": "Who are you?"}
+    assert turn.texts == ["Who are you?"]
 
     reply = page.sent("i-am", answers_question=True)
     script: Script = [
@@ -131,7 +131,7 @@ def test_a_question_of_the_app_ends_the_turn_and_its_answer_is_one() -> None:
         ("task_end", {}),
     ]
     assert play(page, reply, script) == [False, False, False, False, True]
-    assert reply.texts == {"hi": "Hi!"}
+    assert reply.texts == ["Hi!"]
 
 
 def test_what_belongs_to_the_user_is_no_answer() -> None:
@@ -139,7 +139,7 @@ def test_what_belongs_to_the_user_is_no_answer() -> None:
     turn = ask(page)
     page.receive("new_message", step("echo", "user_message", None, "mine"))
     page.receive("new_message", step("tool", "tool", "answer-run", "internal"))
-    assert turn.texts == {}
+    assert turn.texts == []
 
 
 @pytest.mark.parametrize("event", ["new_message", "update_message"])
