@@ -55,12 +55,14 @@ class Question(NamedTuple):
         kind: ``text``, ``file``, ``action`` or ``element``.
         text: the words of the question.
         spec: all that Chainlit says of what may be answered.
+        parent_id: the step that asks.
         reply: takes the answer.
     """
 
     kind: str
     text: str
     spec: Mapping[str, Any]
+    parent_id: str
     reply: asyncio.Future[Any]
 
 
@@ -161,6 +163,11 @@ class Visitor:
         return list(self._page.actions.values())
 
     @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies that the app has set, such as that of the sign-in."""
+        return {} if self._jar is None else {each.key: each.value for each in self._jar}
+
+    @property
     def connected(self) -> bool:
         """Whether the connection stands, as far as this side knows."""
         return self._sio is not None and bool(self._sio.connected)
@@ -233,9 +240,8 @@ class Visitor:
             NoAnswer, ConnectionLost: like `say`.
         """
         question = self._asked("file")
-        parent = str(question.spec["step_id"])
         ids = [
-            await self._requests().upload(self.session_id, Upload.read(file), parent)
+            await self._requests().upload(self.session_id, Upload.read(file), question.parent_id)
             for file in files
         ]
         return await self._reply(question, [{"id": file_id} for file_id in ids])
@@ -251,10 +257,15 @@ class Visitor:
             NoAnswer, ConnectionLost: like `say`.
         """
         question = self._asked("action")
-        return await self._reply(question, self._button(name, question.spec["keys"]).data)
+        offered = question.spec["keys"]
+        button = self._button(name, offered)
+        if button is None:
+            names = ", ".join(repr(each.name) for each in self.actions if each.id in offered)
+            raise LookupError(f"the app does not offer {name!r}; it offers {names}")
+        return await self._reply(question, button.data)
 
     async def press(self, name: str) -> Answer:
-        """Press a button below a message, and wait for the end of its callback.
+        """Press a button below a message, once it is there; wait for the end of its callback.
 
         Args:
             name: name or label of the button.
@@ -263,11 +274,13 @@ class Visitor:
             What came meanwhile.
 
         Raises:
-            LookupError: there is no such button.
             Refused: the app has no callback for it.
-            NoAnswer, ConnectionLost: like `say`.
+            NoAnswer: the button does not come in time, or the end of its callback.
+            ConnectionLost: like `say`.
         """
+        await self.until(lambda: self._button(name) is not None, f"the button {name!r}")
         action = self._button(name)
+        assert action is not None
         answer = self._page.sent(action.id, answers_question=True)
         await self._requests().press(self.session_id, action.data)
         await self._receive_all()
@@ -291,7 +304,12 @@ class Visitor:
         return await self._whole(answer)
 
     async def stop(self) -> None:
-        """Press *Stop*: have the app give up the answer that it is working on."""
+        """Press *Stop*: have the app give up the answer that it is working on.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+        """
+        self._page.stopped()
         await self.emit("stop")
 
     async def give_feedback(self, message_id: str, value: int, comment: str = "") -> str:
@@ -631,13 +649,11 @@ class Visitor:
             raise LookupError(f"the app does not ask for {kind} now: {asks}")
         return question
 
-    def _button(self, name: str, ids: Sequence[str] | None = None) -> Action:
-        buttons = [each for each in self.actions if ids is None or each.id in ids]
-        for button in buttons[::-1]:
-            if name in (button.name, button.label, button.id):
+    def _button(self, name: str, ids: Sequence[str] | None = None) -> Action | None:
+        for button in self.actions[::-1]:
+            if (ids is None or button.id in ids) and name in (button.name, button.label):
                 return button
-        names = ", ".join(repr(button.name) for button in buttons) or "none"
-        raise LookupError(f"there is no button {name!r} on the page; there are: {names}")
+        return None
 
     async def _receive_all(self) -> None:
         """Wait until all that the app has sent so far has arrived."""
@@ -663,8 +679,9 @@ class Visitor:
     async def _on_ask(self, data: Any, *_: Any) -> Any:
         """Keep the app waiting until the visitor answers; the answer is what this returns."""
         reply = asyncio.get_running_loop().create_future()
-        spec = data["spec"]
-        self._questions.append(Question(spec["type"], data["msg"].get("output", ""), spec, reply))
+        spec, message = data["spec"], data["msg"]
+        text, parent = message.get("output", ""), str(message.get("parentId"))
+        self._questions.append(Question(spec["type"], text, spec, parent, reply))
         self._page.receive("ask", data)
         self._wake()
         return await reply

@@ -88,6 +88,7 @@ class Answer:
     Attributes:
         received: the app has confirmed that it got the message.
         started: the app has begun to work on it.
+        stopped: the visitor has pressed *Stop*.
     """
 
     def __init__(self, message_id: str, *, answers_question: bool, sent: float) -> None:
@@ -95,6 +96,7 @@ class Answer:
         self.answers_question = answers_question
         self.received = answers_question
         self.started = False
+        self.stopped = False
         self._sent = sent
         self._first: float | None = None
         self._end: float | None = None
@@ -148,10 +150,10 @@ class Answer:
     @property
     def error(self) -> str | None:
         """The text of the first message or step that the app shows as failed; None without one."""
-        failed = [step for step in self._steps.values() if step.get("isError")]
-        # A step that failed often has no text of its own, and the message after it says why.
-        texts = [step.get("output") or "" for step in failed]
-        return next(filter(None, texts), "failed") if failed else None
+        texts = [step.get("output") or "" for step in self._steps.values() if step.get("isError")]
+        # The steps that the visitor has stopped are shown as failed, too, without a text.
+        without_text = "failed" if texts and not self.stopped else None
+        return next(filter(None, texts), without_text)
 
     @property
     def time_to_first_token(self) -> float | None:
@@ -205,6 +207,11 @@ class ChatPage:
         """Note that the visitor has sent a message, and return what collects the answer."""
         self._answer = Answer(message_id, answers_question=answers_question, sent=self._clock())
         return self._answer
+
+    def stopped(self) -> None:
+        """Note that the visitor has pressed *Stop*."""
+        if self._answer is not None:
+            self._answer.stopped = True
 
     @property
     def is_idle(self) -> bool:
