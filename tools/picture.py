@@ -18,6 +18,7 @@ from chainlit_otel.catalog import DASHBOARD_SESSIONS
 from chainlit_otel.cli import demo_server
 from chainlit_otel.rules import render
 from chainlit_otel.testing.load import Crowd, Plan
+from chainlit_otel.testing.visit import Target
 from tests.support.browser import chromium
 from tests.support.grafana import DASHBOARDS, Grafana
 from tests.support.prometheus import Prometheus
@@ -50,13 +51,13 @@ async def visited(minutes: float) -> list[tuple[dict[str, Any], Shown]]:
         crowds = [
             asyncio.create_task(visitors.run())
             for visitors in (
-                Crowd(server.url, _USUAL),
-                Crowd(server.url, _COPILOT, client_type="copilot"),
-                Crowd(server.url, _POLLING, transports=["polling"]),
+                Crowd(Target(server.url), _USUAL.visits()),
+                Crowd(Target(server.url, client_type="copilot"), _COPILOT.visits()),
+                Crowd(Target(server.url, transports=["polling"]), _POLLING.visits()),
             )
         ]
         await asyncio.sleep(minutes * 60 / 2)
-        crowds.append(asyncio.create_task(Crowd(server.url, _RUSH).run()))
+        crowds.append(asyncio.create_task(Crowd(Target(server.url), _RUSH.visits()).run()))
         await asyncio.sleep(minutes * 60 / 2)
         with Grafana(
             prometheus.url, int(start), int(time.time()), scrape=_SCRAPE, points=300

@@ -24,7 +24,9 @@ from chainlit_otel.cli.demo_server import DemoServer
 from chainlit_otel.cli.headline import Headline, show
 from chainlit_otel.cli.report import write_report
 from chainlit_otel.testing.app import AppEnded
-from chainlit_otel.testing.load import Crowd, LoadReport, Plan
+from chainlit_otel.testing.load import Crowd, Plan
+from chainlit_otel.testing.results import LoadReport
+from chainlit_otel.testing.visit import Target
 
 _LENGTH = 15.0  # mean seconds of a visit
 _CLOSES = 0.3  # most say goodbye: the session of a closed tab ends only later
@@ -146,7 +148,7 @@ async def _visits(
     server: DemoServer, plan: Plan, stop: asyncio.Event, seconds: float | None
 ) -> str:
     """Send visitors until the time is over or `stop` is set; return the summary."""
-    crowd, headline = Crowd(server.chat_url, plan), Headline()
+    crowd, headline = Crowd(Target(server.chat_url), plan.visits()), Headline()
     ready = time.monotonic()
     visitors = asyncio.create_task(crowd.run())
     try:
@@ -235,7 +237,7 @@ def _summary(seconds: float, headline: Headline, report: LoadReport) -> str:
         ("replies", "", str(report.replies)),
     ]
     lines = [f"{name:<18}{ours:>12}{theirs:>18}".rstrip() for name, ours, theirs in rows]
-    return "\n".join(["", *lines, *report.failure_examples.values()])
+    return "\n".join(["", *lines, *report.failure_examples])
 
 
 async def _before(stop: asyncio.Event, work: Coroutine[Any, Any, None]) -> bool:

@@ -1,19 +1,25 @@
-"""Many visitors: what each is going to do, doing it, and the report of it."""
+"""Many visitors: what each is going to do, and doing it."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Protocol
 
-from chainlit_otel.testing.client import TIMEOUT, Visitor
-from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable, VisitError
+from chainlit_otel.testing.arrivals import Stage, staged, steady
+from chainlit_otel.testing.client import Visitor
+from chainlit_otel.testing.dialog import Dialog
+from chainlit_otel.testing.errors import VisitError
+from chainlit_otel.testing.player import Player, visitor_of
+from chainlit_otel.testing.results import LoadReport
+from chainlit_otel.testing.visit import Target, Visit
 
+_LAG_INTERVAL = 0.05  # seconds
 _PACE = 5.0  # mean seconds between two messages of a person
 _MOST_MESSAGES = 50
 _MOST_ABSENCE = 2.0  # seconds until the page has reconnected
@@ -51,7 +57,7 @@ class PlannedAction:
 
 @dataclass(frozen=True)
 class VisitPlan:
-    """All that one visitor is going to do, decided before the arrival.
+    """All that one visitor is going to do, decided before the arrival: small talk.
 
     Attributes:
         arrival: seconds after the start of the crowd.
@@ -64,6 +70,31 @@ class VisitPlan:
     actions: tuple[PlannedAction, ...]
     length: float
     closes: bool
+
+    def visitor(self, target: Target) -> Visitor:
+        """Return the visitor, who has not come yet."""
+        return Visitor(
+            target.url,
+            client_type=target.client_type,
+            headers=target.headers,
+            transports=target.transports,
+            timeout=target.timeout,
+        )
+
+    async def play(self, visit: Visit) -> None:
+        """Do it all."""
+        arrival = time.monotonic()
+        await visit.connect()
+        for action in self.actions:
+            await _sleep_until(arrival + action.at)
+            if action.kind == "talk":
+                visit.expect_an_answer(action.text, await visit.say(action.text))
+            elif action.kind == "drop":
+                await visit.drop(action.absence)
+            else:
+                await visit.new_chat()
+        await _sleep_until(arrival + self.length)
+        await visit.leave(clear=not self.closes)
 
 
 @dataclass(frozen=True)
@@ -78,6 +109,7 @@ class Plan:
         drops: probability that a visitor loses the connection once and comes back.
         new_chats: probability that a visitor starts a new chat once.
         closes: probability of leaving by closing the tab.
+        stages: they come in stages, in place of `rate`, and until the end of the last at most.
 
     Raises:
         ValueError: a number is out of its range; the message names it.
@@ -90,6 +122,7 @@ class Plan:
     drops: float = 0.1
     new_chats: float = 0.2
     closes: float = 0.6
+    stages: tuple[Stage, ...] = ()
 
     def __post_init__(self) -> None:
         if self.visitors is not None and self.visitors < 1:
@@ -102,18 +135,23 @@ class Plan:
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be from 0 to 1, not {getattr(self, name):g}")
 
-    def visits(self) -> Iterator[VisitPlan]:
+    def visits(self, arrivals: Iterable[float] | None = None) -> Iterator[VisitPlan]:
         """The visitors in order of arrival: a pure function of the plan.
 
         Each visitor has a random generator of its own, so that another number of visitors, rate or
         probability changes nothing else about them.
+
+        Args:
+            arrivals: the second of each arrival, in order; None for those of the plan.
         """
-        arrivals = random.Random(self.seed)
-        arrival = 0.0
-        numbers = itertools.count() if self.visitors is None else range(self.visitors)
-        for number in numbers:
-            arrival += arrivals.expovariate(self.rate)
+        for number, arrival in enumerate(self.arrivals() if arrivals is None else arrivals):
             yield self._visit_plan(random.Random(f"{self.seed}/{number}"), arrival)
+
+    def arrivals(self) -> Iterator[float]:
+        """The second of each arrival, in order."""
+        rng = random.Random(self.seed)
+        arrivals = staged(self.stages, rng) if self.stages else steady(self.rate, rng)
+        return islice(arrivals, self.visitors)
 
     def _visit_plan(self, rng: random.Random, arrival: float) -> VisitPlan:
         length = rng.expovariate(1 / self.length)
@@ -137,116 +175,85 @@ class Plan:
         return VisitPlan(arrival, tuple(actions), length, closes)
 
 
-@dataclass
-class LoadReport:
-    """What the visitors have done, by their own count.
+class ScriptedVisit:
+    """A visitor who follows a script.
 
-    Attributes:
-        arrived: visitors that have come.
-        finished: visitors that have left again, for whatever reason.
-        sessions: sessions started.
-        ended: sessions whose visitor has left them.
-        seconds: their lengths together, from the connection to the last disconnection.
-        reconnects: connections restored.
-        new_chats: times *New Chat* was pressed.
-        messages: messages sent.
-        replies: messages of the app received in answer.
-        unanswered: messages to which nothing came.
-        refused: connections the app refused.
-        unreachable: connections that could not be made.
-        errors: other failures: lost connections, and what the app showed as failed.
-        connected: connections that stand now.
-        peak: the most of them that stood at one time. Counted from when the app has greeted the
-            visitor until the visitor begins to disconnect, so that the app's own peak is never
-            lower.
-        answer_times: seconds from each message to the end of its answer.
-        failure_examples: one example of each kind of failure, by its class.
+    Args:
+        script: what is done.
+        arrival: seconds after the start of the crowd.
+        number: of the visitor, from 0.
+        seed: with the number, fixes every random choice.
     """
 
-    arrived: int = 0
-    finished: int = 0
-    sessions: int = 0
-    ended: int = 0
-    seconds: float = 0.0
-    reconnects: int = 0
-    new_chats: int = 0
-    messages: int = 0
-    replies: int = 0
-    unanswered: int = 0
-    refused: int = 0
-    unreachable: int = 0
-    errors: int = 0
-    connected: int = 0
-    peak: int = 0
-    answer_times: list[float] = field(default_factory=list, repr=False)
-    failure_examples: dict[str, str] = field(default_factory=dict)
+    def __init__(self, script: Dialog, arrival: float, number: int, seed: int) -> None:
+        self.arrival = arrival
+        self._script = script
+        self._number = number
+        self._seed = seed
+
+    def visitor(self, target: Target) -> Visitor:
+        """Return the visitor, who has not come yet; how long it waits is in the script."""
+        return visitor_of(self._script, target, self._number)
+
+    async def play(self, visit: Visit) -> None:
+        """Do it all."""
+        await visit.connect()
+        rng = random.Random(f"{self._seed}/{self._number}")
+        await Player(self._script, visit, self._number, rng).play()
+        await visit.leave(clear=True)
+
+
+def scripted(script: Dialog, arrivals: Iterable[float], seed: int) -> Iterator[ScriptedVisit]:
+    """Give the visitors who follow a script.
+
+    Args:
+        script: what they do.
+        arrivals: the second of each arrival, in order.
+        seed: fixes every random choice.
+    """
+    for number, arrival in enumerate(arrivals):
+        yield ScriptedVisit(script, arrival, number, seed)
+
+
+class PlannedVisit(Protocol):
+    """One visitor of a crowd, before it comes."""
 
     @property
-    def mean_length(self) -> float | None:
-        """Mean seconds of an ended session; None while there is none."""
-        return self.seconds / self.ended if self.ended else None
+    def arrival(self) -> float:
+        """Seconds after the start of the crowd."""
 
-    @property
-    def succeeded(self) -> bool:
-        """Whether everybody got in and every message was answered."""
-        return not (self.unanswered or self.refused or self.unreachable or self.errors)
+    def visitor(self, target: Target) -> Visitor:
+        """Return the visitor, who has not come yet."""
 
-    def enter(self) -> None:
-        """Count a connection that stands."""
-        self.connected += 1
-        self.peak = max(self.peak, self.connected)
-
-    def add_failure(self, error: VisitError) -> None:
-        """Count a failure and keep the first of its kind."""
-        if isinstance(error, Refused):
-            self.refused += 1
-        elif isinstance(error, Unreachable):
-            self.unreachable += 1
-        elif isinstance(error, NoAnswer):
-            self.unanswered += 1
-        else:
-            self.errors += 1
-        self.failure_examples.setdefault(type(error).__name__, str(error))
+    async def play(self, visit: Visit) -> None:
+        """Do it all."""
 
 
 class Crowd:
-    """Sends the visitors of a plan to an app.
+    """Sends visitors to an app.
 
     Args:
-        url: address of the chat page.
-        plan: what they do.
-        client_type, transports, headers, timeout: of every `Visitor`.
+        target: where they go.
+        visits: the visitors in order of arrival.
 
     Attributes:
         report: what they have done, up to date at any time.
     """
 
-    def __init__(
-        self,
-        url: str,
-        plan: Plan,
-        *,
-        client_type: str = "webapp",
-        transports: Sequence[str] | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout: float = TIMEOUT,
-    ) -> None:
-        self.url = url
-        self.plan = plan
+    def __init__(self, target: Target, visits: Iterable[PlannedVisit]) -> None:
         self.report = LoadReport()
-        self._client_type = client_type
-        self._transports = transports
-        self._headers = headers
-        self._timeout = timeout
+        self._target = target
+        self._visits = visits
 
     async def run(self) -> LoadReport:
         """Let all of them come and go; a cancellation disconnects all of them at once."""
-        start = time.monotonic()
+        start = time.perf_counter()
         present: set[asyncio.Task[None]] = set()
+        lag = asyncio.create_task(self._watch_lag())
         try:
-            for plan in self.plan.visits():
-                await _sleep_until(start + plan.arrival)
-                task = asyncio.create_task(self._visit(plan))
+            for number, plan in enumerate(self._visits):
+                await asyncio.sleep(max(0.0, start + plan.arrival - time.perf_counter()))
+                task = asyncio.create_task(self._visit(plan, number, start))
                 present.add(task)
                 task.add_done_callback(lambda done: _unless_failed(done, present))
             if present:
@@ -256,101 +263,29 @@ class Crowd:
                 task.cancel()
             if present:
                 await asyncio.wait(present)
+            lag.cancel()
+            self.report.length = time.perf_counter() - start
         return self.report
 
-    async def _visit(self, plan: VisitPlan) -> None:
-        visitor = Visitor(
-            self.url,
-            client_type=self._client_type,
-            transports=self._transports,
-            headers=self._headers,
-            timeout=self._timeout,
-        )
-        visit = _Visit(visitor, self.report)
+    async def _visit(self, plan: PlannedVisit, number: int, start: float) -> None:
+        visit = Visit(plan.visitor(self._target), self.report, number, start)
         self.report.arrived += 1
+        arrival = time.perf_counter()
         try:
-            await visit.follow(plan)
+            await plan.play(visit)
         except VisitError as error:
-            self.report.add_failure(error)
+            visit.fail(error)
         finally:
             await visit.leave(clear=False)
-            self.report.errors += visitor.failures
             self.report.finished += 1
+            self.report.visits[number] = time.perf_counter() - arrival
 
-
-class _Visit:
-    """One visitor who follows a plan and reports what was done."""
-
-    def __init__(self, visitor: Visitor, report: LoadReport) -> None:
-        self._visitor = visitor
-        self._report = report
-        self._inside = False
-        self._session_start: float | None = None
-        self._last_seen = 0.0
-
-    async def follow(self, plan: VisitPlan) -> None:
-        arrival = time.monotonic()
-        await self._visitor.connect()
-        self._start_session()
-        for action in plan.actions:
-            await _sleep_until(arrival + action.at)
-            await self._do(action)
-        await _sleep_until(arrival + plan.length)
-        await self.leave(clear=not plan.closes)
-
-    async def leave(self, *, clear: bool) -> None:
-        self._before_disconnect()
-        try:
-            await self._visitor.leave(clear=clear)
-        finally:
-            self._end_session()
-
-    async def _do(self, action: PlannedAction) -> None:
-        if action.kind == "talk":
-            await self._talk(action.text)
-        elif action.kind == "drop":
-            self._before_disconnect()
-            await self._visitor.drop()
-            await asyncio.sleep(action.absence)
-            await self._visitor.reconnect()
-            self._report.reconnects += 1
-            self._after_connect()
-        else:
-            self._before_disconnect()
-            await self._visitor.new_chat()
-            self._end_session()
-            self._report.new_chats += 1
-            self._start_session()
-
-    async def _talk(self, text: str) -> None:
-        self._report.messages += 1
-        sent = time.monotonic()
-        replies = (await self._visitor.say(text)).texts
-        self._report.answer_times.append(time.monotonic() - sent)
-        self._report.replies += len(replies)
-        if not replies:
-            self._report.add_failure(NoAnswer(f"the app said nothing to {text!r}"))
-
-    def _start_session(self) -> None:
-        self._report.sessions += 1
-        self._session_start = time.monotonic()
-        self._after_connect()
-
-    def _after_connect(self) -> None:
-        self._inside = True
-        self._report.enter()
-
-    def _before_disconnect(self) -> None:
-        if self._inside:
-            self._inside = False
-            self._report.connected -= 1
-            self._last_seen = time.monotonic()
-
-    def _end_session(self) -> None:
-        if self._session_start is not None:
-            self._report.ended += 1
-            self._report.seconds += self._last_seen - self._session_start
-            self._session_start = None
+    async def _watch_lag(self) -> None:
+        """Note how late this process is, so that its own slowness is not taken for the app's."""
+        while True:
+            due = time.perf_counter() + _LAG_INTERVAL
+            await asyncio.sleep(_LAG_INTERVAL)
+            self.report.lags.append(time.perf_counter() - due)
 
 
 def _unless_failed(task: asyncio.Task[None], present: set[asyncio.Task[None]]) -> None:

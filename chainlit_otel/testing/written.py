@@ -1,0 +1,102 @@
+"""The results of a run for other programs: JSON, and JUnit's XML."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree
+
+from chainlit_otel.testing.criteria import Judgement
+from chainlit_otel.testing.results import PHASES, LoadReport, percentile
+
+_SHARES = (0.5, 0.9, 0.95, 0.99)
+# XML 1.0 has no characters below the space but these.
+_ALLOWED = "\t\n\r"
+
+
+def as_json(report: LoadReport, name: str, url: str, judgements: Sequence[Judgement]) -> str:
+    """Return all figures of a run; `docs/visitors.schema.json` describes them.
+
+    Args:
+        report: of the visitors.
+        name: of the dialog.
+        url: where they were.
+        judgements: on what had to be reached.
+    """
+    counted = (
+        *("arrived", "finished", "failed", "sessions", "reconnects", "new_chats", "messages"),
+        *("replies", "checks", "unanswered", "unexpected", "refused", "unreachable", "errors"),
+        "peak",
+    )
+    document: dict[str, Any] = {
+        "schema_version": 1,
+        "dialog": name,
+        "url": url,
+        "seconds": report.length,
+        "counts": {key: getattr(report, key) for key in counted},
+        "timings": {phase: _figures(report.seconds_of(phase)) for phase in PHASES},
+        "visitor_lag": _figures(report.lags),
+        "thresholds": [
+            {"text": each.criterion, "value": each.value, "met": each.met} for each in judgements
+        ],
+        "failures": [failure._asdict() for failure in report.failures],
+    }
+    return json.dumps(document, indent=2) + "\n"
+
+
+def as_junit(report: LoadReport, name: str, judgements: Sequence[Judgement]) -> str:
+    """Return a run as JUnit's XML: a test case for each visitor, and for each threshold.
+
+    The form is that of Jenkins' schema
+    (https://github.com/jenkinsci/xunit-plugin, junit-10.xsd).
+    """
+    failures: dict[int, list[Any]] = {}
+    for failure in report.failures:
+        failures.setdefault(failure.visitor, []).append(failure)
+    missed = [each for each in judgements if not each.met]
+    suite = ElementTree.Element(
+        "testsuite",
+        name=_clean(name),
+        tests=str(len(report.visits) + len(judgements)),
+        failures=str(len(failures) + len(missed)),
+        errors="0",
+        skipped="0",
+        time=f"{report.length:.3f}",
+    )
+    for visitor, length in sorted(report.visits.items()):
+        case = _case(suite, name, f"visitor {visitor}", length)
+        for failure in failures.get(visitor, ()):
+            _add_failure(case, failure.kind, failure.message, "\n".join(failure.transcript))
+    for judgement in judgements:
+        case = _case(suite, "thresholds", judgement.criterion, 0.0)
+        if not judgement.met:
+            _add_failure(case, "Threshold", f"{judgement.criterion}: {judgement.shown}", "")
+    suites = ElementTree.Element("testsuites")
+    suites.append(suite)
+    ElementTree.indent(suites)
+    return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _case(suite: ElementTree.Element, of: str, name: str, length: float) -> ElementTree.Element:
+    case = ElementTree.SubElement(suite, "testcase", classname=_clean(of), name=_clean(name))
+    case.set("time", f"{length:.3f}")
+    return case
+
+
+def _add_failure(case: ElementTree.Element, kind: str, message: str, text: str) -> None:
+    failure = ElementTree.SubElement(case, "failure", type=kind, message=_clean(message))
+    failure.text = _clean(text)
+
+
+def _figures(values: Sequence[float]) -> dict[str, float | int]:
+    figures: dict[str, float | int] = {"count": len(values)}
+    if values:
+        figures |= {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
+        for share in _SHARES:
+            figures[f"p{share * 100:g}"] = percentile(values, share) or 0.0
+    return figures
+
+
+def _clean(text: str) -> str:
+    return "".join(c if c in _ALLOWED or c >= " " else "\N{REPLACEMENT CHARACTER}" for c in text)
