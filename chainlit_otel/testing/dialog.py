@@ -456,8 +456,9 @@ def _yaml_mistake(path: Path, error: yaml.YAMLError) -> str:
 
 
 def _mistake(path: Path, node: Any, error: ValidationError) -> str:
-    """Return the first mistake that pydantic has found as one line."""
-    found = error.errors()[0]
+    """Return one mistake that pydantic has found as one line."""
+    # A wrong key is often the reason that the right one is missing.
+    found = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     place = found["loc"]
     message = found["msg"].removeprefix("Value error, ")
     if found["type"] == "extra_forbidden":
