@@ -19,6 +19,7 @@ COMMANDS = {
     "doctor": "Examine this environment, or the app in APP, and say what to fix.",
     "export": "Export records of sessions, turns, feedback and scores as a table.",
     "metrics": "List every metric: name, meaning, labels.",
+    "monitor": "Repeat dialogs with the app at URL and serve the outcome as metrics.",
     "report": "Make a report of what users did and how it went.",
     "rules": "Write recording and alerting rules for Prometheus.",
     "visit": "Send visitors to the Chainlit app at URL and report how they fared.",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from chainlit_otel.cli.headline import show
+from chainlit_otel.cli.visitors import header_option, parsed, transport_option
 from chainlit_otel.testing.arrivals import Stage, evenly
 from chainlit_otel.testing.criteria import Criterion, Judgement
 from chainlit_otel.testing.dialog import Dialog, seconds
@@ -22,11 +23,6 @@ from chainlit_otel.testing.results import PHASES, LoadReport, Phase, percentile
 from chainlit_otel.testing.visit import Target
 from chainlit_otel.testing.written import as_json, as_junit
 
-_TRANSPORTS: dict[str, list[str] | None] = {
-    "browser": None,
-    "websocket": ["websocket"],
-    "polling": ["polling"],
-}
 _REFRESH = 0.2
 _COOKIE = (
     "sign in with a browser and pass the cookie that its developer tools show for the app, "
@@ -45,25 +41,11 @@ _PHASE_NAMES: dict[Phase, str] = {
 }
 
 
-def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
-    """Return a callback of an option that has a function parse what was given."""
-
-    def callback(_: click.Context, __: click.Parameter, value: Any) -> Any:
-        try:
-            if isinstance(value, tuple):
-                return tuple(map(parse, value))
-            return None if value is None else parse(value)
-        except ValueError as error:
-            raise click.BadParameter(str(error)) from None
-
-    return callback
-
-
 @click.command("visit")
 @click.argument("url")
 @click.option(
     "--script",
-    callback=_parsed(Dialog.load),
+    callback=parsed(Dialog.load),
     metavar="FILE",
     help="A dialog in YAML that each visitor follows, in place of small talk.",
 )
@@ -84,7 +66,7 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
 @click.option(
     "--stage",
     "stages",
-    callback=_parsed(Stage.parse),
+    callback=parsed(Stage.parse),
     multiple=True,
     metavar="TIME:RATE",
     help="In this time, the rate goes to this one: 30s:5. May be repeated, in place of --rate.",
@@ -100,7 +82,7 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
 @click.option(
     "--threshold",
     "criteria",
-    callback=_parsed(Criterion),
+    callback=parsed(Criterion),
     multiple=True,
     metavar="TEXT",
     help="What has to be reached: 'p95(first_token) < 2s', 'failed < 1%'. May be repeated.",
@@ -112,7 +94,7 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
 )
 @click.option(
     "--trial",
-    callback=_parsed(seconds),
+    callback=parsed(seconds),
     default="30s",
     show_default=True,
     metavar="TIME",
@@ -125,21 +107,8 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
     show_default=True,
     help="Decides everything that is left to chance. The same seed makes the same visit.",
 )
-@click.option(
-    "--transport",
-    type=click.Choice(list(_TRANSPORTS)),
-    default="browser",
-    show_default=True,
-    help="How they connect. A browser starts with polling and goes over to a websocket.",
-)
-@click.option(
-    "-H",
-    "--header",
-    "headers",
-    multiple=True,
-    metavar="'NAME: VALUE'",
-    help="Sent with every request, e.g. the Cookie of a signed-in user. May be repeated.",
-)
+@transport_option
+@header_option
 @click.option(
     "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write results."
 )
@@ -162,8 +131,8 @@ def command(
     find_limit: bool,
     trial: float,
     seed: int,
-    transport: str,
-    headers: tuple[str, ...],
+    transport: list[str] | None,
+    headers: dict[str, str],
     json_file: Path | None,
     junit_file: Path | None,
     quiet: bool,
@@ -194,8 +163,7 @@ def command(
         raise click.UsageError("--find-limit needs a --threshold, such as 'p95(turn) < 3s'")
     if find_limit and stages:
         raise click.UsageError("--find-limit tries rates of its own, from --rate on: no --stage")
-    sent = dict(_header(text) for text in headers)
-    target = Target(url, transports=_TRANSPORTS[transport], headers=sent)
+    target = Target(url, transports=transport, headers=headers)
     number = visitors or (None if stages else 10)
     plan = Plan(number, rate, length, seed, stages=stages)
 
@@ -289,15 +257,6 @@ class _BrokenRun(click.ClickException):
     """There is no app that lets visitors in."""
 
     exit_code = _BROKEN
-
-
-def _header(text: str) -> tuple[str, str]:
-    name, colon, value = text.partition(":")
-    if not colon or not name.strip():
-        raise click.BadParameter(
-            f"{text!r} is not of the form 'Name: value'", param_hint="--header"
-        )
-    return name.strip(), value.strip()
 
 
 async def _check(target: Target, signs_in: bool) -> None:
