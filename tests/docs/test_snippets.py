@@ -39,6 +39,7 @@ DEPLOYMENTS = ROOT / "examples" / "deployments"
 BLOCKS = [block for page in PAGES for block in blocks(page)]
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 SERVE = "chainlit run app.py"
+VISITORS = "docs/visitors.md"
 
 
 def of(*languages: str) -> list[Block]:
@@ -125,6 +126,9 @@ def server() -> Iterator[ChainlitServer]:
 @pytest.fixture
 def place(server: ChainlitServer, tmp_path: Path) -> Place:
     (tmp_path / "app.py").write_text(app_of("README.md"), encoding="utf-8")
+    for block in BLOCKS:
+        if name(block.page) == VISITORS and block.title:
+            (tmp_path / block.title).write_text(block.text, encoding="utf-8")
     return Place(server, tmp_path)
 
 
@@ -263,11 +267,12 @@ RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [
     (r"([A-Z_]+=\S+ |opentelemetry-instrument )*chainlit run app\.py", a_test_below_serves_it),
     (r"export .*", a_test_below_serves_it),
     (r"curl -s .*localhost.*|curl -sS .*", it_is_run),
+    (r"chainlit-otel visit .* --find-limit .*", its_parser_takes_it),
     (r"chainlit-otel (visit|doctor|metrics)\b.*", it_is_run),
     (r"chainlit-otel (export|report) .*", it_is_run_on_records),
     (r"chainlit-otel (rules|dashboards) (?!.*--push).*", it_is_run),
     (
-        r"(GRAFANA_TOKEN=\S+ )?chainlit-otel (backtest|demo|dashboards --push) .*",
+        r"(GRAFANA_TOKEN=\S+ )?chainlit-otel (backtest|demo|monitor|dashboards --push) .*",
         its_parser_takes_it,
     ),
     (r"make .*", make_has_the_target),
@@ -347,7 +352,7 @@ async def talk(url: str, answer: str) -> None:
     await visitor.leave()
 
 
-@each([block for block in of("python") if block.title])
+@each([block for block in of("python") if block.title == "app.py"])
 def test_an_app_is_one_that_is_run_here(block: Block) -> None:
     assert block.text in (app_of("README.md"), app_of("docs/turns-and-traces.md"))
 
@@ -489,7 +494,13 @@ def test_a_query_asks_for_what_exists(block: Block) -> None:
 # The rest
 
 
-@each(of("yaml"))
+def test_the_tests_of_the_page_pass(place: Place) -> None:
+    """The files of the page are in the directory, beside the app of the README."""
+    (place.directory / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
+    assert "1 passed" in place.run("python -m pytest -q -p no:cacheprovider")
+
+
+@each([block for block in of("yaml") if not block.title])
 def test_yaml_is_part_of_a_file_that_is_shipped(block: Block) -> None:
     said: dict[str, Any] = yaml.safe_load(block.text)
     shipped = [yaml.safe_load(file.read_text("utf-8")) for file in DEPLOYMENTS.rglob("*.yml")]
