@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import click
 from prometheus_client import start_http_server
 
-from chainlit_otel.cli.visitors import header_option, parsed, transport_option
+from chainlit_otel.cli.visitors import WrongAddress, header_option, parsed, transport_option
 from chainlit_otel.testing.dialog import Dialog, seconds
 from chainlit_otel.testing.http import Address
 from chainlit_otel.testing.monitor import Attempt, Monitor
@@ -83,7 +83,7 @@ def command(
     try:
         Address.parse(url)
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongAddress(str(error)) from None
     target = Target(url, transports=transport, headers=headers)
     monitor = Monitor(target, scripts, every, _show)
     try:

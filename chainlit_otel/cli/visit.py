@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from chainlit_otel.cli.headline import show
-from chainlit_otel.cli.visitors import header_option, parsed, transport_option
+from chainlit_otel.cli.visitors import WrongAddress, header_option, parsed, transport_option
 from chainlit_otel.testing.arrivals import Stage, evenly
 from chainlit_otel.testing.criteria import Criterion, Judgement
 from chainlit_otel.testing.dialog import Dialog, seconds
@@ -183,7 +183,7 @@ def command(
     except (Unreachable, NoAnswer) as error:
         raise _BrokenRun(str(error)) from None
     except ValueError as error:
-        raise click.UsageError(str(error)) from None
+        raise WrongAddress(str(error)) from None
     crowd = Crowd(target, visits(None))
     code = 0
     try:

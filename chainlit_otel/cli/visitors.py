@@ -14,6 +14,12 @@ _TRANSPORTS: dict[str, list[str] | None] = {
 }
 
 
+class WrongAddress(click.ClickException):
+    """What was given is not the address of a page."""
+
+    exit_code = 2
+
+
 def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
     """Return a callback of an option that has a function parse what was given."""
 
