@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from chainlit_otel import catalog
-from chainlit_otel.testing.client import Refused, Visitor
+from chainlit_otel.testing import Refused, Visitor
 from tests.support import LAYER
 from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
@@ -259,13 +259,13 @@ class Visit:
         assert (await self.http.get("/project/thread/none")).status_code == 404
 
     async def _converse(self, visitor: Visitor) -> None:
-        await visitor.say("search")
+        await visitor.send("search")
         await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
-        await visitor.say("fail")
+        await visitor.send("fail")
         await visitor.until(lambda: said(visitor, "As it was told."), "the failure")
-        await visitor.say("ask")
+        await visitor.send("ask")
         await visitor.until(lambda: any(e.name == "ask" for e in visitor.events), "a question")
-        await visitor.say("this")
+        await visitor.send("this")
         await visitor.until(lambda: said(visitor, "onetwothree", 2), "the other answer")
         action = {"name": "vote", "payload": {}, "label": "", "id": "1"}
         body = {"sessionId": visitor.session_id, "action": action}
@@ -279,7 +279,7 @@ class Visit:
         await self.http.request("DELETE", "/feedback", json={"feedbackId": answers[0]})
 
     async def _lose(self, visitor: Visitor) -> None:
-        await visitor.say("lose")
+        await visitor.send("lose")
         await visitor.until(lambda: said(visitor, "Going."), "the turn")
         await visitor.drop()
         lost = self.directory / visitor.session_id
@@ -290,7 +290,7 @@ class Visit:
         await wait_until_async(is_lost, 60, "the answer that nobody gets")
 
     async def _stop(self, visitor: Visitor) -> None:
-        await visitor.say("wait")
+        await visitor.send("wait")
         await visitor.until(lambda: said(visitor, "Waiting."), "the turn")
         await visitor.emit("stop")
         await visitor.until(lambda: said(visitor, "Task manually stopped."), "the stop")
@@ -449,7 +449,7 @@ async def test_while_it_is_there_a_synthetic_session_is_in_no_figure_either(
     before_on_page = shown(server)
     visitor = Visitor(server.url, headers={**RIGHT, **cookie})
     await visitor.connect()
-    await visitor.say("wait")
+    await visitor.send("wait")
     await visitor.until(lambda: said(visitor, "Waiting."), "the turn")
     during = server.scrape()
     during_on_page = shown(server)
@@ -486,7 +486,7 @@ async def test_with_a_wrong_token_or_where_none_is_set_a_visit_is_in_all_of_them
 
 
 async def answered(visitor: Visitor, times: int) -> None:
-    await visitor.say("search")
+    await visitor.send("search")
     await visitor.until(lambda: said(visitor, "onetwothree", times), "the answer")
 
 
@@ -529,7 +529,7 @@ async def test_to_know_the_id_of_a_session_is_not_enough_to_hide_in_it(
     await visitor.drop()
     visitor.headers = {**WRONG, **cookie}
     await visitor.reconnect()
-    await visitor.say("search")
+    await visitor.send("search")
     await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
     await visitor.leave(clear=True)
     after = await settled(server, ENDS, int(before.sum(ENDS)) + 1)
@@ -590,9 +590,9 @@ async def test_after_disable_and_enable_an_open_synthetic_session_is_still_one()
         cookie = await sign_in(server.url, "monitor", "any")
         visitor = Visitor(server.url, headers={**RIGHT, **cookie})
         await visitor.connect()
-        await visitor.say("again")
+        await visitor.send("again")
         await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
-        await visitor.say("search")
+        await visitor.send("search")
         await visitor.until(lambda: said(visitor, "onetwothree", 2), "the other answer")
         await visitor.leave(clear=True)
         scrape = await settled(server, OWN[0], 2)
@@ -615,7 +615,7 @@ async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None
             (await http.get(f"{origin}/prepare")).raise_for_status()
         visitor = Visitor(server.url, headers=RIGHT, client_type="copilot")
         await visitor.connect()
-        await visitor.say("hello")
+        await visitor.send("hello")
         await visitor.until(lambda: said(visitor, "hello"), "the answer")
         await visitor.leave(clear=True)
         after = await settled(server, OWN[0], 2)
