@@ -259,14 +259,10 @@ class Visit:
         assert (await self.http.get("/project/thread/none")).status_code == 404
 
     async def _converse(self, visitor: Visitor) -> None:
-        await visitor.send("search")
-        await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
-        await visitor.send("fail")
-        await visitor.until(lambda: said(visitor, "As it was told."), "the failure")
-        await visitor.send("ask")
-        await visitor.until(lambda: any(e.name == "ask" for e in visitor.events), "a question")
-        await visitor.send("this")
-        await visitor.until(lambda: said(visitor, "onetwothree", 2), "the other answer")
+        await visitor.say("search")
+        await visitor.say("fail")
+        await visitor.say("ask")
+        await visitor.say("this")
         action = {"name": "vote", "payload": {}, "label": "", "id": "1"}
         body = {"sessionId": visitor.session_id, "action": action}
         assert (await self.http.post("/project/action", json=body)).status_code == 200
@@ -485,11 +481,6 @@ async def test_with_a_wrong_token_or_where_none_is_set_a_visit_is_in_all_of_them
     assert still <= UNCHANGED
 
 
-async def answered(visitor: Visitor, times: int) -> None:
-    await visitor.send("search")
-    await visitor.until(lambda: said(visitor, "onetwothree", times), "the answer")
-
-
 async def test_the_sums_of_users_are_exact_beside_many_synthetic_visitors(
     server: ChainlitServer,
 ) -> None:
@@ -505,8 +496,8 @@ async def test_the_sums_of_users_are_exact_beside_many_synthetic_visitors(
         visitor = Visitor(server.url, headers={**headers, **cookie}, transports=transports)
         await asyncio.sleep(dice.random())
         await visitor.connect()
-        for n in range(TURNS):
-            await answered(visitor, n + 1)
+        for _ in range(TURNS):
+            await visitor.say("search")
         await visitor.leave(clear=True)
 
     await asyncio.gather(*(visit(c, RIGHT if n % 2 else {}) for n, c in enumerate(cookies)))
@@ -529,8 +520,7 @@ async def test_to_know_the_id_of_a_session_is_not_enough_to_hide_in_it(
     await visitor.drop()
     visitor.headers = {**WRONG, **cookie}
     await visitor.reconnect()
-    await visitor.send("search")
-    await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
+    await visitor.say("search")
     await visitor.leave(clear=True)
     after = await settled(server, ENDS, int(before.sum(ENDS)) + 1)
     found = changes(counts(after), counts(before))
@@ -590,10 +580,8 @@ async def test_after_disable_and_enable_an_open_synthetic_session_is_still_one()
         cookie = await sign_in(server.url, "monitor", "any")
         visitor = Visitor(server.url, headers={**RIGHT, **cookie})
         await visitor.connect()
-        await visitor.send("again")
-        await visitor.until(lambda: said(visitor, "onetwothree"), "the answer")
-        await visitor.send("search")
-        await visitor.until(lambda: said(visitor, "onetwothree", 2), "the other answer")
+        await visitor.say("again")
+        await visitor.say("search")
         await visitor.leave(clear=True)
         scrape = await settled(server, OWN[0], 2)
     # Its first turn was under way when all that is open was ended.
@@ -615,8 +603,7 @@ async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None
             (await http.get(f"{origin}/prepare")).raise_for_status()
         visitor = Visitor(server.url, headers=RIGHT, client_type="copilot")
         await visitor.connect()
-        await visitor.send("hello")
-        await visitor.until(lambda: said(visitor, "hello"), "the answer")
+        await visitor.say("hello")
         await visitor.leave(clear=True)
         after = await settled(server, OWN[0], 2)
         assert changes(figures(after), figures(before)) == {}
