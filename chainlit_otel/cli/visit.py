@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,13 @@ from chainlit_otel.testing.criteria import Criterion, Judgement
 from chainlit_otel.testing.dialog import Dialog, seconds
 from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.http import check, check_sign_in
+from chainlit_otel.testing.ledgers import (
+    LedgerError,
+    LedgerRow,
+    compare,
+    read_final_ledger,
+    read_ledger,
+)
 from chainlit_otel.testing.limit import TriedRate, find_limit
 from chainlit_otel.testing.load import Crowd, Plan, PlannedVisit, scripted
 from chainlit_otel.testing.results import PHASES, LoadReport, Phase, percentile
@@ -28,6 +36,7 @@ _COOKIE = (
     "sign in with a browser and pass the cookie that its developer tools show for the app, "
     "--header 'Cookie: access_token=...'"
 )
+_PAGE_PACKAGES = ("altair", "jinja2", "vl_convert")  # of the extra `analysis`
 _NOT_REACHED = 1
 _BROKEN = 3
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
@@ -119,6 +128,18 @@ _PHASE_NAMES: dict[Phase, str] = {
     metavar="FILE",
     help="Write results as JUnit, which systems for continuous integration show.",
 )
+@click.option(
+    "--html",
+    "html_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write a page: curves over the run, distributions, failures with their dialog.",
+)
+@click.option(
+    "--metrics",
+    metavar="URL",
+    help="The app's own /metrics: show its figures of the run beside those of the visitors.",
+)
 @click.option("--quiet", is_flag=True, help="No progress bar, only the summary.")
 def command(
     url: str,
@@ -135,6 +156,8 @@ def command(
     headers: dict[str, str],
     json_file: Path | None,
     junit_file: Path | None,
+    html_file: Path | None,
+    metrics: str | None,
     quiet: bool,
 ) -> None:
     """Send visitors to the Chainlit app at URL and report how they fared.
@@ -149,7 +172,7 @@ def command(
 
     The exit code is 0 if everybody got in and was answered as expected, else 1. With thresholds,
     these decide. It is 2 if the command line or the script is wrong, and 3 if there is no app that
-    lets visitors in.
+    lets visitors in, no /metrics where it is said to be, or no place for the results.
 
     \b
     Examples:
@@ -163,6 +186,13 @@ def command(
         raise click.UsageError("--find-limit needs a --threshold, such as 'p95(turn) < 3s'")
     if find_limit and stages:
         raise click.UsageError("--find-limit tries rates of its own, from --rate on: no --stage")
+    if find_limit and (html_file or metrics):
+        raise click.UsageError("--find-limit prints each trial: no --html and no --metrics")
+    if html_file and any(find_spec(package) is None for package in _PAGE_PACKAGES):
+        raise _BrokenRun("--html needs more packages: pip install 'chainlit-otel[analysis]'")
+    for file in (json_file, junit_file, html_file):
+        if file is not None and not file.parent.is_dir():
+            raise _BrokenRun(f"cannot write {file}: there is no directory {file.parent}")
     target = Target(url, transports=transport, headers=headers)
     number = visitors or (None if stages else 10)
     plan = Plan(number, rate, length, seed, stages=stages)
@@ -184,6 +214,10 @@ def command(
         raise _BrokenRun(str(error)) from None
     except ValueError as error:
         raise WrongAddress(str(error)) from None
+    try:
+        before = asyncio.run(read_ledger(metrics)) if metrics else None
+    except LedgerError as error:
+        raise _BrokenRun(str(error)) from None
     crowd = Crowd(target, visits(None))
     code = 0
     try:
@@ -193,18 +227,31 @@ def command(
         code = _INTERRUPTED
     report = crowd.report
     judgements = [criterion.look_at(report) for criterion in criteria]
-    click.echo(summary(report, plan.visitors, judgements))
+    ledgers: Sequence[LedgerRow] = ()
+    if metrics and before:
+        try:
+            ledgers = compare(report, before, asyncio.run(read_final_ledger(metrics)))
+        except LedgerError as error:
+            click.echo(f"no figures of the app: {error}", err=True)
+    click.echo(summary(report, plan.visitors, judgements, ledgers))
     name = script.name if script else "small talk"
     if json_file is not None:
-        json_file.write_text(as_json(report, name, url, judgements), encoding="utf-8")
+        json_file.write_text(as_json(report, name, url, judgements, ledgers), encoding="utf-8")
     if junit_file is not None:
         junit_file.write_text(as_junit(report, name, judgements), encoding="utf-8")
+    if html_file is not None:
+        from chainlit_otel.testing.run_page import as_html
+
+        html_file.write_text(as_html(report, name, url, judgements, ledgers), encoding="utf-8")
     reached = all(each.met for each in judgements) if judgements else report.succeeded
     sys.exit(code or (0 if reached else _NOT_REACHED))
 
 
 def summary(
-    report: LoadReport, expected: int | None, judgements: list[Judgement] | None = None
+    report: LoadReport,
+    expected: int | None,
+    judgements: Sequence[Judgement] = (),
+    ledgers: Sequence[LedgerRow] = (),
 ) -> str:
     """The report of the visitors, aligned, one figure a line; failures only if there are any."""
     of = f"{report.finished} of {expected}" if expected else str(report.finished)
@@ -232,7 +279,8 @@ def summary(
     rows += [(name, str(count)) for name, count in failures if count]
     lines = [f"{name:<18}{figure:>12}" for name, figure in rows]
     lines += [f"  {example}" for example in report.failure_examples]
-    for judgement in judgements or ():
+    lines += _side_by_side(ledgers)
+    for judgement in judgements:
         mark = "ok    " if judgement.met else "FAILED"
         lines.append(f"{mark} {judgement.criterion}: {judgement.shown}")
     lag = percentile(report.lags, 0.99)
@@ -253,8 +301,21 @@ def _times(name: str, values: list[float]) -> list[tuple[str, str]]:
     return [(name, f"{median:.2f} s"), ("  95 % within", f"{p95:.2f} s")]
 
 
+def _side_by_side(ledgers: Sequence[LedgerRow]) -> list[str]:
+    if not ledgers:
+        return []
+    lines = [f"{'':<18}{'by visitors':>12}{'by the app':>12}{'difference':>12}"]
+    for row in ledgers:
+        digits, unit = (3, " s") if row.unit else (0, "")
+        visitors, app = (show(each, unit, digits) for each in (row.visitors, row.app))
+        difference = f"{row.difference:+.{digits}f}{unit}" if row.difference else "0"
+        lines.append(f"{row.figure:<18}{visitors:>12}{app:>12}{difference:>12}")
+    lines.append("If others use the app meanwhile, its figures are higher.")
+    return lines
+
+
 class _BrokenRun(click.ClickException):
-    """There is no app that lets visitors in."""
+    """No visitor can be sent, or what is asked for cannot be found out."""
 
     exit_code = _BROKEN
 

@@ -269,8 +269,8 @@ class Crowd:
 
     async def _visit(self, plan: PlannedVisit, number: int, start: float) -> None:
         visit = Visit(plan.visitor(self._target), self.report, number, start)
-        self.report.arrived += 1
         arrival = time.perf_counter()
+        self.report.arrive(arrival - start)
         try:
             await plan.play(visit)
         except VisitError as error:
@@ -285,7 +285,7 @@ class Crowd:
         while True:
             due = time.perf_counter() + _LAG_INTERVAL
             await asyncio.sleep(_LAG_INTERVAL)
-            self.report.lags.append(time.perf_counter() - due)
+            self.report.lags.append(max(0.0, time.perf_counter() - due))
 
 
 def _unless_failed(task: asyncio.Task[None], present: set[asyncio.Task[None]]) -> None:

@@ -92,6 +92,7 @@ class Player:
         files = [self._path(file) for file in step.answer_files]
         answering = self._visitor.answer_with_files(*files)
         await self._hear(step, f"answer with the files {step.answer_files}", answering)
+        self._visit.report.uploads += len(step.answer_files)
 
     @_do.register
     async def _(self, step: dialog.AnswerAction) -> None:

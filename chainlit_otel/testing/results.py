@@ -29,6 +29,20 @@ class Timing(NamedTuple):
     seconds: float
 
 
+class AnsweredTurn(NamedTuple):
+    """A message that was answered; what the app counts as a turn.
+
+    Attributes:
+        seconds: from the message to the end of its answer, or to a question of the app.
+        first_token: seconds to its first text; None if it has none.
+        failed: whether the app has shown a failure.
+    """
+
+    seconds: float
+    first_token: float | None
+    failed: bool
+
+
 class Failure(NamedTuple):
     """Something that went wrong for one visitor.
 
@@ -61,6 +75,7 @@ class LoadReport:
         new_chats: times *New Chat* was pressed.
         messages: messages sent.
         replies: messages of the app received in answer.
+        uploads: files sent.
         checks: expectations of a script that were looked at.
         unanswered: messages to which nothing came.
         unexpected: expectations that were not met.
@@ -71,7 +86,10 @@ class LoadReport:
         peak: the most of them that stood at one time. Counted from when the app has greeted the
             visitor until the visitor begins to disconnect, so that the app's own peak is never
             lower.
+        arrivals: the second of the run at which each visitor came, in order of time.
+        changes: the second of each change of `connected`, and what it was from then on.
         timings: of each phase, in order of time.
+        turns: messages that were answered; not the answers to questions of the app, nor buttons.
         failures: what went wrong, in order of time.
         visits: seconds that each visitor stayed, by its number from 0.
         length: seconds of the run; 0 while it lasts.
@@ -87,6 +105,7 @@ class LoadReport:
     new_chats: int = 0
     messages: int = 0
     replies: int = 0
+    uploads: int = 0
     checks: int = 0
     unanswered: int = 0
     unexpected: int = 0
@@ -95,9 +114,12 @@ class LoadReport:
     errors: int = 0
     connected: int = 0
     peak: int = 0
+    arrivals: list[float] = field(default_factory=list, repr=False)
+    changes: list[tuple[float, int]] = field(default_factory=list, repr=False)
     timings: dict[Phase, list[Timing]] = field(
         default_factory=lambda: {phase: [] for phase in PHASES}, repr=False
     )
+    turns: list[AnsweredTurn] = field(default_factory=list, repr=False)
     failures: list[Failure] = field(default_factory=list, repr=False)
     visits: dict[int, float] = field(default_factory=dict, repr=False)
     length: float = 0.0
@@ -132,10 +154,18 @@ class LoadReport:
         """Return how long each of a phase took, in order of time."""
         return [timing.seconds for timing in self.timings[phase]]
 
-    def enter(self) -> None:
-        """Count a connection that stands."""
-        self.connected += 1
-        self.peak = max(self.peak, self.connected)
+    def arrive(self, at: float) -> None:
+        """Count a visitor who comes at this second of the run."""
+        self.arrived += 1
+        self.arrivals.append(at)
+
+    def enter(self, at: float) -> None:
+        """Count a connection that stands from this second of the run on."""
+        self._change(at, 1)
+
+    def exit(self, at: float) -> None:
+        """Count a connection that stands until this second of the run."""
+        self._change(at, -1)
 
     def add_failure(
         self, error: VisitError, *, at: float, visitor: int, transcript: Sequence[str] = ()
@@ -153,6 +183,11 @@ class LoadReport:
             self.errors += 1
         kind = type(error).__name__
         self.failures.append(Failure(at, visitor, kind, str(error), tuple(transcript)))
+
+    def _change(self, at: float, by: int) -> None:
+        self.connected += by
+        self.peak = max(self.peak, self.connected)
+        self.changes.append((at, self.connected))
 
 
 def percentile(values: Sequence[float], share: float) -> float | None:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from chainlit_otel.testing.client import TIMEOUT, Visitor
 from chainlit_otel.testing.errors import NoAnswer, VisitError
 from chainlit_otel.testing.page import Answer
-from chainlit_otel.testing.results import LoadReport, Phase, Timing
+from chainlit_otel.testing.results import AnsweredTurn, LoadReport, Phase, Timing
 
 _T = TypeVar("_T")
 _MOST_LINES = 20
@@ -61,7 +61,9 @@ class Visit:
     async def say(self, text: str, files: Sequence[str] = ()) -> Answer:
         """Send a message, and wait for the answer."""
         self.report.messages += 1
-        return await self.hear(text, self.visitor.say(text, files=files))
+        answer = await self.hear(text, self.visitor.say(text, files=files))
+        self.report.uploads += 0 if answer.answers_question else len(files)
+        return answer
 
     async def hear(self, request: str, answering: Awaitable[Answer]) -> Answer:
         """Wait for an answer and count it.
@@ -74,6 +76,11 @@ class Visit:
         answer = await answering
         if answer.duration is not None:
             self._add("turn", answer.duration)
+            if not answer.answers_question:
+                failed = answer.error is not None
+                self.report.turns.append(
+                    AnsweredTurn(answer.duration, answer.time_to_first_token, failed)
+                )
         if answer.time_to_first_token is not None:
             self._add("first_token", answer.time_to_first_token)
         self.report.replies += len(answer.texts)
@@ -148,12 +155,12 @@ class Visit:
 
     def _after_connect(self) -> None:
         self._inside = True
-        self.report.enter()
+        self.report.enter(self._now())
 
     def _before_disconnect(self) -> None:
         if self._inside:
             self._inside = False
-            self.report.connected -= 1
+            self.report.exit(self._now())
             self._last_seen = time.monotonic()
 
     def _end_session(self) -> None:

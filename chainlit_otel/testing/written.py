@@ -8,6 +8,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from chainlit_otel.testing.criteria import Judgement
+from chainlit_otel.testing.ledgers import LedgerRow
 from chainlit_otel.testing.results import PHASES, LoadReport, percentile
 
 _SHARES = (0.5, 0.9, 0.95, 0.99)
@@ -15,19 +16,26 @@ _SHARES = (0.5, 0.9, 0.95, 0.99)
 _ALLOWED = "\t\n\r"
 
 
-def as_json(report: LoadReport, name: str, url: str, judgements: Sequence[Judgement]) -> str:
-    """Return all figures of a run; `docs/visitors.schema.json` describes them.
+def as_json(
+    report: LoadReport,
+    name: str,
+    url: str,
+    judgements: Sequence[Judgement],
+    ledgers: Sequence[LedgerRow] = (),
+) -> str:
+    """Return all figures of a run; `results.schema.json` beside this module describes them.
 
     Args:
         report: of the visitors.
         name: of the dialog.
         url: where they were.
         judgements: on what had to be reached.
+        ledgers: figures of the visitors beside those of the app.
     """
     counted = (
         *("arrived", "finished", "failed", "sessions", "reconnects", "new_chats", "messages"),
-        *("replies", "checks", "unanswered", "unexpected", "refused", "unreachable", "errors"),
-        "peak",
+        *("replies", "uploads", "checks", "unanswered", "unexpected", "refused", "unreachable"),
+        *("errors", "peak"),
     )
     document: dict[str, Any] = {
         "schema_version": 1,
@@ -35,11 +43,12 @@ def as_json(report: LoadReport, name: str, url: str, judgements: Sequence[Judgem
         "url": url,
         "seconds": report.length,
         "counts": {key: getattr(report, key) for key in counted},
-        "timings": {phase: _figures(report.seconds_of(phase)) for phase in PHASES},
-        "visitor_lag": _figures(report.lags),
+        "timings": {phase: distribution(report.seconds_of(phase)) for phase in PHASES},
+        "visitor_lag": distribution(report.lags),
         "thresholds": [
             {"text": each.criterion, "value": each.value, "met": each.met} for each in judgements
         ],
+        "ledgers": [{**row._asdict(), "difference": row.difference} for row in ledgers],
         "failures": [failure._asdict() for failure in report.failures],
     }
     return json.dumps(document, indent=2) + "\n"
@@ -89,7 +98,8 @@ def _add_failure(case: ElementTree.Element, kind: str, message: str, text: str) 
     failure.text = _clean(text)
 
 
-def _figures(values: Sequence[float]) -> dict[str, float | int]:
+def distribution(values: Sequence[float]) -> dict[str, float | int]:
+    """Return count, mean, ends and percentiles of times; of none, the count alone."""
     figures: dict[str, float | int] = {"count": len(values)}
     if values:
         figures |= {"mean": sum(values) / len(values), "min": min(values), "max": max(values)}
@@ -99,4 +109,5 @@ def _figures(values: Sequence[float]) -> dict[str, float | int]:
 
 
 def _clean(text: str) -> str:
-    return "".join(c if c in _ALLOWED or c >= " " else "\N{REPLACEMENT CHARACTER}" for c in text)
+    whole = text.encode("utf-8", "replace").decode("utf-8")
+    return "".join(c if c in _ALLOWED or c >= " " else "\N{REPLACEMENT CHARACTER}" for c in whole)

@@ -125,12 +125,13 @@ def test_impossible_numbers_are_named(change: dict[str, float], named: str) -> N
 
 def test_the_peak_is_the_most_that_stood_at_one_time() -> None:
     report = LoadReport()
-    for step in (1, 1, -1, 1, 1, -1, -1):
+    for at, step in enumerate((1, 1, -1, 1, 1, -1, -1)):
         if step > 0:
-            report.enter()
+            report.enter(at)
         else:
-            report.connected -= 1
+            report.exit(at)
     assert (report.peak, report.connected) == (3, 1)
+    assert [connected for _, connected in report.changes] == [1, 2, 1, 2, 3, 2, 1]
 
 
 def test_the_mean_needs_an_ended_session() -> None:

@@ -1,0 +1,180 @@
+"""Both ledgers of a run side by side: what the visitors have counted, and what the app has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
+
+from chainlit_otel.testing.http import reason_of
+from chainlit_otel.testing.results import LoadReport
+
+_TIMEOUT = 10.0
+_PAUSE = 0.25
+_MOST_SCRAPES = 40
+_NEEDED = "chainlit_session_starts_total"
+_WEBSOCKET = {"chainlit_session_type": "websocket"}
+_TURNS = "chainlit_turn_duration_seconds"
+_FIRST_TOKENS = "chainlit_turn_time_to_first_token_seconds"
+
+# Of each figure: the counter of the app, its labels, and what the visitors have.
+_COUNTS: tuple[tuple[str, str, Mapping[str, str], Callable[[LoadReport], int]], ...] = (
+    ("sessions", _NEEDED, _WEBSOCKET, lambda report: report.sessions),
+    ("reconnects", "chainlit_session_reconnects_total", {}, lambda report: report.reconnects),
+    ("turns", f"{_TURNS}_count", {}, lambda report: len(report.turns)),
+    (
+        "failed turns",
+        f"{_TURNS}_count",
+        {"chainlit_outcome": "error"},
+        lambda report: sum(turn.failed for turn in report.turns),
+    ),
+    (
+        "uploads",
+        "chainlit_file_size_bytes_count",
+        {"chainlit_file_direction": "upload"},
+        lambda report: report.uploads,
+    ),
+)
+# Of each figure: the histogram of the app, and the times that the visitors have.
+_MEANS: tuple[tuple[str, str, Callable[[LoadReport], list[float]]], ...] = (
+    ("mean turn", _TURNS, lambda report: [turn.seconds for turn in report.turns]),
+    (
+        "mean first token",
+        _FIRST_TOKENS,
+        lambda report: [turn.first_token for turn in report.turns if turn.first_token is not None],
+    ),
+)
+
+
+class LedgerError(Exception):
+    """The figures of the app cannot be had; the message says why, in one line."""
+
+
+class LedgerRow(NamedTuple):
+    """One figure of both.
+
+    Attributes:
+        figure: what it is.
+        unit: ``s``, or empty for a count.
+        visitors: by the visitors.
+        app: by the app.
+    """
+
+    figure: str
+    unit: str
+    visitors: float
+    app: float
+
+    @property
+    def difference(self) -> float:
+        """By how much the figure of the app is higher."""
+        return self.app - self.visitors
+
+
+class AppLedger:
+    """The counters of an app at one moment, as its `/metrics` shows them.
+
+    Args:
+        exposition: the text of `/metrics`.
+
+    Raises:
+        LedgerError: it is not that of an app with chainlit-otel.
+    """
+
+    def __init__(self, exposition: str) -> None:
+        self._samples: dict[str, list[tuple[Mapping[str, str], float]]] = {}
+        try:
+            for family in text_string_to_metric_families(exposition):
+                for name, labels, value, *_ in family.samples:
+                    self._samples.setdefault(name, []).append((labels, value))
+        except ValueError:
+            raise LedgerError("what it answers is no metrics") from None
+        if _NEEDED not in self._samples:
+            raise LedgerError(f"it has no {_NEEDED}: is chainlit_otel.enable() called in the app?")
+
+    def sum(self, name: str, labels: Mapping[str, str]) -> float:
+        """Return the sum of the samples of this name that have these labels."""
+        return sum(
+            value for those, value in self._samples.get(name, ()) if labels.items() <= those.items()
+        )
+
+    def has(self, name: str) -> bool:
+        """Whether there is a sample of this name."""
+        return name in self._samples
+
+    @property
+    def counts(self) -> tuple[float, ...]:
+        """Everything that the visitors count, too."""
+        return tuple(self.sum(name, labels) for _, name, labels, _ in _COUNTS)
+
+
+async def read_ledger(url: str) -> AppLedger:
+    """Scrape the `/metrics` of an app.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    limit = aiohttp.ClientTimeout(total=_TIMEOUT)
+    try:
+        async with aiohttp.ClientSession(timeout=limit) as http, http.get(url) as response:
+            if response.status != 200:
+                raise LedgerError(f"cannot read {url}: it answers {response.status}")
+            text = await response.text()
+    except aiohttp.InvalidURL:
+        raise LedgerError(
+            f"{url!r} is not an address such as http://localhost:9464/metrics"
+        ) from None
+    except asyncio.TimeoutError:
+        raise LedgerError(f"cannot read {url}: no answer within {_TIMEOUT:g} s") from None
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        raise LedgerError(f"cannot read {url}: {reason_of(error)}") from None
+    try:
+        return AppLedger(text)
+    except LedgerError as error:
+        raise LedgerError(f"cannot read {url}: {error}") from None
+
+
+async def read_final_ledger(url: str) -> AppLedger:
+    """Scrape until two scrapes show the same, for ten seconds at most: the app may be at work yet.
+
+    Raises:
+        LedgerError: it cannot be read.
+    """
+    last = await read_ledger(url)
+    for _ in range(_MOST_SCRAPES):
+        await asyncio.sleep(_PAUSE)
+        before, last = last, await read_ledger(url)
+        if last.counts == before.counts:
+            break
+    return last
+
+
+def compare(report: LoadReport, before: AppLedger, after: AppLedger) -> Sequence[LedgerRow]:
+    """Return the figures that both the visitors and the app have; pure.
+
+    Args:
+        report: of the visitors.
+        before: the ledger of the app before the first of them.
+        after: that after the last.
+
+    Raises:
+        LedgerError: the app was started anew meanwhile.
+    """
+    if any(now < then for then, now in zip(before.counts, after.counts, strict=True)):
+        raise LedgerError("the counters of the app began anew during the run: no comparison")
+    rows = []
+    for figure, name, labels, by_visitors in _COUNTS:
+        if after.has(name):
+            by_app = after.sum(name, labels) - before.sum(name, labels)
+            rows.append(LedgerRow(figure, "", by_visitors(report), by_app))
+    for figure, histogram, times in _MEANS:
+        total, count = (
+            after.sum(name, {}) - before.sum(name, {})
+            for name in (f"{histogram}_sum", f"{histogram}_count")
+        )
+        if count and (seconds := times(report)):
+            rows.append(LedgerRow(figure, "s", sum(seconds) / len(seconds), total / count))
+    return rows
