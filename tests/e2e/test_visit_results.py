@@ -192,7 +192,7 @@ def test_the_page_has_it_all_without_a_script(done: Done) -> None:
     lengths = {row[0]: row[1] for row in page.rows if len(row) == 8}
     assert lengths["connect"] == str(VISITORS)
     assert lengths["reconnect"] == str(VISITORS)
-    assert page.text.count("What was said to visitor") == 2 * VISITORS
+    assert page.text.count("The dialog of visitor") == 2 * VISITORS
     assert "the app shows a failure: <b>as you wish</b>" in page.text
 
 
