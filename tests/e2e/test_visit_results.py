@@ -243,3 +243,34 @@ def test_a_directory_that_is_not_there_is_said_before_anybody_comes(
         result = visit(server.url, "--visitors", "1", option, str(tmp_path / "no" / "file"))
         assert result.exit_code == 3
         assert re.fullmatch(r"Error: cannot write .*: there is no directory .*\n", result.output)
+
+
+def test_an_app_whose_metrics_are_gone_in_the_end_leaves_the_other_results(
+    server: ChainlitServer, tmp_path: Path
+) -> None:
+    class Gone(Handler):
+        asked = 0
+
+        def do_GET(self) -> None:
+            Gone.asked += 1
+            self.answer(server.scrape().text.encode(), status=200 if Gone.asked == 1 else 500)
+
+    file = tmp_path / "results.json"
+    with LocalServer(Gone) as gone:
+        few = ("--visitors", "1", "--length", "0.1", "--quiet", "--json", str(file))
+        result = visit(server.url, *few, "--metrics", f"{gone.origin}/metrics")
+    assert result.exit_code == 0, result.output
+    assert re.fullmatch(
+        r"no figures of the app: cannot read .*: it answers 500\n", result.stderr
+    ), result.stderr
+    assert json.loads(file.read_text())["ledgers"] == []
+    assert "by the app" not in result.stdout
+
+
+def test_a_page_without_its_packages_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chainlit_otel.cli.visit.find_spec", lambda name: None)
+    result = visit("http://127.0.0.1:1", "--html", "results.html")
+    assert result.exit_code == 3
+    assert result.output == (
+        "Error: --html needs more packages: pip install 'chainlit-otel[analysis]'\n"
+    )
