@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -186,8 +185,8 @@ def command(
         raise click.UsageError("--find-limit needs a --threshold, such as 'p95(turn) < 3s'")
     if find_limit and stages:
         raise click.UsageError("--find-limit tries rates of its own, from --rate on: no --stage")
-    if find_limit and (html_file or metrics):
-        raise click.UsageError("--find-limit prints each trial: no --html and no --metrics")
+    if find_limit and (json_file or junit_file or html_file or metrics):
+        raise click.UsageError("--find-limit prints each trial, and writes no results")
     if html_file and any(find_spec(package) is None for package in _PAGE_PACKAGES):
         raise _BrokenRun("--html needs more packages: pip install 'chainlit-otel[analysis]'")
     for file in (json_file, junit_file, html_file):
@@ -235,14 +234,18 @@ def command(
             click.echo(f"no figures of the app: {error}", err=True)
     click.echo(summary(report, plan.visitors, judgements, ledgers))
     name = script.name if script else "small talk"
-    if json_file is not None:
-        json_file.write_text(as_json(report, name, url, judgements, ledgers), encoding="utf-8")
-    if junit_file is not None:
-        junit_file.write_text(as_junit(report, name, judgements), encoding="utf-8")
-    if html_file is not None:
-        from chainlit_otel.testing.run_page import as_html
+    try:
+        if json_file is not None:
+            json_file.write_text(as_json(report, name, url, judgements, ledgers), encoding="utf-8")
+        if junit_file is not None:
+            junit_file.write_text(as_junit(report, name, judgements), encoding="utf-8")
+        if html_file is not None:
+            from chainlit_otel.testing.run_page import as_html
 
-        html_file.write_text(as_html(report, name, url, judgements, ledgers), encoding="utf-8")
+            page = as_html(report, name, url, judgements, ledgers)
+            html_file.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise _BrokenRun(f"cannot write {error.filename}: {error.strerror}") from None
     reached = all(each.met for each in judgements) if judgements else report.succeeded
     sys.exit(code or (0 if reached else _NOT_REACHED))
 
@@ -328,7 +331,7 @@ async def _check(target: Target, signs_in: bool) -> None:
 
 async def _find_limit(
     target: Target,
-    visits: Any,
+    visits: Callable[[Iterator[float]], Iterator[PlannedVisit]],
     criteria: tuple[Criterion, ...],
     first: float,
     trial: float,

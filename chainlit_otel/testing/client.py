@@ -27,6 +27,7 @@ from engineio.packet import CLOSE, MESSAGE, Packet
 from engineio.payload import Payload
 from socketio.exceptions import SocketIOError
 
+from chainlit_otel.catalog import SYNTHETIC_HEADER
 from chainlit_otel.testing.errors import ConnectionLost, NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.http import Address, PageRequests, Upload, reason_of
 from chainlit_otel.testing.page import Action, Answer, ChatPage, Event
@@ -83,6 +84,7 @@ class Visitor:
         password: user name and password, to sign in with as by the form of the page.
         token: what Chainlit gave to a user who signed in, as an app's own page may have it.
         header_auth: sign in by `headers`, to an app with `header_auth_callback`.
+        synthetic_token: that of the app, if it is to leave this visitor out of its figures.
         rng: source of the ids that the page makes up. The operating system's by default, so that
             no two runs ever share a session; give a seeded one to know the ids beforehand.
         timeout: seconds any single step may take.
@@ -106,6 +108,7 @@ class Visitor:
         password: tuple[str, str] | None = None,
         token: str = "",
         header_auth: bool = False,
+        synthetic_token: str = "",
         rng: random.Random | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -118,6 +121,8 @@ class Visitor:
         self.transports = list(transports) if transports else None
         self.chat_profile = chat_profile
         self.headers = dict(headers or {})
+        if synthetic_token:
+            self.headers[SYNTHETIC_HEADER] = synthetic_token
         self.timeout = timeout
         self.user_env: dict[str, str] = {}
         self._page = ChatPage()

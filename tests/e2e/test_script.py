@@ -142,12 +142,15 @@ class Runs:
         (directory / "people.csv").write_text("name\nada\nbob\n")
 
     def run(self, script: str, *options: str, url: str = "") -> Result:
-        file = self.directory / "talk.yaml"
-        file.write_text(script)
         written = ["--json", str(self.directory / "out.json")]
         written += ["--junit", str(self.directory / "out.xml")]
+        return self.run_only(script, "--rate", "50", *written, *options, url=url)
+
+    def run_only(self, script: str, *options: str, url: str = "") -> Result:
+        file = self.directory / "talk.yaml"
+        file.write_text(script)
         given = ["visit", url or self.server.url, "--script", str(file), "--quiet"]
-        return CliRunner().invoke(main, [*given, "--rate", "50", *written, *options])
+        return CliRunner().invoke(main, [*given, *options])
 
     @property
     def json(self) -> Any:
@@ -242,9 +245,17 @@ def test_a_broken_run_is_no_failed_check(runs: Runs) -> None:
         (("--stage", "30"), "'30' is not a stage such as 30s:5"),
         (("--find-limit",), "--find-limit needs a --threshold"),
         (("--find-limit", "--threshold", "failed < 1%", "--stage", "1s:1"), "no --stage"),
+        (("--find-limit", "--threshold", "failed < 1%"), "writes no results"),
     ):
         wrong = runs.run(script, *options)
         assert (wrong.exit_code, words in wrong.output) == (2, True), wrong.output
+
+
+def test_results_that_cannot_be_written_are_one_line(runs: Runs) -> None:
+    for option in ("--json", "--junit"):
+        done = runs.run_only("dialog: [{say: hello}]", option, str(runs.directory))
+        assert done.exit_code == 3
+        assert f"Error: cannot write {runs.directory}: Is a directory" in done.output
 
 
 def test_visitors_come_in_stages(runs: Runs) -> None:
@@ -256,7 +267,7 @@ def test_visitors_come_in_stages(runs: Runs) -> None:
 
 def test_the_limit_of_an_app(runs: Runs) -> None:
     # One is served at a time, in a tenth of a second: ten a second, at most.
-    done = runs.run(
+    done = runs.run_only(
         "dialog: [{say: queue}]",
         *("--find-limit", "--threshold", "p95(turn) < 500ms"),
         *("--rate", "40", "--trial", "1500ms"),

@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
 from chainlit_otel import catalog
+from chainlit_otel.cli import main
 from chainlit_otel.testing import Refused, Visitor
 from tests.support import LAYER
 from tests.support.http import fetch
@@ -590,6 +592,12 @@ async def test_after_disable_and_enable_an_open_synthetic_session_is_still_one()
     assert scrape.sum("chainlit_turn_duration_seconds_count") == 0
 
 
+def sent_by_the_command(url: str) -> None:
+    given = ["visit", url, "--visitors", "1", "--rate", "50", "--length", "0.01", "--quiet"]
+    done = CliRunner().invoke(main, given, env={"CHAINLIT_OTEL_SYNTHETIC_TOKEN": TOKEN})
+    assert done.exit_code == 0, done.output
+
+
 async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None:
     with ChainlitServer(
         {"main.py": HOST, "chat.py": CHAT},
@@ -601,12 +609,11 @@ async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None
         origin = server.url.removesuffix("/chat")
         async with httpx.AsyncClient(headers=RIGHT, timeout=60) as http:
             (await http.get(f"{origin}/prepare")).raise_for_status()
-        visitor = Visitor(server.url, headers=RIGHT, client_type="copilot")
-        await visitor.connect()
-        await visitor.say("hello")
-        await visitor.leave(clear=True)
-        after = await settled(server, OWN[0], 2)
+        async with Visitor(server.url, synthetic_token=TOKEN, client_type="copilot") as visitor:
+            await visitor.say("hello")
+        await asyncio.to_thread(sent_by_the_command, server.url)
+        after = await settled(server, OWN[0], 3)
         assert changes(figures(after), figures(before)) == {}
-        assert own(after)[0]["ok"] == 2
+        assert own(after)[0]["ok"] == 3
         (await asyncio.to_thread(fetch, f"{origin}/prepare")).raise_for_status()
         assert (await settled(server, ENDS, 1)).sum("chainlit_session_starts_total") == 1
