@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing import Visitor
-from tests.support.examples import EXAMPLES, started_by_script
+from tests.support.examples import EXAMPLES, dialogs, follow, started_by_script
 from tests.support.greeting import greeted
 from tests.support.http import fetch
 from tests.support.scrape import wait_until, wait_until_async
@@ -25,25 +25,18 @@ def files(example: str) -> dict[str, str]:
     return {path.name: path.read_text() for path in (EXAMPLES / example).glob("*.py")}
 
 
-def chat(url: str, text: str) -> list[str]:
-    async def visit() -> list[str]:
-        visitor = Visitor(url)
-        await visitor.connect()
-        answers = (await visitor.say(text)).texts
-        await visitor.leave()
-        return answers
-
-    return asyncio.run(visit())
-
-
 def started(server: ChainlitServer, type: str) -> float:
     return server.scrape().sum("chainlit_session_starts_total", chainlit_session_type=type)
 
 
 def test_quickstart() -> None:
     with ChainlitServer(files("quickstart")) as server:
-        assert chat(server.url, "hello") == ["You said: hello"]
-        assert started(server, "websocket") == 1
+        sessions = 0
+        for dialog, visitors in (("greeting", 1), ("lost_connection", 2), ("people", 4)):
+            sessions += follow(server.url, "quickstart", dialog, visitors).sessions
+            assert started(server, "websocket") == sessions
+    assert sessions == 1 + 2 * 2 + 4
+    assert dialogs("quickstart") == ["greeting", "lost_connection", "people"]
 
 
 # Nobody deletes an HTTP session: it ends when Python collects it, which may take its time.
@@ -72,7 +65,7 @@ def test_fastapi_mount() -> None:
             return ends == 1
 
         wait_until(ended, 60, "the HTTP session to end")
-        assert chat(server.url, "hello") == ["You said: hello"]
+        follow(server.url, "fastapi_mount", "greeting")
         assert (started(server, "http"), started(server, "websocket")) == (1, 1)
 
 
@@ -109,6 +102,8 @@ def test_one_command_starts_the_database_too(
 
     with started_by_script(example, open_directory) as (url, temporary):
         asyncio.run(talk(url))
+        for dialog in dialogs(example):
+            follow(url, example, dialog)
         assert list(temporary.iterdir())
     assert list(temporary.iterdir()) == []
 

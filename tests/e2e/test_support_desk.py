@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from chainlit_otel.testing import Visitor
+from tests.support.examples import dialogs, follow
 from tests.support.http import fetch
 from tests.support.otlp import Receiver, Span
 from tests.support.scrape import wait_until
@@ -232,3 +233,9 @@ def test_all_of_it_is_in_the_metrics(server: ChainlitServer, api: httpx.Client) 
     assert server.scrape().sum(OPERATIONS, **read) == before + 5
     assert scrape.sum(OPERATIONS, chainlit_outcome="error") == 0
     assert scrape.sum("chainlit_otel_internal_errors_total") == 0
+
+
+def test_the_assistant_knows_its_manual(server: ChainlitServer) -> None:
+    assert dialogs("support_desk") == ["manual", "unknown"]
+    for dialog in dialogs("support_desk"):
+        follow(server.url, "support_desk", dialog)

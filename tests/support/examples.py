@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -13,6 +14,10 @@ from pathlib import Path
 
 import httpx
 
+from chainlit_otel.testing.dialog import Dialog
+from chainlit_otel.testing.load import Crowd, scripted
+from chainlit_otel.testing.results import LoadReport
+from chainlit_otel.testing.visit import Target
 from tests.support.http import fetch
 from tests.support.scrape import wait_until
 from tests.support.server import free_port, python_path
@@ -20,6 +25,31 @@ from tests.support.server import free_port, python_path
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # What would have an example use something that is there already.
 _NOT_INHERITED = ("DATABASE_URL", "OPENAI_API_KEY", "OPENAI_BASE_URL", "REDIS_URL")
+
+
+def dialogs(example: str) -> list[str]:
+    """The names of the dialogs of an example."""
+    return sorted(path.stem for path in (EXAMPLES / example / "dialogs").glob("*.yaml"))
+
+
+def follow(url: str, example: str, dialog: str, visitors: int = 1) -> LoadReport:
+    """Have visitors follow a dialog of an example; nothing may go wrong.
+
+    Args:
+        url: where the example runs.
+        example: its directory below `examples`.
+        dialog: name of the dialog.
+        visitors: how many come, at once.
+
+    Returns:
+        What they have done.
+    """
+    script = Dialog.load(EXAMPLES / example / "dialogs" / f"{dialog}.yaml")
+    crowd = Crowd(Target(url), scripted(script, [0.0] * visitors, seed=1))
+    report = asyncio.run(crowd.run())
+    assert report.failures == []
+    assert report.finished == visitors
+    return report
 
 
 @contextlib.contextmanager
