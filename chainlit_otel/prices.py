@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from chainlit_otel.core.usage import ModelCall, without_provider
@@ -43,14 +42,14 @@ class Prices:
         self._list: Any = None
 
     def load_list(self) -> None:
-        """Load `genai-prices` in the background, if it is installed; it takes half a second."""
+        """Load `genai-prices`, if it is installed; it takes half a second.
+
+        Not in another thread: imports of two threads may meet, and then one of them, which may be
+        the app's, gets half a module.
+        """
         with self._guard:
             if find_spec(_LIST) is not None:
-                Thread(target=self._load, name="chainlit-otel-prices", daemon=True).start()
-
-    def _load(self) -> None:
-        with self._guard:
-            self._list = import_module(_LIST)
+                self._list = import_module(_LIST)
 
     def cost_of(self, call: ModelCall) -> float | None:
         """Return what a call has cost in US dollars; None if there is no price for it."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,6 @@ def call(model: str, answered: str = "", provider: str = "", **tokens: Any) -> M
 def listed() -> Prices:
     prices = Prices({}, Guard("model_calls"))
     prices.load_list()
-    for thread in threading.enumerate():
-        if thread.name == "chainlit-otel-prices":
-            thread.join(60)
     return prices
 
 

@@ -248,7 +248,8 @@ async def test_last_export_has_everything(
         by_close = "chainlit.connection.close_reason"
         assert last.counts("chainlit.connection.duration", by_close) == closes
         assert last.numbers("chainlit.connection.active", "chainlit.connection.transport") == {}
-        assert last.numbers("chainlit_otel.internal_errors", "chainlit_otel.probe") == {}
+        errors = last.numbers("chainlit_otel.internal_errors", "chainlit_otel.probe")
+        assert errors == {}, server.tail()
         assert last.resource["service.name"] == "chainlit"
 
 

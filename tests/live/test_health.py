@@ -10,7 +10,7 @@ from chainlit_otel.pipeline.losses import Losses
 from chainlit_otel.pipeline.providers import Pipeline
 from chainlit_otel.settings import Settings, describe
 
-SECRET = "s3cret"
+SECRET = "a-secret-of-these-tests"
 
 
 def test_every_setting_is_there_and_secrets_are_masked() -> None:
