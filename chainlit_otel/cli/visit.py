@@ -324,7 +324,7 @@ class _BrokenRun(click.ClickException):
 
 
 async def _check(target: Target, signs_in: bool) -> None:
-    await check(target.url)
+    await check(target.url, headers=target.headers)
     if not signs_in:
         await check_sign_in(target.url, target.headers)
 

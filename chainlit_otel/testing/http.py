@@ -154,12 +154,13 @@ class PageRequests:
             raise Unreachable(f"{self._address}: {reason_of(error)}") from None
 
 
-async def check(url: str, timeout: float = 10.0) -> None:
+async def check(url: str, timeout: float = 10.0, headers: Mapping[str, str] | None = None) -> None:
     """Make sure that a Chainlit app answers at `url`, without opening a session there.
 
     Args:
         url: address of the chat page.
         timeout: seconds to wait for the answer.
+        headers: sent with the request.
 
     Raises:
         Unreachable: nothing answers, or it is not Chainlit; the message says which, in one line.
@@ -168,7 +169,7 @@ async def check(url: str, timeout: float = 10.0) -> None:
     address = Address.parse(url)
     # The one route that needs no login, exists in every Chainlit 2 and in nothing else.
     route = "/project/translations?language=en-US"
-    status, answer = await _get(address, route, {}, timeout)
+    status, answer = await _get(address, route, headers or {}, timeout)
     if status != 200 or '"translation"' not in answer:
         raise Unreachable(
             f"{address} answers, but it is not the address of a Chainlit app"

@@ -119,7 +119,7 @@ def test_one_command_starts_the_database_too(
     ],
 )
 def test_without_a_database_one_line_says_so(url: dict[str, str], line: str) -> None:
-    files = {path.name: path.read_text() for path in (EXAMPLES / "postgres").iterdir()}
+    files = {path.name: path.read_text() for path in (EXAMPLES / "postgres").glob("*.*")}
     env = {"CHAINLIT_AUTH_SECRET": "a secret of thirty-two characters", **url}
     with pytest.raises(RuntimeError, match="the server ended with 1") as ended:
         ChainlitServer(files, env=env).start()
