@@ -206,6 +206,14 @@ async def test_an_open_session_grows_older_and_nothing_is_asked_for(opened: Open
         tile = page.locator(".grid tr[data-key=s0] .col-age")
         await expect(tile).not_to_have_text(await tile.inner_text())
         assert await page.evaluate("getSelection().toString()") == marked
+        # What happens meanwhile is shown as soon as nothing is marked.
+        day.change({**day.rows["s0"], "turns": 99})
+        await expect(page.locator(".grid tr[data-key=s0] .col-turns")).to_have_text("99")
+        await expect(tile).not_to_have_text(await tile.inner_text())
+        assert await page.evaluate("getSelection().toString()") == marked
+        await page.evaluate("getSelection().removeAllRanges()")
+        turns = page.locator(".detail:visible .facts > div", has_text="Turns")
+        await expect(turns).to_contain_text("99")
 
 
 async def test_ten_thousand_sessions_are_a_few_rows_in_the_document(opened: Open) -> None:

@@ -109,6 +109,7 @@ class SessionDetail {
   #asked = 0;
   #busy = false;
   #again = false;
+  #late = false;
 
   constructor(now) {
     this.now = now;
@@ -135,16 +136,26 @@ class SessionDetail {
 
   /** A second has passed: it is older, and what it does lasts longer. */
   tick() {
+    if (this.#late && !this.#isMarked()) {
+      this.#late = false;
+      this.#load();
+      return;
+    }
     if (this.#known === null || !isOpen(this.#known.row)) return;
-    // Whoever marks a text to copy it keeps it.
-    if (getSelection().isCollapsed) this.body.firstChild.replaceWith(this.#moment(this.#known));
+    if (!this.#isMarked()) this.body.firstChild.replaceWith(this.#moment(this.#known));
   }
 
   clear() {
     this.#key = this.#known = null;
     this.#asked += 1;
-    this.#busy = this.#again = false;
+    this.#busy = this.#again = this.#late = false;
     this.place.replaceChildren();
+  }
+
+  /** Whoever marks a text to copy it keeps it: what is new is shown when nothing is marked. */
+  #isMarked() {
+    const selection = getSelection();
+    return !selection.isCollapsed && this.body.contains(selection.anchorNode);
   }
 
   async #load() {
@@ -160,6 +171,11 @@ class SessionDetail {
     }
     // Somebody has gone on to another one meanwhile.
     if (asked !== this.#asked) return;
+    if (this.#isMarked()) {
+      this.#busy = this.#again = false;
+      this.#late = true;
+      return;
+    }
     this.#known = known;
     const within = () => [...this.body.querySelectorAll("a, [tabindex]")];
     const focused = within().indexOf(document.activeElement);
