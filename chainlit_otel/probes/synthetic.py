@@ -51,16 +51,14 @@ class Synthetic:
         if not self._token:
             return
 
-        # A coroutine of ours would take memory for as long as a websocket is open.
-        def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
-            with guard:
-                # Either way: a server may handle a request in the context of the one before.
-                _shown.set(self._is_shown(next(iter((*args, *kwargs.values())))))
-            return wrapped(*args, **kwargs)
-
         starlette = import_module("starlette.applications").Starlette
-        patches.wrap_attribute(starlette, "__call__", wrapper)
+        patches.wrap_attribute(starlette, "__call__", _wrap_call(self, guard))
         self.is_enabled = True
+
+    def on_request(self, scope: Mapping[str, Any]) -> None:
+        """A request is about to be handled, with this ASGI scope."""
+        # Either way: a server may handle a request in the context of the one before.
+        _shown.set(self._is_shown(scope))
 
     def shown_by_request(self) -> bool:
         """Tell whether the request inside which this runs shows the token."""
@@ -78,3 +76,13 @@ class Synthetic:
             name.lower() == _HEADER and compare_digest(value, self._token)
             for name, value in scope.get("headers") or ()
         )
+
+
+def _wrap_call(synthetic: Synthetic, guard: Guard) -> Any:
+    # A coroutine of ours would take memory for as long as a websocket is open.
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+        with guard:
+            synthetic.on_request(next(iter((*args, *kwargs.values()))))
+        return wrapped(*args, **kwargs)
+
+    return wrapper

@@ -9,32 +9,41 @@ from typing import NamedTuple
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
+from chainlit_otel import catalog
 from chainlit_otel.testing.http import reason_of
 from chainlit_otel.testing.results import LoadReport
 
 _TIMEOUT = 10.0
 _PAUSE = 0.25
 _MOST_SCRAPES = 40
-_NEEDED = "chainlit_session_starts_total"
-_WEBSOCKET = {"chainlit_session_type": "websocket"}
-_TURNS = "chainlit_turn_duration_seconds"
-_FIRST_TOKENS = "chainlit_turn_time_to_first_token_seconds"
+_NEEDED = catalog.SESSION_STARTS.prometheus_name
+_TURNS = catalog.TURN_DURATION.prometheus_name
 
 # Of each figure: the counter of the app, its labels, and what the visitors have.
 _COUNTS: tuple[tuple[str, str, Mapping[str, str], Callable[[LoadReport], int]], ...] = (
-    ("sessions", _NEEDED, _WEBSOCKET, lambda report: report.sessions),
-    ("reconnects", "chainlit_session_reconnects_total", {}, lambda report: report.reconnects),
+    (
+        "sessions",
+        _NEEDED,
+        {catalog.SESSION_TYPE.prometheus_label: "websocket"},
+        lambda report: report.sessions,
+    ),
+    (
+        "reconnects",
+        catalog.SESSION_RECONNECTS.prometheus_name,
+        {},
+        lambda report: report.reconnects,
+    ),
     ("turns", f"{_TURNS}_count", {}, lambda report: len(report.turns)),
     (
         "failed turns",
         f"{_TURNS}_count",
-        {"chainlit_outcome": "error"},
+        {catalog.OUTCOME.prometheus_label: "error"},
         lambda report: sum(turn.failed for turn in report.turns),
     ),
     (
         "uploads",
-        "chainlit_file_size_bytes_count",
-        {"chainlit_file_direction": "upload"},
+        f"{catalog.FILE_SIZE.prometheus_name}_count",
+        {catalog.FILE_DIRECTION.prometheus_label: "upload"},
         lambda report: report.uploads,
     ),
 )
@@ -43,7 +52,7 @@ _MEANS: tuple[tuple[str, str, Callable[[LoadReport], list[float]]], ...] = (
     ("mean turn", _TURNS, lambda report: [turn.seconds for turn in report.turns]),
     (
         "mean first token",
-        _FIRST_TOKENS,
+        catalog.TIME_TO_FIRST_TOKEN.prometheus_name,
         lambda report: [turn.first_token for turn in report.turns if turn.first_token is not None],
     ),
 )

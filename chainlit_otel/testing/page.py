@@ -307,8 +307,9 @@ class ChatPage:
 
     def _is_of_answer(self, data: dict[str, Any]) -> bool:
         # The files that the visitor has sent are elements of the visitor's own message.
-        no_answers = self._not_answers | {self._answer.message_id if self._answer else ""}
-        return data.get("forId") not in no_answers
+        shown_at = data.get("forId")
+        is_own = self._answer is not None and shown_at == self._answer.message_id
+        return not is_own and shown_at not in self._not_answers
 
 
 def _is_message(step: dict[str, Any]) -> bool:
