@@ -116,7 +116,7 @@ USES: dict[str, tuple[str, ...]] = {
     "document": ("document",),
     "analysis": ("analysis", "catalog", "document"),
     "backtest": ("backtest", "document", "rules", "thresholds"),
-    "testing": ("catalog", "document", "testing"),
+    "testing": ("catalog", "document", "privacy", "testing"),
     "promql": ("catalog",),
     "thresholds": ("catalog",),
     "grafana": (

@@ -12,6 +12,7 @@ import click
 
 from chainlit_otel.cli.headline import show
 from chainlit_otel.cli.visitors import WrongAddress, header_option, parsed, transport_option
+from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.arrivals import Stage, evenly
 from chainlit_otel.testing.criteria import Criterion, Judgement
 from chainlit_otel.testing.dialog import Dialog, seconds
@@ -233,16 +234,18 @@ def command(
         except LedgerError as error:
             click.echo(f"no figures of the app: {error}", err=True)
     click.echo(summary(report, plan.visitors, judgements, ledgers))
-    name = script.name if script else "small talk"
+    name, where = script.name if script else "small talk", mask_url(url)
     try:
         if json_file is not None:
-            json_file.write_text(as_json(report, name, url, judgements, ledgers), encoding="utf-8")
+            json_file.write_text(
+                as_json(report, name, where, judgements, ledgers), encoding="utf-8"
+            )
         if junit_file is not None:
             junit_file.write_text(as_junit(report, name, judgements), encoding="utf-8")
         if html_file is not None:
             from chainlit_otel.testing.run_page import as_html
 
-            page = as_html(report, name, url, judgements, ledgers)
+            page = as_html(report, name, where, judgements, ledgers)
             html_file.write_text(page, encoding="utf-8")
     except OSError as error:
         raise _BrokenRun(f"cannot write {error.filename}: {error.strerror}") from None

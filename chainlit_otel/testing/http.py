@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable
 
 
@@ -37,12 +38,17 @@ class Address(NamedTuple):
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(
-                f"{url!r} is not an address: http://host:port or https://host expected"
+                f"{mask_url(url)!r} is not an address: http://host:port or https://host expected"
             )
         return cls(f"{parts.scheme}://{parts.netloc}", parts.path.rstrip("/"))
 
     def __str__(self) -> str:
-        return self.origin + self.path
+        """The address as messages and results have it: without a name and a password."""
+        return mask_url(self.origin) + self.path
+
+    def route(self, path: str) -> str:
+        """Return the address of a route of the app."""
+        return f"{self.origin}{self.path}{path}"
 
 
 class Upload(NamedTuple):
@@ -93,7 +99,7 @@ class PageRequests:
 
     async def get_sticky_cookie(self, session_id: str) -> None:
         """Ask for the cookie by which a load balancer finds the process of a session again."""
-        route = f"{self._address}/set-session-cookie"
+        route = self._address.route("/set-session-cookie")
         try:
             async with self._http.post(route, json={"session_id": session_id}):
                 pass
@@ -140,7 +146,7 @@ class PageRequests:
         await self._ask("DELETE", "/feedback", "it does not withdraw the feedback", json=body)
 
     async def _ask(self, method: str, route: str, refusal: str, **body: Any) -> Any:
-        url = f"{self._address}{route}"
+        url = self._address.route(route)
         try:
             async with self._http.request(method, url, timeout=self._timeout, **body) as response:
                 text = await response.text()
@@ -149,7 +155,9 @@ class PageRequests:
                     raise Refused(f"{self._address}: {refusal} ({reason})")
                 return await response.json(content_type=None)
         except asyncio.TimeoutError:
-            raise NoAnswer(f"{url} does not answer within {self._timeout.total:g} s") from None
+            raise NoAnswer(
+                f"{self._address}{route} does not answer within {self._timeout.total:g} s"
+            ) from None
         except (aiohttp.ClientError, OSError) as error:
             raise Unreachable(f"{self._address}: {reason_of(error)}") from None
 
@@ -206,7 +214,7 @@ async def _get(
     try:
         async with (
             aiohttp.ClientSession(timeout=limit, headers=headers) as http,
-            http.get(f"{address}{route}") as response,
+            http.get(address.route(route)) as response,
         ):
             return response.status, await response.text()
     except asyncio.TimeoutError:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.dialog import Dialog
 from chainlit_otel.testing.errors import (
     ConnectionLost,
@@ -68,6 +69,8 @@ class Monitor(Collector):
         on_probe: Callable[[Dialog, Attempt], None] = lambda script, attempt: None,
     ) -> None:
         self._target = target
+        # An address may have the name and the password of a proxy in it.
+        self._url = mask_url(target.url)
         self._scripts = tuple(scripts)
         self._interval = interval
         self._on_probe = on_probe
@@ -119,11 +122,11 @@ class Monitor(Collector):
             "probe_chat_failures", "What went wrong, by kind.", labels=(*_LABELS, "kind")
         )
         for name, count in self._probes.items():
-            probes.add_metric((self._target.url, name), count)
+            probes.add_metric((self._url, name), count)
             for kind in _KINDS:
-                failures.add_metric((self._target.url, name, kind), self._failures[name, kind])
+                failures.add_metric((self._url, name, kind), self._failures[name, kind])
         for name, last in self._last.items():
-            labels = (self._target.url, name)
+            labels = (self._url, name)
             success.add_metric(labels, float(last.report.succeeded))
             duration.add_metric(labels, last.report.length)
             ended.add_metric(labels, last.at)

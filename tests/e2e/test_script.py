@@ -183,6 +183,17 @@ def test_a_dialog_that_goes_as_expected(runs: Runs) -> None:
     assert runs.junit.get("failures") == "0"
 
 
+def test_results_have_no_password_of_the_address(runs: Runs) -> None:
+    url = runs.server.url.replace("//", "//ada:s3cret@")
+    done = runs.run("timeout: 0.5s\ndialog: [{say: never}]", url=url)
+    assert "s3cret" not in done.output
+    nowhere = f"http://ada:s3cret@127.0.0.1:{free_port()}"
+    assert "s3cret" not in runs.run("dialog: [{say: hello}]", url=nowhere).output
+    written = json.dumps(runs.json) + (runs.directory / "out.xml").read_text()
+    assert "s3cret" not in written
+    assert runs.json["url"].endswith(runs.server.url.removeprefix("http://"))
+
+
 def test_each_fault_is_found_and_named(runs: Runs) -> None:
     done = runs.run(BAD, "--visitors", "1")
     assert done.exit_code == 1, done.output
