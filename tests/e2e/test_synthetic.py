@@ -370,7 +370,7 @@ def peaks(scrape: Scrape) -> dict[Any, float]:
     }
 
 
-async def settled(server: ChainlitServer, ends: str, number: int) -> Scrape:
+async def once_ended(server: ChainlitServer, ends: str, number: int) -> Scrape:
     """What `/metrics` says once so many sessions have ended, and nothing moves any more."""
 
     seen: list[Scrape] = []
@@ -421,12 +421,12 @@ async def test_with_the_right_token_a_visit_is_in_no_figure_but_its_own(
     server: ChainlitServer,
 ) -> None:
     await Visit(server, {}, "ada").run()
-    before = await settled(server, ENDS, 3)
+    before = await once_ended(server, ENDS, 3)
     kept = records(server)
     before_on_page = shown(server)
     # More at once than there were users.
     await asyncio.gather(*(Visit(server, RIGHT, f"monitor {n}").run() for n in range(3)))
-    after = await settled(server, OWN[0], 9)
+    after = await once_ended(server, OWN[0], 9)
     assert changes(figures(after), figures(before)) == {}
     assert after.series == before.series
     assert all(value <= peaks(before)[key] for key, value in peaks(after).items())
@@ -443,7 +443,7 @@ async def test_while_it_is_there_a_synthetic_session_is_in_no_figure_either(
     server: ChainlitServer,
 ) -> None:
     cookie = await sign_in(server.url, "monitor", "any")
-    before = await settled(server, ENDS, 0)
+    before = await once_ended(server, ENDS, 0)
     before_on_page = shown(server)
     visitor = Visitor(server.url, headers={**RIGHT, **cookie})
     await visitor.connect()
@@ -457,7 +457,7 @@ async def test_while_it_is_there_a_synthetic_session_is_in_no_figure_either(
     assert changes(figures(during), figures(before)) == {}
     assert during_on_page == before_on_page
     assert during.value("chainlit_user_active") == during.sum("chainlit_turn_active") == 0
-    await settled(server, OWN[0], sum(own(before)[0].values()) + 1)
+    await once_ended(server, OWN[0], sum(own(before)[0].values()) + 1)
 
 
 async def test_with_a_wrong_token_or_where_none_is_set_a_visit_is_in_all_of_them(
@@ -465,16 +465,16 @@ async def test_with_a_wrong_token_or_where_none_is_set_a_visit_is_in_all_of_them
 ) -> None:
     seen: list[dict[Any, float]] = []
     for headers in ({}, WRONG):
-        before = await settled(server, ENDS, 0)
+        before = await once_ended(server, ENDS, 0)
         await Visit(server, headers, f"user {len(seen)}").run()
         number = int(before.sum(ENDS)) + 3
-        seen.append(changes(counts(await settled(server, ENDS, number)), counts(before)))
+        seen.append(changes(counts(await once_ended(server, ENDS, number)), counts(before)))
         # None of the ends was that of a synthetic session.
-        assert own(await settled(server, ENDS, number)) == own(before)
+        assert own(await once_ended(server, ENDS, number)) == own(before)
     with app({}, token=None) as other:
-        before = await settled(other, ENDS, 0)
+        before = await once_ended(other, ENDS, 0)
         await Visit(other, RIGHT, "user").run()
-        after = await settled(other, ENDS, 3)
+        after = await once_ended(other, ENDS, 3)
         seen.append(changes(counts(after), counts(before)))
     assert seen[0] == seen[1] == seen[2]
     assert not set(OWN) & {name for name, _ in after.series}
@@ -486,7 +486,7 @@ async def test_with_a_wrong_token_or_where_none_is_set_a_visit_is_in_all_of_them
 async def test_the_sums_of_users_are_exact_beside_many_synthetic_visitors(
     server: ChainlitServer,
 ) -> None:
-    before = await settled(server, ENDS, 0)
+    before = await once_ended(server, ENDS, 0)
     cookies = await asyncio.gather(
         *(sign_in(server.url, f"{n}", "any") for n in range(2 * EACH)),
     )
@@ -503,7 +503,7 @@ async def test_the_sums_of_users_are_exact_beside_many_synthetic_visitors(
         await visitor.leave(clear=True)
 
     await asyncio.gather(*(visit(c, RIGHT if n % 2 else {}) for n, c in enumerate(cookies)))
-    after = await settled(server, OWN[0], sum(own(before)[0].values()) + EACH)
+    after = await once_ended(server, OWN[0], sum(own(before)[0].values()) + EACH)
     found = changes(counts(after), counts(begun))
     sums: dict[str, float] = {}
     for (name, *_), change in found.items():
@@ -515,7 +515,7 @@ async def test_the_sums_of_users_are_exact_beside_many_synthetic_visitors(
 async def test_to_know_the_id_of_a_session_is_not_enough_to_hide_in_it(
     server: ChainlitServer,
 ) -> None:
-    before = await settled(server, ENDS, 0)
+    before = await once_ended(server, ENDS, 0)
     cookie = await sign_in(server.url, "monitor", "any")
     visitor = Visitor(server.url, headers={**RIGHT, **cookie})
     await visitor.connect()
@@ -524,7 +524,7 @@ async def test_to_know_the_id_of_a_session_is_not_enough_to_hide_in_it(
     await visitor.reconnect()
     await visitor.say("search")
     await visitor.leave(clear=True)
-    after = await settled(server, ENDS, int(before.sum(ENDS)) + 1)
+    after = await once_ended(server, ENDS, int(before.sum(ENDS)) + 1)
     found = changes(counts(after), counts(before))
     assert sum(v for (name, *_), v in found.items() if name == "chainlit_session_starts_total") == 1
     assert sum(v for (name, *_), v in found.items() if name.startswith("chainlit_turn_dur")) == 1
@@ -533,7 +533,7 @@ async def test_to_know_the_id_of_a_session_is_not_enough_to_hide_in_it(
 
 
 async def test_a_session_of_a_user_stays_one(server: ChainlitServer) -> None:
-    before = await settled(server, ENDS, 0)
+    before = await once_ended(server, ENDS, 0)
     cookie = await sign_in(server.url, "ada", "any")
     visitor = Visitor(server.url, headers=cookie)
     await visitor.connect()
@@ -541,7 +541,7 @@ async def test_a_session_of_a_user_stays_one(server: ChainlitServer) -> None:
     visitor.headers = {**RIGHT, **cookie}
     await visitor.reconnect()
     await visitor.leave(clear=True)
-    after = await settled(server, ENDS, int(before.sum(ENDS)) + 1)
+    after = await once_ended(server, ENDS, int(before.sum(ENDS)) + 1)
     assert own(after) == own(before)
     for name in ("session_starts", "session_ends", "session_reconnects"):
         assert after.sum(f"chainlit_{name}_total") - before.sum(f"chainlit_{name}_total") == 1
@@ -555,7 +555,7 @@ async def test_the_spans_of_a_synthetic_visitor_say_so_and_the_token_is_nowhere(
         with app(env) as server:
             for name, headers in (("ada", {}), ("monitor", RIGHT)):
                 await Visit(server, headers, name).run()
-            scrape = await settled(server, OWN[0], 3)
+            scrape = await once_ended(server, OWN[0], 3)
             told = [live(server, rows) for rows in ("sessions", "turns", "health")]
             told += [scrape.text, server.log, fetch(health_of(server)).text, *records(server)]
         assert scrape.sum(ENDS) == 3
@@ -585,7 +585,7 @@ async def test_after_disable_and_enable_an_open_synthetic_session_is_still_one()
         await visitor.say("again")
         await visitor.say("search")
         await visitor.leave(clear=True)
-        scrape = await settled(server, OWN[0], 2)
+        scrape = await once_ended(server, OWN[0], 2)
     # Its first turn was under way when all that is open was ended.
     assert own(scrape) == [{"ok": 1, "error": 0, "cancelled": 1}] * 2
     assert scrape.sum("chainlit_session_starts_total") == 0
@@ -605,15 +605,15 @@ async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None
         command=["uvicorn", "main:app", "--port", "{port}"],
         path="/chat",
     ) as server:
-        before = await settled(server, ENDS, 0)
+        before = await once_ended(server, ENDS, 0)
         origin = server.url.removesuffix("/chat")
         async with httpx.AsyncClient(headers=RIGHT, timeout=60) as http:
             (await http.get(f"{origin}/prepare")).raise_for_status()
         async with Visitor(server.url, synthetic_token=TOKEN, client_type="copilot") as visitor:
             await visitor.say("hello")
         await asyncio.to_thread(sent_by_the_command, server.url)
-        after = await settled(server, OWN[0], 3)
+        after = await once_ended(server, OWN[0], 3)
         assert changes(figures(after), figures(before)) == {}
         assert own(after)[0]["ok"] == 3
         (await asyncio.to_thread(fetch, f"{origin}/prepare")).raise_for_status()
-        assert (await settled(server, ENDS, 1)).sum("chainlit_session_starts_total") == 1
+        assert (await once_ended(server, ENDS, 1)).sum("chainlit_session_starts_total") == 1
