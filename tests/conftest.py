@@ -11,6 +11,9 @@ from hypothesis import settings
 
 from chainlit_otel.guard import Guard
 
+# A check that fails there shows its values, too.
+pytest.register_assert_rewrite("tests.support")
+
 # At once, because some of these are read when the SDK or Chainlit is imported.
 for _name in [name for name in os.environ if name.startswith(("CHAINLIT_", "OTEL_"))]:
     del os.environ[_name]

@@ -320,6 +320,9 @@ class Visitor:
     async def give_feedback(self, message_id: str, value: int, comment: str = "") -> str:
         """Give a message of the app a thumb up or down.
 
+        Chainlit stores a message beside sending it. While the app fails, which it does if the
+        message is not stored yet, this is tried again for 6 seconds.
+
         Args:
             message_id: the message (of `Answer.message_ids`).
             value: 1 for a thumb up, 0 for a thumb down.

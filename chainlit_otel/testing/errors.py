@@ -12,7 +12,15 @@ class Unreachable(VisitError):
 
 
 class Refused(VisitError):
-    """The app does not let this visitor in, or do this; the message is the app's reason."""
+    """The app does not let this visitor in, or do this; the message is the app's reason.
+
+    Attributes:
+        status: of the HTTP answer; None when it was refused over the socket.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class NoAnswer(VisitError):

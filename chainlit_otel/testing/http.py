@@ -16,6 +16,9 @@ import aiohttp
 from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable
 
+# Seconds between the tries to give feedback; Chainlit has stored a message long before their sum.
+_PAUSES = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
 
 class Address(NamedTuple):
     """The address of a Chainlit app, parsed as the page does it.
@@ -135,9 +138,20 @@ class PageRequests:
         await self._ask("POST", "/project/action", refusal, json=body)
 
     async def rate(self, session_id: str, feedback: Mapping[str, Any]) -> str:
-        """Give feedback on a message; return the id by which it can be withdrawn."""
+        """Give feedback on a message; return the id by which it can be withdrawn.
+
+        A failure of the app is tried again for a few seconds: Chainlit stores a message beside
+        sending it, and a database refuses the feedback that comes before its message.
+        """
         body = {"sessionId": session_id, "feedback": feedback}
-        answer = await self._ask("PUT", "/feedback", "it takes no feedback", json=body)
+        for pause in (*_PAUSES, None):
+            try:
+                answer = await self._ask("PUT", "/feedback", "it takes no feedback", json=body)
+                break
+            except Refused as error:
+                if pause is None or error.status != 500:
+                    raise
+            await asyncio.sleep(pause)
         return str(answer.get("feedbackId") or "")
 
     async def withdraw_feedback(self, feedback_id: str) -> None:
@@ -152,7 +166,7 @@ class PageRequests:
                 text = await response.text()
                 if response.status >= 400:
                     reason = f"HTTP status {response.status}: {_detail(text)}"
-                    raise Refused(f"{self._address}: {refusal} ({reason})")
+                    raise Refused(f"{self._address}: {refusal} ({reason})", response.status)
                 return await response.json(content_type=None)
         except asyncio.TimeoutError:
             raise NoAnswer(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 
+import aiohttp
 import pytest
 import socketio
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from chainlit_otel.testing import ConnectionLost, Refused, Unreachable, Visitor
-from chainlit_otel.testing.http import Address, check
+from chainlit_otel.testing.http import Address, PageRequests, check
 from tests.support.scrape import wait_until_async
 from tests.support.server import free_port
 
@@ -129,3 +130,28 @@ async def test_whatever_came_between_two_polls_is_taken(transports: list[str]) -
         assert numbers == list(range(1000))
         assert visitor.connected
         await visitor.leave()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "refusal"),
+    [([200], None), ([500, 500, 200], None), ([401], "HTTP status 401"), ([500, 403], "403")],
+)
+async def test_feedback_waits_for_its_message_to_be_stored(
+    statuses: list[int], refusal: str | None
+) -> None:
+    left = iter(statuses)
+
+    async def take(_: web.Request) -> web.Response:
+        status = next(left)
+        return web.json_response({"feedbackId": "1", "detail": "no such step"}, status=status)
+
+    app = web.Application()
+    app.router.add_put("/feedback", take)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http:
+        requests = PageRequests(Address.parse(str(server.make_url("/"))), http, 60)
+        if refusal is None:
+            assert await requests.rate("session", {"forId": "m", "value": 1}) == "1"
+        else:
+            with pytest.raises(Refused, match=refusal):
+                await requests.rate("session", {"forId": "m", "value": 1})
+    assert list(left) == []
