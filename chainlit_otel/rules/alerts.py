@@ -121,30 +121,27 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
     hour = window.duration(HOUR)
     hour_before = f"avg_over_time({r.STARTS}[{hour}] offset {window.duration(10 * MINUTE)})"
     started = f"{r.STARTS} * {window.seconds_literal(5 * MINUTE)}"
+    # After a restart the tabs that were open come back; only what is more than that is a spike. An
+    # autoscaler that starts replicas in the rush, or one replica that restarts, hides none.
     spike = (
-        f"({started} >= {limits.spike_sessions:g})\n"
+        f"{_besides_returning(started, limits.spike_sessions, r.DISPLACED)}\n"
         f"and ({r.STARTS} > {limits.spike_factor:g} * {hour_before})\n"
         f"unless ({r.STARTS} <= {limits.spike_usual_factor:g} * {r.STARTS_USUAL})"
     )
     rollout = f"({r.REPLACED} >= 0.5)"
-    # After a restart all tabs that were open reconnect; only what is more than that is a spike.
-    more_than_tabs = f"({started} - {_tabs(window)} >= {limits.spike_sessions:g})"
-    # Only the tabs of new processes are subtracted: an autoscaler that starts replicas in the rush,
-    # or one replica that restarts, must not hide a spike.
-    some_tabs = f"({started} - ({_returning_tabs(window, r.STARTS)}) >= {limits.spike_sessions:g})"
     resumed = f'{r.STARTS_BY_ORIGIN}{{{catalog.SESSION_ORIGIN.prometheus_label}="thread_resume"}}'
     returning = f"(sum {r.BY_JOB} ({resumed}) > 0.5 * {r.STARTS} or {r.RECONNECTS} > {r.STARTS})"
     causes = {
         "new_visitors": (
-            f"({spike})\nand {some_tabs}\nunless {rollout}\nunless {returning}",
+            f"({spike})\nunless {rollout}\nunless {returning}",
             "New visitors come in a rush",
         ),
         "reconnect_storm": (
-            f"({spike})\nand {some_tabs}\nunless {rollout}\nand {returning}",
+            f"({spike})\nunless {rollout}\nand {returning}",
             "Visitors who were here before all come back at once",
         ),
         "rollout": (
-            f"({spike})\nand {more_than_tabs}\nand {rollout}",
+            f"({spike})\nand {rollout}",
             "More sessions start after a restart than there were tabs to come back",
         ),
     }
@@ -164,15 +161,20 @@ def _session_spikes(limits: Thresholds, window: Windows) -> list[Alert]:
     ]
 
 
-def _tabs(window: Windows) -> str:
-    """Return how many tabs were open before the last five minutes."""
-    span, before = window.duration(15 * MINUTE), window.duration(5 * MINUTE)
-    return f"max_over_time({r.CONNECTED}[{span}] offset {before})"
+def _besides_returning(count: str, least: float, displaced: str) -> str:
+    """Return when something was counted that often without those whose replica is gone.
 
+    With a scrape every 30 seconds, an increase over five minutes may tell a tenth too much of them.
 
-def _returning_tabs(window: Windows, known: str) -> str:
-    """Return how many tabs have lost their replica to a restart; 0 for each series of `known`."""
-    return f"{r.REPLACED} * {_tabs(window)} or 0 * {known}"
+    Args:
+        count: how often.
+        least: how often it has to be.
+        displaced: how many tabs have lost their replica.
+    """
+    return (
+        f"({count} >= {least:g} + ({displaced} or 0 * {count}))\n"
+        f"unless ({count} < 1.1 * {displaced})"
+    )
 
 
 def _session_rise(limits: Thresholds, window: Windows) -> Alert:
@@ -608,10 +610,11 @@ def _stickiness_lost(limits: Thresholds, window: Windows) -> Alert:
     missed = _increase(r.BY_JOB, catalog.SESSION_LOOKUP_MISSES, span)
     by_site = _counted_by(catalog.LOOKUP_SITE, catalog.SESSION_LOOKUP_MISSES, span)
     replicas = select(catalog.SESSION_OLDEST_AGE, {catalog.SESSION_TYPE: "websocket"})
+    # After a restart every open tab asks for a session that was lost with the old process.
+    displaced = r.displaced(window, 12)
     return Alert(
         "StickinessLost",
-        # After a restart every open tab asks for a session that was lost with the old process.
-        f"({missed} - ({_returning_tabs(window, missed)}) >= {limits.lookup_misses:g})\n"
+        f"{_besides_returning(missed, limits.lookup_misses, displaced)}\n"
         f"and (count {r.BY_JOB} ({replicas}) > 1)\n"
         f"unless ({r.REPLACED} >= 0.5)",
         2 * MINUTE,

@@ -43,6 +43,8 @@ MEAN_UNBIASED = "job:chainlit_session_time_seconds:mean1h"
 COST = "job:chainlit_turn_cost:increase3h"
 AGE = "job:process_age_seconds:min"
 REPLACED = "job:process_replaced:ratio"
+HELD = "job_instance:chainlit_session_active:held"
+DISPLACED = "job:chainlit_session_displaced:sum7m"
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ def recordings(limits: Thresholds, window: Windows) -> list[Recording]:
         *_mean_durations(window),
         Recording(AGE, f"min {BY_JOB} ({_AGES})"),
         _replaced(window),
+        _held(window),
+        Recording(DISPLACED, displaced(window, 7)),
         *_once(rule for one in objectives(limits) for rule in _objective(one, window)),
     ]
 
@@ -92,6 +96,30 @@ def _replaced(window: Windows) -> Recording:
     added = f"(clamp_min({replicas} - {before}, 0) or 0 * {replicas})"
     young = f"sum {BY_JOB} ({_AGES} < bool {literal})"
     return Recording(REPLACED, f"clamp_min({young} - {added}, 0) / {replicas}")
+
+
+def _held(window: Windows) -> Recording:
+    """Return how many tabs a replica holds, once it has run for 15 minutes.
+
+    Without a figure until then, its restart shows for long enough.
+    """
+    held = f"sum by (namespace, job, instance) ({select(catalog.SESSION_ACTIVE, _CONNECTED)})"
+    grown = f"{_AGES} > {window.seconds_literal(15 * MINUTE)}"
+    return Recording(HELD, f"{held} and on (namespace, job, instance) ({grown})")
+
+
+def displaced(window: Windows, minutes: float) -> str:
+    """Return how many tabs have lost their replica, to a restart or for good.
+
+    Each of them comes back as a session of its own, and once more if the replica that took it in
+    is the next one of a rollout.
+
+    Args:
+        window: the scale of time.
+        minutes: how long ago at most.
+    """
+    lately = f"max_over_time({HELD}[{window.duration(minutes * MINUTE)}])"
+    return f"sum {BY_JOB} ({lately} unless {HELD})"
 
 
 def _sessions(window: Windows) -> list[Recording]:

@@ -27,6 +27,7 @@ from opentelemetry.sdk import environment_variables
 from chainlit_otel import settings
 from chainlit_otel.testing import Visitor
 from tests.support.http import fetch
+from tests.support.nginx import nginx
 from tests.support.otlp import Receiver
 from tests.support.scrape import Scrape, wait_until
 from tests.support.server import ChainlitServer, free_port, python_path
@@ -293,32 +294,21 @@ def answers(url: str) -> bool:
 @pytest.mark.e2e
 def test_users_stay_with_their_worker_behind_nginx(tmp_path: Path) -> None:
     # Nobody is given the port after one of these: the second worker has it.
-    chat, metrics, front = free_port(), free_port(), free_port()
+    chat, metrics = free_port(), free_port()
     (tmp_path / "app.py").write_text(APP)
-    site = text("workers/nginx.conf").replace("listen 80;", f"listen 127.0.0.1:{front};")
-    for worker in range(2):
-        assert f"127.0.0.1:{8000 + worker};" in site
-        site = site.replace(f"127.0.0.1:{8000 + worker};", f"127.0.0.1:{chat + worker};")
-    (tmp_path / "nginx.conf").write_text(
-        f"daemon off; pid {tmp_path}/pid; error_log stderr; events {{}}\n"
-        f"http {{ access_log off; client_body_temp_path {tmp_path}/body; "
-        f"proxy_temp_path {tmp_path}/proxy;\n{site}\n}}\n"
-    )
     env = {
         "WORKERS": "2",
         "CHAT_PORT": str(chat),
         "METRICS_PORT": str(metrics),
     }
-    nginx = [shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"]
-    nginx += ["-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
     with (
         running([str(DEPLOYMENTS / "workers" / "start.sh")], tmp_path, env) as log,
-        running(nginx, tmp_path, {}),
+        nginx([chat, chat + 1]) as front,
     ):
         for worker in range(2):
             url = f"http://127.0.0.1:{chat + worker}/"
             wait_until(partial(answers, url), 60, f"{url} to answer\n{log.read_text()}")
-        asyncio.run(_crowd(f"http://127.0.0.1:{front}"))
+        asyncio.run(_crowd(front))
         pages = [
             Scrape(fetch(f"http://127.0.0.1:{metrics + worker}/metrics").text)
             for worker in range(2)

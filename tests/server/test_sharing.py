@@ -91,9 +91,9 @@ async def test_a_reading_that_fails_fails_for_those_who_wait_and_stops_nothing(
         f"the metrics could not be read: {type(error).__name__}"
     ] * 3
     collector.error = None
-    # The first of the three may have been alone, or not.
+    # Those who come while one is failing wait for the next.
     failures = collector.readings
-    assert failures in (1, 2)
+    assert 1 <= failures <= 3
     assert b"\nreadings %.1f\n" % (failures + 1) in (await pages.page(TEXT)).body
 
 
