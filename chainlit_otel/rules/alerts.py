@@ -172,8 +172,8 @@ def _besides_returning(count: str, least: float, displaced: str) -> str:
         displaced: how many tabs have lost their replica.
     """
     return (
-        f"({count} >= {least:g} + ({displaced} or 0 * {count}))\n"
-        f"unless ({count} < 1.1 * {displaced})"
+        f"({count} >= {least:g})\n"
+        f"unless ({count} < {least:g} + {displaced} or {count} < 1.1 * {displaced})"
     )
 
 

@@ -250,7 +250,8 @@ async def test_a_rollout_over_a_fleet_is_no_spike_and_its_figures_stay_right() -
         returned = f"max_over_time(job:chainlit_session_starts:rate5m[1m]) * {5 * MINUTE:g}"
         ((_, most),) = prometheus.query(returned)
         assert most > Thresholds().spike_sessions
-        assert prometheus.query(f'max_over_time(ALERTS{{alertname="{SPIKE}"}}[5m])') == []
+        firing = f'alertname="{SPIKE}", alertstate="firing"'
+        assert prometheus.query(f"max_over_time(ALERTS{{{firing}}}[5m])") == []
 
         # That is not because nothing would fire now.
         await people.open_tabs(120)
