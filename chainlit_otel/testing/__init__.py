@@ -9,11 +9,12 @@ from chainlit_otel.testing.errors import (
     VisitError,
 )
 from chainlit_otel.testing.http import Upload
-from chainlit_otel.testing.page import Action, Answer, Element, Event, Step
+from chainlit_otel.testing.page import Action, Answer, Call, Element, Event, Step
 
 __all__ = [
     "Action",
     "Answer",
+    "Call",
     "ConnectionLost",
     "Element",
     "Event",

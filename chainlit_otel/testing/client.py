@@ -15,7 +15,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from os import PathLike
 from typing import Any, NamedTuple
@@ -30,7 +30,8 @@ from socketio.exceptions import SocketIOError
 from chainlit_otel.catalog import SYNTHETIC_HEADER
 from chainlit_otel.testing.errors import ConnectionLost, NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.http import Address, PageRequests, Upload, reason_of
-from chainlit_otel.testing.page import Action, Answer, ChatPage, Event
+from chainlit_otel.testing.page import Action, Answer, ChatPage, Element, Event
+from chainlit_otel.testing.speech import chunks_of, read_speech
 
 TIMEOUT = 30.0
 _NORMAL = 1000
@@ -85,6 +86,8 @@ class Visitor:
         token: what Chainlit gave to a user who signed in, as an app's own page may have it.
         header_auth: sign in by `headers`, to an app with `header_auth_callback`.
         synthetic_token: that of the app, if it is to leave this visitor out of its figures.
+        functions: those of the page around a copilot that the app may call (`CopilotFunction`):
+            each takes the arguments as a mapping, and returns the answer.
         rng: source of the ids that the page makes up. The operating system's by default, so that
             no two runs ever share a session; give a seeded one to know the ids beforehand.
         timeout: seconds any single step may take.
@@ -109,6 +112,7 @@ class Visitor:
         token: str = "",
         header_auth: bool = False,
         synthetic_token: str = "",
+        functions: Mapping[str, Callable[[dict[str, Any]], Any]] | None = None,
         rng: random.Random | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -131,7 +135,9 @@ class Visitor:
         self._jar: aiohttp.CookieJar | None = None
         self._http: aiohttp.ClientSession | None = None
         self._sio: Any = None
+        self._functions = dict(functions or {})
         self._questions: list[Question] = []
+        self._unanswered: list[asyncio.Future[Any]] = []
         self._refusal = ""
         self._tick = asyncio.Event()
 
@@ -168,6 +174,11 @@ class Visitor:
         return list(self._page.actions.values())
 
     @property
+    def elements(self) -> list[Element]:
+        """What is attached to messages, or shown beside them, now."""
+        return list(self._page.elements.values())
+
+    @property
     def cookies(self) -> dict[str, str]:
         """The cookies that the app has set, such as that of the sign-in."""
         return {} if self._jar is None else {each.key: each.value for each in self._jar}
@@ -201,7 +212,14 @@ class Visitor:
             await self._cut()
             raise
 
-    async def say(self, text: str, *, files: Sequence[str | PathLike[str] | Upload] = ()) -> Answer:
+    async def say(
+        self,
+        text: str,
+        *,
+        files: Sequence[str | PathLike[str] | Upload] = (),
+        command: str = "",
+        modes: Mapping[str, str] | None = None,
+    ) -> Answer:
         """Send a message and wait until the app is done with it, or asks something back.
 
         If the app is waiting for the answer to a question (`AskUserMessage`), `text` is that.
@@ -209,6 +227,8 @@ class Visitor:
         Args:
             text: the message.
             files: attached to it: paths of this machine, or uploads.
+            command: id of the command that is chosen for it.
+            modes: the option that is chosen of each mode, by their ids.
 
         Returns:
             The answer; without a text if the app said nothing.
@@ -218,7 +238,99 @@ class Visitor:
             ConnectionLost: the connection ended before.
             Refused: the app does not take a file.
         """
-        return await self._whole(await self._send(text, files))
+        chosen: dict[str, Any] = {"command": command} if command else {}
+        if modes:
+            chosen["modes"] = dict(modes)
+        return await self._whole(await self._send(text, files, chosen))
+
+    async def hear(self, text: str = "") -> Answer:
+        """Wait until the app says something by itself, and is done with it or asks something.
+
+        So a greeting is heard, or what the app says to changed settings. What counts is what came
+        since the page was opened, or since the last answer ended.
+
+        Args:
+            text: part of what it says; empty for whatever comes first.
+
+        Returns:
+            All that came.
+
+        Raises:
+            NoAnswer: it did not say that in time, or was not done.
+            ConnectionLost: the connection ended before.
+        """
+        page = self._page
+
+        def is_heard() -> bool:
+            return page.is_idle and not page.unasked.is_empty and text in page.unasked.text
+
+        await self.until(is_heard, f"the app to say {text!r}" if text else "the app to speak")
+        return page.heard()
+
+    async def starters(self) -> list[str]:
+        """Return the labels of the starters that the page shows before the first message.
+
+        Raises:
+            Refused, NoAnswer, Unreachable: the app does not tell.
+        """
+        return [each["label"] for each in await self._requests().starters(self.chat_profile)]
+
+    async def start_with(self, label: str) -> Answer:
+        """Press a starter, and wait as `say` does.
+
+        Args:
+            label: the words on it.
+
+        Raises:
+            LookupError: there is no such starter.
+            NoAnswer, ConnectionLost, Refused: like `say`.
+        """
+        starters = await self._requests().starters(self.chat_profile)
+        for each in starters:
+            if each["label"] == label:
+                return await self.say(each["message"], command=each.get("command") or "")
+        raise LookupError(f"there is no starter {label!r}; {_listed(s['label'] for s in starters)}")
+
+    async def speak(self, recording: str | PathLike[str]) -> Answer:
+        """Say something aloud, to an app that takes audio, and wait for the answer as `say` does.
+
+        The recording is sent at once, not at the pace of a speaker.
+
+        Args:
+            recording: WAV file, mono, 16 bits, 24,000 samples a second, as the page records it.
+
+        Raises:
+            ValueError: it is no such recording.
+            Refused: the app takes no audio.
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        samples = read_speech(recording)
+        sio, seen = self._connection(), len(self.events)
+        await sio.emit("audio_start")
+
+        def states() -> list[Any]:
+            return [e.data for e in self.events[seen:] if e.name == "audio_connection"]
+
+        await self.until(lambda: bool(states()), "the app to take audio")
+        if states()[0] != "on":
+            raise Refused(f"{self.address}: it takes no audio now")
+        for chunk in chunks_of(samples):
+            await sio.emit("audio_chunk", chunk)
+        # The app confirms the end of the audio after its answer, and its messages have no parent.
+        answer = self._page.sent(self._new_id(), answers_question=True)
+        await sio.emit("audio_end")
+        return await self._whole(answer)
+
+    async def post_window_message(self, data: Any) -> None:
+        """Send what the page around a copilot, or around an iframe, sends to the app.
+
+        Args:
+            data: what JSON can hold.
+
+        Raises:
+            ConnectionLost: the connection has ended.
+        """
+        await self.emit("window_message", data)
 
     async def send(self, text: str, *, files: Sequence[str | PathLike[str] | Upload] = ()) -> str:
         """Send a message and do not wait for anything.
@@ -234,7 +346,7 @@ class Visitor:
             ConnectionLost: the connection has ended.
             Refused: the app does not take a file.
         """
-        return (await self._send(text, files)).message_id
+        return (await self._send(text, files, {})).message_id
 
     async def answer_with_files(self, *files: str | PathLike[str] | Upload) -> Answer:
         """Answer a question for files (`AskFileMessage`) and wait as `say` does.
@@ -269,11 +381,46 @@ class Visitor:
             raise LookupError(f"the app does not offer {name!r}; it offers {names}")
         return await self._reply(question, button.data)
 
-    async def press(self, name: str) -> Answer:
+    async def answer_with_element(self, props: Mapping[str, Any] | None) -> Answer:
+        """Submit an element that the app asks for (`AskElementMessage`), and wait as `say` does.
+
+        Args:
+            props: what is submitted; None to cancel.
+
+        Raises:
+            LookupError: the app asks for no element now.
+            NoAnswer, ConnectionLost: like `say`.
+        """
+        question = self._asked("element")
+        return await self._reply(question, {**(props or {}), "submitted": props is not None})
+
+    async def change_element(self, name: str, props: Mapping[str, Any]) -> None:
+        """Have a custom element change itself, as it does by ``updateElement``.
+
+        Args:
+            name: of the element.
+            props: those that change.
+
+        Raises:
+            LookupError: there is no custom element of this name.
+            Refused: the app does not take it.
+        """
+        custom = [each for each in self.elements if each.type == "custom"]
+        found = next((each for each in custom[::-1] if each.name == name), None)
+        if found is None:
+            raise LookupError(
+                f"there is no custom element {name!r}; {_listed(each.name for each in custom)}"
+            )
+        changed = {**found.data, "props": {**(found.data.get("props") or {}), **props}}
+        await self._requests().update_element(self.session_id, changed)
+
+    async def press(self, name: str, payload: Mapping[str, Any] | None = None) -> Answer:
         """Press a button below a message, once it is there; wait for the end of its callback.
 
         Args:
             name: name or label of the button.
+            payload: what a custom element calls the action with (``callAction``); there need be
+                no button for it then. None for a button.
 
         Returns:
             What came meanwhile.
@@ -283,11 +430,15 @@ class Visitor:
             NoAnswer: the button does not come in time, or the end of its callback.
             ConnectionLost: like `say`.
         """
-        await self.until(lambda: self._button(name) is not None, f"the button {name!r}")
-        action = self._button(name)
-        assert action is not None
-        answer = self._page.sent(action.id, answers_question=True)
-        await self._requests().press(self.session_id, action.data)
+        if payload is None:
+            await self.until(lambda: self._button(name) is not None, f"the button {name!r}")
+            button = self._button(name)
+            assert button is not None
+            action = button.data
+        else:
+            action = {"id": self._new_id(), "name": name, "payload": dict(payload), "label": ""}
+        answer = self._page.sent(action["id"], answers_question=True)
+        await self._requests().press(self.session_id, action)
         await self._receive_all()
         await self.until(lambda: self._page.is_idle, "the end of the action")
         self._page.end(answer)
@@ -487,6 +638,7 @@ class Visitor:
         )
         sio.on("*", self._on_event)
         sio.on("ask", self._on_ask)
+        sio.on("call_fn", self._on_call)
         sio.on("connect", self._wake)
         sio.on("connect_error", self._on_refusal)
         sio.on("disconnect", self._on_disconnect)
@@ -595,6 +747,7 @@ class Visitor:
                 if sio.eio.http is not None and sio.eio.http is not http:
                     await sio.eio.http.close()
             self._forget_questions()
+            self._forget_calls()
 
     def _connection(self) -> Any:
         if not self.connected:
@@ -608,7 +761,12 @@ class Visitor:
 
     # -- messages ---------------------------------------------------------------------------
 
-    async def _send(self, text: str, files: Sequence[str | PathLike[str] | Upload]) -> Answer:
+    async def _send(
+        self,
+        text: str,
+        files: Sequence[str | PathLike[str] | Upload],
+        chosen: Mapping[str, Any],
+    ) -> Answer:
         sio = self._connection()
         question = self.question
         message_id = self._new_id()
@@ -621,7 +779,7 @@ class Visitor:
         ids = [await self._requests().upload(self.session_id, upload) for upload in uploads]
         answer = self._page.sent(message_id, answers_question=False)
         payload = {
-            "message": self._message(message_id, text),
+            "message": {**self._message(message_id, text), **chosen},
             "fileReferences": [{"id": file_id} for file_id in ids],
         }
         # The page asks for no acknowledgement. Without it, the answer to this message could not be
@@ -682,6 +840,8 @@ class Visitor:
         self._page.receive(name, data)
         if name in ("clear_ask", "ask_timeout"):
             self._forget_questions()
+        elif name in ("clear_call_fn", "call_fn_timeout"):
+            self._forget_calls()
         self._wake()
 
     async def _on_ask(self, data: Any, *_: Any) -> Any:
@@ -693,6 +853,19 @@ class Visitor:
         self._page.receive("ask", data)
         self._wake()
         return await reply
+
+    async def _on_call(self, data: Any, *_: Any) -> Any:
+        """Answer for the page around a copilot; an unknown function never answers, as there."""
+        self._page.receive("call_fn", data)
+        self._wake()
+        if function := self._functions.get(data["name"]):
+            return function(data.get("args") or {})
+        self._unanswered.append(asyncio.get_running_loop().create_future())
+        return await self._unanswered[-1]
+
+    def _forget_calls(self) -> None:
+        while self._unanswered:
+            self._unanswered.pop().cancel()
 
     def _forget_questions(self) -> None:
         """Give up the answers to all questions: the app does not wait for them any more."""
@@ -717,6 +890,10 @@ class Visitor:
 
     def _new_id(self) -> str:
         return str(uuid.UUID(int=self._rng.getrandbits(128), version=4))
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"there are: {', '.join(map(repr, names)) or 'none'}"
 
 
 async def _in_time(work: Coroutine[Any, Any, Any], seconds: float) -> None:

@@ -24,6 +24,8 @@ from pydantic import (
     model_validator,
 )
 
+from chainlit_otel.testing.speech import read_speech
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
@@ -50,6 +52,10 @@ def seconds(value: object) -> float:
 def _listed(value: object) -> object:
     """Let one stand for a list of one."""
     return [value] if isinstance(value, (str, int, float)) else value
+
+
+def _one_or_more(value: object) -> object:
+    return value if isinstance(value, list) else [value]
 
 
 def _pattern(value: object) -> re.Pattern[str]:
@@ -102,11 +108,15 @@ class Who(_Part):
         profile: name of the chat profile; empty for the one that the app offers first.
         client: ``webapp`` or ``copilot``.
         sign_in: how the visitor signs in; None for an app without.
+        functions: of the page around a copilot, by name: what each answers when the app calls it.
+        env: what the app wants from its users (`user_env`), by name.
     """
 
     profile: str = ""
     client: Literal["webapp", "copilot"] = "webapp"
     sign_in: SignIn | None = None
+    functions: dict[str, Any] = {}
+    env: dict[str, str] = {}
 
 
 class Expectation(_Part):
@@ -122,6 +132,8 @@ class Expectation(_Part):
         steps: names of steps that led to it, such as tools.
         elements: names of what is attached to it.
         actions: names of the buttons below it.
+        calls: names of the functions of the page around a copilot that the app has called.
+        window: what the app has sent to that page.
     """
 
     contains: Texts = []
@@ -133,6 +145,8 @@ class Expectation(_Part):
     steps: Texts = []
     elements: Texts = []
     actions: Texts = []
+    calls: Texts = []
+    window: Annotated[list[Any], BeforeValidator(_one_or_more)] = []
 
 
 class _Answered(_Part):
@@ -155,17 +169,63 @@ class _Answered(_Part):
         return value
 
 
+class FileToSend(_Part):
+    """A file that is sent.
+
+    Attributes:
+        file: its path, from the directory of the script.
+        mime: its media type; empty for what its name says.
+    """
+
+    file: str
+    mime: str = ""
+
+
+def _files(value: object) -> object:
+    listed = value if isinstance(value, list) else [value]
+    return [{"file": each} if isinstance(each, str) else each for each in listed]
+
+
+Files = Annotated[list[FileToSend], BeforeValidator(_files)]
+
+
 class Say(_Answered):
     """Send a message, or answer a question of the app (`AskUserMessage`)."""
 
     say: str
-    files: Texts = []
+    files: Files = []
+    command: str = ""
+    modes: dict[str, str] = {}
+
+
+class Hear(_Answered):
+    """Wait until the app says this by itself; empty for whatever comes."""
+
+    hear: str
+
+
+class Start(_Answered):
+    """Press a starter."""
+
+    starter: str
+
+
+class Speak(_Answered):
+    """Say something aloud: a WAV file, mono, 16 bits, 24,000 samples a second."""
+
+    speak: str
+
+
+class PostToWindow(_Part):
+    """Send what the page around a copilot sends."""
+
+    window: Any
 
 
 class AnswerFiles(_Answered):
     """Answer a question for files (`AskFileMessage`)."""
 
-    answer_files: Texts
+    answer_files: Files
 
 
 class AnswerAction(_Answered):
@@ -174,10 +234,24 @@ class AnswerAction(_Answered):
     answer_action: str
 
 
+class AnswerElement(_Answered):
+    """Submit the element that the app asks for (`AskElementMessage`), or cancel it."""
+
+    answer_element: dict[str, Any] | Literal["cancel"]
+
+
 class Press(_Answered):
-    """Press a button below a message."""
+    """Press a button below a message, or do what a custom element does with an action."""
 
     press: str
+    payload: dict[str, Any] | None = None
+
+
+class ChangeElement(_Part):
+    """Have a custom element change itself."""
+
+    change_element: str
+    props: dict[str, Any]
 
 
 class Edit(_Answered):
@@ -225,9 +299,9 @@ class NewChat(_Part):
 
 
 class Resume(_Part):
-    """Open a stored thread."""
+    """Open a stored thread, by its id, or that of the chat before this one (true)."""
 
-    resume: str
+    resume: Literal[True] | str
 
 
 class Drop(_Part):
@@ -263,8 +337,14 @@ class Repeat(_Part):
 
 _KINDS: dict[str, type[_Part]] = {
     "say": Say,
+    "hear": Hear,
+    "starter": Start,
+    "speak": Speak,
+    "window": PostToWindow,
     "answer_files": AnswerFiles,
     "answer_action": AnswerAction,
+    "answer_element": AnswerElement,
+    "change_element": ChangeElement,
     "press": Press,
     "edit": Edit,
     "stop": Stop,
@@ -402,10 +482,18 @@ class Dialog(_Part):
     def _check_files(self, path: Path, node: Any) -> None:
         for step in _all_steps(self.dialog):
             files = [*getattr(step, "files", ()), *getattr(step, "answer_files", ())]
-            for file in files:
+            for file in (each.file for each in files):
                 if not _VARIABLE.search(file) and not (self.directory / file).is_file():
                     line = _line_of_text(node, file)
                     raise ScriptError(f"{path}:{line}: there is no file {self.directory / file}")
+            if isinstance(step, Speak) and not _VARIABLE.search(step.speak):
+                self._check_speech(f"{path}:{_line_of_text(node, step.speak)}", step.speak)
+
+    def _check_speech(self, where: str, file: str) -> None:
+        try:
+            read_speech(self.directory / file)
+        except (OSError, ValueError) as error:
+            raise ScriptError(f"{where}: {file} cannot be spoken: {_why(error)}") from None
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -422,6 +510,21 @@ def fill(text: str, values: Mapping[str, str]) -> str:
         return values[name]
 
     return _VARIABLE.sub(value, text)
+
+
+def fill_all(value: Any, values: Mapping[str, str]) -> Any:
+    """Return what JSON can hold with all its texts filled like `fill` does.
+
+    Raises:
+        LookupError: there is no such variable.
+    """
+    if isinstance(value, str):
+        return fill(value, values)
+    if isinstance(value, Mapping):
+        return {key: fill_all(each, values) for key, each in value.items()}
+    if isinstance(value, list):
+        return [fill_all(each, values) for each in value]
+    return value
 
 
 def _all_steps(steps: Sequence[Any]) -> Iterator[Any]:

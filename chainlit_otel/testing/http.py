@@ -68,8 +68,12 @@ class Upload(NamedTuple):
     mime: str
 
     @classmethod
-    def read(cls, file: str | os.PathLike[str] | Upload) -> Upload:
+    def read(cls, file: str | os.PathLike[str] | Upload, mime: str = "") -> Upload:
         """Read a file of this machine; an upload is returned as it is.
+
+        Args:
+            file: path of the file.
+            mime: its media type, which browsers do not agree on; empty for what its name says.
 
         Raises:
             OSError: it cannot be read.
@@ -77,8 +81,8 @@ class Upload(NamedTuple):
         if isinstance(file, Upload):
             return file
         path = Path(file)
-        mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-        return cls(path.name, path.read_bytes(), mime)
+        guessed = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        return cls(path.name, path.read_bytes(), mime or guessed)
 
 
 class PageRequests:
@@ -136,6 +140,21 @@ class PageRequests:
         body = {"sessionId": session_id, "action": action}
         refusal = f"it refuses the action {action['name']!r}"
         await self._ask("POST", "/project/action", refusal, json=body)
+
+    async def update_element(self, session_id: str, element: Mapping[str, Any]) -> None:
+        """Change what a custom element shows."""
+        body = {"sessionId": session_id, "element": element}
+        refusal = f"it does not change the element {element['name']!r}"
+        await self._ask("PUT", "/project/element", refusal, json=body)
+
+    async def starters(self, chat_profile: str) -> list[dict[str, Any]]:
+        """Return the starters that the page shows before the first message."""
+        where = {"language": "en-US", "chat_profile": chat_profile}
+        settings = await self._ask("GET", "/project/settings", "it has no settings", params=where)
+        profiles = settings.get("chatProfiles") or []
+        chosen = [each for each in profiles if each["name"] == chat_profile] or profiles[:1]
+        groups = [*chosen, settings, *(settings.get("starterCategories") or [])]
+        return [starter for group in groups for starter in group.get("starters") or []]
 
     async def rate(self, session_id: str, feedback: Mapping[str, Any]) -> str:
         """Give feedback on a message; return the id by which it can be withdrawn.

@@ -52,6 +52,7 @@ class Element(NamedTuple):
         type: ``text``, ``image``, ``file``, ``custom``, … as Chainlit names them.
         mime: its media type; empty if the app says none.
         url: its address, if it has one of its own.
+        data: all of it, as the app has sent it; ``props`` of a custom element among it.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Element(NamedTuple):
     type: str
     mime: str
     url: str
+    data: dict[str, Any]
 
 
 class Action(NamedTuple):
@@ -77,8 +79,20 @@ class Action(NamedTuple):
     data: dict[str, Any]
 
 
+class Call(NamedTuple):
+    """A function of the page around a copilot that the app has called (`CopilotFunction`).
+
+    Attributes:
+        name: the name of the function.
+        args: what it was called with.
+    """
+
+    name: str
+    args: dict[str, Any]
+
+
 class Answer:
-    """The answer to one message, as far as it has arrived.
+    """The answer to one message, or what the app said by itself, as far as it has arrived.
 
     Args:
         message_id: the message that is answered.
@@ -89,6 +103,8 @@ class Answer:
         received: the app has confirmed that it got the message.
         started: the app has begun to work on it.
         stopped: the visitor has pressed *Stop*.
+        calls: functions of the page around a copilot that the app has called meanwhile.
+        window_messages: what the app has sent to that page meanwhile.
     """
 
     def __init__(self, message_id: str, *, answers_question: bool, sent: float) -> None:
@@ -97,6 +113,8 @@ class Answer:
         self.received = answers_question
         self.started = False
         self.stopped = False
+        self.calls: list[Call] = []
+        self.window_messages: list[Any] = []
         self._sent = sent
         self._first: float | None = None
         self._end: float | None = None
@@ -165,6 +183,12 @@ class Answer:
         """Seconds from the message to the end of its answer; None while it lasts."""
         return None if self._end is None else self._end - self._sent
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the app has neither shown nor told anything yet."""
+        parts = (self._steps, self._elements, self._actions, self.calls, self.window_messages)
+        return not any(parts)
+
     def on_receipt(self, *_: Any) -> None:
         """Note that the app has received the message."""
         self.received = True
@@ -186,6 +210,8 @@ class ChatPage:
         thread_id: the thread the app named, or None.
         failures: how many steps and messages the app showed as failed.
         actions: the buttons that are there now, by their id.
+        elements: what is attached now, by its id.
+        unasked: all that has come since the page was opened, or since the end of the last answer.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -193,8 +219,10 @@ class ChatPage:
         self.thread_id: str | None = None
         self.failures = 0
         self.actions: dict[str, Action] = {}
+        self.elements: dict[str, Element] = {}
         self._clock = clock
         self._answer: Answer | None = None
+        self.unasked = self._new_unasked()
         self._open_tasks = 0
         self._not_answers: set[str] = set()
 
@@ -202,6 +230,16 @@ class ChatPage:
         """Forget what was under way on the connection before this one."""
         self._open_tasks = 0
         self._answer = None
+        self.unasked = self._new_unasked()
+
+    def heard(self) -> Answer:
+        """Return what has come by itself; what comes from now on is collected anew."""
+        heard, self.unasked = self.unasked, self._new_unasked()
+        heard._end = self._clock()
+        return heard
+
+    def _new_unasked(self) -> Answer:
+        return Answer("", answers_question=True, sent=self._clock())
 
     def sent(self, message_id: str, *, answers_question: bool) -> Answer:
         """Note that the visitor has sent a message, and return what collects the answer."""
@@ -230,6 +268,7 @@ class ChatPage:
         """Note that an answer is over, unless it was before."""
         if answer._end is None:
             answer._end = self._clock()
+            self.unasked = self._new_unasked()
 
     def receive(self, name: str, data: Any) -> None:
         """Take in one event."""
@@ -259,6 +298,16 @@ class ChatPage:
             self._offer(data)
         elif name == "remove_action":
             self._withdraw(data)
+        elif name == "delete_message":
+            self._remove(data["id"])
+        elif name == "remove_element":
+            self._detach(data["id"])
+        elif name == "call_fn":
+            for each in self._listening():
+                each.calls.append(Call(data["name"], data.get("args") or {}))
+        elif name == "window_message":
+            for each in self._listening():
+                each.window_messages.append(data)
         if self._answer is not None and self.is_over(self._answer):
             self.end(self._answer)
 
@@ -270,46 +319,66 @@ class ChatPage:
         if parent in self._not_answers or (kind == "run" and not parent):
             self._not_answers.add(step["id"])
         answer = self._answer
-        if answer is None:
-            return
-        if parent == answer.message_id:
+        if answer is not None and parent == answer.message_id:
             answer.started = True
-        is_answer = answer.answers_question or step["id"] not in self._not_answers
-        if not is_answer or kind == "user_message":
+        if kind == "user_message":
             return
-        answer._steps[step["id"]] = step
-        if _is_message(step):
-            answer._add_text(step["id"], step.get("output", ""), now)
+        for each in self._listening():
+            if each.answers_question or step["id"] not in self._not_answers:
+                each._steps[step["id"]] = step
+                if _is_message(step):
+                    each._add_text(step["id"], step.get("output", ""), now)
 
     def _add_token(self, data: dict[str, Any], now: float) -> None:
-        answer = self._answer
-        if answer is None or data.get("isInput") or data["id"] not in answer._messages:
-            return
-        before = "" if data.get("isSequence") else answer._messages[data["id"]]
-        answer._add_text(data["id"], before + data["token"], now)
+        for each in self._listening():
+            if not data.get("isInput") and data["id"] in each._messages:
+                before = "" if data.get("isSequence") else each._messages[data["id"]]
+                each._add_text(data["id"], before + data["token"], now)
+
+    def _remove(self, step_id: str) -> None:
+        for each in self._listening():
+            each._steps.pop(step_id, None)
+            each._messages.pop(step_id, None)
 
     def _attach(self, data: dict[str, Any]) -> None:
-        if self._answer is not None and self._is_of_answer(data):
-            fields = (data.get(key) or "" for key in ("id", "name", "type", "mime", "url"))
-            element = Element(*fields)
-            self._answer._elements[element.id] = element
+        element = Element(
+            data["id"],
+            data.get("name") or "",
+            data.get("type") or "",
+            data.get("mime") or "",
+            data.get("url") or "",
+            data,
+        )
+        self.elements[element.id] = element
+        for each in self._listening():
+            if self._is_part_of(each, data):
+                each._elements[element.id] = element
+
+    def _detach(self, element_id: str) -> None:
+        self.elements.pop(element_id, None)
+        for each in self._listening():
+            each._elements.pop(element_id, None)
 
     def _offer(self, data: dict[str, Any]) -> None:
         action = Action(data["id"], data["name"], data.get("label") or "", data)
         self.actions[action.id] = action
-        if self._answer is not None and self._is_of_answer(data):
-            self._answer._actions[action.id] = action
+        for each in self._listening():
+            if self._is_part_of(each, data):
+                each._actions[action.id] = action
 
     def _withdraw(self, data: dict[str, Any]) -> None:
         self.actions.pop(data["id"], None)
-        if self._answer is not None:
-            self._answer._actions.pop(data["id"], None)
+        for each in self._listening():
+            each._actions.pop(data["id"], None)
 
-    def _is_of_answer(self, data: dict[str, Any]) -> bool:
+    def _listening(self) -> list[Answer]:
+        return [self.unasked] if self._answer is None else [self._answer, self.unasked]
+
+    def _is_part_of(self, answer: Answer, data: dict[str, Any]) -> bool:
         # The files that the visitor has sent are elements of the visitor's own message.
         shown_at = data.get("forId")
         is_own = self._answer is not None and shown_at == self._answer.message_id
-        return not is_own and shown_at not in self._not_answers
+        return not is_own and (answer is self.unasked or shown_at not in self._not_answers)
 
 
 def _is_message(step: dict[str, Any]) -> bool:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import singledispatchmethod
 from typing import Any
 
 from chainlit_otel.testing import dialog
 from chainlit_otel.testing.client import Visitor
-from chainlit_otel.testing.dialog import Dialog, Expectation, fill
+from chainlit_otel.testing.dialog import Dialog, Expectation, fill, fill_all
+from chainlit_otel.testing.http import Upload
 from chainlit_otel.testing.page import Answer
 from chainlit_otel.testing.results import CheckFailed
 from chainlit_otel.testing.visit import Target, Visit
@@ -33,7 +34,7 @@ def visitor_of(script: Dialog, target: Target, number: int) -> Visitor:
     if sign_in.cookie:
         sent["Cookie"] = fill(sign_in.cookie, values)
     by_form = (fill(sign_in.username, values), fill(sign_in.password, values))
-    return Visitor(
+    visitor = Visitor(
         target.url,
         client_type=script.who.client,
         transports=target.transports,
@@ -42,8 +43,18 @@ def visitor_of(script: Dialog, target: Target, number: int) -> Visitor:
         password=by_form if sign_in.username else None,
         token=fill(sign_in.token, values),
         header_auth=bool(sign_in.headers),
+        functions={
+            name: _function(fill_all(answer, values))
+            for name, answer in script.who.functions.items()
+        },
         timeout=script.timeout,
     )
+    visitor.user_env = fill_all(script.who.env, values)
+    return visitor
+
+
+def _function(answer: Any) -> Callable[[dict[str, Any]], Any]:
+    return lambda args: answer
 
 
 class Player:
@@ -63,6 +74,7 @@ class Player:
         self._rng = rng
         self._last_said = ""
         self._last_heard = ""
+        self._thread_before: str | None = None
 
     async def play(self) -> None:
         """Do it all; what is not as expected is counted, and does not end it.
@@ -83,15 +95,51 @@ class Player:
     @_do.register
     async def _(self, step: dialog.Say) -> None:
         text = self._fill(step.say)
-        answer = await self._visit.say(text, [self._path(file) for file in step.files])
+        files = self._uploads(step.files)
+        chosen = {"command": self._fill(step.command), "modes": self._fill_all(step.modes)}
+        answer = await self._visit.say(text, files, **chosen)
         self._last_said = answer.message_id
         self._look_at(step, f"say {text!r}", answer)
 
     @_do.register
+    async def _(self, step: dialog.Hear) -> None:
+        text = self._fill(step.hear)
+        self._look_at(step, f"hear {text!r}", await self._visit.overhear(text))
+
+    @_do.register
+    async def _(self, step: dialog.Start) -> None:
+        label = self._fill(step.starter)
+        self._visit.report.messages += 1
+        await self._hear(step, f"starter {label!r}", self._visitor.start_with(label))
+
+    @_do.register
+    async def _(self, step: dialog.Speak) -> None:
+        file = self._path(step.speak)
+        await self._hear(step, f"speak {step.speak!r}", self._visitor.speak(file))
+
+    @_do.register
+    async def _(self, step: dialog.PostToWindow) -> None:
+        await self._visitor.post_window_message(self._fill_all(step.window))
+
+    @_do.register
+    async def _(self, step: dialog.AnswerElement) -> None:
+        cancels = step.answer_element == "cancel"
+        props = None if cancels else self._fill_all(step.answer_element)
+        await self._hear(step, "answer with the element", self._visitor.answer_with_element(props))
+
+    @_do.register
+    async def _(self, step: dialog.ChangeElement) -> None:
+        name, props = self._fill(step.change_element), self._fill_all(step.props)
+        try:
+            await self._visitor.change_element(name, props)
+        except LookupError as error:
+            raise CheckFailed(f"change {name!r}: {error.args[0]}") from None
+
+    @_do.register
     async def _(self, step: dialog.AnswerFiles) -> None:
-        files = [self._path(file) for file in step.answer_files]
-        answering = self._visitor.answer_with_files(*files)
-        await self._hear(step, f"answer with the files {step.answer_files}", answering)
+        answering = self._visitor.answer_with_files(*self._uploads(step.answer_files))
+        names = ", ".join(self._fill(each.file) for each in step.answer_files)
+        await self._hear(step, f"answer with the files {names}", answering)
         self._visit.report.uploads += len(step.answer_files)
 
     @_do.register
@@ -103,7 +151,8 @@ class Player:
     @_do.register
     async def _(self, step: dialog.Press) -> None:
         name = self._fill(step.press)
-        await self._hear(step, f"press {name!r}", self._visitor.press(name))
+        payload = self._fill_all(step.payload)
+        await self._hear(step, f"press {name!r}", self._visitor.press(name, payload))
 
     @_do.register
     async def _(self, step: dialog.Edit) -> None:
@@ -134,19 +183,23 @@ class Player:
 
     @_do.register
     async def _(self, step: dialog.ChangeSettings) -> None:
-        await self._visitor.change_settings(**step.settings)
+        await self._visitor.change_settings(**self._fill_all(step.settings))
 
     @_do.register
     async def _(self, step: dialog.Profile) -> None:
-        await self._visit.begin_anew(self._visitor.choose_profile(self._fill(step.profile)))
+        choosing = self._visitor.choose_profile(self._fill(step.profile))
+        await self._begin_anew(self._visit.begin_anew(choosing))
 
     @_do.register
     async def _(self, step: dialog.NewChat) -> None:
-        await self._visit.new_chat()
+        await self._begin_anew(self._visit.new_chat())
 
     @_do.register
     async def _(self, step: dialog.Resume) -> None:
-        await self._visit.begin_anew(self._visitor.resume(self._fill(step.resume)))
+        thread = self._thread_before if step.resume is True else self._fill(step.resume)
+        if thread is None:
+            raise CheckFailed("resume: there is no chat before this one")
+        await self._begin_anew(self._visit.begin_anew(self._visitor.resume(thread)))
 
     @_do.register
     async def _(self, step: dialog.Drop) -> None:
@@ -167,8 +220,18 @@ class Player:
     def _visitor(self) -> Visitor:
         return self._visit.visitor
 
+    async def _begin_anew(self, beginning: Awaitable[None]) -> None:
+        self._thread_before = self._visitor.thread_id or self._thread_before
+        await beginning
+
     def _fill(self, text: str) -> str:
         return fill(text, self._values)
+
+    def _fill_all(self, value: Any) -> Any:
+        return fill_all(value, self._values)
+
+    def _uploads(self, files: Sequence[dialog.FileToSend]) -> list[Upload]:
+        return [Upload.read(self._path(each.file), each.mime) for each in files]
 
     def _path(self, file: str) -> str:
         return str(self._script.directory / self._fill(file))
@@ -232,6 +295,8 @@ def mistakes(expected: Expectation, answer: Answer, values: dict[str, str]) -> l
         ("step", expected.steps, [step.name for step in answer.steps]),
         ("element", expected.elements, [element.name for element in answer.elements]),
         ("button", expected.actions, [action.name for action in answer.actions]),
+        ("call of", expected.calls, [call.name for call in answer.calls]),
+        ("message to the window", fill_all(expected.window, values), answer.window_messages),
     ):
         for name in wanted:
             if name not in present:
@@ -242,10 +307,10 @@ def mistakes(expected: Expectation, answer: Answer, values: dict[str, str]) -> l
 
 def _number_of_checks(expected: Expectation) -> int:
     texts = [*expected.contains, *expected.matches, *expected.not_contains]
-    names = [*expected.steps, *expected.elements, *expected.actions]
+    names = [*expected.steps, *expected.elements, *expected.actions, *expected.calls]
     times = [each for each in (expected.within, expected.first_token_within) if each is not None]
     # That there is a failure, or none, is always looked at.
-    return 1 + len(texts) + len(names) + len(times)
+    return 1 + len(texts) + len(names) + len(expected.window) + len(times)
 
 
 def _short(answer: Answer) -> str:

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chainlit_otel.testing.client import TIMEOUT, Visitor
 from chainlit_otel.testing.errors import NoAnswer, VisitError
+from chainlit_otel.testing.http import Upload
 from chainlit_otel.testing.page import Answer
 from chainlit_otel.testing.results import AnsweredTurn, LoadReport, Phase, Timing
 
@@ -58,10 +59,10 @@ class Visit:
         await self._timed("connect", self.visitor.connect())
         self._begin_session()
 
-    async def say(self, text: str, files: Sequence[str] = ()) -> Answer:
-        """Send a message, and wait for the answer."""
+    async def say(self, text: str, files: Sequence[Upload] = (), **chosen: Any) -> Answer:
+        """Send a message, with what is chosen for it, and wait for the answer."""
         self.report.messages += 1
-        answer = await self.hear(text, self.visitor.say(text, files=files))
+        answer = await self.hear(text, self.visitor.say(text, files=files, **chosen))
         self.report.uploads += 0 if answer.answers_question else len(files)
         return answer
 
@@ -83,12 +84,21 @@ class Visit:
                 )
         if answer.time_to_first_token is not None:
             self._add("first_token", answer.time_to_first_token)
+        self._note_answer(answer)
+        return answer
+
+    async def overhear(self, text: str) -> Answer:
+        """Wait for what the app says by itself: no answer, so none of the times of answers."""
+        answer = await self.visitor.hear(text)
+        self._note_answer(answer)
+        return answer
+
+    def _note_answer(self, answer: Answer) -> None:
         self.report.replies += len(answer.texts)
         for text in answer.texts:
             self._note(f"< {text}")
         if answer.error:
             self._note(f"! {answer.error}")
-        return answer
 
     async def drop(self, absence: float) -> None:
         """Lose the connection, and come back after so many seconds."""
