@@ -12,6 +12,7 @@ need() { # need COMMAND PACKAGE
 }
 need amtool prometheus-alertmanager
 need chromium chromium
+need faketime faketime
 need kubectl kubernetes-client
 need nginx nginx-light
 need npm npm

@@ -6,6 +6,7 @@ So no event loop is blocked by it, and a hundred scrapers cost little more than 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future
@@ -55,7 +56,9 @@ class SharedPages:
 
     def _make(self) -> None:
         while True:
-            time.sleep(max(0.0, self._paused_until - time.monotonic()))
+            # Where clocks are stepped this may raise, and without the thread nobody gets a page.
+            with contextlib.suppress(OSError, OverflowError):
+                time.sleep(max(0.0, self._paused_until - time.monotonic()))
             with self._lock:
                 batch, self._queued = self._queued, {}
                 if not batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import TypeVar
@@ -34,17 +35,27 @@ class LocalServer:
     Args:
         handler: answers each request.
         address: where it listens; empty for each address of the machine.
+        tls: the certificate that it shows; without one it speaks plain HTTP.
 
     Attributes:
         port: the port.
         origin: where it answers, without a slash at the end.
     """
 
-    def __init__(self, handler: type[Handler], address: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        handler: type[Handler],
+        address: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._server = ThreadingHTTPServer((address, 0), handler)
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_port
         self._thread = Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
-        self.origin = f"http://127.0.0.1:{self.port}"
+        self.origin = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self: _Server) -> _Server:
         """Begin to answer."""
