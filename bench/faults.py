@@ -149,10 +149,10 @@ def _shows(fault: Fault, server: ChainlitServer) -> bool:
 
 
 def _internal_errors(server: ChainlitServer) -> int | None:
-    def errors() -> tuple[int] | None:
+    def errors() -> list[int]:
         with contextlib.suppress(httpx.TransportError):
-            return (int(server.scrape().sum("chainlit_otel_internal_errors_total")),)
-        return None
+            return [int(server.scrape().sum("chainlit_otel_internal_errors_total"))]
+        return []
 
     try:
         # It may be off for a moment.

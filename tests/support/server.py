@@ -174,6 +174,12 @@ class ChainlitServer:
         file = self.directory / name
         return file.read_text(encoding="utf-8") if file.exists() else ""
 
+    def ended(self, timeout: float) -> int | None:
+        """The return code, if the process ends within `timeout` seconds; else None."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._started().wait(timeout)
+        return None
+
     def stop(self, sig: int = signal.SIGTERM, timeout: float = 60.0) -> int:
         """Send `sig`, wait for the end; the directory stays until `close`.
 
