@@ -17,13 +17,11 @@ import signal
 import statistics
 import sys
 import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import aiohttp
 
+from bench.sockets import Session, connect, pages
 from tests.support.server import ChainlitServer
 
 APP = """
@@ -66,7 +64,6 @@ async def answer(message):
     await cl.Message("ok").send()
 """
 
-_AT_ONCE = 20
 _READY_TIMEOUT = 300.0
 
 
@@ -82,60 +79,14 @@ class MemoryUse(NamedTuple):
     by_file: dict[str, tuple[int, int]]
 
 
-class Sockets:
-    """Sessions that are connected, each by a bare websocket that answers to pings.
-
-    Args:
-        server: What they are connected to.
-        turns: Each says something, once.
-    """
-
-    def __init__(self, server: ChainlitServer, turns: bool) -> None:
-        self._url = server.url
-        self._turns = turns
-        self._tasks: list[asyncio.Task[None]] = []
-
-    @asynccontextmanager
-    async def connected(self, number: int) -> AsyncIterator[None]:
-        """Have so many sessions connected."""
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as client:
-            for begin in range(0, number, _AT_ONCE):
-                batch = range(begin, min(begin + _AT_ONCE, number))
-                await asyncio.gather(*(self._connect(client) for _ in batch))
-            yield
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
-            self._tasks.clear()
-
-    async def _connect(self, client: aiohttp.ClientSession) -> None:
-        url = f"{self._url}/ws/socket.io/?EIO=4&transport=websocket"
-        socket = await client.ws_connect(url, max_msg_size=0)
-        ready = asyncio.Event()
-        self._tasks.append(asyncio.create_task(self._live(socket, ready)))
-        await asyncio.wait_for(ready.wait(), _READY_TIMEOUT)
-
-    async def _live(self, socket: aiohttp.ClientWebSocketResponse, ready: asyncio.Event) -> None:
-        session = {"sessionId": str(uuid.uuid4()), "clientType": "webapp", "userEnv": "{}"}
-        said = {"id": str(uuid.uuid4()), "name": "user", "type": "user_message", "output": "hello"}
-        said["createdAt"] = "2026-01-01T00:00:00Z"
-        tasks = 0
-        async for message in socket:
-            text = str(message.data)
-            if text.startswith("0"):
-                await socket.send_str(f"40{json.dumps(session)}")
-            elif text.startswith("40"):
-                await socket.send_str('42["connection_successful"]')
-            elif text == "2":
-                await socket.send_str("3")
-            elif text.startswith('42["task_end"'):
-                tasks += 1
-                if tasks == 1 and self._turns:
-                    sent = ["client_message", {"message": said, "fileReferences": []}]
-                    await socket.send_str(f"42{json.dumps(sent)}")
-                else:
-                    ready.set()
+async def _connected(
+    client: aiohttp.ClientSession, url: str, number: int, turns: bool
+) -> list[Session]:
+    sessions = await connect(client, url, number)
+    if turns:
+        for session in sessions:
+            await session.say("hello")
+    return sessions
 
 
 def _memory_use(server: ChainlitServer) -> MemoryUse:
@@ -160,12 +111,12 @@ async def _grown(
         **({"BENCH_TRACE": "1"} if trace else {}),
     }
     with ChainlitServer({"app.py": APP}, env=env) as server:
-        sockets = Sockets(server, turns)
-        # What is made once is not what each of them takes.
-        async with sockets.connected(200):
+        async with pages() as client:
+            # What is made once is not what each of them takes.
+            held = await _connected(client, server.url, 200, turns)
             before = await asyncio.to_thread(_memory_use, server)
-            async with Sockets(server, turns).connected(sessions):
-                after = await asyncio.to_thread(_memory_use, server)
+            held += await _connected(client, server.url, sessions, turns)
+            after = await asyncio.to_thread(_memory_use, server)
     return (after.resident - before.resident) / sessions, before, after
 
 
