@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules soak lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench-instructions: $(READY) ## count the instructions of a turn, some ten minut
 
 bench-backtest: $(READY) system-packages ## hold `backtest` against the rule engine of Prometheus, over weeks; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.backtest $(BENCH_ARGS)
+
+soak: $(READY) ## measure thousands of sessions at once, and 100,000 that come and go, some 20 minutes; takes BENCH_ARGS, too
+	$(BIN)/python -m bench.soak $(BENCH_ARGS)
 
 bench-faults: $(READY) system-packages ## have people talk with and without it while something goes wrong; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.faults $(BENCH_ARGS)

@@ -5,8 +5,8 @@ Usage: python -m bench.soak [--levels N ...] [--churn N] [--seconds N] [--markdo
 At each level so many sessions are connected by real websockets. For some time a hundred of them
 talk, one message every two seconds each, and the others are idle. The app says how much memory the
 process has and how late its event loop is; `/metrics` is fetched once a second, and has to know
-exactly how many sessions there are. Afterwards sessions come, say something and leave; each has to be in the
-ledger, and nothing may be left of any.
+exactly how many sessions there are. Afterwards sessions come, say something and leave; each has to
+be in the ledger, and nothing may be left of any.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from threading import Lock
 from typing import Any
 
@@ -75,7 +76,8 @@ class ScrapeReader(MetricReader):
         """Collect now and return the metrics; None if there are none."""
         with self._lock:
             self._data = None
-            self.collect()
+            # The SDK would measure a limit by the wall clock, which may be stepped meanwhile.
+            self.collect(timeout_millis=math.inf)
             return self._data
 
     def _receive_metrics(

@@ -1,8 +1,13 @@
-"""What a scrape reads in a forked child."""
+"""What a scrape reads: in a forked child, and while the clock is stepped."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from opentelemetry.metrics import Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics._internal import measurement_consumer
 from opentelemetry.trace import SpanContext, TraceFlags
 
 from chainlit_otel import catalog
@@ -35,3 +40,16 @@ def test_a_child_has_no_figure_of_its_parent_and_chooses_exemplars_as_it_did(
         )
         ((_, _, series),) = reader.histograms.read()
         assert bool(series.exemplars) is expected
+
+
+def test_a_clock_that_is_stepped_fails_no_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    hours = itertools.count()
+    monkeypatch.setattr(measurement_consumer, "time_ns", lambda: next(hours) * 3600 * 10**9)
+    reader = ScrapeReader()
+    provider = MeterProvider([reader])
+    provider.get_meter("test").create_observable_gauge("g", [lambda _: [Observation(1)]])
+    read = reader.read()
+    assert read is not None
+    (resource,) = read.resource_metrics
+    (scope,) = resource.scope_metrics
+    assert [metric.name for metric in scope.metrics] == ["g"]
