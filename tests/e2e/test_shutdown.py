@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import json
 import math
 import signal
 import socket
@@ -103,6 +104,10 @@ class Received:
             for resource in export.resource_metrics
             for attribute in resource.resource.attributes
         }
+
+    def has(self, name: str) -> bool:
+        """Whether there is such a metric."""
+        return name in self._metrics
 
     def numbers(self, name: str, key: str) -> dict[str, float]:
         """The non-zero values of a counter or gauge, by the value of one attribute."""
@@ -293,3 +298,39 @@ async def test_a_dead_backend_does_not_hold_up_the_end(host: str, backend: str) 
             # Older exporters give up at once where nobody listens.
             gave_up = backend == "down" and "telemetry is lost: " in server.log
             assert gave_up or "CHAINLIT_OTEL_SHUTDOWN_TIMEOUT" in server.log
+
+
+async def test_a_killed_process_loses_what_came_after_the_last_export_and_no_more(
+    receiver: Receiver,
+) -> None:
+    """`kill -9` gives nobody a chance; what had been sent or written before is there, and whole."""
+    env = {**receiver.env, "CHAINLIT_OTEL_RECORDS_DIR": "records"}
+
+    def arrived() -> list[int]:
+        """How many turns there are: of metrics, of spans, of records."""
+        exports = [Received(export) for export in receiver.metric_exports]
+        counted = [
+            sum(export.counts("chainlit.turn.duration", "chainlit.outcome").values())
+            for export in exports
+            if export.has("chainlit.turn.duration")
+        ]
+        files = (server.directory / "records").glob("*.jsonl")
+        rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+        written = [row for row in rows if row["kind"] == "turn"]
+        return [max(counted, default=0), len(receiver.named("chainlit.turn")), len(written)]
+
+    with ChainlitServer({"app.py": APP}, env=env) as server:
+        visitor = Visitor(server.url, transports=["websocket"])
+        await visitor.connect()
+        for _ in range(5):
+            await visitor.say("hello")
+
+        async def exported() -> bool:
+            return arrived() == [5, 5, 5]
+
+        await wait_until_async(exported, 60, "the turns to be exported")
+        for _ in range(3):
+            await visitor.say("hello")
+        assert await asyncio.to_thread(server.stop, signal.SIGKILL) == -signal.SIGKILL
+        assert all(5 <= turns <= 8 for turns in arrived()), arrived()
+        await visitor.leave()
