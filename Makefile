@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules soak lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules soak fuzz lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +87,10 @@ bench-rules: $(READY) system-packages ## measure what the rules cost the Prometh
 
 alert-quality: $(READY) ## measure the alerts that read traffic, over simulated weeks; takes BENCH_ARGS, too
 	$(BIN)/python -m tools.alert_quality $(BENCH_ARGS)
+
+fuzz: $(READY) ## look for inputs that break us, a minute for each target; FUZZ_ARGS="--seconds 600" goes to it
+	$(BIN)/python -m pip install -qq --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) --group fuzz
+	$(BIN)/python -m tools.fuzz $(FUZZ_ARGS)
 
 lint: $(READY) ## check style, types, workflows and the generated parts of the documents
 	$(BIN)/ruff check

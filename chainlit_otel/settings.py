@@ -29,6 +29,8 @@ _problems: dict[str, None] = {}
 
 def warn(problem: str) -> None:
     """Log a problem with an environment variable, once in a process."""
+    # The name of a variable may have line breaks, too.
+    problem = " ".join(problem.splitlines())
     if problem not in _problems:
         _problems[problem] = None
         # The handlers and filters of the logger belong to the application, and may raise.

@@ -150,7 +150,9 @@ class LivePage:
         return await self._answer(request, "turn", read)
 
     async def _answer(self, request: Request, kind: str, read: _Read) -> Response:
-        asked = f"{request.url.path}?{request.url.query}"
+        # Not by `request.url`, which fails on bytes that are no UTF-8.
+        query = request.scope["query_string"].decode("latin-1")
+        asked = f"{request.scope['path']}?{query}"
         body = await self._answers.make(kind, asked, read)
         return _not_found("This is not kept.") if body is None else _respond(request, body)
 

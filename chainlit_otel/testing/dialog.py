@@ -7,6 +7,7 @@ visitor comes. `docs/visitors.md` describes the format.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from yaml.constructor import ConstructorError
 
 from chainlit_otel.testing.speech import read_speech
 
@@ -31,10 +33,16 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _FROM_ENVIRONMENT = "env."
+_DEEPEST = 50
+_MOST_NODES = 100_000  # with all that its aliases stand for
 
 
 class ScriptError(ValueError):
     """A dialog script is wrong; the message is one line that names the file and the line."""
+
+    def __init__(self, message: str) -> None:
+        # It quotes the script, which may have anything in it.
+        super().__init__(" ".join(message.splitlines()))
 
 
 def seconds(value: object) -> float:
@@ -46,7 +54,10 @@ def seconds(value: object) -> float:
     match = _DURATION.fullmatch(str(value).strip()) if not isinstance(value, bool) else None
     if match is None:
         raise ValueError(f"{value!r} is not a duration such as 2s, 500ms or 1m")
-    return float(match[1]) * _SECONDS[match[2]]
+    found = float(match[1]) * _SECONDS[match[2]]
+    if not math.isfinite(found):
+        raise ValueError("this duration is too long")
+    return found
 
 
 def _listed(value: object) -> object:
@@ -61,7 +72,7 @@ def _one_or_more(value: object) -> object:
 def _pattern(value: object) -> re.Pattern[str]:
     try:
         return re.compile(str(value))
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise ValueError(f"{value!r} is not a regular expression: {error}") from None
 
 
@@ -416,10 +427,13 @@ class Dialog(_Part):
         except (OSError, UnicodeDecodeError) as error:
             raise ScriptError(f"{path} cannot be read: {_why(error)}") from None
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            document = yaml.safe_load(text)
+            node = yaml.compose(text, Loader=_Loader)
+            _check_shape(path, node)
+            document = yaml.load(text, Loader=_Loader)
         except yaml.YAMLError as error:
             raise ScriptError(_yaml_mistake(path, error)) from None
+        except RecursionError:
+            raise ScriptError(f"{path}:1: it is nested too deep") from None
         if not isinstance(document, dict):
             raise ScriptError(f"{path}:1: a script is a mapping with the key 'dialog'")
         for inner in ("rows", "directory"):
@@ -452,7 +466,7 @@ class Dialog(_Part):
         try:
             with (self.directory / self.data).open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except (OSError, ValueError, csv.Error) as error:
             raise ScriptError(f"{where}: {self.data} cannot be read: {_why(error)}") from None
         if not rows:
             raise ScriptError(f"{where}: {self.data} has no row below its header")
@@ -464,6 +478,8 @@ class Dialog(_Part):
 
     def _check_variables(self, path: Path, node: Any, document: Mapping[str, Any]) -> None:
         known = {*self.variables, *(self.rows[0] if self.rows else ())}
+        # As a plain mapping, which takes any name: the environment itself fails on some.
+        environment = dict(os.environ)
         known.update(name for step in _all_steps(self.dialog) for name in getattr(step, "save", ()))
         for place, text in _texts(document):
             if "matches" in place or "save" in place:
@@ -471,7 +487,7 @@ class Dialog(_Part):
             for name in _VARIABLE.findall(text):
                 mistake = ""
                 if name.startswith(_FROM_ENVIRONMENT):
-                    if name.removeprefix(_FROM_ENVIRONMENT) not in os.environ:
+                    if name.removeprefix(_FROM_ENVIRONMENT) not in environment:
                         mistake = f"the environment has no {name.removeprefix(_FROM_ENVIRONMENT)}"
                 elif name not in known:
                     listed = ", ".join(sorted(known)) or "none"
@@ -483,7 +499,7 @@ class Dialog(_Part):
         for step in _all_steps(self.dialog):
             files = [*getattr(step, "files", ()), *getattr(step, "answer_files", ())]
             for file in (each.file for each in files):
-                if not _VARIABLE.search(file) and not (self.directory / file).is_file():
+                if not _VARIABLE.search(file) and not os.path.isfile(self.directory / file):
                     line = _line_of_text(node, file)
                     raise ScriptError(f"{path}:{line}: there is no file {self.directory / file}")
             if isinstance(step, Speak) and not _VARIABLE.search(step.speak):
@@ -494,6 +510,37 @@ class Dialog(_Part):
             read_speech(self.directory / file)
         except (OSError, ValueError) as error:
             raise ScriptError(f"{where}: {file} cannot be spoken: {_why(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Says where a value stands that is not what its tag says, or that Python cannot hold."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError, OverflowError):
+            problem = f"this is no {node.tag.rpartition(':')[2]}"
+            raise ConstructorError(None, None, problem, node.start_mark) from None
+
+
+def _check_shape(path: Path, node: Any) -> None:
+    """Refuse what is nested without an end, or grows without bounds, by aliases."""
+    left = [(node, 0)] if node is not None else []
+    seen = 0
+    while left:
+        part, depth = left.pop()
+        seen += 1
+        mistake = ""
+        if depth > _DEEPEST:
+            mistake = f"it is nested more than {_DEEPEST} levels deep, or in itself"
+        elif seen > _MOST_NODES:
+            mistake = f"it has more than {_MOST_NODES} parts"
+        if mistake:
+            raise ScriptError(f"{path}:{part.start_mark.line + 1}: {mistake}")
+        inner = part.value if isinstance(part, yaml.CollectionNode) else []
+        if isinstance(part, yaml.MappingNode):
+            inner = [each for pair in inner for each in pair]
+        left += [(each, depth + 1) for each in reversed(inner)]
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

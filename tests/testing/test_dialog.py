@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,18 @@ def test_durations() -> None:
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CITY", "Paris")
     assert fill("${a} in ${env.CITY}, $b {c}", {"a": "1"}) == "1 in Paris, $b {c}"
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("dialog:\n  - &a {repeat: 2, do: [*a]}", "2: it is nested more than 50 levels deep"),
+        ("dialog:\n" + "  - x\n" * 100_000, "99999: it has more than 100000 parts"),
+        ("dialog:\n  - say: 2001-99-99", "2: this is no timestamp"),
+        ("dialog: " + "[" * 3000, "1: it is nested too deep"),
+    ],
+)
+def test_what_is_too_much_or_no_value(tmp_path: Path, text: str, mistake: str) -> None:
+    file = write(tmp_path, text)
+    with pytest.raises(ScriptError, match=re.escape(f"{file}:{mistake}")):
+        Dialog.load(file)
