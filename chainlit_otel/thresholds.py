@@ -137,6 +137,18 @@ class Thresholds:
     label_overflow: float = _threshold(
         1000, "Label values recorded as `other` in 15 minutes that hide something.", 1
     )
+    dialogs_in_a_row: float = _threshold(
+        3, "Dialogs of a monitor in a row that failed, from every place, that are an outage.", 1
+    )
+    dialog_failed: float = _threshold(
+        0.2, "Share of an hour for which a dialog of a monitor that comes and goes has failed.", 0, 1
+    )
+    dialog_failed_least: float = _threshold(
+        3, "Fewer times in an hour that a dialog of a monitor began to fail do not count.", 1
+    )
+    monitor_late: float = _threshold(
+        900, "Seconds by which the dialogs of a monitor that has stopped are late.", 1
+    )
 
     def __post_init__(self) -> None:
         """Check every value."""

@@ -350,6 +350,16 @@ def _latest(values: Values, width: int, step: float) -> Values:
     return np.where(last >= 0, values[last], np.nan)
 
 
+def _resets(values: Values, width: int, step: float) -> Values:
+    there = np.flatnonzero(~np.isnan(values))
+    fell = np.zeros(len(values))
+    fell[there[1:]] = np.diff(values[there]) < 0
+    # The first value of a window has fallen from one before it.
+    first, last = _ends(values, width)
+    so_far = np.cumsum(fell)
+    return np.where(last >= 0, so_far[last] - so_far[first], np.nan)
+
+
 def _ends(values: Values, width: int) -> tuple[Any, Any]:
     """Return where in `values` each window's first and last value are; -1 if it has none."""
     size = len(values)
@@ -411,6 +421,7 @@ _OF_A_RANGE: dict[str, OfARange] = {
     "min_over_time": _lowest,
     "sum_over_time": _sums,
     "last_over_time": _latest,
+    "resets": _resets,
     "rate": _extrapolated(is_counter=True, is_rate=True),
     "increase": _extrapolated(is_counter=True, is_rate=False),
     "delta": _extrapolated(is_counter=False, is_rate=False),

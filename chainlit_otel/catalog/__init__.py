@@ -9,6 +9,7 @@ from chainlit_otel.catalog.attributes import *
 from chainlit_otel.catalog.dashboards import *
 from chainlit_otel.catalog.metrics import *
 from chainlit_otel.catalog.model import Attribute, LabelSet, Metric
+from chainlit_otel.catalog.monitor import *
 from chainlit_otel.catalog.naming import Kind, prometheus_name
 from chainlit_otel.catalog.records import *
 from chainlit_otel.catalog.spans import *

@@ -16,6 +16,7 @@ from chainlit_otel.rules import recording as r
 from chainlit_otel.rules.causes import (
     DOLLARS,
     OF_OTHER_TOOLS,
+    OF_THE_DIALOG,
     OF_THE_INSTANCE,
     OF_THE_JOB,
     OF_THE_LAYER,
@@ -86,6 +87,8 @@ def alerts(limits: Thresholds, window: Windows) -> list[Alert]:
         *_telemetry_dropping(limits, window),
         *_cost_budget(limits, window),
         _instance_down(window),
+        *_dialog_failing(limits, window),
+        _monitor_stopped(limits, window),
     ]
 
 
@@ -750,4 +753,73 @@ def _instance_down(window: Windows) -> Alert:
         "Prometheus cannot scrape it. Its admin server answers while the app is blocked, so the "
         "process is most likely gone.",
         catalog.DASHBOARD_RUNTIME,
+    )
+
+
+def _dialog_failing(limits: Thresholds, window: Windows) -> list[Alert]:
+    """Return the alerts for dialogs of monitors that fail: all of them, or again and again.
+
+    A dialog fails where it fails from every place that watches: the network of one of them is no
+    fault of the chat. How often a monitor tries it is up to the operator, so what counts is how
+    many have failed in a row, and not for how long.
+    """
+    by, hour = _by(catalog.TARGET, catalog.DIALOG), window.duration(HOUR)
+    in_a_row = select(catalog.MONITOR_CONSECUTIVE_FAILURES)
+    # Other probes of blackbox_exporter have this metric, too, and no dialog.
+    success = select(catalog.MONITOR_SUCCESS, scope=f'{catalog.DIALOG.prometheus_label}=~".+"')
+    kinds = _counted_by(
+        catalog.FAILURE_KIND,
+        catalog.MONITOR_FAILURES,
+        window.duration(15 * MINUTE),
+        scope=OF_THE_DIALOG,
+    )
+    summary = "{{ $labels.dialog }} fails on {{ $labels.target }}."
+    what = named("What went wrong:", catalog.FAILURE_KIND, kinds)
+    return [
+        Alert(
+            "DialogFailing",
+            f"min {by} ({in_a_row}) >= {limits.dialogs_in_a_row:g}",
+            2 * MINUTE,
+            "critical",
+            summary,
+            f"The last {_COUNT} dialogs of the monitor have failed, from every place: nobody gets "
+            "what this dialog expects." + what,
+            catalog.DASHBOARD_SESSIONS,
+            {"cause": "outage"},
+            keep=5 * MINUTE,
+        ),
+        Alert(
+            "DialogFailing",
+            f"(min {by} (1 - avg_over_time({success}[{hour}])) > {limits.dialog_failed:g})\n"
+            # The end of an outage is no other alert.
+            f"and (min {by} (resets({success}[{hour}])) >= {limits.dialog_failed_least:g})",
+            5 * MINUTE,
+            "warning",
+            summary,
+            "It comes and goes: {{ $value | humanizePercentage }} of an hour the last dialog had "
+            "failed, from every place." + what,
+            catalog.DASHBOARD_SESSIONS,
+            {"cause": "intermittent"},
+            keep=30 * MINUTE,
+        ),
+    ]
+
+
+def _monitor_stopped(limits: Thresholds, window: Windows) -> Alert:
+    """Return the alert for a monitor of which nothing is heard, whether it is there or gone."""
+    day = window.duration(DAY)
+    last, interval = (
+        f"last_over_time({select(metric)}[{day}])"
+        for metric in (catalog.MONITOR_LAST_TIMESTAMP, catalog.MONITOR_INTERVAL)
+    )
+    return Alert(
+        "MonitorStopped",
+        f"time() - max {_by(catalog.TARGET)} ({last} + {interval}) > {limits.monitor_late:g}",
+        # A Prometheus that was down itself has not scraped anything yet.
+        2 * MINUTE,
+        "warning",
+        "Nobody watches {{ $labels.target }} any more.",
+        "The next dialog of the monitor was due {{ $value | humanizeDuration }} ago, at every "
+        "place: a chat that is broken would not be noticed.",
+        catalog.DASHBOARD_SESSIONS,
     )

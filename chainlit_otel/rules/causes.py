@@ -14,6 +14,7 @@ OF_THE_JOB = "namespace=%[1]q,job=%[2]q"
 OF_THE_LAYER = f"{OF_THE_JOB},chainlit_data_layer_name=%[3]q"
 OF_THE_INSTANCE = f"{OF_THE_JOB},instance=%[3]q"
 OF_OTHER_TOOLS = f"{OF_THE_JOB},chainlit_tool_name!=%[3]q"
+OF_THE_DIALOG = f"{OF_THE_JOB},target=%[3]q,dialog=%[4]q"
 
 COUNT = 'printf "%.0f"'
 SHARE = "humanizePercentage"
@@ -59,6 +60,7 @@ def _asked(query: str) -> str:
         (OF_THE_LAYER, "$labels.chainlit_data_layer_name"),
         (OF_THE_INSTANCE, "$labels.instance"),
         (OF_OTHER_TOOLS, "$labels.chainlit_tool_name"),
+        (OF_THE_DIALOG, "$labels.target $labels.dialog"),
     ):
         if restricted in query:
             labels.append(label)

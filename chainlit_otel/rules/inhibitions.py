@@ -83,6 +83,14 @@ INHIBITIONS = (
         "Operations that time out are slow.",
         equal=(*_JOB, catalog.DATA_LAYER_NAME.prometheus_label),
     ),
+    Inhibition(
+        "DialogFailing",
+        ("DialogFailing",),
+        "A dialog that came and went, and now fails every time, is one fault.",
+        of_source=(("cause", "outage"),),
+        of_targets=(("cause", "intermittent"),),
+        equal=(*_JOB, catalog.TARGET.prometheus_label, catalog.DIALOG.prometheus_label),
+    ),
 )
 
 

@@ -16,25 +16,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from chainlit_otel import catalog
 from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.dialog import Dialog
-from chainlit_otel.testing.errors import (
-    ConnectionLost,
-    NoAnswer,
-    Refused,
-    Unreachable,
-    VisitError,
-)
+from chainlit_otel.testing.errors import VisitError
 from chainlit_otel.testing.load import Crowd, scripted
-from chainlit_otel.testing.results import PHASES, CheckFailed, LoadReport
+from chainlit_otel.testing.results import PHASES, LoadReport
 from chainlit_otel.testing.visit import Target
 
-_LABELS = ("target", "dialog")
-# A rate sees the first failure only of a series that was there before.
-_KINDS = tuple(
-    kind.__name__
-    for kind in (CheckFailed, ConnectionLost, NoAnswer, Refused, Unreachable, VisitError)
-)
+_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
 
 
 @dataclass(frozen=True)
@@ -76,7 +66,8 @@ class Monitor(Collector):
         self._on_probe = on_probe
         self._last: dict[str, Attempt] = {}
         self._failures: Counter[tuple[str, str]] = Counter()
-        self._probes = {script.name: 0 for script in self._scripts}
+        self._consecutive_failures: Counter[str] = Counter()
+        self._probes: Counter[str] = Counter()
         self.registry = CollectorRegistry(auto_describe=False)
         self.registry.register(self)
 
@@ -93,6 +84,10 @@ class Monitor(Collector):
             crowd.report.add_failure(VisitError(repr(error)), at=crowd.report.length, visitor=0)
         attempt = Attempt(time.time(), crowd.report)
         self._probes[script.name] += 1
+        if attempt.report.succeeded:
+            self._consecutive_failures[script.name] = 0
+        else:
+            self._consecutive_failures[script.name] += 1
         for failure in attempt.report.failures:
             self._failures[script.name, failure.kind] += 1
         self._last[script.name] = attempt
@@ -101,39 +96,28 @@ class Monitor(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Give the metrics, of the last probe of each dialog."""
-        success = GaugeMetricFamily(
-            "probe_success", "Whether the last dialog went as expected.", labels=_LABELS
-        )
-        duration = GaugeMetricFamily(
-            "probe_duration_seconds", "How long the last dialog took.", labels=_LABELS
-        )
-        phases = GaugeMetricFamily(
-            "probe_chat_duration_seconds",
-            "The longest of each phase in the last dialog: connect, first_token, turn, reconnect.",
-            labels=(*_LABELS, "phase"),
-        )
-        ended = GaugeMetricFamily(
-            "probe_chat_last_timestamp_seconds", "When the last dialog ended.", labels=_LABELS
-        )
-        probes = CounterMetricFamily(
-            "probe_chat_probes", "How many dialogs have ended.", labels=_LABELS
-        )
-        failures = CounterMetricFamily(
-            "probe_chat_failures", "What went wrong, by kind.", labels=(*_LABELS, "kind")
-        )
-        for name, count in self._probes.items():
-            probes.add_metric((self._url, name), count)
-            for kind in _KINDS:
-                failures.add_metric((self._url, name, kind), self._failures[name, kind])
-        for name, last in self._last.items():
-            labels = (self._url, name)
-            success.add_metric(labels, float(last.report.succeeded))
-            duration.add_metric(labels, last.report.length)
-            ended.add_metric(labels, last.at)
-            for phase in PHASES:
-                if values := last.report.seconds_of(phase):
-                    phases.add_metric((*labels, phase), max(values))
-        yield from (success, duration, phases, ended, probes, failures)
+        families = {row: _family(row) for row in catalog.MONITOR_METRICS}
+        for script in self._scripts:
+            labels = self._url, script.name
+            families[catalog.MONITOR_PROBES].add_metric(labels, self._probes[script.name])
+            # A rate sees the first failure only of a series that was there before.
+            for kind in catalog.FAILURE_KIND.values:
+                failures = self._failures[script.name, kind]
+                families[catalog.MONITOR_FAILURES].add_metric((*labels, kind), failures)
+            if last := self._last.get(script.name):
+                for row, value in (
+                    (catalog.MONITOR_SUCCESS, float(last.report.succeeded)),
+                    (catalog.MONITOR_DURATION, last.report.length),
+                    (catalog.MONITOR_CONSECUTIVE_FAILURES, self._consecutive_failures[script.name]),
+                    (catalog.MONITOR_LAST_TIMESTAMP, last.at),
+                    (catalog.MONITOR_INTERVAL, self._interval),
+                ):
+                    families[row].add_metric(labels, value)
+                for phase in PHASES:
+                    if values := last.report.seconds_of(phase):
+                        longest = families[catalog.MONITOR_PHASE_DURATION]
+                        longest.add_metric((*labels, phase), max(values))
+        yield from families.values()
 
     async def _repeat(self, script: Dialog) -> None:
         due = time.monotonic()
@@ -141,3 +125,8 @@ class Monitor(Collector):
             await self.probe(script)
             due = max(due + self._interval, time.monotonic())
             await asyncio.sleep(due - time.monotonic())
+
+
+def _family(row: catalog.Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    labels = [attribute.prometheus_label for attribute in row.attributes]
+    return _FAMILIES[row.kind](row.prometheus_name, row.description, labels=labels)

@@ -52,6 +52,8 @@ ASKED_FOR = {
     "StickinessLost",
     "TelemetryDropping",
     "InstanceDown",
+    "DialogFailing",
+    "MonitorStopped",
 }
 
 
@@ -187,7 +189,7 @@ def silent(
 
 HOURS = ((4.0, 480),)
 _SELECTOR = re.compile(
-    r"\b(up|(?:chainlit|db_client|process|job|job_origin)[a-z0-9_:]*[_:][a-z0-9_:]+)"
+    r"\b(up|(?:chainlit|probe|db_client|process|job|job_origin)[a-z0-9_:]*[_:][a-z0-9_:]+)"
     r"(?:\{([^}]*)\})?(?![a-z0-9_:(])"
 )
 RECORDED = {
@@ -338,7 +340,7 @@ def test_prometheus_takes_every_query_of_the_runbook(tmp_path: Path) -> None:
 @pytest.mark.parametrize("query", queries_of_the_runbook())
 def test_a_query_of_the_runbook_asks_for_what_exists(query: str) -> None:
     metrics: dict[str, Metric] = {}
-    for metric in catalog.METRICS:
+    for metric in (*catalog.METRICS, *catalog.MONITOR_METRICS):
         parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
         metrics |= {metric.prometheus_name + part: metric for part in parts}
     grouped = re.findall(r"\b(?:by|on) \(([^)]*)\)", query)

@@ -97,11 +97,40 @@ _CONSTANTS = {
     'chainlit_retained{chainlit_retained_kind="sessions"}': 0,
     'chainlit_retained{chainlit_retained_kind="chat_contexts"}': 100,
 }
+# Of a monitor, which is another job: what goes up by so much with each dialog, and what stays.
+MONITOR_COUNTERS = {
+    "probe_chat_probes_total": 1,
+    'probe_chat_failures_total{kind="CheckFailed"}': 0,
+}
+MONITOR_CONSTANTS = {
+    "probe_success": 1,
+    "probe_chat_consecutive_failures": 0,
+    "probe_chat_interval_seconds": 60,
+}
+LAST_DIALOG = "probe_chat_last_timestamp_seconds"
 
 
 def series(*replicas: Replica, step: int) -> list[Series]:
-    """The series of some replicas of one job; a step takes `step` seconds."""
-    return [one for replica in replicas for one in _of(replica, step)]
+    """The series of some replicas of one job, and of a monitor; a step takes `step` seconds."""
+    steps = max(replica.steps for replica in replicas)
+    return [
+        *(one for replica in replicas for one in _of(replica, step)),
+        *_of_monitor(steps, step),
+    ]
+
+
+def _of_monitor(steps: int, step: int) -> Iterator[Series]:
+    slopes = {
+        **MONITOR_COUNTERS,
+        **dict.fromkeys(MONITOR_CONSTANTS, 0),
+        LAST_DIALOG: step,
+    }
+    for name, slope in slopes.items():
+        family, _, more = name.rstrip("}").partition("{")
+        labels = 'job="monitor",instance="here",target="https://chat.example",dialog="greeting"'
+        matchers = ",".join(filter(None, [labels, more]))
+        first = MONITOR_CONSTANTS.get(name, 0)
+        yield {"series": f"{family}{{{matchers}}}", "values": f"{first}+{slope}x{steps}"}
 
 
 def _of(replica: Replica, step: int) -> Iterator[Series]:
