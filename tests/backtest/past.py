@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from chainlit_otel.backtest.vector import Grid, Labels, Values, labels
-from tests.rules.world import _CONSTANTS, _COUNTERS, _GAUGES
+from tests.rules.world import (
+    _CONSTANTS,
+    _COUNTERS,
+    _GAUGES,
+    LAST_DIALOG,
+    MONITOR_CONSTANTS,
+    MONITOR_COUNTERS,
+)
 
 STEP = 30
 GRID = Grid(1_700_000_100, STEP, 1500)
@@ -31,10 +38,10 @@ def past(seed: int, grid: Grid = GRID) -> Series:
     rng = np.random.default_rng(seed)
     series: Series = {}
 
-    def put(name: str, values: Values, instance: str) -> None:
+    def put(name: str, values: Values, instance: str, **more: str) -> None:
         family, _, rest = name.rstrip("}").partition("{")
         names = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        of = labels(job="chat", instance=instance, **names)
+        of = labels(**{"job": "chat", "instance": instance, **names, **more})
         series.setdefault(family, {})[of] = np.asarray(values, dtype=float)
 
     for instance in ("a", "b", "c"):
@@ -58,7 +65,44 @@ def past(seed: int, grid: Grid = GRID) -> Series:
         born = np.where(np.arange(grid.size) < restart, 0.0, restart * grid.step)
         put("process_start_time_seconds", grid.start + born - 1e5 * (born == 0), instance)
         put('chainlit_session_peak{chainlit_peak_window="1m"}', base * 3.0, instance)
+    # Two places that try a dialog each minute: what fails for both, and what fails for one of them.
+    dialogs = -(-grid.size // 2)
+    broken = _spells(rng, dialogs)
+    gone = rng.integers(100, grid.size - 200)
+    for instance in ("here", "there"):
+        failed = (broken | (rng.random(dialogs) < 0.1)).astype(float)
+        there = np.ones(grid.size)
+        # Both for so long that it is noticed.
+        there[gone : gone + rng.integers(80, 150)] = np.nan
+        time = grid.start + np.arange(dialogs) * 2 * grid.step
+        shown = {
+            **dict.fromkeys(MONITOR_COUNTERS, np.cumsum(failed)),
+            **{name: np.full(dialogs, value) for name, value in MONITOR_CONSTANTS.items()},
+            "probe_success": 1 - failed,
+            "probe_chat_consecutive_failures": _in_a_row(failed),
+            LAST_DIALOG: time,
+        }
+        for name, values in shown.items():
+            held = np.repeat(values, 2)[: grid.size] * there
+            put(name, held, instance, job="monitor", target="https://chat.example", dialog="search")
     return series
+
+
+def _spells(rng: np.random.Generator, size: int) -> Any:
+    """Take some stretches of time in which nothing works, others in which it comes and goes."""
+    broken = np.zeros(size, dtype=bool)
+    for _ in range(size // 100):
+        at, length = rng.integers(0, size - 40), rng.integers(3, 40)
+        chance = rng.choice((0.5, 1.0))
+        broken[at : at + length] = rng.random(length) < chance
+    return broken
+
+
+def _in_a_row(failed: Any) -> Values:
+    """How many have failed since the last that did not."""
+    count = np.cumsum(failed)
+    whole: Values = count - np.maximum.accumulate(np.where(failed == 0, count, 0))
+    return whole
 
 
 def _bursts(rng: np.random.Generator, base: Any) -> Values:
@@ -83,9 +127,11 @@ def openmetrics(series: Series, grid: Grid = GRID) -> Iterator[str]:
 
 def promtool_series(series: Series, grid: Grid = GRID) -> list[dict[str, str]]:
     """The samples as the input of `promtool test rules`, whose time starts at 0."""
-    started = series["process_start_time_seconds"]
-    shifted = {of: values - grid.start for of, values in started.items()}
-    series = {**series, "process_start_time_seconds": shifted}
+    times = ("process_start_time_seconds", LAST_DIALOG)
+    series = {
+        **series,
+        **{name: {of: v - grid.start for of, v in series[name].items()} for name in times},
+    }
     return [
         {
             "series": f"{family}{{{_written(of)}}}",
