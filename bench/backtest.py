@@ -113,7 +113,10 @@ def main() -> None:
     print(f"events in {options.days} days: {dict(events)}", flush=True)
     day = Grid(grid.end - _DAY + STEP, STEP, _DAY // STEP)
     everything: Series = {
-        name: {of - {("job", "chat")} | {("job", "other")}: v for of, v in by_labels.items()}
+        name: {
+            of - {("job", "chat")} | {("job", "other")} if ("job", "chat") in of else of: values
+            for of, values in by_labels.items()
+        }
         for name, by_labels in past(options.seed, day).items()
     }
     before = np.full(size - day.size, np.nan)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from chainlit_otel.catalog import Attribute, Metric
+from chainlit_otel.catalog import DIALOG, Attribute, Metric
 
 Part = Literal["", "bucket", "count", "sum"]
 Where = Mapping[Attribute, "str | tuple[str, ...]"]
+
+# blackbox_exporter has metrics of these names about anything else, and no dialog.
+OF_A_DIALOG = f'{DIALOG.prometheus_label}=~".+"'
 
 
 def select(metric: Metric, where: Where | None = None, scope: str = "", part: Part = "") -> str:

@@ -141,7 +141,10 @@ class Thresholds:
         3, "Dialogs of a monitor in a row that failed, from every place, that are an outage.", 1
     )
     dialog_failed: float = _threshold(
-        0.2, "Share of an hour for which a dialog of a monitor that comes and goes has failed.", 0, 1
+        0.2,
+        "Share of an hour for which a dialog of a monitor that comes and goes has failed.",
+        0,
+        1,
     )
     dialog_failed_least: float = _threshold(
         3, "Fewer times in an hour that a dialog of a monitor began to fail do not count.", 1

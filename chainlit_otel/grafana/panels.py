@@ -16,12 +16,16 @@ from typing import Any
 from grafanalib import core
 from grafanalib._gen import DashboardEncoder
 
+from chainlit_otel import catalog
+from chainlit_otel.promql import select
+
 # As in @grafana/schema 13.
 SCHEMA_VERSION = 42
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 CLICKHOUSE = {"type": "grafana-clickhouse-datasource", "uid": "${datasource}"}
 SCOPE = 'job=~"$job",instance=~"$instance"'
 JOBS = 'job=~"$job"'
+TARGETS = 'target=~"$target"'
 TAG = "chainlit"
 
 _WIDTH = 24
@@ -362,7 +366,13 @@ def bar_gauge(
 
 
 def dashboard(
-    uid: str, title: str, description: str, rows: Iterable[Row], of_records: bool = False
+    uid: str,
+    title: str,
+    description: str,
+    rows: Iterable[Row],
+    *,
+    of_records: bool = False,
+    of_monitors: bool = False,
 ) -> Json:
     """Return a dashboard as Grafana imports it.
 
@@ -373,6 +383,8 @@ def dashboard(
         rows: The rows, from the top.
         of_records: Whether it is about records in ClickHouse, which are looked at by the week, and
             whose days are in UTC.
+        of_monitors: Whether it is about monitors as well, which are other jobs, and are chosen by
+            what they watch.
     """
     built = core.Dashboard(
         uid=uid,
@@ -386,7 +398,7 @@ def dashboard(
         graphTooltip=core.GRAPH_TOOLTIP_MODE_SHARED_CROSSHAIR,
         panels=list(_laid_out(rows)),
         templating=core.Templating(
-            [_sources(CLICKHOUSE["type"])] if of_records else list(_variables())
+            [_sources(CLICKHOUSE["type"])] if of_records else list(_variables(of_monitors))
         ),
         links=[
             core.DashboardLink(
@@ -549,10 +561,16 @@ def _laid_out(rows: Iterable[Row]) -> Iterable[Json]:
         y = lowest
 
 
-def _variables() -> Iterable[Json]:
+# What every process that runs chainlit-otel shows.
+_PRESENT = "chainlit_otel_probe_enabled"
+
+
+def _variables(of_monitors: bool) -> Iterable[Json]:
     yield _sources("prometheus")
-    yield _values_of("job", "", "Job")
-    yield _values_of("instance", '{job=~"$job"}', "Instance")
+    yield _values_of("job", _PRESENT, "Job")
+    yield _values_of("instance", f"{_PRESENT}{{{JOBS}}}", "Instance")
+    if of_monitors:
+        yield _values_of("target", select(catalog.MONITOR_PROBES), "Target of monitors")
 
 
 def _sources(kind: str) -> Json:
@@ -560,12 +578,8 @@ def _sources(kind: str) -> Json:
     return _with_keys(_VARIABLE_KEYS, built)
 
 
-# What every process that runs chainlit-otel shows.
-_PRESENT = "chainlit_otel_probe_enabled"
-
-
-def _values_of(label: str, matchers: str, title: str) -> Json:
-    query = f"label_values({_PRESENT}{matchers}, {label})"
+def _values_of(label: str, series: str, title: str) -> Json:
+    query = f"label_values({series}, {label})"
     built = core.Template(
         label,
         query,

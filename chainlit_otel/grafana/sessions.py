@@ -6,6 +6,7 @@ from chainlit_otel import catalog
 from chainlit_otel.grafana.panels import (
     JOBS,
     SCOPE,
+    TARGETS,
     Json,
     Levels,
     Query,
@@ -13,6 +14,7 @@ from chainlit_otel.grafana.panels import (
     dashboard,
     heatmap,
     stat,
+    state_timeline,
     timeseries,
 )
 from chainlit_otel.grafana.queries import (
@@ -27,7 +29,7 @@ from chainlit_otel.grafana.queries import (
     sum_of,
     sum_of_max,
 )
-from chainlit_otel.promql import Where, select
+from chainlit_otel.promql import OF_A_DIALOG, Where, select
 from chainlit_otel.rules import recording
 from chainlit_otel.thresholds import Thresholds
 
@@ -62,8 +64,10 @@ def build(limits: Thresholds) -> Json:
                 [reconnects(), lost_at_once(), rejections(), closed(), connection_durations()],
             ),
             Row("Who", [client_types(), transports(), http_sessions()]),
+            Row("Monitors", [dialogs(), dialog_durations(), dialog_failures()]),
             Row("Synthetic visitors", [synthetic_sessions(), synthetic_turns()]),
         ],
+        of_monitors=True,
     )
 
 
@@ -386,6 +390,49 @@ def http_sessions() -> Json:
                 label(catalog.CLIENT_TYPE),
             ),
             legend(catalog.CLIENT_TYPE),
+        ),
+        stacked=True,
+        width=8,
+    )
+
+
+def dialogs() -> Json:
+    by = label(catalog.TARGET, catalog.DIALOG)
+    success = select(catalog.MONITOR_SUCCESS, scope=f"{TARGETS},{OF_A_DIALOG}")
+    return state_timeline(
+        "Dialogs",
+        "Whether the last dialog of each monitor went as its script expects, for the chosen "
+        "targets and not for the jobs; where several places watch, from all of them. Investigate "
+        "what stays red.",
+        Query(f"min by ({by}) ({success})", f"{legend(catalog.TARGET)} {legend(catalog.DIALOG)}"),
+        states={"0": ("failed", "red"), "1": ("as expected", "green")},
+        width=8,
+    )
+
+
+def dialog_durations() -> Json:
+    by = label(catalog.DIALOG, catalog.PHASE)
+    phases = select(catalog.MONITOR_PHASE_DURATION, scope=TARGETS)
+    return timeseries(
+        "Phases of dialogs",
+        "The longest of each phase in the last dialog, of all places and chosen targets. "
+        "Investigate a rise: users wait as long.",
+        "s",
+        Query(f"max by ({by}) ({phases})", f"{legend(catalog.DIALOG)} {legend(catalog.PHASE)}"),
+        width=8,
+    )
+
+
+def dialog_failures() -> Json:
+    failures = select(catalog.MONITOR_FAILURES, scope=TARGETS)
+    return timeseries(
+        "Failures of dialogs",
+        "What went wrong in dialogs of monitors per minute, by kind. Investigate `Unreachable` and "
+        "`Refused` first: nobody gets in.",
+        "suffix:/min",
+        Query(
+            f"60 * sum by ({label(catalog.FAILURE_KIND)}) (rate({failures}[{INTERVAL}]))",
+            legend(catalog.FAILURE_KIND),
         ),
         stacked=True,
         width=8,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from chainlit_otel import catalog
 from chainlit_otel.catalog import Attribute, Metric
-from chainlit_otel.promql import Part, Where, select
+from chainlit_otel.promql import OF_A_DIALOG, Part, Where, select
 from chainlit_otel.rules import recording as r
 from chainlit_otel.rules.causes import (
     DOLLARS,
@@ -765,8 +765,7 @@ def _dialog_failing(limits: Thresholds, window: Windows) -> list[Alert]:
     """
     by, hour = _by(catalog.TARGET, catalog.DIALOG), window.duration(HOUR)
     in_a_row = select(catalog.MONITOR_CONSECUTIVE_FAILURES)
-    # Other probes of blackbox_exporter have this metric, too, and no dialog.
-    success = select(catalog.MONITOR_SUCCESS, scope=f'{catalog.DIALOG.prometheus_label}=~".+"')
+    success = select(catalog.MONITOR_SUCCESS, scope=OF_A_DIALOG)
     kinds = _counted_by(
         catalog.FAILURE_KIND,
         catalog.MONITOR_FAILURES,

@@ -130,7 +130,11 @@ def promtool_series(series: Series, grid: Grid = GRID) -> list[dict[str, str]]:
     times = ("process_start_time_seconds", LAST_DIALOG)
     series = {
         **series,
-        **{name: {of: v - grid.start for of, v in series[name].items()} for name in times},
+        **{
+            name: {of: values - grid.start for of, values in series[name].items()}
+            for name in times
+            if name in series
+        },
     }
     return [
         {

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 from click.testing import CliRunner
 
+from chainlit_otel import catalog
 from chainlit_otel.cli import main
-from tests.support.http import fetch
-from tests.support.scrape import Scrape, wait_until
-from tests.support.server import ChainlitServer, free_port
+from chainlit_otel.rules import Thresholds, Windows, render
+from chainlit_otel.testing.errors import VisitError
+from chainlit_otel.testing.results import PHASES
+from tests.support.monitor import Monitored
+from tests.support.prometheus import Prometheus
+from tests.support.scrape import wait_until
+from tests.support.server import ChainlitServer
 
 pytestmark = pytest.mark.e2e
 
@@ -41,54 +42,8 @@ def server() -> Iterator[ChainlitServer]:
         yield server
 
 
-class Monitored:
-    """A monitor in a process of its own."""
-
-    def __init__(self, url: str, directory: Path) -> None:
-        self.port = free_port()
-        given = ["monitor", url, "--every", "200ms", "--port", str(self.port)]
-        for name, text in SCRIPTS.items():
-            (directory / f"{name}.yaml").write_text(text)
-            given += ["--script", str(directory / f"{name}.yaml")]
-        command = [sys.executable, "-c", "from chainlit_otel.cli import main; main()", *given]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-
-        wait_until(self._answers, 60, "the metrics")
-
-    def _answers(self) -> bool:
-        try:
-            self.scrape()
-        except httpx.TransportError:
-            return False
-        return True
-
-    def scrape(self) -> Scrape:
-        return Scrape(fetch(f"http://127.0.0.1:{self.port}/metrics").text)
-
-    def wait(self, dialog: str, success: int, more: int = 1) -> Scrape:
-        """Wait until dialogs have ended that began from now on, and the last was this."""
-        done = "probe_chat_probes_total"
-        before = self.scrape().sum(done, dialog=dialog)
-
-        def reached() -> bool:
-            scrape = self.scrape()
-            return (
-                # The first of them may have begun before.
-                scrape.sum(done, dialog=dialog) >= before + 1 + more
-                and scrape.sum("probe_success", dialog=dialog) == success
-            )
-
-        wait_until(reached, 60, "the dialogs")
-        return self.scrape()
-
-    def end(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, errors
-
-
 def test_the_metrics_of_a_dialog(server: ChainlitServer, tmp_path: Path) -> None:
-    monitored = Monitored(server.url, tmp_path)
+    monitored = Monitored(server.url, tmp_path, SCRIPTS)
     try:
         well = monitored.wait("greeting", 1)
         monitored.wait("short", 1)
@@ -102,10 +57,13 @@ def test_the_metrics_of_a_dialog(server: ChainlitServer, tmp_path: Path) -> None
         whole = well.value("probe_duration_seconds", **where)
         assert phases["first_token"] <= phases["turn"] < whole
         assert well.sum("probe_chat_failures_total") == 0
+        assert well.value("probe_chat_consecutive_failures", **where) == 0
+        assert well.value("probe_chat_interval_seconds", **where) == 0.2
 
         (server.directory / "answer").write_text("You wrote ")
         wrong = monitored.wait("greeting", 0)
         assert wrong.value("probe_chat_failures_total", **where, kind="CheckFailed") >= 1
+        assert wrong.value("probe_chat_consecutive_failures", **where) >= 1
         # The other dialog expects nothing of the text.
         monitored.wait("short", 1)
 
@@ -117,18 +75,63 @@ def test_the_metrics_of_a_dialog(server: ChainlitServer, tmp_path: Path) -> None
 
         (server.directory / "answer").write_text("You said ")
         server.start()
-        monitored.wait("greeting", 1)
+        again = monitored.wait("greeting", 1)
+        assert again.value("probe_chat_consecutive_failures", **where) == 0
         monitored.wait("short", 1)
     finally:
         code, errors = monitored.end()
     assert code == 0, errors
     lines = errors.splitlines()
-    assert lines[0] == f"metrics at http://127.0.0.1:{monitored.port}/metrics"
+    assert lines[0] == f"metrics at http://{monitored.address}/metrics"
     assert any(
         "greeting: CheckFailed: say 'hello': the answer does not contain" in e for e in lines
     )
     assert any("short: Unreachable: " in line for line in lines)
     assert "Traceback" not in errors
+
+
+def test_the_alerts_are_about_real_monitors(server: ChainlitServer, tmp_path: Path) -> None:
+    # A minute is a second.
+    rules = render(Thresholds(monitor_late=3), Windows(scale=1 / 60, scrape=1))
+    monitored = Monitored(server.url, tmp_path, SCRIPTS)
+    with Prometheus({"monitor": [monitored.address]}, rules) as prometheus:
+
+        def firing() -> set[tuple[str, str, str]]:
+            found = prometheus.query('ALERTS{alertstate="firing",job="monitor"}')
+            assert all(labels["target"] == server.url for labels, _ in found)
+            return {
+                (labels["alertname"], labels.get("dialog", ""), labels.get("cause", ""))
+                for labels, _ in found
+            }
+
+        def fires(*alerts: tuple[str, str, str]) -> None:
+            wait_until(lambda: firing() == set(alerts), 120, f"{alerts} and no other")
+
+        try:
+            wait_until(lambda: prometheus.query("probe_success == 1"), 60, "the first scrape")
+            fires()
+            (server.directory / "answer").write_text("You wrote ")
+            fires(("ChainlitDialogFailing", "greeting", "outage"))
+            (server.directory / "answer").write_text("You said ")
+            fires()
+            server.stop()
+            both = [("ChainlitDialogFailing", dialog, "outage") for dialog in SCRIPTS]
+            fires(*both)
+            server.start()
+            fires()
+        finally:
+            monitored.end()
+        fires(("ChainlitMonitorStopped", "", ""))
+
+
+def test_the_values_of_its_labels_are_those_of_the_catalogue() -> None:
+    kinds, found = [VisitError], set()
+    while kinds:
+        kind = kinds.pop()
+        kinds += kind.__subclasses__()
+        found.add(kind.__name__)
+    assert found == set(catalog.FAILURE_KIND.values)
+    assert catalog.PHASE.values == PHASES
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -22,14 +22,17 @@ import pytest
 from chainlit_otel import catalog
 from chainlit_otel.rules import Thresholds, render
 from tests.support.grafana import DASHBOARDS, Grafana, Series, panels
+from tests.support.monitor import Monitored
 from tests.support.otlp import Receiver
 from tests.support.postgres import Postgres
 from tests.support.prometheus import Prometheus
 from tests.support.scrape import wait_until
+from tests.support.server import ChainlitServer
 from tests.support.story import (
     BLOCKED,
     CACHE,
     COST,
+    DIALOGS,
     FILE,
     GUESTS,
     INPUT,
@@ -42,6 +45,7 @@ from tests.support.story import (
     REGULARS,
     SCORE,
     SCRAPE,
+    WATCHED,
     WINDOW,
     Ledger,
     Script,
@@ -101,7 +105,7 @@ class Shown:
 
 
 @pytest.fixture(scope="module")
-def shown() -> Iterator[Shown]:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     began = time.time()
     with contextlib.ExitStack() as stack:
         receiver = stack.enter_context(Receiver())
@@ -109,20 +113,26 @@ def shown() -> Iterator[Shown]:
         replicas = [replica(database, receiver) for _ in range(2)]
         with ThreadPoolExecutor() as threads:
             first, second = threads.map(stack.enter_context, replicas)
+        watched = stack.enter_context(ChainlitServer({"app.py": WATCHED}))
+        scripts = tmp_path_factory.mktemp("scripts")
+        monitored = Monitored(watched.url, scripts, DIALOGS, every="2s")
+        stack.callback(monitored.end)
         prometheus = stack.enter_context(
             Prometheus(
-                [address(first), address(second)],
+                {"chat": [address(first), address(second)], "monitor": [monitored.address]},
                 RULES,
                 interval="500ms",
                 history=last_week(began),
             )
         )
-        yield asyncio.run(_shown(Script(first, second, database, prometheus), prometheus))
+        script = Script(first, second, database, prometheus)
+        script.done.target = watched.url
+        yield asyncio.run(_shown(script, prometheus))
 
 
 async def _shown(script: Script, prometheus: Prometheus) -> Shown:
     await asyncio.to_thread(
-        wait_until, lambda: prometheus.query("sum(up) == 2"), 20, "both to be scraped"
+        wait_until, lambda: prometheus.query("sum(up) == 3"), 20, "all to be scraped"
     )
     start = math.floor(time.time())
     await script.play()
@@ -283,6 +293,19 @@ def sessions(done: Ledger, first: str, second: str, seconds: float) -> Panels:
             "webapp": last(here) + most(peak),
             "copilot": most(1),
             "other": most(1),
+        },
+        ("Dialogs", "state-timeline"): {
+            f"{done.target} greeting": within(1, 1),
+            f"{done.target} wish": within(0, 0),
+        },
+        ("Phases of dialogs", "timeseries"): {
+            **{f"greeting {phase}": within(1e-6, 30) for phase in catalog.PHASE.values},
+            **{f"wish {phase}": within(1e-6, 30) for phase in catalog.PHASE.values[:3]},
+        },
+        # One of the two, each two seconds.
+        ("Failures of dialogs", "timeseries"): {
+            "CheckFailed": total(seconds / 4, seconds / 2 + 2),
+            ANY: NOTHING,
         },
         ("Synthetic sessions", "timeseries"): {"error": total(done["synthetic"]), ANY: NOTHING},
         ("Synthetic turns", "timeseries"): {"error": total(done["synthetic"]), ANY: NOTHING},
@@ -668,8 +691,12 @@ def test_buckets_are_cumulative_and_those_of_the_catalogue(shown: Shown) -> None
 
 
 def test_everything_is_selected_by_the_variables(shown: Shown) -> None:
-    for chosen in shown.chosen.values():
-        assert chosen == {"job": ["chat"], "instance": sorted(shown.instances)}
+    of_all = {"job": ["chat"], "instance": sorted(shown.instances)}
+    for name, chosen in shown.chosen.items():
+        if name == catalog.DASHBOARD_SESSIONS:
+            assert chosen == {**of_all, "target": [shown.done.target]}
+        else:
+            assert chosen == of_all
 
 
 def test_each_start_of_a_process_is_marked_once(shown: Shown) -> None:

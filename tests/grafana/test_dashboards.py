@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from chainlit_otel import catalog
-from chainlit_otel.catalog import METRICS
+from chainlit_otel.catalog import METRICS, MONITOR_METRICS
 from chainlit_otel.cli import main
 from chainlit_otel.grafana import files, record_files
 from chainlit_otel.rules import Thresholds, Windows
@@ -75,7 +75,7 @@ def recorded() -> list[Recording]:
 
 def known_series() -> set[str]:
     known = set(FOREIGN) | {rule.name for rule in recorded()}
-    for metric in METRICS:
+    for metric in (*METRICS, *MONITOR_METRICS):
         parts = ("_bucket", "_count", "_sum") if metric.kind == "histogram" else ("",)
         known |= {metric.prometheus_name + part for part in parts}
     return known
@@ -129,7 +129,8 @@ def test_the_first_row_is_a_glance_of_figures_in_one_line(name: str) -> None:
 def test_links_variables_and_annotations(name: str) -> None:
     dashboard = DASHBOARDS[name]
     variables = [v["name"] for v in dashboard["templating"]["list"]]
-    assert variables == ["datasource", "job", "instance"]
+    of_monitors = ["target"] if "$target" in json.dumps(dashboard["panels"]) else []
+    assert variables == ["datasource", "job", "instance", *of_monitors]
     assert [link["tags"] for link in dashboard["links"]] == [["chainlit"]]
     assert "chainlit" in dashboard["tags"]
     assert [a["name"] for a in dashboard["annotations"]["list"]] == ["Restarts", "Deploys"]
@@ -166,7 +167,12 @@ def test_a_query_asks_for_what_exists_and_what_the_dashboard_is_set_to(panel: Js
         assert found <= known_series()
         selectors = re.findall(r"\{([^}]*)\}", target["expr"])
         assert len(selectors) >= len(found)
-        assert all('job=~"$job"' in selector for selector in selectors)
+        of_monitors = found <= {metric.prometheus_name for metric in MONITOR_METRICS}
+        chosen = 'target=~"$target"' if of_monitors else 'job=~"$job"'
+        assert all(chosen in selector for selector in selectors)
+        # Other probes have no dialog.
+        if of_monitors and not all(name.startswith("probe_chat_") for name in found):
+            assert all('dialog=~".+"' in selector for selector in selectors)
         assert not re.search(r"\bcount ?\(", target["expr"])
 
 

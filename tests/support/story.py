@@ -259,6 +259,21 @@ def filled_in(app: str) -> str:
 FILES = {"main.py": MAIN, "app.py": filled_in(APP), "tools.py": TOOLS, "schema.sql": SCHEMA}
 
 
+# An app of its own: whoever watches the replicas would be in what they show of themselves.
+WATCHED = """
+import chainlit as cl
+
+
+@cl.on_message
+async def on_message(message):
+    await cl.Message("You said " + message.content).send()
+"""
+DIALOGS = {
+    "greeting": "dialog: [{say: hello, expect: {contains: You said hello}}, {drop: 10ms}]",
+    "wish": "dialog: [{say: a wish, expect: {contains: granted}}]",
+}
+
+
 def replica(database: Postgres, receiver: Receiver) -> ChainlitServer:
     return ChainlitServer(
         FILES,
@@ -308,6 +323,7 @@ class Ledger(Counter[str]):
     def __init__(self) -> None:
         super().__init__()
         self.seconds = self.seconds_of_ended = 0.0
+        self.target = ""
 
 
 class Script:
