@@ -43,7 +43,7 @@ def server() -> Iterator[ChainlitServer]:
 
 
 def test_the_metrics_of_a_dialog(server: ChainlitServer, tmp_path: Path) -> None:
-    monitored = Monitored(server.url, tmp_path, SCRIPTS)
+    monitored = Monitored.of(server.url, tmp_path, SCRIPTS)
     try:
         well = monitored.wait("greeting", 1)
         monitored.wait("short", 1)
@@ -93,7 +93,7 @@ def test_the_metrics_of_a_dialog(server: ChainlitServer, tmp_path: Path) -> None
 def test_the_alerts_are_about_real_monitors(server: ChainlitServer, tmp_path: Path) -> None:
     # A minute is a second.
     rules = render(Thresholds(monitor_late=3), Windows(scale=1 / 60, scrape=1))
-    monitored = Monitored(server.url, tmp_path, SCRIPTS)
+    monitored = Monitored.of(server.url, tmp_path, SCRIPTS)
     with Prometheus({"monitor": [monitored.address]}, rules) as prometheus:
 
         def firing() -> set[tuple[str, str, str]]:

@@ -115,7 +115,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
             first, second = threads.map(stack.enter_context, replicas)
         watched = stack.enter_context(ChainlitServer({"app.py": WATCHED}))
         scripts = tmp_path_factory.mktemp("scripts")
-        monitored = Monitored(watched.url, scripts, DIALOGS, every="2s")
+        monitored = Monitored.of(watched.url, scripts, DIALOGS, every="2s")
         stack.callback(monitored.end)
         prometheus = stack.enter_context(
             Prometheus(

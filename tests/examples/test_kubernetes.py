@@ -13,10 +13,14 @@ import yaml
 
 from chainlit_otel.grafana import files
 from chainlit_otel.rules import render
+from tests.support.monitor import Monitored
+from tests.support.scrape import wait_until
+from tests.support.server import ChainlitServer
 from tests.support.typescript import type_check
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "kubernetes"
+MONITOR = EXAMPLE / "monitor"
 DASHBOARDS = ROOT / "dashboards"
 SCHEMA = Path(__file__).with_name("schema")
 # `kubectl apply` keeps a copy of an object in an annotation, and there is no room for more.
@@ -40,6 +44,11 @@ def build(directory: Path) -> list[Manifest]:
 @pytest.fixture(scope="module")
 def manifests() -> list[Manifest]:
     return [*build(EXAMPLE), *build(DASHBOARDS)]
+
+
+@pytest.fixture(scope="module")
+def monitor() -> list[Manifest]:
+    return build(MONITOR)
 
 
 def of_kind(manifests: list[Manifest], kind: str) -> list[Manifest]:
@@ -72,8 +81,10 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Check:
 
 
 def test_every_manifest_is_what_kubernetes_and_the_operator_take(
-    check: Check, manifests: list[Manifest]
+    check: Check, manifests: list[Manifest], monitor: list[Manifest]
 ) -> None:
+    for manifest in monitor:
+        assert check(manifest) == "", manifest["kind"]
     seen = set()
     for manifest in manifests:
         # Five dashboards say no more of a ConfigMap than one.
@@ -143,6 +154,71 @@ def test_prometheus_finds_the_metrics_and_no_ingress_does(manifests: list[Manife
     assert [port["name"] for port in chat["spec"]["ports"]] == [backend["port"]["name"]] == ["http"]
     env = {one["name"]: one.get("value") for one in container(manifests)["env"]}
     assert env["OTEL_EXPORTER_PROMETHEUS_HOST"] == "0.0.0.0"
+
+
+def test_prometheus_finds_the_monitor_and_nothing_else_does(
+    manifests: list[Manifest], monitor: list[Manifest]
+) -> None:
+    labels = one(monitor, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    service, scraped = one(monitor, "Service"), one(monitor, "ServiceMonitor")
+    assert service["spec"]["selector"].items() <= labels.items()
+    for others in of_kind(manifests, "Service"):
+        assert not others["spec"]["selector"].items() <= labels.items()
+    assert selected([*manifests, *monitor], "Service", scraped["spec"]["selector"]["matchLabels"])
+    (endpoint,), (port,) = scraped["spec"]["endpoints"], service["spec"]["ports"]
+    assert endpoint["port"] == port["name"]
+    assert {"name": port["targetPort"], "containerPort": 9465} in container(monitor)["ports"]
+    assert service["metadata"]["labels"][scraped["spec"]["jobLabel"]] == "chat-monitor"
+
+
+def test_the_monitor_has_its_dialogs_and_the_token_of_the_app(
+    manifests: list[Manifest], monitor: list[Manifest]
+) -> None:
+    dialogs = one(monitor, "ConfigMap")
+    (volume,) = one(monitor, "Deployment")["spec"]["template"]["spec"]["volumes"]
+    assert volume["configMap"]["name"] == dialogs["metadata"]["name"]
+    watching, chat = container(monitor), container(manifests)
+    (mount,) = watching["volumeMounts"]
+    scripts = [word for word in watching["command"] if word.startswith("--script=")]
+    assert scripts == [f"--script={mount['mountPath']}/{name}" for name in dialogs["data"]]
+    tokens = [
+        each["valueFrom"]["secretKeyRef"]
+        for of in (watching, chat)
+        for each in of["env"]
+        if each["name"] == "CHAINLIT_OTEL_SYNTHETIC_TOKEN"
+    ]
+    # Without the secret there is no monitor, and the app goes on.
+    assert tokens[1] == {**tokens[0], "optional": True}
+    assert watching["image"] == chat["image"]
+
+
+@pytest.mark.e2e
+def test_what_the_pod_of_the_monitor_runs_watches_the_app(monitor: list[Manifest]) -> None:
+    token = {"CHAINLIT_OTEL_SYNTHETIC_TOKEN": "the-token-of-both-of-them"}
+    app = (ROOT / "chainlit_otel" / "cli" / "demo_app.py").read_text(encoding="utf-8")
+    watching = container(monitor)
+    program, name, target, *options = watching["command"]
+    assert (program, name, target) == ("chainlit-otel", "monitor", "http://chat")
+    (mount,) = watching["volumeMounts"]
+    given = [option.replace(f"{mount['mountPath']}/", f"{MONITOR}/") for option in options]
+    with ChainlitServer({"app.py": app}, env=token) as server:
+        monitored = Monitored(server.url, *given, env=token)
+        try:
+            wait_until(
+                lambda: monitored.scrape().sum("probe_chat_probes_total", dialog="greeting"),
+                120,
+                "a dialog",
+            )
+            success = monitored.scrape().sum("probe_success", dialog="greeting")
+            wait_until(
+                lambda: server.scrape().sum("chainlit_synthetic_turns_total") >= 2,
+                60,
+                "the turns of the dialog",
+            )
+            assert server.scrape().sum("chainlit_session_starts_total") == 0
+        finally:
+            code, errors = monitored.end()
+    assert (code, success) == (0, 1), errors
 
 
 def test_visitors_stay_with_their_replica(manifests: list[Manifest]) -> None:

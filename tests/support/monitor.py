@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -19,27 +20,35 @@ class Monitored:
     """A monitor that has begun.
 
     Args:
-        url: address of the chat.
-        directory: where its scripts are written.
-        scripts: the text of each, by its name.
-        every: its interval.
+        arguments: of the command, but for its port.
+        env: added to the environment.
 
     Attributes:
         address: `host:port` of its metrics.
     """
 
-    def __init__(
-        self, url: str, directory: Path, scripts: Mapping[str, str], every: str = "200ms"
-    ) -> None:
+    def __init__(self, *arguments: str, env: Mapping[str, str] | None = None) -> None:
         port = free_port()
         self.address = f"127.0.0.1:{port}"
-        given = ["monitor", url, "--every", every, "--port", str(port)]
+        run = [sys.executable, "-c", "from chainlit_otel.cli import main; main()", "monitor"]
+        self.process = subprocess.Popen(
+            [*run, *arguments, "--port", str(port)],
+            env={**os.environ, **(env or {})},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        wait_until(self._answers, 60, "the metrics")
+
+    @classmethod
+    def of(
+        cls, url: str, directory: Path, scripts: Mapping[str, str], every: str = "200ms"
+    ) -> Monitored:
+        """Start one of dialogs, which are written to a directory, by the name of each."""
+        given = [url, "--every", every]
         for name, text in scripts.items():
             (directory / f"{name}.yaml").write_text(text)
             given += ["--script", str(directory / f"{name}.yaml")]
-        command = [sys.executable, "-c", "from chainlit_otel.cli import main; main()", *given]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        wait_until(self._answers, 60, "the metrics")
+        return cls(*given)
 
     def _answers(self) -> bool:
         try:
