@@ -24,6 +24,7 @@ from chainlit_otel.testing.ledgers import (
     compare,
     read_final_ledger,
     read_ledger,
+    remark,
 )
 from chainlit_otel.testing.limit import TriedRate, find_limit
 from chainlit_otel.testing.load import Crowd, Plan, PlannedVisit, scripted
@@ -316,7 +317,7 @@ def _side_by_side(ledgers: Sequence[LedgerRow]) -> list[str]:
         visitors, app = (show(each, unit, digits) for each in (row.visitors, row.app))
         difference = f"{row.difference:+.{digits}f}{unit}" if row.difference else "0"
         lines.append(f"{row.figure:<18}{visitors:>12}{app:>12}{difference:>12}")
-    lines.append("If others use the app meanwhile, its figures are higher.")
+    lines.append(remark(ledgers))
     return lines
 
 

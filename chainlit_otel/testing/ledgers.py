@@ -19,8 +19,10 @@ _MOST_SCRAPES = 40
 _NEEDED = catalog.SESSION_STARTS.prometheus_name
 _TURNS = catalog.TURN_DURATION.prometheus_name
 
-# Of each figure: the counter of the app, its labels, and what the visitors have.
-_COUNTS: tuple[tuple[str, str, Mapping[str, str], Callable[[LoadReport], int]], ...] = (
+# Of a figure: its name, the counter of the app, its labels, and what the visitors have.
+_Count = tuple[str, str, Mapping[str, str], Callable[[LoadReport], int]]
+
+_COUNTS: tuple[_Count, ...] = (
     (
         "sessions",
         _NEEDED,
@@ -45,6 +47,22 @@ _COUNTS: tuple[tuple[str, str, Mapping[str, str], Callable[[LoadReport], int]], 
         f"{catalog.FILE_SIZE.prometheus_name}_count",
         {catalog.FILE_DIRECTION.prometheus_label: "upload"},
         lambda report: report.uploads,
+    ),
+)
+_SYNTHETIC = "synthetic"
+# The app counts a synthetic session when it has ended.
+_SYNTHETIC_COUNTS: tuple[_Count, ...] = (
+    (
+        f"{_SYNTHETIC} sessions",
+        catalog.SYNTHETIC_SESSIONS.prometheus_name,
+        {},
+        lambda report: report.ended,
+    ),
+    (
+        f"{_SYNTHETIC} turns",
+        catalog.SYNTHETIC_TURNS.prometheus_name,
+        {},
+        lambda report: len(report.turns),
     ),
 )
 # Of each figure: the histogram of the app, and the times that the visitors have.
@@ -117,7 +135,8 @@ class AppLedger:
     @property
     def counts(self) -> tuple[float, ...]:
         """Everything that the visitors count, too."""
-        return tuple(self.sum(name, labels) for _, name, labels, _ in _COUNTS)
+        every = (*_COUNTS, *_SYNTHETIC_COUNTS)
+        return tuple(self.sum(name, labels) for _, name, labels, _ in every)
 
 
 async def read_ledger(url: str) -> AppLedger:
@@ -174,11 +193,23 @@ def compare(report: LoadReport, before: AppLedger, after: AppLedger) -> Sequence
     """
     if any(now < then for then, now in zip(before.counts, after.counts, strict=True)):
         raise LedgerError("the counters of the app began anew during the run: no comparison")
-    rows = []
-    for figure, name, labels, by_visitors in _COUNTS:
-        if after.has(name):
-            by_app = after.sum(name, labels) - before.sum(name, labels)
-            rows.append(LedgerRow(figure, "", by_visitors(report), by_app))
+
+    def counted(counts: Sequence[_Count]) -> list[LedgerRow]:
+        return [
+            LedgerRow(
+                figure,
+                "",
+                by_visitors(report),
+                after.sum(name, labels) - before.sum(name, labels),
+            )
+            for figure, name, labels, by_visitors in counts
+            if after.has(name)
+        ]
+
+    rows = counted(_COUNTS)
+    synthetic = counted(_SYNTHETIC_COUNTS)
+    if any(row.app for row in synthetic):
+        rows += synthetic
     for figure, histogram, times in _MEANS:
         total, count = (
             after.sum(name, {}) - before.sum(name, {})
@@ -187,3 +218,13 @@ def compare(report: LoadReport, before: AppLedger, after: AppLedger) -> Sequence
         if count and (seconds := times(report)):
             rows.append(LedgerRow(figure, "s", sum(seconds) / len(seconds), total / count))
     return rows
+
+
+def remark(rows: Sequence[LedgerRow]) -> str:
+    """Return a line that says why the figures of the app may be others than the visitors'."""
+    if any(row.figure.startswith(_SYNTHETIC) for row in rows):
+        return (
+            "The app has visitors with its synthetic token in its synthetic figures, and in no "
+            "other."
+        )
+    return "If others use the app meanwhile, its figures are higher."

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from chainlit_otel.document import rendered
 from chainlit_otel.document.pictures import BEFORE, NOW, WIDTH, styled, svg
 from chainlit_otel.testing.criteria import Judgement
-from chainlit_otel.testing.ledgers import LedgerRow
+from chainlit_otel.testing.ledgers import LedgerRow, remark
 from chainlit_otel.testing.results import PHASES, Failure, LoadReport, Phase, percentile
 from chainlit_otel.testing.written import distribution
 
@@ -98,7 +98,7 @@ def as_html(
     page = rendered(
         "chainlit_otel.testing",
         "run.html",
-        {"time": _time, "speaker": _speaker, "signed": _signed},
+        {"time": _time, "speaker": _speaker, "signed": _signed, "remark": remark},
         report=report,
         dialog=name,
         url=url,

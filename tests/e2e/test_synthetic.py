@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -592,10 +593,14 @@ async def test_after_disable_and_enable_an_open_synthetic_session_is_still_one()
     assert scrape.sum("chainlit_turn_duration_seconds_count") == 0
 
 
-def sent_by_the_command(url: str) -> None:
-    given = ["visit", url, "--visitors", "1", "--rate", "50", "--length", "0.01", "--quiet"]
+def sent_by_the_command(server: ChainlitServer) -> None:
+    few = ["--visitors", "1", "--rate", "50", "--length", "0.01", "--quiet"]
+    given = ["visit", server.url, *few, "--metrics", server.metrics_url]
     done = CliRunner().invoke(main, given, env={"CHAINLIT_OTEL_SYNTHETIC_TOKEN": TOKEN})
     assert done.exit_code == 0, done.output
+    assert re.search(r"^turns +1 +0 +-1$", done.output, re.MULTILINE), done.output
+    assert re.search(r"^synthetic turns +1 +1 +0$", done.output, re.MULTILINE), done.output
+    assert "The app has visitors with its synthetic token in its synthetic figures" in done.output
 
 
 async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None:
@@ -611,7 +616,7 @@ async def test_below_a_path_the_endpoints_of_the_host_are_left_out_too() -> None
             (await http.get(f"{origin}/prepare")).raise_for_status()
         async with Visitor(server.url, synthetic_token=TOKEN, client_type="copilot") as visitor:
             await visitor.say("hello")
-        await asyncio.to_thread(sent_by_the_command, server.url)
+        await asyncio.to_thread(sent_by_the_command, server)
         after = await once_ended(server, OWN[0], 3)
         assert changes(figures(after), figures(before)) == {}
         assert own(after)[0]["ok"] == 3

@@ -13,6 +13,7 @@ from chainlit_otel.testing.ledgers import (
     compare,
     read_final_ledger,
     read_ledger,
+    remark,
 )
 from chainlit_otel.testing.results import AnsweredTurn, LoadReport
 from tests.support.local import Handler, LocalServer
@@ -46,6 +47,37 @@ def test_the_difference_is_that_of_the_run_and_only_of_what_both_have() -> None:
         ("failed turns", "", 1, 1, 0),
         ("mean turn", "s", 2.5, 2.0, -0.5),
     ]
+
+
+def synthetic(sessions: int, turns: int) -> AppLedger:
+    own = f"""\
+# TYPE chainlit_synthetic_sessions_total counter
+chainlit_synthetic_sessions_total{{chainlit_outcome="ok"}} {sessions}
+# TYPE chainlit_synthetic_turns_total counter
+chainlit_synthetic_turns_total{{chainlit_outcome="ok"}} {turns}
+chainlit_synthetic_turns_total{{chainlit_outcome="error"}} 1
+"""
+    return AppLedger(exposition() + own)
+
+
+def test_of_synthetic_visitors_the_app_has_other_figures_and_that_is_told() -> None:
+    report = LoadReport(sessions=3, ended=2)
+    report.turns += [AnsweredTurn(1.0, None, False)] * 4
+    rows = compare(report, synthetic(5, 7), synthetic(6, 11))
+    assert [(row.figure, row.visitors, row.app) for row in rows] == [
+        ("sessions", 3, 0),
+        ("turns", 4, 0),
+        ("failed turns", 0, 0),
+        ("synthetic sessions", 2, 1),
+        ("synthetic turns", 4, 4),
+    ]
+    assert "synthetic token" in remark(rows)
+    # Those of a monitor that has nothing to do with the run, and is not there meanwhile.
+    rows = compare(report, synthetic(5, 7), synthetic(5, 7))
+    assert [row.figure for row in rows] == ["sessions", "turns", "failed turns"]
+    assert remark(rows) == "If others use the app meanwhile, its figures are higher."
+    with pytest.raises(LedgerError, match="began anew"):
+        compare(report, synthetic(5, 7), synthetic(0, 0))
 
 
 def test_without_a_turn_there_is_no_mean() -> None:

@@ -123,3 +123,4 @@ def test_both_ledgers_stand_side_by_side() -> None:
     assert ["sessions", "400", "403", "+3"] in cells
     assert ["turns", "1200", "1200", "0"] in cells
     assert ["mean turn", "1.250 s", "1.247 s", "-3 ms"] in cells
+    assert "If others use the app meanwhile, its figures are higher." in page
