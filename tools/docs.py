@@ -33,6 +33,19 @@ def labels_table() -> str:
     return "\n".join(rows)
 
 
+def monitor_table() -> str:
+    """Return the metrics of the monitor as a Markdown table."""
+    rows = ["| metric | what it says | labels of its own |", "|---|---|---|"]
+    for metric in catalog.MONITOR_METRICS:
+        own = [
+            f"`{attribute.prometheus_label}`: {', '.join(attribute.values)}"
+            for attribute in metric.attributes
+            if attribute.values
+        ]
+        rows.append(f"| `{metric.prometheus_name}` | {metric.description} | {''.join(own)} |")
+    return "\n".join(rows)
+
+
 def settings_table() -> str:
     """Return the settings as a Markdown table."""
     rows = ["| `Settings(…)` | environment | default | |", "|---|---|---|---|"]
@@ -131,6 +144,7 @@ DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/records.md": {"records": records_table},
     "docs/sessions.md": {"browser": browser_table},
     "docs/settings.md": {"settings": settings_table},
+    "docs/visitors.md": {"monitor": monitor_table},
 }
 
 

@@ -5,8 +5,7 @@ Success and duration have the names of Prometheus' blackbox_exporter, whose prob
 
 from __future__ import annotations
 
-from chainlit_otel.catalog.attributes import Attribute
-from chainlit_otel.catalog.model import Metric
+from chainlit_otel.catalog.model import Attribute, Metric
 
 TARGET = Attribute("target", is_open=True)
 DIALOG = Attribute("dialog", is_open=True)

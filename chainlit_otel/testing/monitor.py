@@ -24,8 +24,6 @@ from chainlit_otel.testing.load import Crowd, scripted
 from chainlit_otel.testing.results import PHASES, LoadReport
 from chainlit_otel.testing.visit import Target
 
-_FAMILIES = {"gauge": GaugeMetricFamily, "counter": CounterMetricFamily}
-
 
 @dataclass(frozen=True)
 class Attempt:
@@ -128,5 +126,6 @@ class Monitor(Collector):
 
 
 def _family(row: catalog.Metric) -> CounterMetricFamily | GaugeMetricFamily:
+    kind = CounterMetricFamily if row.kind == "counter" else GaugeMetricFamily
     labels = [attribute.prometheus_label for attribute in row.attributes]
-    return _FAMILIES[row.kind](row.prometheus_name, row.description, labels=labels)
+    return kind(row.prometheus_name, row.description, labels=labels)

@@ -29,6 +29,7 @@ from chainlit_otel.rules import render
 from chainlit_otel.testing import Visitor
 from tests.docs.pages import PAGES, ROOT, Block, blocks, name
 from tests.support.model import WORDS, Model
+from tests.support.monitor import Monitored
 from tests.support.otlp import Receiver
 from tests.support.population import Population
 from tests.support.prometheus import Alertmanager
@@ -240,6 +241,15 @@ def it_looks_for_what_we_log(place: Place, command: str, shown: list[str]) -> No
     assert wanted in place.run(command)
 
 
+def a_monitor_answers_it(place: Place, command: str, shown: list[str]) -> None:
+    monitored = Monitored.of(place.server.url, place.directory, {"hello": "dialog: [{say: hello}]"})
+    try:
+        wait_until(lambda: monitored.scrape().sum("probe_chat_probes_total"), 60, "a dialog")
+        assert place.run(command.replace("localhost:9465", monitored.address))
+    finally:
+        monitored.end()
+
+
 def alertmanager_takes_it(place: Place, command: str, shown: list[str]) -> None:
     with Alertmanager() as alertmanager:
         place.run(f"{command} --alertmanager.url={alertmanager.url}")
@@ -266,6 +276,7 @@ RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [
     (r"pip install .*", it_installs_what_we_know),
     (r"([A-Z_]+=\S+ |opentelemetry-instrument )*chainlit run app\.py", a_test_below_serves_it),
     (r"export .*", a_test_below_serves_it),
+    (r"curl -sS localhost:9465/.*", a_monitor_answers_it),
     (r"curl -s .*localhost.*|curl -sS .*", it_is_run),
     (r"chainlit-otel visit .* --find-limit .*", its_parser_takes_it),
     (r"chainlit-otel (visit|doctor|metrics)\b.*", it_is_run),
@@ -281,7 +292,7 @@ RULES: list[tuple[str, Callable[[Place, str, list[str]], None]]] = [
     (r"docker compose .*", compose_takes_its_file),
     (r"kubectl apply -k .*", kustomize_builds_it),
     (r"(gcloud|az) .*|WORKERS=2 workers/start\.sh", its_files_are_there),
-    (r"git push|journalctl .*|kubectl describe .*", a_shell_takes_it),
+    (r"git push|journalctl .*|kubectl (describe|create secret) .*", a_shell_takes_it),
     (r"grep .* app\.log .*", it_looks_for_what_we_log),
     (r"amtool silence add .*", alertmanager_takes_it),
     (r"set -a; \. .*", the_variables_are_set),
