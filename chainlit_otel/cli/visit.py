@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from chainlit_otel.cli.crowd import run_crowd
 from chainlit_otel.cli.headline import show
 from chainlit_otel.cli.visitors import WrongAddress, header_option, parsed, transport_option
 from chainlit_otel.privacy import mask_url
 from chainlit_otel.testing.arrivals import Stage, evenly
-from chainlit_otel.testing.criteria import Criterion, Judgement
+from chainlit_otel.testing.criteria import Criterion
 from chainlit_otel.testing.dialog import Dialog, seconds
 from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.http import check, check_sign_in
@@ -26,13 +29,12 @@ from chainlit_otel.testing.ledgers import (
     read_ledger,
     remark,
 )
-from chainlit_otel.testing.limit import TriedRate, find_limit
+from chainlit_otel.testing.limit import find_limit, growth
 from chainlit_otel.testing.load import Crowd, Plan, PlannedVisit, scripted
 from chainlit_otel.testing.results import PHASES, LoadReport, Phase, percentile
 from chainlit_otel.testing.visit import Target
-from chainlit_otel.testing.written import as_json, as_junit
+from chainlit_otel.testing.written import FinishedRun, as_json, as_junit
 
-_REFRESH = 0.2
 _COOKIE = (
     "sign in with a browser and pass the cookie that its developer tools show for the app, "
     "--header 'Cookie: access_token=...'"
@@ -43,12 +45,29 @@ _BROKEN = 3
 _INTERRUPTED = 130  # what a shell reports for a program that Ctrl-C ended
 # Beyond it, what is measured is the visitors' own waiting.
 _MOST_LAG = 0.05
+_PAUSE = 1.0  # seconds before an app that is not well is asked again
+_MOST_RECOVERY = 10.0  # times of a trial
+
+_F = TypeVar("_F", bound=Callable[..., Any])
 _PHASE_NAMES: dict[Phase, str] = {
     "connect": "connected in",
     "first_token": "first text in",
     "turn": "answer in",
     "reconnect": "reconnected in",
 }
+
+
+def _file_option(name: str, text: str) -> Callable[[_F], _F]:
+    return click.option(
+        f"--{name}", f"{name}_file", type=click.Path(path_type=Path), metavar="FILE", help=text
+    )
+
+
+def _as_html(run: FinishedRun) -> str:
+    # What draws the page is of an extra, and takes a second to import.
+    from chainlit_otel.testing.run_page import as_html
+
+    return as_html(run)
 
 
 @click.command("visit")
@@ -119,22 +138,10 @@ _PHASE_NAMES: dict[Phase, str] = {
 )
 @transport_option
 @header_option
-@click.option(
-    "--json", "json_file", type=click.Path(path_type=Path), metavar="FILE", help="Write results."
-)
-@click.option(
-    "--junit",
-    "junit_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write results as JUnit, which systems for continuous integration show.",
-)
-@click.option(
-    "--html",
-    "html_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write a page: curves over the run, distributions, failures with their dialog.",
+@_file_option("json", "Write results.")
+@_file_option("junit", "Write results as JUnit, which systems for continuous integration show.")
+@_file_option(
+    "html", "Write a page: curves over the run, distributions, failures with their dialog."
 )
 @click.option(
     "--metrics",
@@ -187,20 +194,25 @@ def command(
         raise click.UsageError("--find-limit needs a --threshold, such as 'p95(turn) < 3s'")
     if find_limit and stages:
         raise click.UsageError("--find-limit tries rates of its own, from --rate on: no --stage")
-    if find_limit and (json_file or junit_file or html_file or metrics):
+    results = [
+        (file, write)
+        for file, write in ((json_file, as_json), (junit_file, as_junit), (html_file, _as_html))
+        if file is not None
+    ]
+    if find_limit and (results or metrics):
         raise click.UsageError("--find-limit prints each trial, and writes no results")
     if html_file and any(find_spec(package) is None for package in _PAGE_PACKAGES):
         raise _BrokenRun("--html needs more packages: pip install 'chainlit-otel[analysis]'")
-    for file in (json_file, junit_file, html_file):
-        if file is not None and not file.parent.is_dir():
+    for file, _ in results:
+        if not file.parent.is_dir():
             raise _BrokenRun(f"cannot write {file}: there is no directory {file.parent}")
     target = Target(url, transports=transport, headers=headers)
     number = visitors or (None if stages else 10)
     plan = Plan(number, rate, length, seed, stages=stages)
 
-    def visits(arrivals: Iterator[float] | None) -> Iterator[PlannedVisit]:
+    def visits(arrivals: Sequence[float]) -> Iterator[PlannedVisit]:
         if script is not None:
-            return scripted(script, plan.arrivals() if arrivals is None else arrivals, seed)
+            return scripted(script, arrivals, seed)
         return plan.visits(arrivals)
 
     signs_in = script is not None and script.who.sign_in is not None
@@ -219,10 +231,11 @@ def command(
         before = asyncio.run(read_ledger(metrics)) if metrics else None
     except LedgerError as error:
         raise _BrokenRun(str(error)) from None
-    crowd = Crowd(target, visits(None))
+    arrivals = list(plan.arrivals())
+    crowd = Crowd(target, visits(arrivals))
     code = 0
     try:
-        asyncio.run(_run(crowd, plan.visitors, quiet))
+        asyncio.run(run_crowd(crowd, len(arrivals), quiet=quiet))
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         code = _INTERRUPTED
@@ -234,36 +247,28 @@ def command(
             ledgers = compare(report, before, asyncio.run(read_final_ledger(metrics)))
         except LedgerError as error:
             click.echo(f"no figures of the app: {error}", err=True)
-    click.echo(summary(report, plan.visitors, judgements, ledgers))
-    name, where = script.name if script else "small talk", mask_url(url)
+    name = script.name if script else "small talk"
+    run = FinishedRun(name, mask_url(url), crowd.report, judgements, ledgers)
+    click.echo(summary(run, len(arrivals)))
     try:
-        if json_file is not None:
-            json_file.write_text(
-                as_json(report, name, where, judgements, ledgers), encoding="utf-8"
-            )
-        if junit_file is not None:
-            junit_file.write_text(as_junit(report, name, judgements), encoding="utf-8")
-        if html_file is not None:
-            from chainlit_otel.testing.run_page import as_html
-
-            page = as_html(report, name, where, judgements, ledgers)
-            html_file.write_text(page, encoding="utf-8")
+        for file, write in results:
+            file.write_text(write(run), encoding="utf-8")
     except OSError as error:
         raise _BrokenRun(f"cannot write {error.filename}: {error.strerror}") from None
     reached = all(each.met for each in judgements) if judgements else report.succeeded
     sys.exit(code or (0 if reached else _NOT_REACHED))
 
 
-def summary(
-    report: LoadReport,
-    expected: int | None,
-    judgements: Sequence[Judgement] = (),
-    ledgers: Sequence[LedgerRow] = (),
-) -> str:
-    """The report of the visitors, aligned, one figure a line; failures only if there are any."""
-    of = f"{report.finished} of {expected}" if expected else str(report.finished)
+def summary(run: FinishedRun, expected: int) -> str:
+    """A run, aligned, one figure a line; failures only if there are any.
+
+    Args:
+        run: what is summed up.
+        expected: how many visitors were to come.
+    """
+    report = run.report
     rows = [
-        ("visitors", of),
+        ("visitors", f"{report.finished} of {expected}"),
         ("sessions", str(report.sessions)),
         ("mean length", show(report.mean_length, " s")),
         ("most at once", str(report.peak)),
@@ -286,18 +291,24 @@ def summary(
     rows += [(name, str(count)) for name, count in failures if count]
     lines = [f"{name:<18}{figure:>12}" for name, figure in rows]
     lines += [f"  {example}" for example in report.failure_examples]
-    lines += _side_by_side(ledgers)
-    for judgement in judgements:
+    lines += _side_by_side(run.ledgers)
+    for judgement in run.judgements:
         mark = "ok    " if judgement.met else "FAILED"
         lines.append(f"{mark} {judgement.criterion}: {judgement.shown}")
-    lag = percentile(report.lags, 0.99)
-    if lag is not None and lag > _MOST_LAG:
-        lines.append(
-            f"The visitors themselves were late, by {lag:.2f} s in the worst hundredth of the "
-            "time: their figures say as much of this machine as of the app. Send fewer, or from "
-            "several machines."
-        )
+    lines += _own_lag(report)
     return "\n".join(lines)
+
+
+def _own_lag(report: LoadReport) -> list[str]:
+    """Warn of figures that say more of this process than of the app."""
+    lag = percentile(report.lags, 0.99)
+    if lag is None or lag <= _MOST_LAG:
+        return []
+    return [
+        f"The visitors themselves were late, by {lag:.2f} s in the worst hundredth of the "
+        "time: their figures say as much of this machine as of the app. Send fewer, or from "
+        "several machines."
+    ]
 
 
 def _times(name: str, values: list[float]) -> list[tuple[str, str]]:
@@ -335,45 +346,56 @@ async def _check(target: Target, signs_in: bool) -> None:
 
 async def _find_limit(
     target: Target,
-    visits: Callable[[Iterator[float]], Iterator[PlannedVisit]],
+    visits: Callable[[Sequence[float]], Iterator[PlannedVisit]],
     criteria: tuple[Criterion, ...],
     first: float,
     trial: float,
     quiet: bool,
 ) -> None:
     """Try rates, and print each with what came of it, and the limit."""
-    judged: list[Judgement] = []
+    overloaded = False
+
+    def judge(report: LoadReport) -> tuple[bool, str]:
+        judgements = [criterion.look_at(report) for criterion in criteria]
+        shown = ", ".join(f"{each.criterion}: {each.shown}" for each in judgements)
+        return all(each.met for each in judgements), shown
+
+    async def try_one_alone(patience: float) -> tuple[bool, str]:
+        deadline = time.monotonic() + patience
+        while True:
+            crowd = Crowd(target, visits([0.0]))
+            met, shown = judge(await crowd.run())
+            if met or time.monotonic() >= deadline:
+                return met, shown
+            await asyncio.sleep(_PAUSE)
 
     async def attempt(rate: float) -> bool:
-        crowd = Crowd(target, visits(evenly(rate, trial)))
-        await _run(crowd, int(rate * trial), quiet)
-        judged[:] = [criterion.look_at(crowd.report) for criterion in criteria]
-        return all(each.met for each in judged)
+        nonlocal overloaded
+        # Chainlit ends no turn whose visitor has left: those of a rate that was too high would be
+        # in the way of the next.
+        if overloaded:
+            recovered, shown = await try_one_alone(_MOST_RECOVERY * trial)
+            if not recovered:
+                raise _BrokenRun(f"the app has not recovered from the last rate: {shown}")
+        arrivals = list(evenly(rate, trial))
+        crowd = Crowd(target, visits(arrivals))
+        await run_crowd(crowd, len(arrivals), quiet=quiet, label=f"{rate:8.2f}/s")
+        met, shown = judge(crowd.report)
+        grows = growth(crowd.report.timings["turn"], trial)
+        if grows:
+            shown += f", a queue grows: turns took {grows:.2f} s longer each second"
+        overloaded = not met or grows > 0
+        click.echo(f"{rate:8.2f}/s  {'FAILED' if overloaded else 'ok    '}  {shown}")
+        for line in _own_lag(crowd.report):
+            click.echo(line)
+        return not overloaded
 
-    def show_trial(done: TriedRate) -> None:
-        figures = ", ".join(f"{each.criterion}: {each.shown}" for each in judged)
-        click.echo(f"{done.rate:8.2f}/s  {'ok    ' if done.met else 'FAILED'}  {figures}")
-
-    succeeded, failed = await find_limit(attempt, first, show_trial)
+    alone, shown = await try_one_alone(trial)
+    if not alone:
+        click.echo(f"not even one visitor alone reaches the thresholds: {shown}")
+        sys.exit(_NOT_REACHED)
+    succeeded, failed = await find_limit(attempt, first, 1 / trial)
     if not succeeded:
         click.echo(f"not even {failed:.2f} visitors a second reach the thresholds")
         sys.exit(_NOT_REACHED)
     click.echo(f"limit: {succeeded:.2f} visitors a second; {failed:.2f} are too many")
-
-
-async def _run(crowd: Crowd, visitors: int | None, quiet: bool) -> None:
-    if quiet or visitors is None:
-        await crowd.run()
-        return
-    with click.progressbar(
-        range(visitors), label="visitors", show_pos=True, file=sys.stderr
-    ) as bar:
-        task = asyncio.create_task(crowd.run())
-        try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=_REFRESH)
-                bar.update(crowd.report.finished - bar.pos)
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-    await task

@@ -80,7 +80,7 @@ def evenly(rate: float, length: float) -> Iterator[float]:
         rate: arrivals per second.
         length: seconds in which they come.
     """
-    for number in range(int(rate * length)):
+    for number in range(round(rate * length)):
         yield (number + 0.5) / rate
 
 

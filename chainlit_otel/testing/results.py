@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, get_args
@@ -11,6 +12,8 @@ from chainlit_otel.testing.errors import NoAnswer, Refused, Unreachable, VisitEr
 
 Phase = Literal["connect", "first_token", "turn", "reconnect"]
 PHASES: tuple[Phase, ...] = get_args(Phase)
+_FIGURES_AND_QUOTES = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\d+(?:\.\d+)?""")
+_MOST_EXAMPLES = 20
 
 
 class CheckFailed(VisitError):
@@ -144,11 +147,13 @@ class LoadReport:
 
     @property
     def failure_examples(self) -> list[str]:
-        """The first failure of each kind."""
-        first: dict[str, str] = {}
+        """The first failure of each kind, of twenty kinds at most."""
+        first: dict[tuple[str, str], str] = {}
         for failure in self.failures:
-            first.setdefault(failure.kind, failure.message)
-        return list(first.values())
+            # What was said, what came and how long it took differ with each visitor.
+            shape = _FIGURES_AND_QUOTES.sub("", failure.message)
+            first.setdefault((failure.kind, shape), failure.message)
+        return list(first.values())[:_MOST_EXAMPLES]
 
     def seconds_of(self, phase: Phase) -> list[float]:
         """Return how long each of a phase took, in order of time."""

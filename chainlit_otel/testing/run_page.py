@@ -13,10 +13,9 @@ from markupsafe import Markup
 
 from chainlit_otel.document import rendered
 from chainlit_otel.document.pictures import BEFORE, NOW, WIDTH, styled, svg
-from chainlit_otel.testing.criteria import Judgement
 from chainlit_otel.testing.ledgers import LedgerRow, remark
 from chainlit_otel.testing.results import PHASES, Failure, LoadReport, Phase, percentile
-from chainlit_otel.testing.written import distribution
+from chainlit_otel.testing.written import FinishedRun, distribution
 
 MOST_FAILURES = 100
 PHASE_TITLES: dict[Phase, str] = {
@@ -74,22 +73,9 @@ class FailureKind:
         return len({failure.visitor for failure in self.failures})
 
 
-def as_html(
-    report: LoadReport,
-    name: str,
-    url: str,
-    judgements: Sequence[Judgement],
-    ledgers: Sequence[LedgerRow] = (),
-) -> str:
-    """Return a page that needs neither a script nor a network.
-
-    Args:
-        report: of the visitors.
-        name: of the dialog.
-        url: where they were.
-        judgements: on what had to be reached.
-        ledgers: figures of the visitors beside those of the app.
-    """
+def as_html(run: FinishedRun) -> str:
+    """Return a page of a run that needs neither a script nor a network."""
+    report = run.report
     intervals = split(report)
     measured = [phase for phase in PHASES if report.timings[phase]]
     pictures = {"visitors": _visitors(intervals)}
@@ -100,10 +86,10 @@ def as_html(
         "run.html",
         {"time": _time, "speaker": _speaker, "signed": _signed, "remark": remark},
         report=report,
-        dialog=name,
-        url=url,
-        judgements=judgements,
-        ledgers=ledgers,
+        dialog=run.dialog,
+        url=run.url,
+        judgements=run.judgements,
+        ledgers=run.ledgers,
         intervals=intervals,
         titles={phase: PHASE_TITLES[phase] for phase in measured},
         distributions={phase: distribution(report.seconds_of(phase)) for phase in measured},

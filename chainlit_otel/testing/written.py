@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from xml.etree import ElementTree
 
@@ -16,22 +17,28 @@ _SHARES = (0.5, 0.9, 0.95, 0.99)
 _ALLOWED = "\t\n\r"
 
 
-def as_json(
-    report: LoadReport,
-    name: str,
-    url: str,
-    judgements: Sequence[Judgement],
-    ledgers: Sequence[LedgerRow] = (),
-) -> str:
-    """Return all figures of a run; `results.schema.json` beside this module describes them.
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that is over, and how it is judged.
 
     Args:
-        report: of the visitors.
-        name: of the dialog.
-        url: where they were.
+        dialog: its name.
+        url: where the visitors were.
+        report: what they have done.
         judgements: on what had to be reached.
         ledgers: figures of the visitors beside those of the app.
     """
+
+    dialog: str
+    url: str
+    report: LoadReport
+    judgements: Sequence[Judgement] = ()
+    ledgers: Sequence[LedgerRow] = ()
+
+
+def as_json(run: FinishedRun) -> str:
+    """Return all figures of a run; `results.schema.json` beside this module describes them."""
+    report = run.report
     counted = (
         *("arrived", "finished", "failed", "sessions", "reconnects", "new_chats", "messages"),
         *("replies", "uploads", "checks", "unanswered", "unexpected", "refused", "unreachable"),
@@ -39,45 +46,47 @@ def as_json(
     )
     document: dict[str, Any] = {
         "schema_version": 1,
-        "dialog": name,
-        "url": url,
+        "dialog": run.dialog,
+        "url": run.url,
         "seconds": report.length,
         "counts": {key: getattr(report, key) for key in counted},
         "timings": {phase: distribution(report.seconds_of(phase)) for phase in PHASES},
         "visitor_lag": distribution(report.lags),
         "thresholds": [
-            {"text": each.criterion, "value": each.value, "met": each.met} for each in judgements
+            {"text": each.criterion, "value": each.value, "met": each.met}
+            for each in run.judgements
         ],
-        "ledgers": [{**row._asdict(), "difference": row.difference} for row in ledgers],
+        "ledgers": [{**row._asdict(), "difference": row.difference} for row in run.ledgers],
         "failures": [failure._asdict() for failure in report.failures],
     }
     return json.dumps(document, indent=2) + "\n"
 
 
-def as_junit(report: LoadReport, name: str, judgements: Sequence[Judgement]) -> str:
+def as_junit(run: FinishedRun) -> str:
     """Return a run as JUnit's XML: a test case for each visitor, and for each threshold.
 
     The form is that of Jenkins' schema
     (https://github.com/jenkinsci/xunit-plugin, junit-10.xsd).
     """
+    report = run.report
     failures: dict[int, list[Any]] = {}
     for failure in report.failures:
         failures.setdefault(failure.visitor, []).append(failure)
-    missed = [each for each in judgements if not each.met]
+    missed = [each for each in run.judgements if not each.met]
     suite = ElementTree.Element(
         "testsuite",
-        name=_clean(name),
-        tests=str(len(report.visits) + len(judgements)),
+        name=_clean(run.dialog),
+        tests=str(len(report.visits) + len(run.judgements)),
         failures=str(len(failures) + len(missed)),
         errors="0",
         skipped="0",
         time=f"{report.length:.3f}",
     )
     for visitor, length in sorted(report.visits.items()):
-        case = _case(suite, name, f"visitor {visitor}", length)
+        case = _case(suite, run.dialog, f"visitor {visitor}", length)
         for failure in failures.get(visitor, ()):
             _add_failure(case, failure.kind, failure.message, "\n".join(failure.transcript))
-    for judgement in judgements:
+    for judgement in run.judgements:
         case = _case(suite, "thresholds", judgement.criterion, 0.0)
         if not judgement.met:
             _add_failure(case, "Threshold", f"{judgement.criterion}: {judgement.shown}", "")

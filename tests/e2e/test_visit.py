@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
 
 from chainlit_otel.cli import main
+from chainlit_otel.cli.headline import NONE_YET
 from chainlit_otel.testing import ConnectionLost, NoAnswer, Visitor
 from chainlit_otel.testing.load import Crowd, Plan
 from chainlit_otel.testing.visit import Target
@@ -388,6 +391,54 @@ def test_a_wrong_address_is_one_line(server: ChainlitServer) -> None:
         assert output == ""
         assert re.fullmatch(r"Error: .*\n", errors), errors
         assert words in errors
+
+
+def on_a_terminal(*arguments: str) -> tuple[str, str]:
+    """What a command prints, and what it shows on a terminal of 90 columns meanwhile."""
+    ours, its = pty.openpty()
+    environment = {**os.environ, **python_path(), "COLUMNS": "90", "TERM": "xterm"}
+    command = [sys.executable, "-c", "from chainlit_otel.cli import main; main()", *arguments]
+    try:
+        with subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=its, text=True
+        ) as process:
+            os.close(its)
+            shown = b""
+            with contextlib.suppress(OSError):  # of a terminal whose other side is gone
+                while part := os.read(ours, 4096):
+                    shown += part
+            output, _ = process.communicate(timeout=60)
+    finally:
+        os.close(ours)
+    assert process.returncode == 0, output
+    return output, shown.decode()
+
+
+def test_a_terminal_shows_the_figures_while_they_come(
+    server: ChainlitServer, tmp_path: Path
+) -> None:
+    script = tmp_path / "talk.yaml"
+    script.write_text("dialog: [{say: hello}, {wait: 2s}]")
+    crowd = [server.url, "--script", str(script), *options(visitors=7, rate=50)]
+    output, shown = on_a_terminal("visit", *crowd)
+    plain = re.sub(r"\x1b\[[?0-9;]*[a-z]", "", shown, flags=re.I)
+    frames = [frame for frame in re.split(r"[\r\n]", plain) if "now" in frame]
+    figures = r"(\d+) now, (\d+) failed, p95 first token (\S+)(?: s)?, turn (\S+)(?: s)?"
+    found = [re.search(rf" (\d+)/7  {figures}", frame) for frame in frames]
+    assert all(found), frames
+    seen = [match.groups() for match in found if match]
+    assert seen[0] == ("0", "0", "0", NONE_YET, NONE_YET)
+    assert any(int(now) > 0 and re.match(r"\d+\.\d\d", turn) for _, now, _, _, turn in seen)
+    assert seen[-1][:3] == ("7", "0", "0")
+    assert max(map(len, frames)) <= 90
+    assert output.startswith("visitors ")
+
+
+def test_what_is_no_terminal_is_shown_no_progress(server: ChainlitServer) -> None:
+    with start("visit", server.url, *options(visitors=2, rate=50, length=0.1)) as process:
+        output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert output.startswith("visitors ")
 
 
 def test_ctrl_c_sends_everybody_home_and_still_reports(server: ChainlitServer) -> None:

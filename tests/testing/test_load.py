@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from chainlit_otel.testing import ConnectionLost, NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.load import Plan, VisitPlan
-from chainlit_otel.testing.results import LoadReport
+from chainlit_otel.testing.results import CheckFailed, LoadReport
 
 probabilities = st.floats(0, 1)
 plans = st.builds(
@@ -142,9 +142,22 @@ def test_the_mean_needs_an_ended_session() -> None:
 def test_failures_are_told_apart_and_one_of_each_kind_is_kept() -> None:
     report = LoadReport()
     assert report.succeeded
-    failures = [Refused("a"), Refused("b"), Unreachable("c"), NoAnswer("d"), ConnectionLost("e")]
+    failures = [
+        Refused("full"),
+        Refused("full"),
+        Unreachable("full"),
+        NoAnswer("waited 30 s"),
+        NoAnswer("waited 0.5 s"),
+        CheckFailed("say 'tea': no 'milk', it is 'black'"),
+        CheckFailed("""say "it's": no 'su\\'gar', it is ''"""),
+        CheckFailed("say 'tea': the answer took 1.25 s"),
+        ConnectionLost("over"),
+    ]
     for error in failures:
         report.add_failure(error, at=0, visitor=0)
         assert not report.succeeded
-    assert (report.refused, report.unreachable, report.unanswered, report.errors) == (2, 1, 1, 1)
-    assert report.failure_examples == ["a", "c", "d", "e"]
+    assert (report.refused, report.unreachable, report.unanswered, report.errors) == (2, 1, 2, 1)
+    assert report.failure_examples == [str(failures[n]) for n in (0, 2, 3, 5, 7, 8)]
+    for number in range(30):
+        report.add_failure(CheckFailed("?" * number), at=0, visitor=0)
+    assert len(report.failure_examples) == 20

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from xml.etree import ElementTree
 
 import pytest
@@ -14,9 +15,9 @@ from hypothesis import strategies as st
 
 from chainlit_otel.testing import NoAnswer
 from chainlit_otel.testing.criteria import Criterion
-from chainlit_otel.testing.limit import TriedRate, find_limit
+from chainlit_otel.testing.limit import find_limit, growth
 from chainlit_otel.testing.results import CheckFailed, LoadReport, Timing, percentile
-from chainlit_otel.testing.written import as_json, as_junit
+from chainlit_otel.testing.written import FinishedRun, as_json, as_junit
 
 
 def report(turns: Sequence[float] = (), **counts: int) -> LoadReport:
@@ -83,26 +84,75 @@ def test_what_is_no_criterion(text: str, words: str) -> None:
 
 @given(st.floats(0.02, 500), st.floats(0.1, 100))
 async def test_the_limit_is_found_within_its_precision(limit: float, first: float) -> None:
-    tried: list[TriedRate] = []
+    tried: list[float] = []
 
     async def attempt(rate: float) -> bool:
+        tried.append(rate)
         return rate <= limit
 
-    succeeded, failed = await find_limit(attempt, first, tried.append)
+    succeeded, failed = await find_limit(attempt, first, 0)
     assert succeeded <= limit < failed
     assert failed / succeeded <= 1.05 * (1 + 1e-9)
-    assert len({each.rate for each in tried}) == len(tried)
+    assert len(set(tried)) == len(tried)
 
 
 async def test_a_limit_that_is_not_there() -> None:
-    async def never(_: float) -> bool:
+    tried: list[float] = []
+
+    async def never(rate: float) -> bool:
+        tried.append(rate)
         return False
 
     async def always(_: float) -> bool:
         return True
 
-    assert (await find_limit(never, 1))[0] == 0
-    assert (await find_limit(always, 1))[1] == math.inf
+    assert await find_limit(never, 1, 0.2) == (0, 0.25)
+    assert tried == [1, 0.5, 0.25]
+    assert await find_limit(never, 0.1, 0.2) == (0, 0.2)
+    assert (await find_limit(always, 1, 0))[1] == math.inf
+
+
+def sent(seconds: Callable[[float], float], *, until: float = 30.0) -> list[Timing]:
+    """Turns of ten messages a second that took so long, by when they were sent."""
+    moments = [n / 10 for n in range(int(until * 10))]
+    return [Timing(at + seconds(at), seconds(at)) for at in moments]
+
+
+def test_a_queue_that_grows_is_found_before_a_threshold_notices() -> None:
+    # Of a tenth too many: after half a minute, a turn waits for three seconds.
+    assert growth(sent(lambda at: 0.5 + 0.1 * at), 30) == pytest.approx(0.1)
+    rng = random.Random(5)
+    noisy = growth(sent(lambda at: max(0.1, rng.gauss(1 + 0.1 * at, 1))), 30)
+    assert noisy == pytest.approx(0.1, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        [],
+        sent(lambda _: 0.5)[:2],
+        sent(lambda _: 0.5),
+        # Less than the search can tell.
+        sent(lambda at: 0.5 + 0.02 * at),
+        # The warm-up, in which the first visitors are alone.
+        sent(lambda at: 0.5 + min(at, 7.5)),
+        # Whoever is left when no more come has the app for itself, or meets what they have left.
+        sent(lambda at: 0.5 + max(0.0, at - 30), until=60),
+        sent(lambda at: 5 - 0.1 * at),
+    ],
+    ids=["none", "two", "the same", "little", "warm-up", "after it", "less"],
+)
+def test_no_queue_grows(turns: list[Timing]) -> None:
+    assert growth(turns, 30) == 0
+
+
+def test_chance_is_no_queue() -> None:
+    def found(seed: int) -> bool:
+        rng = random.Random(seed)
+        return growth(sent(lambda _: rng.expovariate(1)), 30) > 0
+
+    # Beyond three standard errors by chance is one of 700.
+    assert sum(map(found, range(500))) <= 2
 
 
 def test_what_is_written() -> None:
@@ -112,14 +162,15 @@ def test_what_is_written() -> None:
     talk = ("> hello \x00", "< 1 < 2 & ümlaut")
     done.add_failure(CheckFailed("no \x1b tea"), at=2.0, visitor=1, transcript=talk)
     judged = [Criterion(text).look_at(done) for text in ("failed < 10%", "max(turn) < 5s")]
-    document = json.loads(as_json(done, "tea", "http://x", judged))
+    run = FinishedRun("tea", "http://x", done, judged)
+    document = json.loads(as_json(run))
     assert document["counts"]["unexpected"] == document["counts"]["failed"] == 1
     assert document["timings"]["turn"] | {"p50": 1.0, "p99": 3.0} == document["timings"]["turn"]
     assert document["timings"]["connect"] == {"count": 0}
     assert [each["met"] for each in document["thresholds"]] == [False, True]
     assert document["failures"][0]["transcript"] == list(talk)
 
-    root = ElementTree.fromstring(as_junit(done, "tea", judged))
+    root = ElementTree.fromstring(as_junit(run))
     (suite,) = root
     assert (suite.get("tests"), suite.get("failures"), suite.get("time")) == ("4", "2", "4.000")
     cases = {case.get("name"): case for case in suite}

@@ -12,6 +12,7 @@ from chainlit_otel.testing.errors import NoAnswer, VisitError
 from chainlit_otel.testing.ledgers import LedgerRow
 from chainlit_otel.testing.results import CheckFailed, LoadReport, Timing
 from chainlit_otel.testing.run_page import MOST_FAILURES, as_html, split
+from chainlit_otel.testing.written import FinishedRun
 
 
 def run(length: float, visitors: int, failures: int = 0) -> LoadReport:
@@ -92,7 +93,7 @@ def test_who_stays_is_in_each_interval_and_who_comes_and_goes_within_one_in_that
 
 
 def test_a_hundred_failures_are_shown_and_how_many_more_there_are() -> None:
-    page = as_html(run(60, 50, failures=MOST_FAILURES + 7), "tea", "http://x", [])
+    page = as_html(FinishedRun("tea", "http://x", run(60, 50, failures=MOST_FAILURES + 7)))
     assert page.count("<article>") == MOST_FAILURES
     assert "7 more failures are not shown" in page
     assert "107" in page
@@ -103,22 +104,21 @@ def test_what_an_app_says_is_text_and_half_of_a_pair_is_no_obstacle() -> None:
     report.add_failure(
         VisitError("<script>alert(1)</script>"), at=1, visitor=0, transcript=["< \ud800<i>&"]
     )
-    page = as_html(report, "<u>", "http://x/?a=<s>", [])
+    page = as_html(FinishedRun("<u>", "http://x/?a=<s>", report))
     assert "<dt>app</dt><dd>?&lt;i&gt;&amp;</dd>" in page
     assert not re.search("<(script|i|u|s)>", page)
     page.encode("utf-8")
 
 
 def test_a_run_in_which_nothing_happened_is_a_page() -> None:
-    page = as_html(
-        LoadReport(), "tea", "http://x", [Criterion("p95(turn) < 1s").look_at(run(0, 0))]
-    )
+    judgement = Criterion("p95(turn) < 1s").look_at(run(0, 0))
+    page = as_html(FinishedRun("tea", "http://x", LoadReport(), [judgement]))
     assert "1 of 1 thresholds was not reached." in page
     assert "There were none." in page
 
 
 def test_both_ledgers_stand_side_by_side() -> None:
-    page = as_html(run(5, 2), "tea", "http://x", [], LEDGERS)
+    page = as_html(FinishedRun("tea", "http://x", run(5, 2), ledgers=LEDGERS))
     cells = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in page.split("<tr>")]
     assert ["sessions", "400", "403", "+3"] in cells
     assert ["turns", "1200", "1200", "0"] in cells
