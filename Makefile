@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules soak fuzz lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules bench-visitors soak fuzz lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,9 @@ bench-faults: $(READY) system-packages ## have people talk with and without it w
 
 bench-rules: $(READY) system-packages ## measure what the rules cost the Prometheus of 100 replicas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.rules $(BENCH_ARGS)
+
+bench-visitors: $(READY) ## measure the limit, the lag and the clock of visitors, some 20 minutes; takes BENCH_ARGS, too
+	$(BIN)/python -m bench.visitors $(BENCH_ARGS)
 
 alert-quality: $(READY) ## measure the alerts that read traffic, over simulated weeks; takes BENCH_ARGS, too
 	$(BIN)/python -m tools.alert_quality $(BENCH_ARGS)

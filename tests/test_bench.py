@@ -92,6 +92,39 @@ def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
     assert "Prometheus 2." in machine
 
 
+def run_visitors(*arguments: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.visitors", *arguments, "--markdown"],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    print(done.stdout, done.stderr)
+    return done
+
+
+def test_the_benchmark_of_visitors_compares_their_times_with_the_app() -> None:
+    done = run_visitors("--only", "clock", "--visits", "3")
+    assert done.returncode == 0
+    table, machine = done.stdout.strip().split("\n\n")
+    rows = {cells(line)[0]: cells(line)[1:] for line in table.splitlines()[2:]}
+    assert list(rows) == ["connect", "first token", "turn"]
+    for by_app, *differences, within in rows.values():
+        assert float(by_app.removesuffix(" ms")) > 0
+        # The app has measured a part of what the visitor has: never more than it.
+        assert all(float(each.removesuffix(" ms")) > 0 for each in differences)
+        assert within.endswith("%")
+    # Three waits of 20 ms are part of a turn.
+    assert float(rows["turn"][0].removesuffix(" ms")) >= 60
+    assert "chainlit 2." in machine
+
+
+def test_the_benchmark_of_visitors_has_a_command_line() -> None:
+    assert run_visitors("--trial", "0").returncode == 2
+    assert run_visitors("--only", "nothing").returncode == 2
+
+
 def run_instructions(
     *arguments: str, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
