@@ -165,6 +165,7 @@ def shut_down():
 
     trace.get_tracer_provider().shutdown()
     metrics.get_meter_provider().shutdown()
+    open("shut", "w").close()
 """
 
 _ON_AND_OFF = """
@@ -317,7 +318,7 @@ FAULTS = {
     "providers": Fault(
         "the app shuts the providers of OpenTelemetry down",
         _receiver,
-        lambda server: "shutdown" in server.log,
+        lambda server: (server.directory / "shut").exists(),
         ours=_SHUT_DOWN,
     ),
     "on and off": Fault(
