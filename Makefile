@@ -13,7 +13,7 @@ TIMED_TESTS := $(addprefix tests/e2e/test_, panels.py event_loop.py incidents.py
 # their names, since xdist would begin the files with few tests last, which are the longest.
 IN_PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 # What must hold with any release of Chainlit and of what it stands on.
-CORE_TESTS := tests/core tests/testing/test_client.py $(addprefix tests/e2e/test_, $(addsuffix .py, \
+CORE_TESTS := tests/core tests/cli/test_progress.py tests/testing/test_client.py $(addprefix tests/e2e/test_, $(addsuffix .py, \
   access data_layer feedback_and_files harmless hosting http_sessions peak sessions shutdown \
   stickiness trace_context turns ways))
 BEHAVIOUR := examples/analytics/grafana/dashboards

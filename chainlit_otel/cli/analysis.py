@@ -173,9 +173,10 @@ def put(output: Path | None) -> Iterator[Path]:
 @contextmanager
 def progress(label: str) -> Iterator[Callable[[float], None]]:
     """Show how far it is on standard error, if somebody looks at it."""
-    with click.progressbar(
-        length=1000, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with click.progressbar(length=1000, label=label, file=sys.stderr) as bar:
 
         def show(share: float) -> None:
             bar.update(int(share * 1000) - bar.pos)
