@@ -64,7 +64,7 @@ def test_every_rule_gives_what_prometheus_says(prometheus: tuple[int, Prometheus
             alone.known[rule["record"]], asking.known[rule["record"]] = ours, theirs
     history.close()
     assert compared > 20_000
-    assert history.questions < 60
+    assert history.questions <= 60
 
 
 @pytest.mark.parametrize("seed", SEEDS)
