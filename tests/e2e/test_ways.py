@@ -296,7 +296,8 @@ class Script:
 
     def __init__(self, server: ChainlitServer, profile: str = "") -> None:
         self.server = server
-        self.visitor = Visitor(server.url, chat_profile=profile)
+        functions = {"look": lambda args: None}
+        self.visitor = Visitor(server.url, chat_profile=profile, functions=functions)
         self.turns = 0.0
         self.before = Scrape("")
 
