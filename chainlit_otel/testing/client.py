@@ -523,6 +523,42 @@ class Visitor:
         """
         await self._begin_anew(thread_id)
 
+    async def rename_thread(self, name: str) -> None:
+        """Give this chat another name in the list of threads.
+
+        Raises:
+            NoAnswer: nothing has been said yet, so it is no thread.
+            Refused: the app does not, for instance without a data layer.
+        """
+        await self._requests().rename_thread(await self._thread(), name)
+
+    async def share_thread(self, shared: bool = True) -> None:
+        """Let whoever has the link read this chat, or no longer.
+
+        Raises:
+            NoAnswer: nothing has been said yet, so it is no thread.
+            Refused: the app does not, for instance without a data layer.
+        """
+        await self._requests().share_thread(await self._thread(), shared)
+
+    async def delete_thread(self) -> None:
+        """Delete this chat: another one begins.
+
+        Raises:
+            NoAnswer: nothing has been said yet, so it is no thread.
+            Refused: the app does not, for instance without a data layer.
+            Unreachable, ConnectionLost: like `new_chat`.
+        """
+        thread_id = await self._thread()
+        # As the page does: what the end of the session still stores is deleted, too.
+        await self.new_chat()
+        await self._requests().delete_thread(thread_id)
+
+    async def _thread(self) -> str:
+        """Return the thread of this chat, whose name may come after the answer."""
+        await self.until(lambda: self.thread_id is not None, "the app to name the thread")
+        return self.thread_id or ""
+
     async def emit(self, event: str, data: Any = None) -> None:
         """Send any event of Chainlit's protocol, e.g. ``stop``."""
         await self._connection().emit(event, data)

@@ -315,6 +315,24 @@ class Resume(_Part):
     resume: Literal[True] | str
 
 
+class RenameThread(_Part):
+    """Give this chat another name in the list of threads."""
+
+    rename: str
+
+
+class ShareThread(_Part):
+    """Let whoever has the link read this chat, or no longer (false)."""
+
+    share: bool
+
+
+class DeleteThread(_Part):
+    """Delete this chat: another one begins."""
+
+    delete: Literal[True]
+
+
 class Drop(_Part):
     """Lose the connection for so long, and come back."""
 
@@ -365,6 +383,9 @@ _KINDS: dict[str, type[_Part]] = {
     "profile": Profile,
     "new_chat": NewChat,
     "resume": Resume,
+    "rename": RenameThread,
+    "share": ShareThread,
+    "delete": DeleteThread,
     "drop": Drop,
     "choose": Choose,
     "repeat": Repeat,

@@ -178,6 +178,21 @@ class PageRequests:
         body = {"feedbackId": feedback_id}
         await self._ask("DELETE", "/feedback", "it does not withdraw the feedback", json=body)
 
+    async def rename_thread(self, thread_id: str, name: str) -> None:
+        """Give a stored thread another name."""
+        body = {"threadId": thread_id, "name": name}
+        await self._ask("PUT", "/project/thread", "it does not rename the thread", json=body)
+
+    async def share_thread(self, thread_id: str, shared: bool) -> None:
+        """Let others read a stored thread, or no longer."""
+        body = {"threadId": thread_id, "isShared": shared}
+        await self._ask("PUT", "/project/thread/share", "it does not share the thread", json=body)
+
+    async def delete_thread(self, thread_id: str) -> None:
+        """Delete a stored thread."""
+        body = {"threadId": thread_id}
+        await self._ask("DELETE", "/project/thread", "it does not delete the thread", json=body)
+
     async def _ask(self, method: str, route: str, refusal: str, **body: Any) -> Any:
         url = self._address.route(route)
         try:

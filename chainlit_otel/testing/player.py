@@ -202,6 +202,18 @@ class Player:
         await self._begin_anew(self._visit.begin_anew(self._visitor.resume(thread)))
 
     @_do.register
+    async def _(self, step: dialog.RenameThread) -> None:
+        await self._visitor.rename_thread(self._fill(step.rename))
+
+    @_do.register
+    async def _(self, step: dialog.ShareThread) -> None:
+        await self._visitor.share_thread(step.share)
+
+    @_do.register
+    async def _(self, step: dialog.DeleteThread) -> None:
+        await self._visit.begin_anew(self._visitor.delete_thread())
+
+    @_do.register
     async def _(self, step: dialog.Drop) -> None:
         await self._visit.drop(step.drop)
 

@@ -27,7 +27,25 @@ import json
 import chainlit as cl
 from layer import Layer
 
-layer = Layer()
+
+class Kept(Layer):
+    def __init__(self):
+        super().__init__()
+        self.kept = {}
+
+    async def update_thread(self, thread_id, name=None, user_id=None, metadata=None, tags=None):
+        kept = self.kept.setdefault(thread_id, {"name": "", "shared": False})
+        if name:
+            kept["name"] = name
+        if metadata and "is_shared" in metadata:
+            kept["shared"] = metadata["is_shared"]
+
+    async def delete_thread(self, thread_id):
+        await super().delete_thread(thread_id)
+        del self.kept[thread_id]
+
+
+layer = Kept()
 
 
 @cl.data_layer
@@ -107,6 +125,10 @@ async def on_message(message):
         await cl.CopilotFunction(name="unknown", args={}).acall()
     elif message.content == "env":
         await cl.Message(json.dumps(cl.user_session.get("env"))).send()
+    elif message.content == "kept":
+        await cl.Message(json.dumps(layer.kept.get(cl.context.session.thread_id))).send()
+    elif message.content.startswith("is kept "):
+        await cl.Message(str(message.content.split()[-1] in layer.kept)).send()
     elif message.content == "deaf":
         cl.user_session.set("hears", False)
     elif message.elements:
@@ -239,6 +261,54 @@ def test_a_recording_is_checked_before_anybody_comes(tmp_path: Path) -> None:
     ):
         done = visit("http://127.0.0.1:1", f"dialog: [{{speak: {file}}}]", tmp_path)
         assert (done.exit_code, words in done.output) == (2, True), done.output
+
+
+def test_what_the_list_of_threads_has(server: ChainlitServer, tmp_path: Path) -> None:
+    script = """
+who: {sign_in: {username: ada, password: right}, env: {KEY: a}}
+variables: {name: plans}
+dialog:
+  - say: hi
+  - rename: my ${name}
+  - say: kept
+    expect: {contains: '{"name": "my plans", "shared": false}'}
+"""
+    done = visit(server.url, script, tmp_path)
+    assert done.exit_code == 0, done.output + server.log
+
+
+@pytest.mark.skipif(not hasattr(chainlit.types, "ShareThreadRequest"), reason="nothing is shared")
+def test_a_thread_is_shared(server: ChainlitServer, tmp_path: Path) -> None:
+    script = """
+who: {sign_in: {username: ada, password: right}, env: {KEY: a}}
+dialog:
+  - say: hi
+  - share: true
+  - say: kept
+    expect: {contains: '"shared": true'}
+  - share: false
+  - say: kept
+    expect: {contains: '"shared": false'}
+"""
+    done = visit(server.url, script, tmp_path)
+    assert done.exit_code == 0, done.output + server.log
+
+
+async def test_a_thread_is_deleted(server: ChainlitServer) -> None:
+    async with signed_in(server) as visitor:
+        await visitor.say("hi")
+        await visitor.until(lambda: visitor.thread_id is not None, "the thread")
+        thread = visitor.thread_id
+        assert (await visitor.say(f"is kept {thread}")).text == "True"
+        await visitor.delete_thread()
+        await visitor.hear("Welcome")
+        assert (await visitor.say(f"is kept {thread}")).text == "False"
+
+
+async def test_a_chat_that_is_no_thread_yet(server: ChainlitServer) -> None:
+    async with signed_in(server, timeout=0.3) as visitor:
+        with pytest.raises(NoAnswer, match="for the app to name the thread"):
+            await visitor.rename_thread("plans")
 
 
 async def test_an_app_that_takes_no_audio_now(server: ChainlitServer, tmp_path: Path) -> None:
