@@ -30,7 +30,7 @@ from socketio.exceptions import SocketIOError
 from chainlit_otel.catalog import SYNTHETIC_HEADER
 from chainlit_otel.testing.errors import ConnectionLost, NoAnswer, Refused, Unreachable
 from chainlit_otel.testing.http import Address, PageRequests, Upload, reason_of
-from chainlit_otel.testing.page import Action, Answer, ChatPage, Element, Event
+from chainlit_otel.testing.page import Action, Answer, ChatPage, Element, Event, excerpt
 from chainlit_otel.testing.speech import chunks_of, read_speech
 
 TIMEOUT = 30.0
@@ -264,7 +264,11 @@ class Visitor:
         def is_heard() -> bool:
             return page.is_idle and not page.unasked.is_empty and text in page.unasked.text
 
-        await self.until(is_heard, f"the app to say {text!r}" if text else "the app to speak")
+        try:
+            await self.until(is_heard, f"the app to say {text!r}" if text else "the app to speak")
+        except NoAnswer as error:
+            words = excerpt(page.unasked) if page.unasked.texts else "nothing"
+            raise NoAnswer(f"{error}: it said {words}") from None
         return page.heard()
 
     async def starters(self) -> list[str]:

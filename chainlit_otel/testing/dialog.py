@@ -116,7 +116,7 @@ class Who(_Part):
     """Who the visitor is.
 
     Attributes:
-        profile: name of the chat profile; empty for the one that the app offers first.
+        profile: name of the chat profile; empty for none.
         client: ``webapp`` or ``copilot``.
         sign_in: how the visitor signs in; None for an app without.
         functions: of the page around a copilot, by name: what each answers when the app calls it.

@@ -381,5 +381,11 @@ class ChatPage:
         return not is_own and (answer is self.unasked or shown_at not in self._not_answers)
 
 
+def excerpt(answer: Answer) -> str:
+    """Return the beginning of what an answer says in one line, as messages quote it."""
+    text = " ".join(answer.text.split())
+    return repr(text if len(text) <= 200 else text[:199] + "…")
+
+
 def _is_message(step: dict[str, Any]) -> bool:
     return str(step.get("type", "")).endswith("_message")

@@ -12,7 +12,7 @@ from chainlit_otel.testing import dialog
 from chainlit_otel.testing.client import Visitor
 from chainlit_otel.testing.dialog import Dialog, Expectation, fill, fill_all
 from chainlit_otel.testing.http import Upload
-from chainlit_otel.testing.page import Answer
+from chainlit_otel.testing.page import Answer, excerpt
 from chainlit_otel.testing.results import CheckFailed
 from chainlit_otel.testing.visit import Target, Visit
 
@@ -265,7 +265,7 @@ class Player:
             found = pattern.search(answer.text)
             if found is None:
                 raise CheckFailed(
-                    f"{what}: {pattern.pattern!r} is not in the answer {_short(answer)}"
+                    f"{what}: {pattern.pattern!r} is not in the answer {excerpt(answer)}"
                 )
             self._values[name] = found[1] if found.re.groups else found[0]
 
@@ -278,7 +278,7 @@ def mistakes(expected: Expectation, answer: Answer, values: dict[str, str]) -> l
         answer: what came back.
         values: of the variables in the texts that are expected.
     """
-    text, shown = answer.text, f"it is {_short(answer)}"
+    text, shown = answer.text, f"it is {excerpt(answer)}"
     contains = [fill(each, values) for each in expected.contains]
     not_contains = [fill(each, values) for each in expected.not_contains]
     found = [
@@ -323,8 +323,3 @@ def _number_of_checks(expected: Expectation) -> int:
     times = [each for each in (expected.within, expected.first_token_within) if each is not None]
     # That there is a failure, or none, is always looked at.
     return 1 + len(texts) + len(names) + len(expected.window) + len(times)
-
-
-def _short(answer: Answer) -> str:
-    text = " ".join(answer.text.split())
-    return repr(text if len(text) <= 200 else text[:199] + "…")

@@ -235,7 +235,11 @@ def test_a_script_does_all_that_a_person_can(server: ChainlitServer, tmp_path: P
 def test_what_is_not_as_expected_is_named(server: ChainlitServer, tmp_path: Path) -> None:
     who = "who: {sign_in: {username: ada, password: right}, env: {KEY: a}}\ntimeout: 500ms\n"
     for steps, words in (
-        ("[{hear: Goodbye}]", "waited 0.5 s for the app to say 'Goodbye'"),
+        ("[{hear: Goodbye}]", "waited 0.5 s for the app to say 'Goodbye': it said 'Welcome'"),
+        (
+            "[{hear: Welcome}, {hear: Goodbye}]",
+            "waited 0.5 s for the app to say 'Goodbye': it said nothing",
+        ),
         ("[{hear: Welcome, expect: {calls: move}}]", "no call of 'move'; there are: none"),
         ("[{hear: Welcome, expect: {window: {a: 1}}}]", "no message to the window {'a': 1}"),
         ("[{hear: Welcome, expect: {elements: [Card, gone]}}]", "no element 'gone'"),
