@@ -324,7 +324,7 @@ FAULTS = {
     "on and off": Fault(
         "`disable()` and `enable()` in a loop",
         _receiver,
-        lambda server: int(server.read("times")) > 3,
+        lambda server: int(server.read("times") or 0) > 3,
         ours=_ON_AND_OFF,
     ),
     "scrapers": Fault(
