@@ -117,13 +117,13 @@ async def _talk_to(
     for begin in range(0, turns, _SLICE * visitors):
         end = min(turns, begin + _SLICE * visitors)
         for number in order:
-            told = await asyncio.gather(
+            shares = await asyncio.gather(
                 *(
                     _say(visitor, range(begin + which, end, visitors))
                     for which, visitor in enumerate(people[number])
                 )
             )
-            heard[number] += [turn for one in told for turn in one]
+            heard[number] += [turn for share in shares for turn in share]
         order.reverse()
     for those in people:
         await asyncio.gather(*(visitor.leave(clear=True) for visitor in those))

@@ -185,7 +185,7 @@ class Answer:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the app has neither shown nor told anything yet."""
+        """Whether nothing has come from the app yet."""
         parts = (self._steps, self._elements, self._actions, self.calls, self.window_messages)
         return not any(parts)
 

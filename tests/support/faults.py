@@ -254,6 +254,8 @@ def fork():
         if os.fork() == 0:
             os._exit(0)
         os.wait()
+        with open("forks", "a") as file:
+            file.write("x")
 """
 
 
@@ -285,6 +287,7 @@ def _bad_scrapers(server: ChainlitServer) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+        assert held
         for scraper in held:
             scraper.close()
         # Whoever reads gets all of it, though others have not.
@@ -336,5 +339,7 @@ FAULTS = {
         lambda server: bool(server.read("hangs")),
         app=_HANGING_LAYER,
     ),
-    "fork": Fault("the app forks", _receiver, app=_FORKS),
+    "fork": Fault(
+        "the app forks", _receiver, lambda server: bool(server.read("forks")), app=_FORKS
+    ),
 }
