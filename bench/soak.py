@@ -1,12 +1,12 @@
 """Thousands of sessions in one process, with us and without; then a hundred thousand come and go.
 
-Usage: python -m bench.soak [--levels N ...] [--churn N] [--seconds N] [--markdown]
+Usage: python -m bench.soak [--levels N ...] [--seconds N] [--churn N] [--minutes N] [--markdown]
 
 At each level so many sessions are connected by real websockets. For some time a hundred of them
 talk, one message every two seconds each, and the others are idle. The app says how much memory the
 process has and how late its event loop is; `/metrics` is fetched once a second, and has to know
-exactly how many sessions there are. Afterwards sessions come, say something and leave; each has to
-be in the ledger, and nothing may be left of any.
+exactly how many sessions there are. Afterwards sessions come, say something and leave, as many each
+minute, to both servers at once; each has to be in the ledger, and nothing may be left of any.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,6 +90,7 @@ async def answer(message):
 
 _TALKING = 100
 _AT_ONCE = 20
+_MARKS = 20
 _WARM = 200
 _PAUSE = 2.0  # seconds between two messages of one who talks
 _TIMEOUT = 300.0
@@ -169,6 +170,7 @@ class Subject:
     def __init__(self, variant: str) -> None:
         env = {"BENCH_VARIANT": variant, "PYTHONHASHSEED": "0"}
         self.server = ChainlitServer({"app.py": APP}, env=env)
+        self.variant = variant
         self._is_observed = variant == "observed"
 
     async def ask(self) -> Known:
@@ -213,26 +215,42 @@ class Subject:
             await session.leave()
         return found
 
-    async def churn(self, client: aiohttp.ClientSession, number: int) -> list[Mark]:
-        """Have so many sessions come, say something and leave; measure now and then."""
-        found: list[Mark] = []
-        gone = 0
+    async def churn(
+        self, client: aiohttp.ClientSession, number: int, seconds: float = 0
+    ) -> list[Mark]:
+        """Have so many sessions come, say something and leave; measure now and then.
 
-        async def come_and_go(left: Iterator[int]) -> None:
-            nonlocal gone
-            for _ in left:
+        Args:
+            client: Opens the websockets.
+            number: How many.
+            seconds: In what time they come, one after the other at even distances; as fast as some
+                at once can where it is 0.
+        """
+        found: list[Mark] = []
+        places = asyncio.Semaphore(_AT_ONCE)
+        began = time.monotonic()
+
+        async def come_and_go() -> None:
+            try:
                 session = Session(client, self.server.url)
                 await session.connect()
                 await session.say("hello")
                 await session.leave()
-                gone += 1
+            finally:
+                places.release()
 
-        for end in (number * tenth // 10 for tenth in range(1, 11)):
-            left = iter(range(end - gone))
-            await asyncio.gather(*(come_and_go(left) for _ in range(_AT_ONCE)))
+        gone = 0
+        for end in (number * part // _MARKS for part in range(1, _MARKS + 1)):
+            visits = []
+            for visit in range(gone, end):
+                await asyncio.sleep(began + seconds * visit / number - time.monotonic())
+                await places.acquire()
+                visits.append(asyncio.create_task(come_and_go()))
+            await asyncio.gather(*visits)
+            gone = end
             scrape = await asyncio.to_thread(self._scrape)
             found.append(Mark(gone, await self.ask(), len(scrape.series) if scrape else None))
-            _say(f"{found[-1]}")
+            _say(f"{self.variant}: {found[-1]}")
         return found
 
     async def check_ledger(self, sessions: int) -> None:
@@ -267,21 +285,29 @@ async def _talk(session: Session, over: float) -> None:
         await asyncio.sleep(_PAUSE)
 
 
-async def _soak(variant: str, levels: Sequence[int], seconds: int, churn: int) -> Soak:
-    subject = Subject(variant)
-    await asyncio.to_thread(subject.server.start)
+async def _soak(levels: Sequence[int], seconds: int, churn: int, minutes: int) -> tuple[Soak, Soak]:
+    """Soak a server without chainlit-otel and one with it, and return what was measured of both."""
+    subjects = [Subject(each) for each in ("bare", "observed")]
+    empty, found = [], []
     try:
         async with pages() as client:
-            # What is made once is not what each of them takes.
-            await subject.churn(client, _WARM)
-            empty = await subject.ask()
-            found = await subject.soak(client, levels, seconds)
-            await subject.check_ledger(_WARM + levels[-1])
-            marks = await subject.churn(client, churn)
-            await subject.check_ledger(_WARM + levels[-1] + churn)
-        return Soak(empty, found, marks)
+            for each in subjects:
+                await asyncio.to_thread(each.server.start)
+                # What is made once is not what each of them takes.
+                await each.churn(client, _WARM)
+                empty.append(await each.ask())
+                found.append(await each.soak(client, levels, seconds))
+                await each.check_ledger(_WARM + levels[-1])
+            marks = await asyncio.gather(
+                *(each.churn(client, churn, minutes * 60) for each in subjects)
+            )
+            for each in subjects:
+                await each.check_ledger(_WARM + levels[-1] + churn)
+        bare, observed = map(Soak, empty, found, marks)
+        return bare, observed
     finally:
-        await asyncio.to_thread(subject.server.close)
+        for each in subjects:
+            await asyncio.to_thread(each.server.close)
 
 
 def levels_table(bare: Soak, observed: Soak) -> report.Table:
@@ -339,14 +365,14 @@ def main() -> None:
     parser.add_argument("--levels", type=positive, nargs="+", default=[1000, 2000, 3500, 5000])
     parser.add_argument("--seconds", type=positive, default=20, help="at each level (20)")
     parser.add_argument("--churn", type=positive, default=100_000, help="come and go (100000)")
+    parser.add_argument("--minutes", type=positive, default=60, help="in this time (60)")
     parser.add_argument("--markdown", action="store_true", help="print the tables in Markdown")
     arguments = parser.parse_args()
     # A socket has a file at either end.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    bare, observed = (
-        asyncio.run(_soak(each, sorted(arguments.levels), arguments.seconds, arguments.churn))
-        for each in ("bare", "observed")
+    bare, observed = asyncio.run(
+        _soak(sorted(arguments.levels), arguments.seconds, arguments.churn, arguments.minutes)
     )
     show = report.markdown if arguments.markdown else report.text
     tables = levels_table(bare, observed), marks_table(bare, observed)
