@@ -76,7 +76,7 @@ bench-instructions: $(READY) ## count the instructions of a turn, some ten minut
 bench-backtest: $(READY) system-packages ## hold `backtest` against the rule engine of Prometheus, over weeks; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.backtest $(BENCH_ARGS)
 
-soak: $(READY) ## measure thousands of sessions at once, and 100,000 that come and go, some 20 minutes; takes BENCH_ARGS, too
+soak: $(READY) ## measure thousands of sessions at once, and 100,000 that come and go, some 75 minutes; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.soak $(BENCH_ARGS)
 
 bench-faults: $(READY) system-packages ## have people talk with and without it while something goes wrong; takes BENCH_ARGS, too

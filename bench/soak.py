@@ -6,7 +6,8 @@ At each level so many sessions are connected by real websockets. For some time a
 talk, one message every two seconds each, and the others are idle. The app says how much memory the
 process has and how late its event loop is; `/metrics` is fetched once a second, and has to know
 exactly how many sessions there are. Afterwards sessions come, say something and leave, as many each
-minute, to both servers at once; each has to be in the ledger, and nothing may be left of any.
+minute, to both servers at once; each has to be in the ledger, and chainlit-otel may
+have kept nothing of any.
 """
 
 from __future__ import annotations
@@ -94,6 +95,7 @@ _MARKS = 20
 _WARM = 200
 _PAUSE = 2.0  # seconds between two messages of one who talks
 _TIMEOUT = 300.0
+_FEW_OBJECTS = 5000  # that one server may hold and the other not at the moment of a mark
 
 
 class Known(NamedTuple):
@@ -310,6 +312,24 @@ async def _soak(levels: Sequence[int], seconds: int, churn: int, minutes: int) -
             await asyncio.to_thread(each.server.close)
 
 
+def growth(bare: Sequence[Mark], observed: Sequence[Mark]) -> list[str]:
+    """Return what the server with chainlit-otel has more of at the end than when it was warm.
+
+    What the other one has more, too, is not ours: Chainlit keeps a few objects of each session.
+    """
+    # Caches and what is kept for the live page have filled by the second mark.
+    first, last = observed[1], observed[-1]
+    alone = bare[-1].known.objects - bare[1].known.objects
+    grown = {
+        "objects": (last.known.objects - first.known.objects - alone, _FEW_OBJECTS),
+        "threads": (last.known.threads - first.known.threads, 0),
+        # One may be on its way at that moment.
+        "files": (last.known.files - first.known.files, 1),
+        "series": ((last.series or 0) - (first.series or 0), 0),
+    }
+    return [f"{more:,} more {name}" for name, (more, few) in grown.items() if more > few]
+
+
 def levels_table(bare: Soak, observed: Soak) -> report.Table:
     """Return what so many sessions take."""
     heads = (
@@ -377,6 +397,8 @@ def main() -> None:
     show = report.markdown if arguments.markdown else report.text
     tables = levels_table(bare, observed), marks_table(bare, observed)
     print(*map(show, tables), report.machine(), sep="\n\n")
+    if grown := growth(bare.marks, observed.marks):
+        raise SystemExit(f"chainlit-otel has grown: {', '.join(grown)}")
 
 
 def _say(line: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import instructions
+from bench import instructions, soak
 from chainlit_otel.rules import Thresholds, Windows
 from chainlit_otel.rules.recording import budgets, recordings
 
@@ -209,3 +209,15 @@ def test_the_instructions_of_a_turn_are_compared_within_each_layout() -> None:
         ["Chainlit alone", "25.000 M", "", ""],
         ["chainlit-otel, metrics and traces", "26.400 M", "+5.50%", "+5.00% to +6.00%"],
     ]
+
+
+def test_a_soak_tells_what_is_ours_of_what_has_grown() -> None:
+    def mark(gone: int, objects: int, files: int, series: int | None) -> soak.Mark:
+        return soak.Mark(gone, soak.Known(1, objects, 3, files, None), series)
+
+    # The first mark is of a server that is not warm yet.
+    bare = [mark(n, 1_000_000 * n, 8, None) for n in (1, 2, 3, 4)]
+    same = [mark(n, 1_000_000 * n + 90_000 * (n > 1), 12, 572 - (n == 1)) for n in (1, 2, 3, 4)]
+    assert soak.growth(bare, same) == []
+    more = [*same[:-1], mark(4, 4_100_000, 14, 573)]
+    assert soak.growth(bare, more) == ["10,000 more objects", "2 more files", "1 more series"]
