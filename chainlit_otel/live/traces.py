@@ -261,6 +261,8 @@ class TraceProcessor(SpanProcessor):
         guard: Holds what goes wrong.
     """
 
+    takes_light_spans = True
+
     def __init__(self) -> None:
         self.store: TraceStore | None = None
         self.guard = Guard("tracing")

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet
 from chainlit_otel.guard import OnceAMinute, log
+from chainlit_otel.pipeline.light_spans import LightSpan
 
 if TYPE_CHECKING:
     from chainlit_otel.pipeline.otlp_http import ExportSession
@@ -338,6 +339,13 @@ class SpanDelivery(_BatchDelivery, SpanExporter):
     def __init__(self, make: Make, losses: Losses) -> None:
         super().__init__("spans", make, losses, SpanExportResult)
 
+    def export(self, batch: Sequence[ReadableSpan]) -> Any:
+        """Export, and count if it fails."""
+        # Those of OpenTelemetry read what is public; others may know what is private in the SDK.
+        if not type(self.exporter).__module__.startswith("opentelemetry.exporter."):
+            batch = [s.readable() if isinstance(s, LightSpan) else s for s in batch]
+        return super().export(batch)
+
 
 class LogDelivery(_BatchDelivery, LogExporter):  # type: ignore[misc]
     """Exports log records by another exporter and counts what that loses.
@@ -386,6 +394,8 @@ class BatchProcessor(_Batching, BatchSpanProcessor):
         delivery: Where the spans go.
         kwargs: The limits; by default those of the standard variables.
     """
+
+    takes_light_spans = True
 
     def __init__(self, delivery: SpanDelivery, **kwargs: Any) -> None:
         super().__init__(delivery, **kwargs)

@@ -48,7 +48,7 @@ from chainlit_otel.pipeline.forks import forget
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
 from chainlit_otel.pipeline.losses import Losses, destination
-from chainlit_otel.pipeline.native import PrivateTracerProvider
+from chainlit_otel.pipeline.native import OurTracerProvider
 from chainlit_otel.pipeline.reader import ScrapeReader
 from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
@@ -196,9 +196,7 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
     processors = span_processors(losses)
     if not processors:
         return None
-    provider = PrivateTracerProvider(
-        resource=resource_of(settings), shutdown_on_exit=False, span_limits=_span_limits()
-    )
+    provider = OurTracerProvider(resource_of(settings), _span_limits())
     for processor in processors:
         _sent["spans"].append(destination(processor.delivery.exporter))
         _renewable(processor.delivery)
@@ -206,7 +204,7 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
     return provider
 
 
-def _span_limits() -> SpanLimits | None:
+def _span_limits() -> SpanLimits:
     try:
         return SpanLimits()
     except ValueError as error:

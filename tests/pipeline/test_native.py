@@ -7,15 +7,17 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from chainlit_otel.pipeline.native import PrivateTracerProvider
+from chainlit_otel.pipeline.native import OurTracerProvider
 
 
 def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
     reported = InMemorySpanExporter()
-    provider = PrivateTracerProvider(shutdown_on_exit=False)
+    provider = OurTracerProvider(Resource({}), SpanLimits())
     provider.add_span_processor(SimpleSpanProcessor(reported))
     app: Any = FastAPI(telemetry={"tracer_provider": provider})
 
@@ -51,7 +53,7 @@ def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:
 
 def test_spans_of_others_are_left_alone() -> None:
     reported = InMemorySpanExporter()
-    provider = PrivateTracerProvider(shutdown_on_exit=False)
+    provider = OurTracerProvider(Resource({}), SpanLimits())
     provider.add_span_processor(SimpleSpanProcessor(reported))
     provider.get_tracer("app").start_span("own", attributes={"url.query": "a=b"}).end()
     (span,) = reported.get_finished_spans()

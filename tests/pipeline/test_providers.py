@@ -439,7 +439,7 @@ def test_the_console_prints_spans_and_metrics() -> None:
     assert json.loads(facts) == {
         "flushed": True,
         "problems": [],
-        "tracers": "PrivateTracerProvider",
+        "tracers": "OurTracerProvider",
     }
     assert '    "name": "ours",' in printed
     assert any('"name": "chainlit.connection.duration"' in line for line in printed)
@@ -565,7 +565,7 @@ def test_with_an_endpoint_spans_go_there_by_a_global_provider_of_ours(
     facts = run(TRACE, **{endpoint: collector.url + path, "OTEL_TRACES_EXPORTER": exporters})
     assert facts == {
         "ours": False,
-        "tracers": "PrivateTracerProvider",
+        "tracers": "OurTracerProvider",
         "exporting": True,
         "flushed": True,
     }
