@@ -18,16 +18,18 @@ from typing import Any
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext
+from opentelemetry.trace import SpanContext, StatusCode
 
 _IDS = Struct("<2s16s2s8s")
 _TIMES = Struct("<BQBQ")
 _FIXED64 = Struct("<BQ")
 _FIXED32 = Struct("<I")
 _DOUBLE = Struct("<Bd")
+_FLOAT = Struct("<d").pack
 # Flags of a span, and of a link: it is known whether its parent is in another process, and it is.
 _KNOWN, _REMOTE = 0x100, 0x200
 _SHORT = 64  # characters of a value whose encoding is kept
+_SMALL = 64  # the highest number of which it is
 
 
 def encode(spans: Sequence[ReadableSpan]) -> ExportTraceServiceRequest:
@@ -97,9 +99,8 @@ def _span(span: ReadableSpan) -> bytes:
         parts.append(_text(b"\x1a", ",".join([f"{k}={v}" for k, v in state.items()])))
     if parent is not None:
         parts.append(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
-    parts.append(_text(b"\x2a", span.name))
     # The SDK counts kinds from zero, OTLP from one.
-    parts.append(b"\x30" + _LENGTHS[span.kind.value + 1])
+    parts.append(_named(span.name, span.kind.value + 1))
     parts.append(_TIMES.pack(0x39, span.start_time, 0x41, span.end_time))
     _add_attributes(parts, b"\x4a", span.attributes)
     if dropped := span.dropped_attributes:
@@ -121,12 +122,25 @@ def _span(span: ReadableSpan) -> bytes:
         parts.append(_field(b"\x6a", b"".join(inner)))
     if dropped := span.dropped_links:
         parts.append(b"\x70" + _varint(dropped))
-    described = _text(b"\x12", status.description or "")
-    if code := status.status_code.value:
-        described += b"\x18" + _LENGTHS[code]
-    parts.append(_field(b"\x7a", described))
-    parts.append(b"\x85\x01" + _flags(parent))
+    parts.append(
+        _ending(status.status_code, status.description, parent is not None and parent.is_remote)
+    )
     return b"".join(parts)
+
+
+@lru_cache(maxsize=256)
+def _named(name: str, kind: int) -> bytes:
+    return _text(b"\x2a", name) + b"\x30" + _LENGTHS[kind]
+
+
+@lru_cache(maxsize=256)
+def _ending(code: StatusCode, description: str | None, is_remote: bool) -> bytes:
+    """Return the status of a span, and its flags."""
+    described = _text(b"\x12", description or "")
+    if code.value:
+        described += b"\x18" + _LENGTHS[code.value]
+    flags = _FIXED32.pack(_KNOWN | _REMOTE if is_remote else _KNOWN)
+    return _field(b"\x7a", described) + b"\x85\x01" + flags
 
 
 def _ids(context: SpanContext) -> bytes:
@@ -134,9 +148,8 @@ def _ids(context: SpanContext) -> bytes:
     return _IDS.pack(b"\x0a\x10", trace_id, b"\x12\x08", span_id)
 
 
-def _flags(context: SpanContext | None) -> bytes:
-    is_remote = context is not None and context.is_remote
-    return _FIXED32.pack(_KNOWN | _REMOTE if is_remote else _KNOWN)
+def _flags(context: SpanContext) -> bytes:
+    return _FIXED32.pack(_KNOWN | _REMOTE if context.is_remote else _KNOWN)
 
 
 def _add_attributes(parts: list[bytes], tag: bytes, attributes: Mapping[str, Any] | None) -> None:
@@ -144,8 +157,15 @@ def _add_attributes(parts: list[bytes], tag: bytes, attributes: Mapping[str, Any
         return
     # A copy is a plain dict, while those of the SDK take a lock for each key.
     for key, value in attributes.copy().items():  # type: ignore[attr-defined]
-        is_short = type(value) is str and len(value) <= _SHORT
-        parts.append((_repeated if is_short else _attribute)(tag, key, value))
+        kind = type(value)
+        if kind is str:
+            repeats = len(value) <= _SHORT
+        elif kind is float:
+            parts.append(_before_float(tag, key) + _FLOAT(value))
+            continue
+        else:
+            repeats = kind is bool or (kind is int and 0 <= value <= _SMALL)
+        parts.append((_repeated if repeats else _attribute)(tag, key, value))
 
 
 def _attribute(tag: bytes, key: str, value: Any) -> bytes:
@@ -153,7 +173,12 @@ def _attribute(tag: bytes, key: str, value: Any) -> bytes:
 
 
 # Most attributes have few values, such as an outcome, or are those of the last sessions.
-_repeated = lru_cache(maxsize=1024)(_attribute)
+_repeated = lru_cache(maxsize=1024, typed=True)(_attribute)
+
+
+@lru_cache(maxsize=256)
+def _before_float(tag: bytes, key: str) -> bytes:
+    return _attribute(tag, key, 0.0)[:-8]
 
 
 def _value(value: Any) -> bytes:

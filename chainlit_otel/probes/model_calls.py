@@ -214,6 +214,8 @@ class ModelCalls(Probe):
 class _Processor(SpanProcessor):
     """Shows the spans of a provider to the probe, for as long as there is one."""
 
+    takes_light_spans = True
+
     def __init__(self) -> None:
         self.model_calls: ModelCalls | None = None
 
