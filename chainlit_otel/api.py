@@ -13,7 +13,7 @@ from opentelemetry.trace import TracerProvider
 from chainlit_otel import patching
 from chainlit_otel.guard import Guard, log
 from chainlit_otel.pipeline.forks import renew_locks
-from chainlit_otel.pipeline.providers import build_pipeline, losses
+from chainlit_otel.pipeline.providers import build_pipeline, keeper, losses
 from chainlit_otel.resources import registry
 from chainlit_otel.runtime import Runtime
 from chainlit_otel.settings import Settings
@@ -185,7 +185,7 @@ def _forked() -> None:
     _lock = RLock()
     runtime, _active, _last_runtime = _active, None, None
     if runtime is not None:
-        renew_locks([runtime, registry.pools, registry.caches, losses])
+        renew_locks([runtime, registry.pools, registry.caches, losses, keeper])
         _inherited = runtime
         runtime.deactivate_child(_observe_child)
 

@@ -249,7 +249,8 @@ def _providers(findings: Findings, active: Runtime) -> None:
     findings.add("traces", "provider", _provider(tracers))
     processors = getattr(getattr(tracers, "_active_span_processor", None), "_span_processors", ())
     for processor in processors:
-        findings.add("traces", "", _exporter(getattr(processor, "span_exporter", processor)))
+        for each in getattr(processor, "processors", (processor,)):
+            findings.add("traces", "", _exporter(getattr(each, "span_exporter", each)))
 
 
 def _records(findings: Findings, active: Runtime) -> None:

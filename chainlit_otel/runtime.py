@@ -77,12 +77,14 @@ class Runtime:
             guards["server"],
             pipeline.histograms,
             WATCHED if has_page else (),
+            None if pipeline.keeper is None else pipeline.keeper.is_kept,
         )
         self._tracing = tracing = Tracing(
             pipeline.tracer(),
             settings.capture_exception_messages,
             guards["tracing"],
             None if live is None else live.traces,
+            pipeline.keeper,
         )
         self._recorder = recorder = build_recorder(settings, pipeline, guards["records"])
         self.context = context = ProbeContext(

@@ -254,6 +254,28 @@ class Settings:
             "must start with http:// or https:// and hold {trace_id}",
         ),
     )
+    trace_keep: str = _setting(
+        _text,
+        "all",
+        "Turns that keep their spans: `all`, or the `notable` ones: failed, stopped, not seen in "
+        "full, slow, or judged badly soon after; and `trace_share` of the others.",
+        env=f"{PREFIX}TRACE_KEEP",
+        rule=(lambda keep: keep in ("all", "notable"), "must be all or notable"),
+    )
+    trace_share: float = _setting(
+        float,
+        0.05,
+        "Share of the other turns that keep their spans if only notable ones do, from 0 to 1.",
+        env=f"{PREFIX}TRACE_SHARE",
+        rule=(lambda share: 0 <= share <= 1, "must be from 0 to 1"),
+    )
+    slow_turn: float = _setting(
+        float,
+        30.0,
+        "Seconds from which a turn is slow, and so notable.",
+        env=f"{PREFIX}SLOW_TURN",
+        rule=(lambda seconds: 0 < seconds < float("inf"), "must be more than 0 seconds"),
+    )
     shutdown_timeout: float = _setting(
         float,
         3.0,

@@ -69,6 +69,8 @@ class TurnReference:
         trace_id: Trace of its span in hex digits; empty if that is not sampled.
         span_id: Its span, likewise.
         model: The model that has answered most of it, once it is over; empty without one.
+        dropped: The ids of trace and span if these were not kept; a bad judgement may bring them
+            back.
     """
 
     session: Session | None
@@ -77,6 +79,7 @@ class TurnReference:
     trace_id: str = ""
     span_id: str = ""
     model: str = ""
+    dropped: tuple[str, str] | None = None
 
     @property
     def is_synthetic(self) -> bool:
@@ -207,6 +210,12 @@ class Turn:
                 self.session, self.number, self.profile, self.trace_id, self.span_id
             )
         return self._reference
+
+    def drop_trace(self) -> None:
+        """Its spans are not kept: nobody is to look for them."""
+        reference = self.reference
+        reference.dropped = reference.trace_id, reference.span_id
+        reference.trace_id = reference.span_id = self.trace_id = self.span_id = ""
 
     @property
     def is_synthetic(self) -> bool:

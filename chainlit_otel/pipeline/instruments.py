@@ -51,6 +51,8 @@ class Telemetry:
         guard: Holds what goes wrong in a reading.
         histograms: Keep the histograms in place of the last provider; None if that keeps them.
         watched: Histograms that are read in this process, too.
+        is_kept: Tells whether it is certain that a trace is kept, so that an exemplar may point to
+            it; None if all are.
     """
 
     def __init__(
@@ -59,7 +61,9 @@ class Telemetry:
         guard: Guard,
         histograms: Histograms | None = None,
         watched: Iterable[Metric] = (),
+        is_kept: Callable[[int], bool] | None = None,
     ) -> None:
+        self._is_kept = is_kept
         # The SDK's own are not to be read without an effect on its readers.
         self._watched = {m: Histograms() for m in watched} if histograms is None else {}
         self._readings: dict[Metric, Reading] = {}
@@ -134,6 +138,8 @@ class Telemetry:
         context = get_current()
         # The `SpanContext` alone: the context itself would keep alive whatever is in it.
         span = get_current_span(context).get_span_context() if context else None
+        if span is not None and self._is_kept is not None and not self._is_kept(span.trace_id):
+            span = None
         # Recording in the middle of a turn costs three times as much as recording many at once, so
         # they are queued until the next collection.
         queued = self._queued

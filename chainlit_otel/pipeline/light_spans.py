@@ -148,31 +148,42 @@ class LightSpan(ReadableSpan, Span):
         """Set an attribute, unless it has ended."""
         if self.end_time is not None:
             return
-        attributes = self.attributes
-        if type(value) not in _PLAIN or type(key) is not str or not key:
-            self.dropped_attributes += (cleaned := BoundedAttributes(MOST, {key: value})).dropped
-            for key, value in cleaned.items():
-                attributes[key] = value
+        if type(value) in _PLAIN and type(key) is str and key:
+            self._set(key, value)
             return
-        if len(attributes) >= MOST and key not in attributes:
-            del attributes[next(iter(attributes))]
-            self.dropped_attributes += 1
-        attributes[key] = value
+        cleaned = BoundedAttributes(immutable=False)
+        cleaned[key] = value
+        self._add(cleaned)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes, unless it has ended."""
+        if self.end_time is not None:
+            return
         own = self.attributes
         if (
-            self.end_time is None
-            and _PLAIN.issuperset(map(type, attributes.values()))
+            _PLAIN.issuperset(map(type, attributes.values()))
             and _KEYS.issuperset(map(type, attributes))
             and "" not in attributes
+            and own.keys().isdisjoint(attributes)
             and len(own) + len(attributes) <= MOST
         ):
             own.update(attributes)
-            return
-        for key, value in attributes.items():
-            self.set_attribute(key, value)
+        else:
+            self._add(BoundedAttributes(attributes=attributes))
+
+    def _add(self, cleaned: BoundedAttributes) -> None:
+        self.dropped_attributes += cleaned.dropped
+        for key, value in cleaned.items():
+            self._set(key, value)
+
+    def _set(self, key: str, value: Any) -> None:
+        attributes = self.attributes
+        # What is set again is the newest, as in the SDK: the oldest go when there are too many.
+        attributes.pop(key, None)
+        if len(attributes) >= MOST:
+            del attributes[next(iter(attributes))]
+            self.dropped_attributes += 1
+        attributes[key] = value
 
     def add_event(
         self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None

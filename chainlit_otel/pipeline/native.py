@@ -56,9 +56,9 @@ class OurTracerProvider(TracerProvider):
         is_own = instrumenting_module_name == catalog.SCOPE
         if not (is_own and self._is_default and isinstance(tracer, SdkTracer)):
             return tracer
-        light = LightTracer(tracer, self, InstrumentationScope(catalog.SCOPE, version))
+        light = LightTracer(tracer, self, InstrumentationScope(catalog.SCOPE, version or ""))
         self._light_tracers.append(light)
-        self._tell()
+        self._update()
         return light
 
     def add_span_processor(self, span_processor: SpanProcessor) -> None:
@@ -66,9 +66,9 @@ class OurTracerProvider(TracerProvider):
         super().add_span_processor(span_processor)
         self._processors.append(span_processor)
         self._is_shared |= not getattr(span_processor, "takes_light_spans", False)
-        self._tell()
+        self._update()
 
-    def _tell(self) -> None:
+    def _update(self) -> None:
         for tracer in self._light_tracers:
             tracer.processors = () if self._is_shared else tuple(self._processors)
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from opentelemetry import metrics, trace
 from opentelemetry._logs import Logger, LoggerProvider, get_logger_provider
 from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
 from opentelemetry.metrics import MeterProvider
 from opentelemetry.sdk._logs import LoggerProvider as SdkLoggerProvider
 from opentelemetry.sdk.environment_variables import OTEL_METRICS_EXEMPLAR_FILTER
@@ -47,6 +48,7 @@ from chainlit_otel.pipeline.exporters import (
 from chainlit_otel.pipeline.forks import forget
 from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
+from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.losses import Losses, destination
 from chainlit_otel.pipeline.native import OurTracerProvider
 from chainlit_otel.pipeline.reader import ScrapeReader
@@ -66,12 +68,14 @@ class Pipeline:
         tracer_provider: The provider to open spans with; None for the global one, which may
             be set later.
         logger_provider: The provider to emit records with; None if nobody wants them, or has them.
+        keeper: Decides which turns keep their spans; None if all do.
     """
 
     meter_providers: tuple[MeterProvider, ...]
     reader: ScrapeReader | None
     tracer_provider: TracerProvider | None
     logger_provider: LoggerProvider | None = None
+    keeper: TraceKeeper | None = None
 
     @property
     def histograms(self) -> Histograms | None:
@@ -156,7 +160,23 @@ def build_pipeline(
     loggers = _logger_provider(settings)
     if loggers is None and not _has_logger_provider():
         warn_of_logs()
-    return Pipeline(meters, reader, tracer_provider, loggers)
+    return Pipeline(meters, reader, tracer_provider, loggers, _keep_by(settings, tracer_provider))
+
+
+def _keep_by(settings: Settings, given: TracerProvider | None) -> TraceKeeper | None:
+    """Have our provider keep the spans that the settings ask for; return what does, if it must."""
+    is_asked = settings.trace_keep == "notable"
+    keeper.share = settings.trace_share if is_asked else None
+    provider = given or trace.get_tracer_provider()
+    if not is_asked or isinstance(provider, trace.ProxyTracerProvider):
+        return None
+    if not is_ours(provider):
+        warn(
+            "CHAINLIT_OTEL_TRACE_KEEP=notable keeps all: spans go to the TracerProvider of the "
+            "application, whose sampler and collector decide"
+        )
+        return None
+    return keeper
 
 
 def _has_logger_provider() -> bool:
@@ -200,7 +220,8 @@ def _tracer_provider(settings: Settings) -> SdkTracerProvider | None:
     for processor in processors:
         _sent["spans"].append(destination(processor.delivery.exporter))
         _renewable(processor.delivery)
-        provider.add_span_processor(processor)
+    keeper.processors = [*processors]
+    provider.add_span_processor(keeper)
     return provider
 
 
@@ -288,8 +309,20 @@ def _our_provider(settings: Settings) -> tuple[SdkMeterProvider, ScrapeReader]:
     return _ours
 
 
+class _OfKeptTraces(TraceBasedExemplarFilter):
+    """Takes the values of sampled spans that are kept, those of the app's own instruments, too."""
+
+    def should_sample(
+        self, value: float, time_unix_nano: int, attributes: Any, context: Context
+    ) -> bool:
+        span = trace.get_current_span(context).get_span_context()
+        return keeper.is_kept(span.trace_id) and super().should_sample(
+            value, time_unix_nano, attributes, context
+        )
+
+
 _EXEMPLAR_FILTERS: dict[str, Any] = {
-    "trace_based": TraceBasedExemplarFilter,
+    "trace_based": _OfKeptTraces,
     "always_on": AlwaysOnExemplarFilter,
     "always_off": AlwaysOffExemplarFilter,
 }
@@ -320,6 +353,10 @@ def _renewable(thing: T) -> T:
     """Register something to be renewed in a forked child that starts to observe."""
     _renewables.append(thing)
     return thing
+
+
+# Of our provider of spans, which lives as long as the process.
+keeper = _renewable(TraceKeeper())
 
 
 def _renew() -> None:

@@ -32,6 +32,7 @@ from opentelemetry.trace import (
 
 from chainlit_otel import catalog
 from chainlit_otel.guard import Guard, frames_of
+from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.local_spans import LocalSpan, SpanObserver
 
 _SCOPE_KEY = otel_context.create_key("chainlit_otel-scope")
@@ -142,6 +143,11 @@ class Tracing:
         guard: Holds what samplers and span processors raise.
         observer: Is shown the spans that are made where there is no tracer provider; None if
             nobody wants them.
+        keeper: Decides which turns keep their spans; None if all do.
+
+    Attributes:
+        guard: The guard.
+        keeper: The keeper.
     """
 
     def __init__(
@@ -150,8 +156,10 @@ class Tracing:
         exception_messages: bool,
         guard: Guard,
         observer: SpanObserver | None = None,
+        keeper: TraceKeeper | None = None,
     ) -> None:
         self.guard = guard
+        self.keeper = keeper
         self._observer = observer
         self._tracer = tracer
         self._is_global = isinstance(tracer, ProxyTracer)

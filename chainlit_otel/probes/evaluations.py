@@ -61,11 +61,21 @@ class Evaluations:
             value: `positive`, `negative` or `deleted`.
             has_comment: Whether there is a comment; None if it is deleted.
         """
+        if value == "negative" and turn is not None:
+            self._keep(turn)
         self._show(turn, catalog.USER_FEEDBACK, catalog.FEEDBACK_SCORES.get(value), value)
         if self.is_synthetic(turn):
             return
         with self._recorder.guard:
             self._recorder.feedback_given(turn, message_id, value, has_comment)
+
+    def _keep(self, turn: TurnReference) -> None:
+        """Have a turn that was judged badly keep its spans, if they still wait."""
+        keeper = self._tracing.keeper
+        if keeper is not None and turn.dropped is not None:
+            with self._tracing.guard:
+                if keeper.keep(int(turn.dropped[0], 16)):
+                    turn.trace_id, turn.span_id = turn.dropped
 
     def on_score(self, name: str, value: float, label: str | None, message_id: str | None) -> None:
         """The app has given a score.

@@ -33,6 +33,7 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
 from chainlit_otel.core.usage import UsageTotals, sum_of
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
+from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.spans import (
     NOOP_SCOPE,
     SpanScope,
@@ -85,6 +86,7 @@ class Messages(Probe):
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_messages
+        self._slow_turn = context.settings.slow_turn
         self.connections = self._sockets.connections
         self.by_trace: dict[int, Turn] = {}
         self.on_usage: Callable[[Turn], None] | None = None
@@ -199,12 +201,16 @@ class Messages(Probe):
         turn.trace = trace_of(scope)
         self.by_trace[turn.trace] = turn
         turn.trace_id, turn.span_id = sampled_ids(scope)
+        if self._tracing.keeper is not None and turn.trace_id:
+            self._tracing.keeper.begin(turn.trace)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
         """The turn is over."""
         if error is not None:
             self.on_error(error)
         scope = self._scopes.pop(turn, None)
+        if self._tracing.keeper is not None and turn.trace_id:
+            self._decide(turn, self._tracing.keeper)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger_of(turn).end(turn)
         if scope is not None:
@@ -219,9 +225,26 @@ class Messages(Probe):
         self.ledger.cancel_all()
         self._synthetic_ledger.cancel_all()
         for turn, scope in list(self._scopes.items()):
+            if self._tracing.keeper is not None and turn.trace_id:
+                self._decide(turn, self._tracing.keeper)
             self._end_span(turn, scope)
         self._scopes.clear()
         self.by_trace.clear()
+
+    def _decide(self, turn: Turn, keeper: TraceKeeper) -> None:
+        """Decide whether a turn that is about to end keeps its spans."""
+        try:
+            seconds = (time.monotonic_ns() - turn.arrived) / NS
+            is_notable = (
+                turn.outcome != "ok"
+                or turn.undelivered > 0
+                or turn.data_layer_errors > 0
+                or seconds >= self._slow_turn
+            )
+            if not keeper.decide(turn.trace, is_notable):
+                turn.drop_trace()
+        except Exception as error:  # noqa: BLE001 - a guard
+            self._tracing.guard.on_error(error)
 
     def _end_span(self, turn: Turn, scope: SpanScope) -> None:
         if scope.span.is_recording():
