@@ -655,6 +655,66 @@ def test_our_tracer_provider_outlives_us_and_is_used_again(collector: Collector)
     assert len(collector.spans()) == 1
 
 
+HOST = "trace.set_tracer_provider(TracerProvider())"
+
+
+@pytest.mark.parametrize(
+    ("before", "keeps", "warned"),
+    [("", True, 0), (HOST, False, 1)],
+    ids=["a provider of ours", "one of the app"],
+)
+def test_notable_turns_are_kept_by_our_provider_alone(
+    before: str, keeps: bool, warned: int, collector: Collector
+) -> None:
+    facts = run(
+        f"""
+        {before}
+        keepers = [build_pipeline(Settings(trace_keep="notable")).keeper for _ in range(2)]
+        say(keeps=[keeper is not None for keeper in keepers], problems=problems(),
+            again=build_pipeline(Settings()).keeper is None)
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+    )
+    assert facts["keeps"] == [keeps, keeps]
+    assert facts["again"]
+    assert len(facts["problems"]) == warned
+    assert all("CHAINLIT_OTEL_TRACE_KEEP=notable keeps all" in each for each in facts["problems"])
+
+
+@pytest.mark.parametrize("variables", [{}, {"OTEL_METRICS_EXPORTER": "none"}])
+def test_no_exemplar_points_to_a_turn_that_is_not_kept(
+    variables: dict[str, str], collector: Collector
+) -> None:
+    facts = run(
+        """
+        pipeline = build_pipeline(Settings(trace_keep="notable", trace_share=0))
+        histogram = pipeline.meter_providers[0].get_meter("app").create_histogram("of.the.app")
+        traces = []
+        for value, is_notable in ((1.0, True), (1000.0, False)):
+            with pipeline.tracer().start_as_current_span("turn") as span:
+                trace_id = span.get_span_context().trace_id
+                pipeline.keeper.begin(trace_id)
+                pipeline.keeper.decide(trace_id, is_notable)
+                histogram.record(value)
+            traces.append(trace_id)
+        read = pipeline.reader.read()
+        led = [
+            exemplar.trace_id
+            for of_resource in read.resource_metrics
+            for of_scope in of_resource.scope_metrics
+            for metric in of_scope.metrics
+            if metric.name == "of.the.app"
+            for point in metric.data.data_points
+            for exemplar in point.exemplars
+        ]
+        say(traces=traces, led=led)
+        """,
+        OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
+        **variables,
+    )
+    assert facts["led"] == facts["traces"][:1]
+
+
 # The last export
 
 
