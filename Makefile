@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules bench-visitors soak fuzz lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test compat core-tests test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules bench-visitors soak fuzz lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +40,12 @@ test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
 	$(OLDEST)/bin/python -m pytest -W default $(IN_PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
+
+compat: $(READY) system-packages ## run the core of the tests with each supported Chainlit; COMPAT_ARGS="--chainlit 2.9.6" goes to it
+	$(BIN)/python -m tools.compat $(COMPAT_ARGS)
+
+core-tests:
+	@echo $(CORE_TESTS)
 
 setup-models: $(MODELS)/.ready ## make .venv-models with the clients of models and what instruments them
 
@@ -126,7 +132,7 @@ picture: $(READY) system-packages ## draw the dashboard in the README again, fro
 	$(BIN)/python -m tools.picture
 
 clean: ## remove .venv, caches and built files
-	rm -rf .venv $(OLDEST) $(MODELS) .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
+	rm -rf .venv $(OLDEST) $(MODELS) .venv-compat .cache .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist htmlcov site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 system-packages:

@@ -17,6 +17,7 @@ from chainlit_otel import catalog, rules, settings
 from chainlit_otel.cli import metrics
 from chainlit_otel.grafana import files
 from tests.support.browser_table import browser_table
+from tools import compat
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -133,8 +134,24 @@ def _field_row(field: catalog.RecordField) -> str:
     return f"| `{field.column}` | {field.type} | {field.description} |"
 
 
+def compat_table() -> str:
+    """Return what held with each Chainlit as a Markdown table."""
+    heads = ["Chainlit", "Python", *compat.BESIDE, "tests", "probes that are off"]
+    rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
+    for held in json.loads(compat.RESULTS.read_text(encoding="utf-8")):
+        tests = f"{held['passed']} passed"
+        if held["failed"]:
+            tests += f", {len(held['failed'])} failed"
+        beside = [held["beside"][name] for name in compat.BESIDE]
+        off = ", ".join(f"`{name}`" for name in held["off"])
+        cells = [held["chainlit"], held["python"], *beside, tests, off]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 DOCUMENTS: dict[str, dict[str, Callable[[], str]]] = {
     "docs/alerts.md": {"alerts": alerts_table},
+    "docs/compatibility.md": {"compat": compat_table},
     "docs/deployment.md": {"scrape-panels": scrape_panels},
     "docs/metrics.md": {
         "metrics": metrics.markdown,

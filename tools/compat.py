@@ -1,0 +1,219 @@
+"""Runs the core of the tests with each supported Chainlit, and writes into the docs what held.
+
+Each Chainlit has two environments for each Python that is here: with the oldest FastAPI,
+OpenTelemetry SDK, wrapt, prometheus-client and python-socketio that it and chainlit-otel allow, and
+with the newest.
+
+Usage: python -m tools.compat [--help]
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import venv
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+import click
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "tools" / "compat.json"
+_PINNED = re.search(
+    r"^chainlit==(.+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE
+)
+# The last of each that changed something for us, and the newest that is tried.
+RELEASES = ("2.6.9", "2.8.5", "2.9.6", "2.10.1", "2.11.1", *(_PINNED.groups() if _PINNED else ()))
+PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+BESIDE = ("fastapi", "opentelemetry-sdk", "wrapt", "prometheus-client", "python-socketio")
+# What the tests are run by is the same everywhere.
+_TOOLS = re.compile(
+    r"^(aiosqlite|hypothesis|httpx|pytest|execnet|pluggy|iniconfig|sniffio)\b.*$", re.M
+)
+_INSTALL_TIMEOUT = 600.0
+_TESTS_TIMEOUT = 1800.0
+
+_VERSIONS = """
+import importlib.metadata, json, sys
+print(json.dumps({name: importlib.metadata.version(name) for name in sys.argv[1:]}))
+"""
+_OFF = """
+import json, os
+os.environ["OTEL_EXPORTER_PROMETHEUS_PORT"] = "0"
+import chainlit_otel
+chainlit_otel.enable()
+import chainlit.server
+from chainlit_otel import api
+print(json.dumps([name for name, state in api._active.health()["probes"].items() if state != "on"]))
+"""
+
+
+class CannotRun(Exception):
+    """An environment cannot be made, or its tests have not run."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What held in one environment.
+
+    Attributes:
+        chainlit: Release of Chainlit.
+        python: Release of Python.
+        which: ``oldest`` or ``newest`` of what is beside it.
+        beside: The versions of that.
+        off: Probes that find no seam there, or nothing to observe.
+        passed: How many tests passed.
+        failed: Names of those that failed.
+    """
+
+    chainlit: str
+    python: str
+    which: str
+    beside: dict[str, str]
+    off: list[str]
+    passed: int
+    failed: list[str]
+
+
+def _run(command: Sequence[str], timeout: float, cwd: Path = ROOT) -> str:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout)
+    if done.returncode:
+        raise CannotRun(f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def _pins() -> str:
+    """Return the lines of the constraints that are about what runs the tests."""
+    constraints = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8")
+    return "".join(f"{pin[0]}\n" for pin in _TOOLS.finditer(constraints))
+
+
+def make(environment: Path, chainlit: str, python: str, which: str, uv: Path) -> Path:
+    """Make an environment, and return its interpreter.
+
+    Args:
+        environment: Where.
+        chainlit: Release of Chainlit.
+        python: The interpreter, as `uv` finds it.
+        which: ``oldest`` or ``newest`` of what is beside Chainlit.
+        uv: The program.
+
+    Raises:
+        CannotRun: There is no such Python, or nothing that fits together.
+    """
+    _run([str(uv), "venv", "-q", "--clear", "--python", python, str(environment)], _INSTALL_TIMEOUT)
+    interpreter = environment / "bin" / "python"
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as pins:
+        pins.write(_pins())
+        pins.flush()
+        install = [str(uv), "pip", "install", "-q", "--python", str(interpreter), "-c", pins.name]
+        # Any FastAPI wants a Starlette that is not much newer than itself.
+        beside = [*BESIDE, "starlette"]
+        wanted = ["-e", ".", "--group", "oldest-test", f"chainlit=={chainlit}", *beside]
+        lowest = ["--resolution", "lowest-direct"] if which == "oldest" else []
+        _run([*install, *lowest, *wanted], _INSTALL_TIMEOUT)
+    return interpreter
+
+
+def test(python: Path, chainlit: str, which: str) -> Held:
+    """Run the core of the tests in an environment, and return what held.
+
+    Raises:
+        CannotRun: The tests have not run.
+    """
+    with tempfile.TemporaryDirectory(prefix="chainlit-otel-compat-") as directory:
+        beside = json.loads(_run([str(python), "-c", _VERSIONS, *BESIDE], 60, Path(directory)))
+        off = json.loads(_run([str(python), "-c", _OFF], 120, Path(directory)).splitlines()[-1])
+        results = Path(directory, "results.xml")
+        tests = shlex.split(_run(["make", "-s", "core-tests"], 60))
+        options = ["-W", "default", "-q", "-n", "4", "--dist", "loadfile", f"--junitxml={results}"]
+        command = [str(python), "-m", "pytest", *options, *tests]
+        done = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, timeout=_TESTS_TIMEOUT
+        )
+        if not results.exists():
+            raise CannotRun(f"{shlex.join(command)}\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        cases = list(ElementTree.parse(results).iter("testcase"))
+    failed = [
+        f"{case.get('classname')}::{case.get('name')}"
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    ]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    version = _run([str(python), "-c", "import platform; print(platform.python_version())"], 60)
+    passed = len(cases) - len(failed) - skipped
+    return Held(chainlit, version.strip(), which, beside, off, passed, failed)
+
+
+def _pythons(uv: Path) -> Iterator[str]:
+    """Give those that are here."""
+    for version in PYTHONS:
+        found = subprocess.run(
+            [str(uv), "python", "find", "--no-python-downloads", version],
+            capture_output=True,
+            timeout=60,
+        )
+        if found.returncode == 0:
+            yield version
+
+
+def _uv(directory: Path) -> Path:
+    tool = directory / "tool"
+    if not (tool / "bin" / "uv").exists():
+        venv.create(tool, with_pip=True)
+        _run([str(tool / "bin" / "python"), "-m", "pip", "install", "-qq", "uv"], _INSTALL_TIMEOUT)
+    return tool / "bin" / "uv"
+
+
+def written(held: Sequence[Held]) -> str:
+    """Return the results as they are kept, from which the docs are generated."""
+    return json.dumps([asdict(each) for each in held], indent=1) + "\n"
+
+
+@click.command()
+@click.option("--chainlit", "releases", multiple=True, default=RELEASES, help="These releases.")
+@click.option(
+    "--which", type=click.Choice(["oldest", "newest"]), multiple=True, default=("oldest", "newest")
+)
+@click.option("--keep", is_flag=True, help="Leave the environments in .venv-compat.")
+def main(releases: tuple[str, ...], which: tuple[str, ...], keep: bool) -> None:
+    """Run the core of the tests with each supported Chainlit."""
+    directory = ROOT / ".venv-compat"
+    uv = _uv(directory)
+    known = {
+        (one["chainlit"], one["python"].rpartition(".")[0], one["which"]): Held(**one)
+        for one in (json.loads(RESULTS.read_text()) if RESULTS.exists() else [])
+    }
+    for python in _pythons(uv):
+        for release in releases:
+            for each in which:
+                environment = directory / f"{release}-{each}-{python}"
+                try:
+                    held = test(make(environment, release, python, each, uv), release, each)
+                except CannotRun as error:
+                    sys.exit(f"error: Chainlit {release}, {each}, Python {python}: {error}")
+                known[release, python, each] = held
+                click.echo(
+                    f"{release} {each} {python}: {held.passed} passed, failed: {held.failed}"
+                )
+                RESULTS.write_text(written(sorted(known.values(), key=_order)))
+                if not keep:
+                    shutil.rmtree(environment)
+    if any(each.failed for each in known.values()):
+        sys.exit(1)
+
+
+def _order(held: Held) -> tuple[list[int], list[int], str]:
+    numbers = ([int(part) for part in text.split(".")] for text in (held.chainlit, held.python))
+    return (*numbers, held.which)  # type: ignore[return-value]
+
+
+if __name__ == "__main__":
+    main()
