@@ -10,3 +10,5 @@ LAYER = Path(__file__).with_name("layer.py").read_text(encoding="utf-8")
 
 # What the app runs: what Chainlit does differs from release to release.
 CHAINLIT = Version(importlib.metadata.version("chainlit"))
+# For a visitor who comes back after having said something, these start the chat once more.
+STARTS_AGAIN = Version("2.8.2") <= CHAINLIT < Version("2.11.1")
