@@ -136,15 +136,17 @@ def _field_row(field: catalog.RecordField) -> str:
 
 def compat_table() -> str:
     """Return what held with each Chainlit as a Markdown table."""
-    heads = ["Chainlit", "Python", *compat.BESIDE, "tests", "probes that are off"]
+    heads = ["Chainlit", "beside it", "Python", *compat.BESIDE, "tests", "probes that are off"]
     rows = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}"]
     for held in json.loads(compat.RESULTS.read_text(encoding="utf-8")):
         tests = f"{held['passed']} passed"
+        if held["rerun"]:
+            tests += f" ({held['rerun']} at the second try)"
         if held["failed"]:
             tests += f", {len(held['failed'])} failed"
         beside = [held["beside"][name] for name in compat.BESIDE]
-        off = ", ".join(f"`{name}`" for name in held["off"])
-        cells = [held["chainlit"], held["python"], *beside, tests, off]
+        off = ", ".join(f"`{name}`" for name in held["off"]) or "none"
+        cells = [held["chainlit"], held["which"], held["python"], *beside, tests, off]
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
