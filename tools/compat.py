@@ -156,7 +156,7 @@ def test(python: Path, chainlit: str, which: str, log: Path) -> Held:
         if not results.exists():
             raise CannotRun(f"{shlex.join(command)}\n{said[-4000:]}")
         cases = list(ElementTree.parse(results).iter("testcase"))
-    # One that was run twice is there twice; the first time without its failure if the second passed.
+    # What was run twice is there twice, without its failure where the second run passed.
     said_of: dict[str, set[str]] = {}
     for case in cases:
         name = f"{case.get('classname')}::{case.get('name')}"
