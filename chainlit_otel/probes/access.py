@@ -18,9 +18,10 @@ made. What each method counts:
   alone.
 - `thread`: a stored thread that was requested, by an HTTP request or by a socket that names it. If
   it does not exist, an HTTP request is denied, as it is for the thread of another user; for a
-  socket that counts nothing, since it may name a thread that is yet to be stored. A data layer that
-  raises is an error; the built-in ones for SQL raise for an unknown thread, too, which Chainlit
-  answers with status 500.
+  socket that counts nothing, since it may name a thread that is yet to be stored. Chainlit 2.8.5 to
+  2.9.1 refuses such a socket, too, and there it is denied. A data layer that raises is an error;
+  the built-in ones for SQL raise for an unknown thread, too, which Chainlit answers with status
+  500.
 
 FastAPI keeps references to the callbacks and the endpoints, so the functions that these call are
 wrapped, in the modules that look them up by name at each call.
@@ -30,7 +31,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from importlib import import_module
 from threading import RLock
@@ -83,11 +84,13 @@ class _AccessCheck:
 
     Attributes:
         failed: Whether its user could not be checked.
-        thread: The result of the lookup of its thread; None if there was no lookup, or no thread.
+        is_looked_up: Whether the lookup of its thread has begun.
+        thread: The result of that lookup; None if there was none, or no thread.
     """
 
     def __init__(self) -> None:
         self.failed = False
+        self.is_looked_up = False
         self.thread: Literal["found", "error"] | None = None
         self.token: Token[_AccessCheck | None] = _current_check.set(self)
 
@@ -137,12 +140,16 @@ class Access(Probe):
         patches.wrap_attribute(socket, "resume_thread", _wrap_resume_thread(self))
         handlers = server.sio.handlers.get("/")
         patches.replace_item(handlers, "connect", functools.partial(_wrap_connect, patches, self))
-        wrap_get_thread = functools.partial(_wrap_get_thread, patches, self)
-        self._discovery.listen(
-            patches,
-            self.guard,
-            lambda layer: wrap_method(patches, layer, "get_thread", wrap_get_thread),
-        )
+        wrap_lookup = functools.partial(_wrap_lookup, patches, self)
+
+        def wrap_lookups(layer: Any) -> None:
+            wrap_method(patches, layer, "get_thread", functools.partial(wrap_lookup, bool))
+            # Chainlit 2.8.5 to 2.9.1 asks for the author, and refuses a thread that has none.
+            wrap_method(
+                patches, layer, "get_thread_author", functools.partial(wrap_lookup, lambda _: True)
+            )
+
+        self._discovery.listen(patches, self.guard, wrap_lookups)
         self.telemetry.register_observable(catalog.ACCESS_ATTEMPTS, self.attempts, self.guard)
         self.telemetry.register_observable(catalog.ACCESS_DENIALS, self.denials, self.guard)
 
@@ -261,14 +268,14 @@ class Access(Probe):
             cause = error.__cause__
             check.failed = _status(error) != 401 or (cause is not None and not _is_bad_token(cause))
 
-    def on_thread_looked_up(self, thread: Any, error: BaseException | None) -> None:
-        """The data layer has looked up a thread."""
+    def on_lookup(self) -> _AccessCheck | None:
+        """The data layer is about to look up a thread; return the check that this is for."""
         check = _current_check.get()
-        if check is not None and check.thread is None:
-            if error is not None:
-                check.thread = "error"
-            elif thread:
-                check.thread = "found"
+        # A method of the data layer may call another one: Chainlit goes by the outer one's result.
+        if check is None or check.is_looked_up:
+            return None
+        check.is_looked_up = True
+        return check
 
     def on_connected(self, sid: str, check: _AccessCheck, error: BaseException | None) -> None:
         """Chainlit's `connect` handler has accepted or refused a socket."""
@@ -294,7 +301,7 @@ class Access(Probe):
     def on_resumed(self, session: ChainlitSession, check: _AccessCheck, refused: bool) -> None:
         """A session has resumed a stored thread, or was refused to."""
         _current_check.reset(check.token)
-        # From Chainlit 2.9.2 on, the thread was checked when the socket connected.
+        # From Chainlit 2.8.5 on, the thread was checked when the socket connected.
         if check.thread == "error" or (
             check.thread is not None and session not in self._with_checked_thread
         ):
@@ -457,19 +464,25 @@ def _wrap_connect(patches: Patches, access: Access, original: Any) -> Any:
     return connect
 
 
-def _wrap_get_thread(patches: Patches, access: Access, original: Any) -> Any:
+def _wrap_lookup(
+    patches: Patches, access: Access, is_found: Callable[[Any], bool], original: Any
+) -> Any:
     @wraps(original)
-    async def get_thread(*args: Any, **kwargs: Any) -> Any:
+    async def look_up(*args: Any, **kwargs: Any) -> Any:
         if not patches.active:
             return await original(*args, **kwargs)
+        check: _AccessCheck | None = None
+        with access.guard:
+            check = access.on_lookup()
         try:
-            thread = await original(*args, **kwargs)
-        except Exception as error:
-            with access.guard:
-                access.on_thread_looked_up(None, error)
+            result = await original(*args, **kwargs)
+        except Exception:
+            if check is not None:
+                check.thread = "error"
             raise
         with access.guard:
-            access.on_thread_looked_up(thread, None)
-        return thread
+            if check is not None and is_found(result):
+                check.thread = "found"
+        return result
 
-    return get_thread
+    return look_up

@@ -33,7 +33,9 @@ WRONG, DOWN, RIGHT = 100, 10, 5
 # come as far as the app's callback.
 SENDS_BACK = Version("2.12") <= CHAINLIT
 # Older releases look at a thread when it is resumed, and let anybody take up a session.
-CHECKS_THREADS = Version("2.9.2") <= CHAINLIT
+CHECKS_THREADS = Version("2.8.5") <= CHAINLIT
+# The first that look ask who wrote the thread, and refuse one that nobody wrote.
+ASKS_FOR_AUTHORS = CHECKS_THREADS and Version("2.9.2") > CHAINLIT
 CHECKS_OWNERS = Version("2.10.1") <= CHAINLIT
 
 APP = """
@@ -445,24 +447,29 @@ async def test_threads_over_sockets(door: Door) -> None:
         )
         await visitor.leave(clear=True)
 
+    denied = {"jwt granted": 1, "websocket denied": 1, "thread denied": 1}
     async with door.counting() as counted:
         if CHECKS_THREADS:
             await be_refused(door.visitor(headers, thread="of bob"))
         else:
             await get_no_thread("of bob")
-    let_in = "websocket denied" if CHECKS_THREADS else "websocket granted"
-    assert counted == {"jwt granted": 1, let_in: 1, "thread denied": 1}
+    only_the_thread = {"jwt granted": 1, "websocket granted": 1, "thread denied": 1}
+    assert counted == (denied if CHECKS_THREADS else only_the_thread)
 
     async with door.counting() as counted:
-        await get_no_thread("of nobody")
-    assert counted == {"jwt granted": 1, "websocket granted": 1}
+        if ASKS_FOR_AUTHORS:
+            await be_refused(door.visitor(headers, thread="of nobody"))
+        else:
+            await get_no_thread("of nobody")
+    unknown = {"jwt granted": 1, "websocket granted": 1}
+    assert counted == (denied if ASKS_FOR_AUTHORS else unknown)
 
 
 async def test_threads_while_the_data_layer_is_down(door: Door) -> None:
     headers = await door.cookie("ada")
     checks = {"thread granted": 1} if CHECKS_THREADS else {}
     if CHECKS_THREADS:
-        door.break_down(get_thread=0)
+        door.break_down(get_thread=0, get_thread_author=0)
         visitor = door.visitor(headers, thread="of ada")
         visitor.timeout = 1
         async with door.counting() as counted:
@@ -471,7 +478,7 @@ async def test_threads_while_the_data_layer_is_down(door: Door) -> None:
         assert counted == {"jwt granted": 1, "websocket error": 1, "thread error": 1}
 
     # It breaks down after the socket has been let in, and before its thread is read.
-    door.break_down(get_thread=len(checks))
+    door.break_down(get_thread=1 if CHECKS_THREADS and not ASKS_FOR_AUTHORS else 0)
     visitor = door.visitor(headers, thread="of ada")
     async with door.counting() as counted:
         await visitor.connect()
@@ -573,10 +580,12 @@ async def everything(server: ChainlitServer) -> list[object]:
     """Ask for everything; return what the client got."""
     door = Door(server)
     reported: list[object] = []
+    refused = ["of bob"] if CHECKS_THREADS else []
+    refused += ["of nobody"] if ASKS_FOR_AUTHORS else []
 
     async def connect(headers: dict[str, str], thread: str = "") -> object:
         visitor = door.visitor(headers, thread)
-        if not headers or (CHECKS_THREADS and thread == "of bob"):
+        if not headers or thread in refused:
             return await be_refused(visitor)
         await visitor.connect()
         reported.append((await visitor.say("[('thread', 'why not'), ('nonsense',) * 2]")).texts)

@@ -90,6 +90,8 @@ class Layer(BaseDataLayer):
         tags: list[str] | None = None,
     ) -> None:
         self._may_fail("update_thread")
+        if user_id is not None:
+            self.authors[thread_id] = user_id.removeprefix("id of ")
 
     async def delete_thread(self, thread_id: str) -> None:
         self.authors.pop(thread_id, None)
