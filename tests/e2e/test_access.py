@@ -576,6 +576,9 @@ chainlit_otel.enable()
 """
 
 
+REFUSALS = ("Authentication failed in websocket connect.", "Authorization for the thread failed.")
+
+
 async def everything(server: ChainlitServer) -> list[object]:
     """Ask for everything; return what the client got."""
     door = Door(server)
@@ -605,6 +608,8 @@ async def everything(server: ChainlitServer) -> list[object]:
     door.break_down(get_thread_author=0)
     reported.append((await door.http.get("/project/thread/of ada")).status_code)
     await door.http.aclose()
+    # Of a refusal that python-socketio does not pass on, this is all that can be seen.
+    reported += [server.log.count(reason) for reason in REFUSALS]
     return reported
 
 
