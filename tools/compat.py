@@ -1,4 +1,4 @@
-"""Runs the core of the tests with each supported Chainlit, and writes into the docs what held.
+"""Runs the core of the tests with each supported Chainlit, and keeps for the docs what held.
 
 Each Chainlit has two environments for each Python that is here: with the oldest FastAPI,
 OpenTelemetry SDK, wrapt, prometheus-client and python-socketio that it and chainlit-otel allow, and
@@ -155,18 +155,27 @@ def test(python: Path, chainlit: str, which: str, log: Path) -> Held:
         said = log.read_text(encoding="utf-8", errors="replace")
         if not results.exists():
             raise CannotRun(f"{shlex.join(command)}\n{said[-4000:]}")
-        cases = list(ElementTree.parse(results).iter("testcase"))
+        passed, rerun, failed = count(results.read_text(encoding="utf-8"), said)
+    version = _run([str(python), "-c", "import platform; print(platform.python_version())"], 60)
+    return Held(chainlit, version.strip(), which, beside, off, passed, rerun, failed)
+
+
+def count(results: str, said: str) -> tuple[int, int, list[str]]:
+    """Return how many tests passed, how many only at the second try, and which failed.
+
+    Args:
+        results: What pytest wrote as JUnit.
+        said: What it printed.
+    """
     # What was run twice is there twice, without its failure where the second run passed.
     said_of: dict[str, set[str]] = {}
-    for case in cases:
+    for case in ElementTree.fromstring(results).iter("testcase"):
         name = f"{case.get('classname')}::{case.get('name')}"
         said_of.setdefault(name, set()).update(child.tag for child in case)
     failed = [name for name, tags in said_of.items() if tags & {"failure", "error"}]
     skipped = sum("skipped" in tags for tags in said_of.values())
-    version = _run([str(python), "-c", "import platform; print(platform.python_version())"], 60)
-    passed = len(said_of) - len(failed) - skipped
     rerun = len(set(_RERUN.findall(said)) - set(_FAILED.findall(said)))
-    return Held(chainlit, version.strip(), which, beside, off, passed, rerun, failed)
+    return len(said_of) - len(failed) - skipped, rerun, failed
 
 
 def _pythons(uv: Path) -> list[str]:
