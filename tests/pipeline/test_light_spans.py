@@ -31,7 +31,7 @@ from opentelemetry.trace import (
 from chainlit_otel import catalog
 from chainlit_otel.pipeline.light_spans import MOST, LightSpan
 from chainlit_otel.pipeline.losses import BatchProcessor, Losses, SpanDelivery
-from chainlit_otel.pipeline.native import OurTracerProvider
+from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 from chainlit_otel.pipeline.span_encoding import encode
 
 

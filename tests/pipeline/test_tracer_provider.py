@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import SpanLimits
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from chainlit_otel.pipeline.native import OurTracerProvider
+from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 
 
 def test_a_span_of_fastapi_itself_has_nothing_that_a_client_made_up() -> None:

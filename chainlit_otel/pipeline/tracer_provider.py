@@ -1,8 +1,8 @@
-"""The spans of FastAPI's own telemetry (0.142 and newer), with a provider of ours.
+"""The tracer provider of ours.
 
-FastAPI records requests as soon as there is a provider: those to other applications in this
-process, and those to Chainlit where it could not be switched off. Its spans have their paths,
-queries and hosts, which are redacted here.
+The spans of this package are light ones there. Those that FastAPI makes by itself (0.142 and newer),
+as soon as there is a provider, are redacted: they have paths, queries and hosts, of requests to other
+applications in this process, and of those to Chainlit where it could not be switched off.
 """
 
 from __future__ import annotations
