@@ -50,8 +50,8 @@ from chainlit_otel.pipeline.histograms import Histograms
 from chainlit_otel.pipeline.instruments import BUCKET_ADVICE
 from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.losses import Losses, destination
-from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 from chainlit_otel.pipeline.reader import ScrapeReader
+from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 from chainlit_otel.settings import Settings, warn
 from chainlit_otel.version import __version__
 

@@ -1,8 +1,9 @@
 """The tracer provider of ours.
 
-The spans of this package are light ones there. Those that FastAPI makes by itself (0.142 and newer),
-as soon as there is a provider, are redacted: they have paths, queries and hosts, of requests to other
-applications in this process, and of those to Chainlit where it could not be switched off.
+The spans of this package are light ones there. Those that FastAPI makes by itself (0.142 and
+newer), as soon as there is a provider, are redacted: they have paths, queries and hosts, of
+requests to other applications in this process, and of those to Chainlit where it could not be
+switched off.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from opentelemetry.trace import (
 from chainlit_otel import catalog
 from chainlit_otel.pipeline.light_spans import MOST, LightSpan
 from chainlit_otel.pipeline.losses import BatchProcessor, Losses, SpanDelivery
-from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 from chainlit_otel.pipeline.span_encoding import encode
+from chainlit_otel.pipeline.tracer_provider import OurTracerProvider
 
 
 class Recorded(SpanProcessor):
