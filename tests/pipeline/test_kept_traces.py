@@ -119,6 +119,8 @@ def test_what_was_decided_goes_first_when_too_many_wait(monkeypatch: Any) -> Non
         keeper.decide(trace_id, is_notable=False)
     keeper.on_end(span(1, "open, too"))
     assert not keeper.keep(2)
+    # The rest of it would be a part of a turn.
+    keeper.on_end(span(2, "late"))
     assert keeper.keep(3)
     keeper.decide(1, is_notable=True)
     assert collected.names == ["over 3", "open", "open, too"]
