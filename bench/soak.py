@@ -6,8 +6,8 @@ At each level so many sessions are connected by real websockets. For some time a
 talk, one message every two seconds each, and the others are idle. The app says how much memory the
 process has and how late its event loop is; `/metrics` is fetched once a second, and has to know
 exactly how many sessions there are. Afterwards sessions come, say something and leave, as many each
-minute, to both servers at once; each has to be in the ledger, and chainlit-otel may
-have kept nothing of any.
+minute, to both servers at once; each has to be in the ledger, and chainlit-otel may have kept
+nothing of any.
 """
 
 from __future__ import annotations

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from threading import Lock
 
-from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 MAX_WAITING = 4096
 """How many spans wait at most, for the end of their turns and for what people say of them."""
@@ -91,9 +90,6 @@ class TraceKeeper(SpanProcessor):
             return True
         with self._lock:
             return self._decided.get(trace_id, trace_id not in self._waiting)
-
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        """A span has started."""
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span has ended: pass it on, have it wait, or drop it."""

@@ -33,7 +33,6 @@ from chainlit_otel.core.stalls import Stall
 from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
 from chainlit_otel.core.usage import UsageTotals, sum_of
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
-from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.spans import (
     NOOP_SCOPE,
     SpanScope,
@@ -209,8 +208,7 @@ class Messages(Probe):
         if error is not None:
             self.on_error(error)
         scope = self._scopes.pop(turn, None)
-        if self._tracing.keeper is not None and turn.trace_id:
-            self._decide(turn, self._tracing.keeper)
+        self._decide(turn)
         # The histograms first: their exemplars point to the span that is current.
         self.ledger_of(turn).end(turn)
         if scope is not None:
@@ -225,14 +223,15 @@ class Messages(Probe):
         self.ledger.cancel_all()
         self._synthetic_ledger.cancel_all()
         for turn, scope in list(self._scopes.items()):
-            if self._tracing.keeper is not None and turn.trace_id:
-                self._decide(turn, self._tracing.keeper)
+            self._decide(turn)
             self._end_span(turn, scope)
         self._scopes.clear()
         self.by_trace.clear()
 
-    def _decide(self, turn: Turn, keeper: TraceKeeper) -> None:
+    def _decide(self, turn: Turn) -> None:
         """Decide whether a turn that is about to end keeps its spans."""
+        if (keeper := self._tracing.keeper) is None or not turn.trace_id:
+            return
         try:
             seconds = (time.monotonic_ns() - turn.arrived) / NS
             is_notable = (
