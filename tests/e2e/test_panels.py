@@ -334,7 +334,9 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
         },
         ("Turns by outcome", "timeseries"): {name: total(n) for name, n in outcomes.items()},
         ("Failed turns by chat profile", "timeseries"): {"none": near(outcomes["error"] / turns)},
-        ("Oldest turn without a word", "timeseries"): {"oldest": last(WINDOW, seconds)},
+        # They began before the wait of the last window, whose end is cut to a whole second and
+        # whose last scrape is older still.
+        ("Oldest turn without a word", "timeseries"): {"oldest": last(WINDOW / 2, seconds)},
         ("Concurrent turns", "timeseries"): {
             "under way": last(done["under way"]),
             "peak": most(done["under way"], REGULARS + GUESTS),
