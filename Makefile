@@ -20,7 +20,7 @@ BEHAVIOUR := examples/analytics/grafana/dashboards
 PROMETHEUSRULE := examples/kubernetes/prometheusrule.yaml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stack alert-quality test compat core-tests test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules bench-visitors soak fuzz lint format docs docs-site picture clean system-packages
+.PHONY: help setup demo stack alert-quality test test-parallel test-timed compat core-tests test-oldest setup-models test-models dist test-wheel install-check bench bench-instructions bench-analysis bench-backtest bench-faults bench-rules bench-visitors soak fuzz lint format docs docs-site picture clean system-packages
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,9 +34,13 @@ stack: $(READY) ## run the demo beside Prometheus and Alertmanager; STACK_ARGS="
 	@tools/system-packages.sh prometheus prometheus-alertmanager
 	$(BIN)/python -m tools.stack $(STACK_ARGS)
 
-test: $(READY) system-packages ## run all tests; TEST_ARGS="..." goes to pytest
+test: test-parallel $(if $(TEST_ARGS),,test-timed) ## run all tests; TEST_ARGS="..." goes to pytest
+
+test-parallel: $(READY) system-packages
 	$(BIN)/python -m pytest $(IN_PARALLEL) $(or $(TEST_ARGS),$(addprefix --ignore=,tests/models $(TIMED_TESTS)))
-	$(if $(TEST_ARGS),,$(BIN)/python -m pytest $(TIMED_TESTS))
+
+test-timed: $(READY) system-packages
+	$(BIN)/python -m pytest $(or $(TEST_ARGS),$(TIMED_TESTS))
 
 test-oldest: $(OLDEST)/.ready ## run the core of the tests with the oldest Chainlit and the oldest of all else
 	$(OLDEST)/bin/python -m pytest -W default $(IN_PARALLEL) $(CORE_TESTS) $(TEST_ARGS)
