@@ -73,8 +73,9 @@ test-wheel: $(READY) ## run the core of the tests with the wheel in dist/, where
 install-check: $(READY) ## install the wheel without constraints, by old pip, new pip and uv, timed, and run it
 	$(BIN)/python -m tools.install_check
 
-bench: $(READY) ## measure what it costs the server; BENCH_ARGS="--rounds 3 --turns 200" goes to it
+bench: $(READY) ## measure what it costs the server, by time and instructions; with BENCH_ARGS="--rounds 3" by time alone
 	$(BIN)/python -m bench $(BENCH_ARGS)
+	$(if $(BENCH_ARGS),,$(MAKE) bench-instructions)
 
 bench-analysis: $(READY) ## measure export and report over a million sessions, beside pandas; takes BENCH_ARGS, too
 	$(BIN)/python -m bench.analysis $(BENCH_ARGS)

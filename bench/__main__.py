@@ -56,9 +56,9 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     rows = (
-        ("--rounds", 5, "rounds, each with new server processes"),
+        ("--rounds", 8, "rounds, each with new server processes in a memory layout of its own"),
         ("--visitors", 1, "visitors who talk at once"),
-        ("--turns", 400, "turns of each variant in a round"),
+        ("--turns", 250, "turns of each variant in a round"),
         ("--warmup", 100, "turns before them that do not count"),
         ("--slice", 50, "turns of one variant, then an export, before it is the next one's turn"),
     )

@@ -1,6 +1,7 @@
 """Counts the instructions that a server executes for one turn, by what observes it.
 
-Usage: python -m bench.instructions [--layouts N] [--turns N] [--variants NAME ...] [--markdown]
+Usage: python -m bench.instructions [--layouts N] [--turns N] [--variants NAME ...]
+    [--cache] [--markdown]
 
 CPU time depends on what else the machine does, and the same work takes some per cent more or less
 by where it lies in memory; instructions depend on neither. So each server process, a real one with
@@ -13,6 +14,10 @@ a bare processor. So the timers of the app run a thousand times later: the ticks
 pings, the beats and polls of chainlit-otel. Spans and records go out once, after the last turn.
 Garbage is collected then, too: a collection that is due once in thirty turns would fall into one
 run and not into the next. What is old already is not looked through.
+
+With `--cache` the processor has caches, too, and what misses the second level is counted. That is
+most of what the clock shows beyond the instructions: a turn of Chainlit fills such a cache, and
+what runs once a turn finds nothing of its own in it.
 
 What is left is the order of things in hash tables: each variant is counted in several layouts,
 with hash seeds and an environment of their own, and compared with Chainlit alone in the same one.
@@ -27,9 +32,10 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from bench import report
 from bench.options import positive
@@ -37,6 +43,10 @@ from bench.sink import Sink
 from bench.turns import VARIANTS, BenchError, Subject
 
 CALLGRIND = ["valgrind", "--tool=callgrind", "--instr-atstart=no", "--callgrind-out-file=counts"]
+
+_CACHE_KIB = 1024
+CACHE = ["--cache-sim=yes", f"--LL={_CACHE_KIB * 1024},8,64"]  # bytes, ways, bytes of a line
+_MISSES = ("ILmr", "DLmr", "DLmw")
 
 _ENVIRONMENT = {
     "BENCH_STEADY": "1",
@@ -58,6 +68,7 @@ class Plan:
         turns: Turns of each process, which export once.
         warmup: Turns before them that are not counted.
         jobs: Processes at once.
+        cache: Whether the caches are simulated, which takes twice as long.
     """
 
     variants: list[str]
@@ -65,10 +76,23 @@ class Plan:
     turns: int
     warmup: int
     jobs: int
+    cache: bool
 
 
-Costs = dict[tuple[str, int], float]
-"""Instructions of a turn, by the name of the variant and the number of the layout."""
+class Cost(NamedTuple):
+    """What a turn takes.
+
+    Attributes:
+        instructions: Instructions.
+        misses: Reads and writes that miss the second level of the caches; 0 without these.
+    """
+
+    instructions: float
+    misses: float
+
+
+Costs = dict[tuple[str, int], Cost]
+"""By the name of the variant and the number of the layout."""
 
 
 class Callgrind:
@@ -96,13 +120,14 @@ class Callgrind:
         """Count from zero."""
         self._control("zero")
 
-    def take(self) -> int:
-        """Return the instructions since the last `take` or `restart`."""
+    def take(self) -> Mapping[str, int]:
+        """Return how often each event has come since the last `take` or `restart`, by its name."""
         self._control("dump")
         self._taken += 1
         # Each dump is a file of its own, which begins at zero.
         profile = (self._directory / f"counts.{self._taken}").read_text(encoding="utf-8")
-        return int(profile.rpartition("\ntotals: ")[2])
+        names = profile.partition("\nevents: ")[2].partition("\n")[0].split()
+        return dict(zip(names, map(int, profile.rpartition("\ntotals: ")[2].split()), strict=True))
 
     def _control(self, *command: str) -> None:
         subprocess.run(
@@ -113,7 +138,7 @@ class Callgrind:
         )
 
 
-def measure(plan: Plan, sink: Sink, progress: Callable[[str, int, float], None]) -> Costs:
+def measure(plan: Plan, sink: Sink, progress: Callable[[str, int, Cost], None]) -> Costs:
     """Run the whole plan.
 
     Args:
@@ -127,7 +152,7 @@ def measure(plan: Plan, sink: Sink, progress: Callable[[str, int, float], None])
     return asyncio.run(_measure(plan, sink, progress))
 
 
-async def _measure(plan: Plan, sink: Sink, progress: Callable[[str, int, float], None]) -> Costs:
+async def _measure(plan: Plan, sink: Sink, progress: Callable[[str, int, Cost], None]) -> Costs:
     costs: Costs = {}
     free = asyncio.Semaphore(plan.jobs)
 
@@ -151,9 +176,10 @@ async def _measure(plan: Plan, sink: Sink, progress: Callable[[str, int, float],
     return costs
 
 
-async def _count(name: str, layout: int, plan: Plan, sink: Sink) -> float:
+async def _count(name: str, layout: int, plan: Plan, sink: Sink) -> Cost:
     env = {**_ENVIRONMENT, "BENCH_LAYOUT": "x" * _UNALIGNED * layout}
-    subject = Subject(name, 1, sink, layout, env, CALLGRIND)
+    runner = [*CALLGRIND, *(CACHE if plan.cache else [])]
+    subject = Subject(name, 1, sink, layout, env, runner)
     try:
         await asyncio.to_thread(subject.server.start)
         await subject.begin(plan.warmup)
@@ -168,10 +194,15 @@ async def _count(name: str, layout: int, plan: Plan, sink: Sink) -> float:
     finally:
         # Not in a thread: a task that is cancelled would not wait for it.
         subject.server.close()
-    return counted / plan.turns
+    return Cost(counted["Ir"] / plan.turns, misses(counted) / plan.turns)
 
 
-def table(costs: Costs) -> report.Table:
+def misses(counted: Mapping[str, int]) -> int:
+    """Return how many reads and writes have missed the second level; 0 without caches."""
+    return sum(counted.get(event, 0) for event in _MISSES)
+
+
+def table(costs: Costs, has_cache: bool) -> report.Table:
     """Return what a turn costs in each variant, and how much more than without observation."""
     layouts = sorted({layout for _, layout in costs})
     rows = []
@@ -179,16 +210,21 @@ def table(costs: Costs) -> report.Table:
         if (name, layouts[0]) not in costs:
             continue
         runs = [costs[name, layout] for layout in layouts]
-        more = [costs[name, each] / costs["bare", each] - 1 for each in layouts]
+        more = [
+            costs[name, each].instructions / costs["bare", each].instructions - 1
+            for each in layouts
+        ]
         spread = [f"{statistics.mean(more):+.2%}", f"{min(more):+.2%} to {max(more):+.2%}"]
         rows.append(
             [
                 variant.title,
-                f"{statistics.mean(runs) / 1e6:.3f} M",
+                f"{statistics.mean(run.instructions for run in runs) / 1e6:.3f} M",
                 *(["", ""] if name == "bare" else spread),
+                *([f"{statistics.mean(run.misses for run in runs):,.0f}"] if has_cache else []),
             ]
         )
-    return ["a turn of 50 tokens", "instructions", "more", "by layout"], rows
+    heads = ["a turn of 50 tokens", "instructions", "more", "by layout"]
+    return [*heads, *(["misses"] if has_cache else [])], rows
 
 
 def method(plan: Plan) -> str:
@@ -197,6 +233,7 @@ def method(plan: Plan) -> str:
         f"Means of {plan.layouts} processes of {plan.turns} turns of one visitor, which export "
         "once; *more* is compared within each memory layout. What comes by the clock is "
         "not in it."
+        + (f" A second-level cache of {_CACHE_KIB:,} KiB is simulated." if plan.cache else "")
     )
 
 
@@ -215,6 +252,7 @@ def main() -> int:
         arguments.turns,
         arguments.warmup,
         arguments.jobs,
+        arguments.cache,
     )
     try:
         with Sink() as sink:
@@ -223,12 +261,12 @@ def main() -> int:
         _say(f"error: {error}")
         return 1
     show = report.markdown if arguments.markdown else report.text
-    print(show(table(costs)), report.machine(), method(plan), sep="\n\n")
+    print(show(table(costs, plan.cache)), report.machine(), method(plan), sep="\n\n")
     return 0
 
 
-def _progress(name: str, layout: int, instructions: float) -> None:
-    _say(f"layout {layout}, {name}: {instructions / 1e6:.3f} M a turn")
+def _progress(name: str, layout: int, cost: Cost) -> None:
+    _say(f"layout {layout}, {name}: {cost.instructions / 1e6:.3f} M a turn")
 
 
 def _say(line: str) -> None:
@@ -256,6 +294,7 @@ def _parser() -> argparse.ArgumentParser:
         default=chosen,
         help=f"what is compared with Chainlit alone ({' '.join(chosen)})",
     )
+    parser.add_argument("--cache", action="store_true", help="count what misses the caches, too")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     return parser
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -157,11 +159,14 @@ def test_without_valgrind_one_line_says_how_to_get_it(tmp_path: Path) -> None:
     ]
 
 
-def test_callgrind_counts_what_is_executed_between_two_looks(tmp_path: Path) -> None:
-    script = "for line in open(0): print(sum(range(int(line))), flush=True)"
+@contextmanager
+def under_callgrind(
+    directory: Path, script: str, *options: str
+) -> Iterator[tuple[instructions.Callgrind, Callable[[int], None]]]:
+    """Run a script that answers each line; give what counts it, and what has it answer a number."""
     process = subprocess.Popen(
-        [*instructions.CALLGRIND, sys.executable, "-S", "-c", script],
-        cwd=tmp_path,
+        [*instructions.CALLGRIND, *options, sys.executable, "-S", "-c", script],
+        cwd=directory,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -172,45 +177,74 @@ def test_callgrind_counts_what_is_executed_between_two_looks(tmp_path: Path) -> 
     assert stdin is not None
     assert stdout is not None
 
-    def add_up(numbers: int) -> None:
-        stdin.write(f"{numbers}\n")
-        assert stdout.readline() == f"{sum(range(numbers))}\n"
+    def ask(number: int) -> None:
+        stdin.write(f"{number}\n")
+        assert stdout.readline() == "done\n"
 
     try:
-        add_up(1000)
-        callgrind = instructions.Callgrind(process.pid, tmp_path)
+        ask(1)
+        yield instructions.Callgrind(process.pid, directory), ask
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_callgrind_counts_what_is_executed_between_two_looks(tmp_path: Path) -> None:
+    script = "for line in open(0): sum(range(int(line))); print('done', flush=True)"
+    with under_callgrind(tmp_path, script) as (callgrind, add_up):
         callgrind.start()
         add_up(50_000)
         callgrind.restart()
         taken = []
         for numbers in (1000, 11_000, 21_000):
             add_up(numbers)
-            taken.append(callgrind.take())
+            taken.append(callgrind.take()["Ir"])
         callgrind.stop()
         add_up(1000)
-        uncounted = callgrind.take()
-    finally:
-        process.kill()
-        process.communicate()
+        uncounted = callgrind.take()["Ir"]
     more, as_many_more = taken[1] - taken[0], taken[2] - taken[1]
     assert as_many_more == pytest.approx(more, rel=0.3)
     assert more > 10_000 * 10
     assert uncounted == 0
 
 
+def test_what_does_not_fit_into_the_cache_misses_it(tmp_path: Path) -> None:
+    # As many bytes each time, of half a mebibyte or of four.
+    script = (
+        "parts = [bytes(1024) for _ in range(4096)]\n"
+        "for line in open(0):\n"
+        "    few = parts[: int(line)]\n"
+        "    for part in few * (4096 // len(few)): sum(part[::64])\n"
+        "    print('done', flush=True)"
+    )
+    counted = []
+    with under_callgrind(tmp_path, script, *instructions.CACHE) as (callgrind, read):
+        callgrind.start()
+        for parts in (512, 4096):
+            read(parts)
+            callgrind.restart()
+            read(parts)
+            counted.append(callgrind.take())
+    few, many = map(instructions.misses, counted)
+    assert few < 4096
+    assert many > 4096 * 16 / 2
+
+
 def test_the_instructions_of_a_turn_are_compared_within_each_layout() -> None:
     costs = {
-        ("bare", 1): 20e6,
-        ("bare", 2): 30e6,
-        ("traces", 1): 21e6,
-        ("traces", 2): 31.8e6,
+        ("bare", 1): instructions.Cost(20e6, 1000),
+        ("bare", 2): instructions.Cost(30e6, 2000),
+        ("traces", 1): instructions.Cost(21e6, 2500),
+        ("traces", 2): instructions.Cost(31.8e6, 3500),
     }
-    heads, rows = instructions.table(costs)
+    heads, rows = instructions.table(costs, has_cache=False)
     assert heads == ["a turn of 50 tokens", "instructions", "more", "by layout"]
-    assert rows == [
-        ["Chainlit alone", "25.000 M", "", ""],
-        ["chainlit-otel, metrics and traces", "26.400 M", "+5.50%", "+5.00% to +6.00%"],
-    ]
+    bare = ["Chainlit alone", "25.000 M", "", ""]
+    traces = ["chainlit-otel, metrics and traces", "26.400 M", "+5.50%", "+5.00% to +6.00%"]
+    assert rows == [bare, traces]
+    heads, rows = instructions.table(costs, has_cache=True)
+    assert heads[-1] == "misses"
+    assert rows == [[*bare, "1,500"], [*traces, "3,000"]]
 
 
 def test_a_soak_tells_what_is_ours_of_what_has_grown() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -10,6 +10,7 @@ from chainlit_otel.core.turns import Turn, TurnReference
 
 _MESSAGES = 10_000
 _FEEDBACK = 10_000
+_UNSORTED = 256
 
 T = TypeVar("T")
 
@@ -47,16 +48,21 @@ class Judgements:
         self._synthetic: _Bounded[TurnReference] = _Bounded(_MESSAGES)
         self._values: _Bounded[str] = _Bounded(_FEEDBACK)
         self._messages: _Bounded[str] = _Bounded(_FEEDBACK)
+        # Ten thousand messages lie far apart in memory. So what is sent is put among them when
+        # somebody asks, or many at once.
+        self._unsorted: deque[tuple[str, TurnReference]] = deque()
+        self._sorting = Lock()
 
     def message_sent(self, message_id: object, turn: Turn) -> None:
         """A message was sent in a turn, or a step; somebody may judge it later."""
-        turns = self._synthetic if turn.is_synthetic else self._turns
-        # Most messages are sent twice in their turn, and steps when they start and when they end.
-        if isinstance(message_id, str) and turns.get(message_id) is not turn.reference:
-            turns.put(message_id, turn.reference)
+        if isinstance(message_id, str):
+            self._unsorted.append((message_id, turn.reference))
+            if len(self._unsorted) >= _UNSORTED:
+                self._sort()
 
     def turn_of(self, message_id: str) -> TurnReference | None:
         """Return the turn of a message; None if it is not known here, or not any more."""
+        self._sort()
         return self._turns.get(message_id) or self._synthetic.get(message_id)
 
     def feedback_given(self, message_id: str, feedback_id: str, value: str) -> TurnReference | None:
@@ -67,6 +73,7 @@ class Judgements:
             feedback_id: Its own id.
             value: `positive` or `negative`.
         """
+        self._sort()
         turn = self._turns.get(message_id)
         self._judge(message_id, turn, value)
         self._messages.put(feedback_id, message_id)
@@ -84,9 +91,19 @@ class Judgements:
         message_id = self._messages.pop(feedback_id)
         if message_id is None:
             return "", None
+        self._sort()
         turn = self._turns.get(message_id)
         self._judge(message_id, turn, None)
         return message_id, turn
+
+    def _sort(self) -> None:
+        with self._sorting:
+            while self._unsorted:
+                message_id, turn = self._unsorted.popleft()
+                turns = self._synthetic if turn.is_synthetic else self._turns
+                # Most messages are sent twice in their turn, and so are steps.
+                if turns.get(message_id) is not turn:
+                    turns.put(message_id, turn)
 
     def _judge(self, message_id: str, turn: TurnReference | None, value: str | None) -> None:
         """Have the last feedback on a message count in its session, and no other."""

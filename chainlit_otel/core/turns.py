@@ -95,6 +95,7 @@ class Turn:
         profile: Chat profile, as a bounded label.
         source: How the message came.
         session: The session that it is one of; None if the message failed before it had one.
+        is_synthetic: Whether it is a turn of a synthetic visitor.
         number: Which turn of its session it is, from 1; 0 without a session.
         started_at: Wall clock of the arrival, in nanoseconds since the epoch.
         trace_id: Trace of its span in hex digits; empty if that is not sampled.
@@ -136,6 +137,7 @@ class Turn:
         "first_chunk",
         "first_output",
         "input_size",
+        "is_synthetic",
         "last_chunk",
         "lost_chunks",
         "lost_output",
@@ -172,6 +174,7 @@ class Turn:
         self.profile = profile
         self.source: TurnSource = source
         self.session = session
+        self.is_synthetic = session is not None and session.is_synthetic
         self.started_at = started_at
         self.number = 0
         self.trace_id = ""
@@ -216,11 +219,6 @@ class Turn:
         reference = self.reference
         reference.dropped = reference.trace_id, reference.span_id
         reference.trace_id = reference.span_id = self.trace_id = self.span_id = ""
-
-    @property
-    def is_synthetic(self) -> bool:
-        """Whether it is a turn of a synthetic visitor."""
-        return self.session is not None and self.session.is_synthetic
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""
