@@ -107,9 +107,8 @@ def _message_events() -> Iterator[tuple[str, Event]]:
     sockets, messages = context.get(Sockets), context.get(Messages)
     sockets.connections["sid"] = sockets.ledger.open(lambda: True)
     turns = TurnLedger(lambda *_: None)
-    patches.wrap_on_instance(
-        server, "emit", functools.partial(messages_probe._wrap_emit, patches, messages)
-    )
+    wrap = functools.partial(messages_probe._wrap_emit, patches, messages)
+    patches.wrap_on_instance(server, "emit", wrap, fast=True)
 
     def start_and_end() -> None:
         turns.end(turns.start(0, ""))
