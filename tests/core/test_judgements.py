@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from chainlit_otel.core import judgements as module
@@ -58,6 +60,19 @@ def test_the_oldest_messages_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     found = [judgements.turn_of(f"m{number}") for number in range(1, 7)]
     assert found == [*(None, None), turns[6].reference, None, turns[5].reference, found[-1]]
     assert found[-1] is turns[6].reference
+
+
+def test_they_are_forgotten_also_if_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_MESSAGES", 3)
+    monkeypatch.setattr(module, "_UNSORTED", 2)
+    judgements, turn = Judgements(), turn_of(None, 1)
+    first = turn.reference
+    before = sys.getrefcount(first)
+    judgements.message_sent("first", turn)
+    assert sys.getrefcount(first) > before
+    for number in range(6):
+        judgements.message_sent(f"m{number}", turn_of(None, number))
+    assert sys.getrefcount(first) == before
 
 
 def test_what_is_kept_of_a_turn_is_not_the_turn() -> None:
