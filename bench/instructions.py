@@ -15,9 +15,9 @@ pings, the beats and polls of chainlit-otel. Spans and records go out once, afte
 Garbage is collected then, too: a collection that is due once in thirty turns would fall into one
 run and not into the next. What is old already is not looked through.
 
-With `--cache` the processor has caches, too, and what misses the second level is counted. That is
-most of what the clock shows beyond the instructions: a turn of Chainlit fills such a cache, and
-what runs once a turn finds nothing of its own in it.
+With `--cache` the processor has caches, too, and what misses the second level is counted: the clock
+shows more than the instructions, most likely since a turn of Chainlit fills such a cache, and what
+runs once a turn finds nothing of its own in it.
 
 What is left is the order of things in hash tables: each variant is counted in several layouts,
 with hash seeds and an environment of their own, and compared with Chainlit alone in the same one.

@@ -100,9 +100,7 @@ class Journal:
             # Of an answer that is lost, each token is.
             if kind == "undelivered" and events.packed[-_EVENT.size :][4:5] == bytes([number]):
                 return
-            if not 0 <= after <= _LATEST * MS:
-                after = 0 if after < 0 else _LATEST * MS
-            packed = _EVENT.pack(after // MS, number, self._number_of(detail))
+            packed = _EVENT.pack(min(max(after, 0) // MS, _LATEST), number, self._number_of(detail))
             # New bytes, and not a bytearray: these have no room to spare, and readers need no lock.
             if len(events.packed) < MAX_EVENTS * _EVENT.size:
                 events.packed += packed

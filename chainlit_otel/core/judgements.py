@@ -10,7 +10,7 @@ from chainlit_otel.core.turns import Turn, TurnReference
 
 _MESSAGES = 10_000
 _FEEDBACK = 10_000
-_UNSORTED = 256
+_MANY = 256  # messages that wait, until they are put among the others
 
 T = TypeVar("T")
 
@@ -48,22 +48,21 @@ class Judgements:
         self._synthetic: _Bounded[TurnReference] = _Bounded(_MESSAGES)
         self._values: _Bounded[str] = _Bounded(_FEEDBACK)
         self._messages: _Bounded[str] = _Bounded(_FEEDBACK)
-        # Ten thousand messages lie far apart in memory. So what is sent is put among them when
-        # somebody asks, or many at once.
-        self._unsorted: deque[tuple[str, TurnReference]] = deque()
-        self._sorting = Lock()
+        # Ten thousand messages lie far apart in memory. So what is sent waits until somebody asks,
+        # or until there are many.
+        self._waiting: deque[tuple[str, TurnReference]] = deque()
+        self._lock = Lock()
 
     def message_sent(self, message_id: object, turn: Turn) -> None:
         """A message was sent in a turn, or a step; somebody may judge it later."""
         if isinstance(message_id, str):
-            self._unsorted.append((message_id, turn.reference))
-            if len(self._unsorted) >= _UNSORTED:
-                self._sort()
+            self._waiting.append((message_id, turn.reference))
+            if len(self._waiting) >= _MANY:
+                self._keep_all()
 
     def turn_of(self, message_id: str) -> TurnReference | None:
         """Return the turn of a message; None if it is not known here, or not any more."""
-        self._sort()
-        return self._turns.get(message_id) or self._synthetic.get(message_id)
+        return self._turn_of_user(message_id) or self._synthetic.get(message_id)
 
     def feedback_given(self, message_id: str, feedback_id: str, value: str) -> TurnReference | None:
         """Feedback was given, or given again; return the turn that it is about, if it is known.
@@ -73,8 +72,7 @@ class Judgements:
             feedback_id: Its own id.
             value: `positive` or `negative`.
         """
-        self._sort()
-        turn = self._turns.get(message_id)
+        turn = self._turn_of_user(message_id)
         self._judge(message_id, turn, value)
         self._messages.put(feedback_id, message_id)
         return turn
@@ -91,15 +89,18 @@ class Judgements:
         message_id = self._messages.pop(feedback_id)
         if message_id is None:
             return "", None
-        self._sort()
-        turn = self._turns.get(message_id)
+        turn = self._turn_of_user(message_id)
         self._judge(message_id, turn, None)
         return message_id, turn
 
-    def _sort(self) -> None:
-        with self._sorting:
-            while self._unsorted:
-                message_id, turn = self._unsorted.popleft()
+    def _turn_of_user(self, message_id: str) -> TurnReference | None:
+        self._keep_all()
+        return self._turns.get(message_id)
+
+    def _keep_all(self) -> None:
+        with self._lock:
+            while self._waiting:
+                message_id, turn = self._waiting.popleft()
                 turns = self._synthetic if turn.is_synthetic else self._turns
                 # Most messages are sent twice in their turn, and so are steps.
                 if turns.get(message_id) is not turn:

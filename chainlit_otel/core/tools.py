@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from threading import Lock
 
@@ -43,12 +44,12 @@ class ToolLedger:
             return {key: time for key, (_, time) in self._totals.items()}
 
 
-@dataclass(slots=True)
+@dataclass
 class _ShownCall:
     name: str
     start: int
     end: int
-    sources: tuple[str, ...]
+    sources: set[str]
 
 
 class ShownTools:
@@ -60,7 +61,7 @@ class ShownTools:
     """
 
     def __init__(self) -> None:
-        self._known: list[_ShownCall] = []
+        self._known: deque[_ShownCall] = deque(maxlen=_RECENT)
 
     def add(self, source: str, name: str, start: int, end: int) -> bool:
         """A source shows a call; return whether nobody has shown it before.
@@ -78,8 +79,7 @@ class ShownTools:
                 if shared > longest:
                     longest, same = shared, known
         if same is None:
-            self._known.append(_ShownCall(name, start, end, (source,)))
-            del self._known[:-_RECENT]
+            self._known.append(_ShownCall(name, start, end, {source}))
             return True
-        same.sources += (source,)
+        same.sources.add(source)
         return False

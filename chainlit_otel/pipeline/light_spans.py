@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import traceback
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from time import time_ns
 from typing import Any
@@ -275,7 +275,7 @@ class LightTracer(Tracer):
     Attributes:
         provider: The same.
         scope: The same.
-        processors: Are shown the spans that end; without any, spans are those of the SDK.
+        processors: Are shown the spans; without any, spans are those of the SDK.
     """
 
     def __init__(
@@ -288,16 +288,6 @@ class LightTracer(Tracer):
         self.provider = provider
         self.scope = scope
         self.processors: tuple[SpanProcessor, ...] = ()
-        self._started: tuple[SpanProcessor, ...] = ()
-
-    def show_to(self, processors: Iterable[SpanProcessor]) -> None:
-        """Show the spans from now on to these processors."""
-        shown = tuple(processors)
-        # Most have the method of their base class, which does nothing.
-        self._started = tuple(
-            each for each in shown if type(each).on_start is not SpanProcessor.on_start
-        )
-        self.processors = shown
 
     def start_span(
         self,
@@ -329,7 +319,7 @@ class LightTracer(Tracer):
             )
         start = time_ns() if start_time is None else start_time
         span = LightSpan(self, name, own, parent, attributes, links or (), start)
-        for processor in self._started:
+        for processor in self.processors:
             processor.on_start(span, context)  # type: ignore[arg-type]  # has what is public
         return span
 

@@ -370,8 +370,7 @@ def utf8_safe(value: object) -> str:
 
     A browser may send half of a surrogate pair, and one span with it would lose its whole batch.
     """
-    text = str(value)
-    return text if text.isascii() else text.encode(errors="replace").decode()
+    return str(value).encode(errors="replace").decode()
 
 
 def outcome_of(error: BaseException | None) -> str:

@@ -71,7 +71,7 @@ class OurTracerProvider(TracerProvider):
 
     def _update(self) -> None:
         for tracer in self._light_tracers:
-            tracer.show_to(() if self._is_shared else self._processors)
+            tracer.processors = () if self._is_shared else tuple(self._processors)
 
 
 class _PrivateTracer(Tracer):

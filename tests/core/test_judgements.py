@@ -64,7 +64,7 @@ def test_the_oldest_messages_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_they_are_forgotten_also_if_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MESSAGES", 3)
-    monkeypatch.setattr(module, "_UNSORTED", 2)
+    monkeypatch.setattr(module, "_MANY", 2)
     judgements, turn = Judgements(), turn_of(None, 1)
     first = turn.reference
     before = sys.getrefcount(first)

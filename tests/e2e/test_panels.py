@@ -334,9 +334,9 @@ def conversations(done: Ledger, first: str, second: str, seconds: float) -> Pane
         },
         ("Turns by outcome", "timeseries"): {name: total(n) for name, n in outcomes.items()},
         ("Failed turns by chat profile", "timeseries"): {"none": near(outcomes["error"] / turns)},
-        # They began before the wait of the last window, whose end is cut to a whole second and
-        # whose last scrape is older still.
-        ("Oldest turn without a word", "timeseries"): {"oldest": last(WINDOW / 2, seconds)},
+        # They began a window and a second before the end, which is cut to a whole second; its last
+        # scrape is older by half a second, and as long as that takes.
+        ("Oldest turn without a word", "timeseries"): {"oldest": last(WINDOW - SCRAPE, seconds)},
         ("Concurrent turns", "timeseries"): {
             "under way": last(done["under way"]),
             "peak": most(done["under way"], REGULARS + GUESTS),
