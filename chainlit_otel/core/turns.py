@@ -112,7 +112,9 @@ class Turn:
         socket_changes: The first `MAX_SOCKET_CHANGES` losses and returns of its socket.
         data_layer_errors: How many operations of the data layer have failed in it.
         failed_callback: Name of the callback that has raised `error`; empty if none has.
-        error: The exception that a callback raised and Chainlit swallowed, if any.
+        error: The exception that a callback raised and Chainlit swallowed, if any. Whoever ends the
+            turn may drop it then, since its traceback refers to objects of the app.
+        error_type: Class of that exception; empty if there was none.
         cancelled: Whether the user, or the end of the process, stopped it.
         ended: Whether it is over.
         outcome_at_end: Its outcome, once it is over.
@@ -133,6 +135,7 @@ class Turn:
         "data_layer_errors",
         "ended",
         "error",
+        "error_type",
         "failed_callback",
         "first_chunk",
         "first_output",
@@ -193,6 +196,7 @@ class Turn:
         self.data_layer_errors = 0
         self.failed_callback = ""
         self.error: BaseException | None = None
+        self.error_type = ""
         self.cancelled = False
         self.ended = False
         self.outcome_at_end = ""
@@ -219,6 +223,12 @@ class Turn:
         reference = self.reference
         reference.dropped = reference.trace_id, reference.span_id
         reference.trace_id = reference.span_id = self.trace_id = self.span_id = ""
+
+    def fail(self, error: BaseException, callback: str = "") -> None:
+        """A callback, or other code of the app, has raised an exception: the first one counts."""
+        if self.error is None:
+            self.error, self.failed_callback = error, callback
+            self.error_type = type(error).__qualname__
 
     def output(self, now: int) -> None:
         """Something that a user can see was sent, at monotonic time `now` (nanoseconds)."""
@@ -255,14 +265,9 @@ class Turn:
     @property
     def outcome(self) -> str:
         """`error`, `cancelled` or `ok`. An error that was recorded wins over a stop."""
-        if self.error is not None:
+        if self.error_type:
             return "error"
         return "cancelled" if self.cancelled else "ok"
-
-    @property
-    def error_type(self) -> str:
-        """Class of the exception that made it fail; empty if it did not."""
-        return "" if self.error is None else type(self.error).__qualname__
 
     @property
     def time_to_first_token(self) -> float | None:
@@ -347,17 +352,17 @@ class TurnLedger:
         with self._lock:
             if turn.ended:
                 return
-            outcome = turn.outcome_at_end = turn.outcome
-            turn.ended, turn.room = True, None
+            now, outcome = self._clock(), turn.outcome
+            turn.ended, turn.room, turn.outcome_at_end = True, None, outcome
             self._chunks += turn.chunks
             self._undelivered += turn.undelivered > 0
             self._open.discard(turn)
-            self._peak.move(len(self._open), self._clock(), self._wall())
+            self._peak.move(len(self._open), now, self._wall())
             if (session := turn.session) is not None:
                 outcomes = session.outcomes
                 outcomes[outcome] = outcomes.get(outcome, 0) + 1
-                session.record("turn_end", self._clock(), turn.error_type or outcome)
-        self._on_end(turn, (self._clock() - turn.arrived) / NS)
+                session.record("turn_end", now, turn.error_type or outcome)
+        self._on_end(turn, (now - turn.arrived) / NS)
 
     def message(self, direction: str) -> None:
         """A message was received from a user, or sent to one."""

@@ -171,8 +171,8 @@ class Live:
         kept = self.turns.find(int(key)) if _KEY.fullmatch(key) else None
         if kept is None:
             return None
-        spans, dropped = self.traces.read(kept.trace) if kept.trace else ([], 0)
-        began = min([kept.turn.started, *(span.started for span in spans)])
+        spans, dropped = self.traces.read(kept.turn.trace) if kept.turn.trace else ([], 0)
+        began = min([kept.turn.started_at, *(span.started for span in spans)])
         return {
             "row": self._turn_row(kept),
             "spans": [_span_row(span, began) for span in spans],
@@ -196,7 +196,7 @@ class Live:
     def _turn_row(self, kept: KeptTurn) -> Row:
         trace_id = kept.turn.trace_id
         url = self._trace_url.replace("{trace_id}", trace_id) if trace_id else ""
-        return turn_row(str(kept.key), kept.turn, self._at, kept.kept, url)
+        return turn_row(str(kept.key), kept.turn, kept.seconds, self._at, kept.kept, url)
 
     def _doing(self) -> dict[Session, Doing]:
         doing = {}

@@ -6,7 +6,7 @@ are right, and what follows each other does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from chainlit_otel.core.journal import MS, SessionEvent
@@ -41,74 +41,6 @@ class EndedSession(NamedTuple):
         """Whether something went wrong in it."""
         session = self.session
         return bool(session.outcomes.get("error") or session.undelivered)
-
-
-class EndedTurn(NamedTuple):
-    """What is kept of a turn that has ended, which itself may refer to objects of the app.
-
-    Attributes:
-        session: Its session; None if it had none.
-        number: Which turn of its session it is; 0 without a session.
-        source: How the message came.
-        profile: Chat profile, as a bounded label.
-        arrived: Monotonic time of its start, in nanoseconds.
-        started: Wall clock of its start, in nanoseconds since the epoch.
-        seconds: Its duration.
-        first_token: Seconds to its first content; None if there was none.
-        chunks: Chunks streamed in it.
-        outcome: `ok`, `error` or `cancelled`.
-        error: Class of the exception that made it fail.
-        callback: The callback that raised it.
-        steps: How many steps have ended in it.
-        tools: Those that are tools: name, seconds, outcome.
-        models: What was used of each model, by its name.
-        undelivered: How much was sent to a socket that was gone.
-        data_layer_errors: How many operations of the data layer have failed in it.
-        trace_id: Its trace, if that is sampled.
-    """
-
-    session: Session | None
-    number: int
-    source: str
-    profile: str
-    arrived: int
-    started: int
-    seconds: float
-    first_token: float | None
-    chunks: int
-    outcome: str
-    error: str
-    callback: str
-    steps: int
-    tools: tuple[tuple[str, float, str], ...]
-    models: Mapping[str, UsageTotals]
-    undelivered: int
-    data_layer_errors: int
-    trace_id: str
-
-    @classmethod
-    def of(cls, turn: Turn, seconds: float) -> EndedTurn:
-        """Return what is kept of a turn, which took so many seconds."""
-        return cls(
-            turn.session,
-            turn.number,
-            turn.source,
-            turn.profile,
-            turn.arrived,
-            turn.started_at,
-            seconds,
-            turn.time_to_first_token,
-            turn.chunks,
-            turn.outcome,
-            turn.error_type[:_LONGEST],
-            turn.failed_callback if turn.error is not None else "",
-            turn.steps,
-            tuple(map(tuple, turn.tools)),  # type: ignore[arg-type]
-            dict(turn.spent or {}),
-            turn.undelivered,
-            turn.data_layer_errors,
-            turn.trace_id,
-        )
 
 
 class Doing(NamedTuple):
@@ -169,17 +101,18 @@ def session_row(
     }
 
 
-def turn_row(key: str, turn: EndedTurn, at: At, kept: str, trace_url: str) -> Row:
-    """Return the row of a turn.
+def turn_row(key: str, turn: Turn, seconds: float, at: At, kept: str, trace_url: str) -> Row:
+    """Return the row of a turn that has ended.
 
     Args:
         key: What tells it from all others.
         turn: The turn.
+        seconds: Its duration.
         at: What time it was.
         kept: Why it is kept: `last`, `failed` or `slow`.
         trace_url: Where its trace is to be seen; empty if nowhere.
     """
-    session, first = turn.session, turn.first_token
+    session, first = turn.session, turn.time_to_first_token
     return {
         "key": key,
         "session": "" if session is None else session.hash,
@@ -189,24 +122,29 @@ def turn_row(key: str, turn: EndedTurn, at: At, kept: str, trace_url: str) -> Ro
         "source": turn.source,
         "profile": turn.profile,
         "started": at(turn.arrived),
-        "seconds": round(turn.seconds, _DIGITS),
+        "seconds": round(seconds, _DIGITS),
         "first_token": None if first is None else round(first, _DIGITS),
         "chunks": turn.chunks,
-        "outcome": turn.outcome,
-        "error": turn.error,
-        "callback": turn.callback,
+        "outcome": turn.outcome_at_end,
+        "error": turn.error_type[:_LONGEST],
+        "callback": turn.failed_callback,
         "steps": turn.steps,
         "tools": [
             {"name": name, "seconds": round(seconds, _DIGITS), "outcome": outcome}
             for name, seconds, outcome in turn.tools
         ],
-        "models": [{"name": name, **used.values()} for name, used in turn.models.items()],
+        "models": [{"name": name, **used.values()} for name, used in _spent(turn)],
         "undelivered": turn.undelivered,
         "data_layer_errors": turn.data_layer_errors,
         "trace_id": turn.trace_id,
         "trace_url": trace_url,
         "kept": kept,
     }
+
+
+def _spent(turn: Turn) -> list[tuple[str, UsageTotals]]:
+    # A task that outlives its turn may go on to use models.
+    return [] if turn.spent is None else list(turn.spent.items())
 
 
 def event_row(session: Session, event: SessionEvent, at: At) -> Row:

@@ -9,7 +9,6 @@ from threading import Lock
 from typing import NamedTuple
 
 from chainlit_otel.core.turns import Turn
-from chainlit_otel.live.rows import EndedTurn
 
 LAST = 500
 """How many of the last turns are kept, whatever they were."""
@@ -26,15 +25,15 @@ class KeptTurn(NamedTuple):
 
     Attributes:
         key: What tells it from all others of this process.
-        turn: What is known of it.
+        turn: The turn, which has ended.
+        seconds: Its duration.
         kept: Why it is kept: `last`, `failed` or `slow`.
-        trace: Its trace in this process; 0 without one.
     """
 
     key: int
-    turn: EndedTurn
+    turn: Turn
+    seconds: float
     kept: str
-    trace: int
 
 
 class TurnBoard:
@@ -60,18 +59,17 @@ class TurnBoard:
 
     def add(self, turn: Turn, seconds: float) -> None:
         """A turn has ended, after so many seconds."""
-        row = EndedTurn.of(turn, seconds)
         dropped: list[KeptTurn] = []
         with self._lock:
-            self._totals[row.outcome] += 1
-            kept = KeptTurn(next(self._keys), row, "last", turn.trace)
+            self._totals[turn.outcome_at_end] += 1
+            kept = KeptTurn(next(self._keys), turn, seconds, "last")
             self._by_key[kept.key] = kept
             last = self._kept["last"]
             last.append(kept)
             while len(last) > LAST:
                 dropped += self._move_on(last.popleft())
         if dropped:
-            self._forget([old.trace for old in dropped if old.trace])
+            self._forget([old.turn.trace for old in dropped if old.turn.trace])
 
     def totals(self) -> Mapping[str, int]:
         """Return how many turns have ended so far, by outcome."""
@@ -92,7 +90,7 @@ class TurnBoard:
         with self._lock:
             return self._by_key.get(key)
 
-    def of_session(self, belongs: Callable[[EndedTurn], bool]) -> list[KeptTurn]:
+    def of_session(self, belongs: Callable[[Turn], bool]) -> list[KeptTurn]:
         """Return the turns that are kept of a session, the oldest first."""
         return [kept for kept in self.read() if belongs(kept.turn)]
 
@@ -104,7 +102,7 @@ class TurnBoard:
 
     def _move_on(self, kept: KeptTurn) -> Iterator[KeptTurn]:
         """Keep an old turn that matters; give those that are not kept any longer."""
-        why = self._why(kept.turn)
+        why = self._why(kept)
         del self._by_key[kept.key]
         if why is None:
             yield kept
@@ -117,8 +115,9 @@ class TurnBoard:
             del self._by_key[oldest.key]
             yield oldest
 
-    def _why(self, turn: EndedTurn) -> str | None:
-        if turn.outcome == "error" or turn.undelivered or turn.data_layer_errors:
+    def _why(self, kept: KeptTurn) -> str | None:
+        turn = kept.turn
+        if turn.outcome_at_end == "error" or turn.undelivered or turn.data_layer_errors:
             return "failed"
-        waited = turn.seconds if turn.first_token is None else turn.first_token
-        return "slow" if waited >= self._slow else None
+        first = turn.time_to_first_token
+        return "slow" if (kept.seconds if first is None else first) >= self._slow else None

@@ -267,8 +267,8 @@ class Messages(Probe):
         if turn is None or turn.ended:
             return
         outcome = self.outcome_of(error)
-        if outcome == "error" and turn.error is None:
-            turn.error, turn.failed_callback = error, callback
+        if outcome == "error":
+            turn.fail(error, callback)
         elif outcome == "cancelled":
             turn.cancelled = True
 

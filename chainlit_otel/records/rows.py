@@ -106,7 +106,6 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
         seconds: Its duration.
     """
     session, first = turn.session, turn.time_to_first_token
-    failed = turn.error is not None
     values = {
         **_turn(turn.reference),
         catalog.TURN_SOURCE: turn.source,
@@ -116,7 +115,7 @@ def turn_ended(turn: Turn, seconds: float) -> Record:
         catalog.TURN_CHUNKS: turn.chunks,
         catalog.OUTCOME.key: turn.outcome,
         catalog.ERROR_TYPE: turn.error_type,
-        catalog.CALLBACK_NAME.key: turn.failed_callback if failed else None,
+        catalog.CALLBACK_NAME.key: turn.failed_callback or None,
         catalog.TURN_STEPS: turn.steps,
         catalog.TURN_TOOLS: [
             {"name": t.name, "duration": round(t.duration, _DIGITS), "outcome": t.outcome}

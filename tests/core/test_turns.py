@@ -171,7 +171,7 @@ class TurnMachine(RuleBasedStateMachine):
 
     @rule(number=turns)
     def fail(self, number: int) -> None:
-        self.handles[number].error = ValueError()
+        self.handles[number].fail(ValueError())
         self.happened(number, "fail")
 
     @rule(number=turns)
@@ -361,7 +361,7 @@ def test_an_error_wins_over_a_stop(recorded: Recorded) -> None:
     assert turn.outcome == "ok"
     turn.cancelled = True
     assert turn.outcome == "cancelled"
-    turn.error = ValueError()
+    turn.fail(ValueError())
     assert turn.outcome == "error"
 
 
@@ -381,7 +381,7 @@ def test_the_end_of_the_process_cancels_what_is_under_way_and_nothing_else(
 ) -> None:
     done, failed, under_way = recorded.turn(), recorded.turn(), recorded.turn()
     recorded.ledger.end(done)
-    failed.error = ValueError()
+    failed.fail(ValueError())
     recorded.clock.advance(4 * NS)
     recorded.ledger.cancel_all()
     assert {(turn, seconds) for turn, seconds in recorded.reported[1:]} == {

@@ -45,7 +45,8 @@ class Deployment:
         turn.number = self.sessions.start_turn(session)
         self.clock.advance(int(first * NS))
         turn.output(self.clock.now)
-        turn.error = error
+        if error is not None:
+            turn.fail(error)
         self.turns.end(turn)
 
 

@@ -69,7 +69,7 @@ def test_a_session_and_its_turns_are_told_to_the_microsecond() -> None:
     turns.record_step(turn)
     turns.record_data_layer_error(turn)
     turns.drop("element", turn, session)
-    turn.error, turn.failed_callback = ValueError("secret"), "on_message"
+    turn.fail(ValueError("secret"), "on_message")
     clock.advance(3 * NS)
     turns.end(turn)
     turns.drop("element", turn, session)  # a task that outlives the turn
