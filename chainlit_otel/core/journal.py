@@ -30,6 +30,9 @@ _LONGEST = 200  # characters of a detail
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _EVENT = Struct("<IBH")
+_pack = _EVENT.pack
+_FULL = MAX_EVENTS * _EVENT.size
+_MIDDLE = _FIRST * _EVENT.size
 _HIGHEST = 2**16 - 1 - _MAX_DETAILS
 _LATEST = 2**32 - 1  # milliseconds: 49 days
 
@@ -100,14 +103,14 @@ class Journal:
             # Of an answer that is lost, each token is.
             if kind == "undelivered" and events.packed[-_EVENT.size :][4:5] == bytes([number]):
                 return
-            packed = _EVENT.pack(min(max(after, 0) // MS, _LATEST), number, self._number_of(detail))
+            at = after // MS if after > 0 else 0
+            packed = _pack(at if at < _LATEST else _LATEST, number, self._number_of(detail))
             # New bytes, and not a bytearray: these have no room to spare, and readers need no lock.
-            if len(events.packed) < MAX_EVENTS * _EVENT.size:
-                events.packed += packed
+            kept = events.packed
+            if len(kept) < _FULL:
+                events.packed = kept + packed
             else:
-                middle = _FIRST * _EVENT.size
-                kept = events.packed
-                events.packed = kept[:middle] + kept[middle + _EVENT.size :] + packed
+                events.packed = kept[:_MIDDLE] + kept[_MIDDLE + _EVENT.size :] + packed
                 events.dropped += 1
 
     def read(self, events: Events) -> list[SessionEvent]:

@@ -6,8 +6,10 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from threading import Lock
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+from weakref import ReferenceType
 
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.peaks import HighWaterMark
@@ -22,6 +24,9 @@ MAX_TOOLS = 50
 
 MAX_SOCKET_CHANGES = 32
 """How many changes of its socket are remembered of a turn."""
+
+NOWHERE = object()
+"""In place of a room, where there is none."""
 
 _CHUNKS = ("stream_start", "stream_token")
 
@@ -122,9 +127,10 @@ class Turn:
         spent: What they have used, by model, once it is over.
         chunks: Chunks streamed in it.
         last_chunk: Monotonic time of the last of them, in nanoseconds.
-        room: The room they are streamed to, the same object for all of them; None before the
-            first and after the end. For one more chunk to this room, it is enough to set
-            `chunks` and `last_chunk`, without a call.
+        room: The room they are streamed to, the same object for all of them; `NOWHERE` before the
+            first, after the end, and when its socket is gone. For one more chunk to this room, it
+            is enough to set `chunks` and `last_chunk`, without a call.
+        task: The task that it runs in, if it has one; held weakly, as its callbacks refer to it.
     """
 
     __slots__ = (
@@ -158,6 +164,7 @@ class Turn:
         "spent",
         "started_at",
         "steps",
+        "task",
         "tools",
         "trace",
         "trace_id",
@@ -206,7 +213,8 @@ class Turn:
         self.first_output = 0
         self.first_chunk = 0
         self.last_chunk = 0
-        self.room: object = None
+        self.room = NOWHERE
+        self.task: ReferenceType[Any] | None = None
         self._reference: TurnReference | None = None
 
     @property
@@ -235,7 +243,7 @@ class Turn:
         if not self.first_output:
             self.first_output = now
 
-    def chunk(self, now: int, room: object = None) -> None:
+    def chunk(self, now: int, room: object = NOWHERE) -> None:
         """A chunk was streamed to `room`, at monotonic time `now` (nanoseconds)."""
         self._pace(now)
         if self.chunks == 0:
@@ -353,7 +361,7 @@ class TurnLedger:
             if turn.ended:
                 return
             now, outcome = self._clock(), turn.outcome
-            turn.ended, turn.room, turn.outcome_at_end = True, None, outcome
+            turn.ended, turn.room, turn.outcome_at_end = True, NOWHERE, outcome
             self._chunks += turn.chunks
             self._undelivered += turn.undelivered > 0
             self._open.discard(turn)
@@ -395,6 +403,20 @@ class TurnLedger:
                         SocketChange(now, is_back, reason, turn.chunks, turn.undelivered)
                     )
 
+    def close_room(self, room: object) -> None:
+        """A room is gone: what is streamed to it from now on is seen by nobody."""
+        with self._lock:
+            for turn in self._open:
+                if turn.room == room:
+                    turn.room = NOWHERE
+
+    def of_task(self, task: Any) -> Turn | None:
+        """Return the turn under way that a task runs; None if it runs none."""
+        with self._lock:
+            # All of them are looked through: tasks are looked up less often than a turn starts.
+            running = [t for t in self._open if t.task is not None and t.task() is task]
+        return max(running, key=attrgetter("arrived"), default=None)
+
     def record_step(self, turn: Turn) -> None:
         """A step of a turn has ended. Threads of the app have steps, too."""
         with self._lock:
@@ -426,7 +448,7 @@ class TurnLedger:
             turn.cancelled = True
             self.end(turn)
 
-    def streamed(self, turn: Turn | None, now: int, room: object = None) -> None:
+    def streamed(self, turn: Turn | None, now: int, room: object = NOWHERE) -> None:
         """A chunk was streamed to `room`, in a turn or, if None, outside of any.
 
         A task that outlives its turn may go on to stream; that does not change the turn.

@@ -12,25 +12,26 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import time
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from importlib import import_module
 from itertools import product
 from types import TracebackType
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakSet, ref
 
 from opentelemetry.trace import Span
 
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
-from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.judgements import Judgements
 from chainlit_otel.core.sessions import NS, Session
 from chainlit_otel.core.stalls import Stall
-from chainlit_otel.core.turns import Turn, TurnLedger, TurnReference, TurnSource
+from chainlit_otel.core.turns import NOWHERE, Turn, TurnLedger, TurnReference, TurnSource
 from chainlit_otel.core.usage import UsageTotals, sum_of
 from chainlit_otel.patching import Patches, SeamMissing, mark_coroutine_function, wraps
 from chainlit_otel.pipeline.spans import (
@@ -82,6 +83,7 @@ class Messages(Probe):
         self._sessions = context.get(Sessions)
         self._sessions.on_socket_change = self._on_socket_change
         self._sockets = context.get(Sockets)
+        self._sockets.on_gone = self._on_socket_gone
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
         self._capture = context.settings.capture_messages
@@ -90,7 +92,6 @@ class Messages(Probe):
         self.by_trace: dict[int, Turn] = {}
         self.on_usage: Callable[[Turn], None] | None = None
         self._scopes: dict[Turn, SpanScope] = {}
-        self._tasks: WeakIdentityDict[Turn] = WeakIdentityDict()
         self._stopped: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     def install(self, patches: Patches) -> None:
@@ -168,6 +169,10 @@ class Messages(Probe):
         ledger = self._synthetic_ledger if session.is_synthetic else self.ledger
         ledger.change_socket(session, is_back)
 
+    def _on_socket_gone(self, sid: str) -> None:
+        for ledger in (self.ledger, self._synthetic_ledger):
+            ledger.close_room(sid)
+
     def start_turn(
         self, session: ChainlitSession | None, source: TurnSource, arrived: int | None = None
     ) -> Turn:
@@ -187,7 +192,7 @@ class Messages(Probe):
             turn.number = self._sessions.ledger_of(handle).start_turn(handle)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
-            self._tasks.put(task, turn)
+            turn.task = ref(task)
         return turn
 
     def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
@@ -278,8 +283,11 @@ class Messages(Probe):
         if task is None or task.done():
             return
         self._stopped.add(task)
-        if (turn := self._tasks.get(task)) is not None:
+        if (turn := self._turn_of(task)) is not None:
             turn.cancelled = True
+
+    def _turn_of(self, task: asyncio.Task[Any]) -> Turn | None:
+        return self.ledger.of_task(task) or self._synthetic_ledger.of_task(task)
 
     def outcome_of(self, error: BaseException | None) -> str:
         """Return the outcome of a call that has raised `error`, or has returned if that is None.
@@ -305,7 +313,7 @@ class Messages(Probe):
 
     def on_stall(self, stall: Stall, task: asyncio.Task[Any] | None) -> None:
         """The event loop is blocked, while it ran `task`; called from another thread."""
-        turn = self._tasks.get(task) if task is not None else None
+        turn = self._turn_of(task) if task is not None else None
         scope = self._scopes.get(turn) if turn is not None else None
         if scope is None or not scope.span.is_recording():
             return
@@ -356,7 +364,7 @@ class Messages(Probe):
             if _is_answer(data):
                 self.on_message_sent(data, is_new=event == "new_message")
         elif event in ("stream_token", "stream_start"):
-            room = to if isinstance(to, str) else None
+            room = to if isinstance(to, str) else NOWHERE
             self.ledger_of(turn).streamed(turn, time.monotonic_ns(), room)
         elif event == "ask":
             self.on_message_sent(data["msg"], is_new=True)
@@ -568,31 +576,54 @@ def _wrap_emitter_process_message(
 
 def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handler:
     # This runs for every token. So it is a plain function that returns the coroutine of the
-    # original, and one more token of a turn is counted here, without a guard: nothing can raise.
-    connections, turn_now, clock = messages.connections, current_turn.get, time.monotonic_ns
+    # original, with its parameters by name, since to collect arguments takes as long as all the
+    # rest; and one more token of a turn is counted here, without a guard: nothing can raise.
+    turn_now, clock = current_turn.get, time.monotonic_ns
 
-    @wraps(original)
-    def emit(event: Any, data: Any = None, to: Any = None, *args: Any, **kwargs: Any) -> Any:
-        turn = turn_now()
-        if event == "stream_token" and turn is not None and turn.room is to and to in connections:
-            turn.chunks += 1
-            turn.last_chunk = clock()
-        elif patches.active and isinstance(event, str) and event in _CONTENT:
+    def sending(event: Any, data: Any, to: Any, turn: Turn | None) -> None:
+        if patches.active and isinstance(event, str) and event in _CONTENT:
             try:
-                messages.on_emit(event, data, to or _room(*args, **kwargs), turn)
+                messages.on_emit(event, data, to, turn)
             except Exception as error:  # noqa: BLE001 - a guard
                 messages.guard.on_error(error)
-        # Unpacking empty arguments would take as long as all the rest of this function.
-        if args or kwargs:
-            return original(event, data, to, *args, **kwargs)
-        return original(event, data, to)
 
-    return mark_coroutine_function(emit)
+    @wraps(original)
+    def emit(
+        event: Any,
+        data: Any = None,
+        to: Any = None,
+        room: Any = None,
+        skip_sid: Any = None,
+        namespace: Any = None,
+        callback: Any = None,
+        ignore_queue: Any = False,
+    ) -> Any:
+        turn = turn_now()
+        if event == "stream_token" and turn is not None and turn.room is to:
+            turn.chunks += 1
+            turn.last_chunk = clock()
+        else:
+            sending(event, data, to or room, turn)
+        return original(event, data, to, room, skip_sid, namespace, callback, ignore_queue)
+
+    @wraps(original)
+    def emit_of_another_kind(*args: Any, **kwargs: Any) -> Any:
+        named = {**dict(zip(("event", "data", "to", "room"), args, strict=False)), **kwargs}
+        to = named.get("to") or named.get("room")
+        sending(named.get("event"), named.get("data"), to, turn_now())
+        return original(*args, **kwargs)
+
+    is_known = _parameters(emit) == _parameters(original)
+    return mark_coroutine_function(emit if is_known else emit_of_another_kind)
 
 
-def _room(room: object = None, *_: object, **__: object) -> object:
-    """Return the `room` argument, by which `sio.call` sends in place of `to`."""
-    return room
+def _parameters(function: Callable[..., Any]) -> list[tuple[Any, ...]]:
+    """Return name, kind and default of each parameter; nothing if they are not known."""
+    # Not those of what it wraps in turn, which it may pass on in another way.
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(function, follow_wrapped=False).parameters.values()
+        return [(p.name, p.kind, p.default) for p in parameters]
+    return []
 
 
 def _wrap_call(patches: Patches, messages: Messages, original: Handler) -> Handler:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from chainlit_otel.core import judgements as module
 from chainlit_otel.core.judgements import Judgements
@@ -48,23 +50,30 @@ def test_who_changes_their_mind_has_judged_once() -> None:
     assert session.feedback == {"positive": 1, "negative": 0}
 
 
-def test_the_oldest_messages_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_messages_are_remembered_and_the_oldest_forgotten(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(module, "_MESSAGES", 3)
     judgements = Judgements()
-    turns = [turn_of(None, number) for number in range(7)]
+    turns = [turn_of(None, number) for number in range(9)]
+
+    def found() -> list[int | None]:
+        known = [judgements.turn_of(f"m{number}") for number in range(1, 8)]
+        return [turn.number if turn else None for turn in known]
+
     for number in range(1, 6):
         judgements.message_sent(f"m{number}", turns[number])
-    judgements.message_sent("m3", turns[6])  # the same message in another turn is the newest
-    judgements.message_sent("m5", turns[5])  # sent again in the same one it is as old as before
-    judgements.message_sent("m6", turns[6])
-    found = [judgements.turn_of(f"m{number}") for number in range(1, 7)]
-    assert found == [*(None, None), turns[6].reference, None, turns[5].reference, found[-1]]
-    assert found[-1] is turns[6].reference
+    assert found() == [1, 2, 3, 4, 5, None, None]
+    judgements.message_sent("m3", turns[8])  # the same message in another turn is the newest
+    judgements.message_sent("m7", turns[7])
+    assert found() == [None, None, 8, 4, 5, None, 7]
+    for _ in range(10):
+        judgements.message_sent("m7", turns[7])  # the same message is no other one
+    assert found() == [None, None, 8, 4, 5, None, 7]
 
 
-def test_they_are_forgotten_also_if_nobody_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_of_turns_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_MESSAGES", 3)
-    monkeypatch.setattr(module, "_MANY", 2)
     judgements, turn = Judgements(), turn_of(None, 1)
     first = turn.reference
     before = sys.getrefcount(first)
@@ -73,6 +82,28 @@ def test_they_are_forgotten_also_if_nobody_asks(monkeypatch: pytest.MonkeyPatch)
     for number in range(6):
         judgements.message_sent(f"m{number}", turn_of(None, number))
     assert sys.getrefcount(first) == before
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=60), st.integers(1, 8)
+)
+def test_as_many_as_it_has_to_remember_are_never_forgotten(
+    sent: list[tuple[int, int]], enough: int
+) -> None:
+    recent: module._Recent[int] = module._Recent(enough)
+    model: dict[str, int] = {}  # the message that was sent last is the last one
+    for message, turn in sent:
+        recent.put(str(message), turn)
+        model.pop(str(message), None)
+        model[str(message)] = turn
+        for key in list(model)[-enough:]:
+            assert recent.get(key) == model[key]
+        known = [key for key in model if recent.get(key) is not None]
+        assert all(recent.get(key) == model[key] for key in known)
+        assert len(known) <= 2 * enough
+    for key in model:
+        was = recent.get(key)
+        assert (recent.pop(key), recent.get(key), recent.pop(key)) == (was, None, None)
 
 
 def test_what_is_kept_of_a_turn_is_not_the_turn() -> None:

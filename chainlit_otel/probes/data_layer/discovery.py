@@ -79,8 +79,9 @@ class Discovery:
 
         @wraps(original)
         def calling(*args: Any, **kwargs: Any) -> Any:
-            layer = original(*args, **kwargs)
-            # It is called several times a turn, and nearly always returns the same layer.
+            # It is called several times a turn, without arguments, and nearly always returns the
+            # same layer.
+            layer = original(*args, **kwargs) if args or kwargs else original()
             if layer is not None and layer is not self._latest():
                 self._notify(layer)
             return layer

@@ -44,6 +44,7 @@ class Sockets(Probe):
     Attributes:
         ledger: The ledger of connections, without those of synthetic visitors.
         connections: The open sockets, by their Socket.IO id.
+        on_gone: Called with the Socket.IO id of each socket that is open no longer.
         stopping: Whether the server is closing its sockets, in order to stop.
     """
 
@@ -54,6 +55,7 @@ class Sockets(Probe):
         self.ledger = ConnectionLedger(self._on_close)
         self.stopping = False
         self.connections: dict[str, Connection] = {}
+        self.on_gone: Callable[[str], None] | None = None
         self._sessions = context.get(Sessions)
         self._spans = context.get(SessionSpans)
         self._tracing = context.tracing
@@ -168,6 +170,8 @@ class Sockets(Probe):
         session = _session_of(sid)
         engine_reason = self._reasons.pop(sid, None)
         connection = self.connections.pop(sid, None)
+        if self.on_gone is not None:
+            self.on_gone(sid)
         closed_by = self._reason(reason or engine_reason)
         if connection is not None and (handle := self._sessions.handle(session)) is not None:
             handle.close_reason = closed_by
