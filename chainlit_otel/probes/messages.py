@@ -580,13 +580,6 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
     # rest; and one more token of a turn is counted here, without a guard: nothing can raise.
     turn_now, clock = current_turn.get, time.monotonic_ns
 
-    def sending(event: Any, data: Any, to: Any, turn: Turn | None) -> None:
-        if patches.active and isinstance(event, str) and event in _CONTENT:
-            try:
-                messages.on_emit(event, data, to, turn)
-            except Exception as error:  # noqa: BLE001 - a guard
-                messages.guard.on_error(error)
-
     @wraps(original)
     def emit(
         event: Any,
@@ -602,15 +595,20 @@ def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handl
         if event == "stream_token" and turn is not None and turn.room is to:
             turn.chunks += 1
             turn.last_chunk = clock()
-        else:
-            sending(event, data, to or room, turn)
+        elif patches.active and isinstance(event, str) and event in _CONTENT:
+            try:
+                messages.on_emit(event, data, to or room, turn)
+            except Exception as error:  # noqa: BLE001 - a guard
+                messages.guard.on_error(error)
         return original(event, data, to, room, skip_sid, namespace, callback, ignore_queue)
 
     @wraps(original)
     def emit_of_another_kind(*args: Any, **kwargs: Any) -> Any:
-        named = {**dict(zip(("event", "data", "to", "room"), args, strict=False)), **kwargs}
-        to = named.get("to") or named.get("room")
-        sending(named.get("event"), named.get("data"), to, turn_now())
+        with messages.guard:
+            named = {**dict(zip(("event", "data", "to", "room"), args, strict=False)), **kwargs}
+            event, to = named.get("event"), named.get("to") or named.get("room")
+            if patches.active and isinstance(event, str) and event in _CONTENT:
+                messages.on_emit(event, named.get("data"), to, turn_now())
         return original(*args, **kwargs)
 
     is_known = _parameters(emit) == _parameters(original)

@@ -358,6 +358,8 @@ def _wrap_send(patches: Patches, steps: Steps, original: Method) -> Method:
                 steps.on_send(step)
             except Exception as error:  # noqa: BLE001 - a guard
                 steps.guard.on_error(error)
-        return await original(step, *args, **kwargs)
+        if args or kwargs:
+            return await original(step, *args, **kwargs)
+        return await original(step)
 
     return send
