@@ -154,10 +154,14 @@ class Patches:
             SeamMissing: The target has no such attribute of its own.
         """
         original = _attribute(target, name)
-        replacement = make(_unbound(target, original))
-        if type(original) is not FunctionType:
+        replacement: Any
+        if type(original) is classmethod and type(original.__func__) is FunctionType:
+            replacement = classmethod(make(original.__func__))
+        elif type(original) is FunctionType:
+            replacement = make(original)
+        else:
             proxy = _MethodProxy if isinstance(target, type) else _CallProxy
-            replacement = proxy(original, replacement)
+            replacement = proxy(original, make(_unbound(target, original)))
         self._put(target, name, original, replacement)
 
     def replace_item(

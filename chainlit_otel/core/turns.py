@@ -65,7 +65,7 @@ class SocketChange(NamedTuple):
 
 @dataclass(eq=False, slots=True)
 class TurnReference:
-    """What is left of a turn for those who judge it later.
+    """What is left of a turn for those who judge it later, and what names it.
 
     Attributes:
         session: Its session; None if it had none.
@@ -86,6 +86,11 @@ class TurnReference:
     model: str = ""
     dropped: tuple[str, str] | None = None
 
+    def drop_trace(self) -> None:
+        """Its spans are not kept: nobody is to look for them."""
+        self.dropped = self.trace_id, self.span_id
+        self.trace_id = self.span_id = ""
+
     @property
     def is_synthetic(self) -> bool:
         """Whether it was a turn of a synthetic visitor."""
@@ -101,10 +106,8 @@ class Turn:
         source: How the message came.
         session: The session that it is one of; None if the message failed before it had one.
         is_synthetic: Whether it is a turn of a synthetic visitor.
-        number: Which turn of its session it is, from 1; 0 without a session.
+        reference: What is kept of it for those who judge it.
         started_at: Wall clock of the arrival, in nanoseconds since the epoch.
-        trace_id: Trace of its span in hex digits; empty if that is not sampled.
-        span_id: Its span, likewise.
         trace: Trace of its span as a number, sampled or not; 0 without a span.
         message_id: Id of the user's message; empty if it is not known.
         input_size: Characters of the user's message.
@@ -134,7 +137,6 @@ class Turn:
     """
 
     __slots__ = (
-        "_reference",
         "arrived",
         "cancelled",
         "chunks",
@@ -151,23 +153,21 @@ class Turn:
         "lost_chunks",
         "lost_output",
         "message_id",
-        "number",
         "outcome_at_end",
         "output_sizes",
         "profile",
+        "reference",
         "room",
         "session",
         "shown_tools",
         "socket_changes",
         "source",
-        "span_id",
         "spent",
         "started_at",
         "steps",
         "task",
         "tools",
         "trace",
-        "trace_id",
         "undelivered",
         "usage",
     )
@@ -186,20 +186,18 @@ class Turn:
         self.session = session
         self.is_synthetic = session is not None and session.is_synthetic
         self.started_at = started_at
-        self.number = 0
-        self.trace_id = ""
-        self.span_id = ""
+        self.reference = TurnReference(session, 0, profile)
         self.trace = 0
         self.message_id = ""
         self.input_size = 0
         self.output_sizes: dict[str, int] = {}
         self.steps = 0
-        self.tools: list[ToolCall] = []
+        self.tools: tuple[ToolCall, ...] = ()
         self.shown_tools: ShownTools | None = None
         self.undelivered = 0
         self.lost_chunks = 0
         self.lost_output = False
-        self.socket_changes: list[SocketChange] = []
+        self.socket_changes: tuple[SocketChange, ...] = ()
         self.data_layer_errors = 0
         self.failed_callback = ""
         self.error: BaseException | None = None
@@ -215,22 +213,6 @@ class Turn:
         self.last_chunk = 0
         self.room = NOWHERE
         self.task: ReferenceType[Any] | None = None
-        self._reference: TurnReference | None = None
-
-    @property
-    def reference(self) -> TurnReference:
-        """What is kept of it for those who judge it; always the same object."""
-        if self._reference is None:
-            self._reference = TurnReference(
-                self.session, self.number, self.profile, self.trace_id, self.span_id
-            )
-        return self._reference
-
-    def drop_trace(self) -> None:
-        """Its spans are not kept: nobody is to look for them."""
-        reference = self.reference
-        reference.dropped = reference.trace_id, reference.span_id
-        reference.trace_id = reference.span_id = self.trace_id = self.span_id = ""
 
     def fail(self, error: BaseException, callback: str = "") -> None:
         """A callback, or other code of the app, has raised an exception: the first one counts."""
@@ -399,8 +381,8 @@ class TurnLedger:
             # All of them are looked through: a socket changes less often than a turn starts.
             for turn in self._open:
                 if turn.session is session and len(turn.socket_changes) < MAX_SOCKET_CHANGES:
-                    turn.socket_changes.append(
-                        SocketChange(now, is_back, reason, turn.chunks, turn.undelivered)
+                    turn.socket_changes += (
+                        SocketChange(now, is_back, reason, turn.chunks, turn.undelivered),
                     )
 
     def close_room(self, room: object) -> None:
@@ -433,7 +415,7 @@ class TurnLedger:
         """A call of a tool has ended, in a thread or not."""
         with self._lock:
             if not turn.ended and len(turn.tools) < MAX_TOOLS:
-                turn.tools.append(tool)
+                turn.tools += (tool,)
 
     def record_data_layer_error(self, turn: Turn) -> None:
         """An operation of the data layer has failed in a turn."""

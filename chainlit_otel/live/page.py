@@ -194,7 +194,7 @@ class Live:
         return self.sessions.changes(), list(map(self._turn_row, turns))
 
     def _turn_row(self, kept: KeptTurn) -> Row:
-        trace_id = kept.turn.trace_id
+        trace_id = kept.turn.reference.trace_id
         url = self._trace_url.replace("{trace_id}", trace_id) if trace_id else ""
         return turn_row(str(kept.key), kept.turn, kept.seconds, self._at, kept.kept, url)
 

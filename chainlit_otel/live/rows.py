@@ -118,7 +118,7 @@ def turn_row(key: str, turn: Turn, seconds: float, at: At, kept: str, trace_url:
         "session": "" if session is None else session.hash,
         "session_key": "" if session is None else key_of(session),
         "client": "" if session is None else session.client,
-        "number": turn.number,
+        "number": turn.reference.number,
         "source": turn.source,
         "profile": turn.profile,
         "started": at(turn.arrived),
@@ -136,7 +136,7 @@ def turn_row(key: str, turn: Turn, seconds: float, at: At, kept: str, trace_url:
         "models": [{"name": name, **used.values()} for name, used in _spent(turn)],
         "undelivered": turn.undelivered,
         "data_layer_errors": turn.data_layer_errors,
-        "trace_id": turn.trace_id,
+        "trace_id": turn.reference.trace_id,
         "trace_url": trace_url,
         "kept": kept,
     }

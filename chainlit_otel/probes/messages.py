@@ -189,7 +189,7 @@ class Messages(Probe):
         ledger = self._synthetic_ledger if is_synthetic else self.ledger
         turn = ledger.start(arrived, self._sessions.profile_of(session), source, handle)
         if handle is not None:
-            turn.number = self._sessions.ledger_of(handle).start_turn(handle)
+            turn.reference.number = self._sessions.ledger_of(handle).start_turn(handle)
         current_turn.set(turn)
         if (task := asyncio.current_task()) is not None:
             turn.task = ref(task)
@@ -204,8 +204,8 @@ class Messages(Probe):
         self._scopes[turn] = scope
         turn.trace = trace_of(scope)
         self.by_trace[turn.trace] = turn
-        turn.trace_id, turn.span_id = sampled_ids(scope)
-        if self._tracing.keeper is not None and turn.trace_id:
+        turn.reference.trace_id, turn.reference.span_id = sampled_ids(scope)
+        if self._tracing.keeper is not None and turn.reference.trace_id:
             self._tracing.keeper.begin(turn.trace)
 
     def end_turn(self, turn: Turn, error: BaseException | None) -> None:
@@ -235,7 +235,7 @@ class Messages(Probe):
 
     def _decide(self, turn: Turn) -> None:
         """Decide whether a turn that is about to end keeps its spans."""
-        if (keeper := self._tracing.keeper) is None or not turn.trace_id:
+        if (keeper := self._tracing.keeper) is None or not turn.reference.trace_id:
             return
         try:
             seconds = (time.monotonic_ns() - turn.arrived) / NS
@@ -246,7 +246,7 @@ class Messages(Probe):
                 or seconds >= self._slow_turn
             )
             if not keeper.decide(turn.trace, is_notable):
-                turn.drop_trace()
+                turn.reference.drop_trace()
         except Exception as error:  # noqa: BLE001 - a guard
             self._tracing.guard.on_error(error)
 

@@ -16,7 +16,7 @@ from chainlit_otel.core.turns import Turn
 
 def turn_of(session: Session | None, number: int) -> Turn:
     turn = Turn(0, "", "message", session)
-    turn.number = number
+    turn.reference.number = number
     return turn
 
 
@@ -109,7 +109,7 @@ def test_as_many_as_it_has_to_remember_are_never_forgotten(
 def test_what_is_kept_of_a_turn_is_not_the_turn() -> None:
     session = Session("websocket", "webapp", "ab" * 8, 0)
     turn = Turn(0, "expert", "edit", session)
-    turn.number, turn.trace_id, turn.span_id = 3, "1" * 32, "2" * 16
+    turn.reference.number, turn.reference.trace_id, turn.reference.span_id = 3, "1" * 32, "2" * 16
     kept = turn.reference
     assert (kept.session, kept.number, kept.profile) == (session, 3, "expert")
     assert (kept.trace_id, kept.span_id) == ("1" * 32, "2" * 16)

@@ -322,12 +322,12 @@ def test_the_turns_of_a_session_note_when_its_socket_is_lost_and_when_it_is_back
     ledger.drop("stream_token", first, session)
     ledger.drop("step", first, session)
     ledger.change_socket(session, is_back=True)
-    assert first.socket_changes == [
+    assert list(first.socket_changes) == [
         SocketChange(gone, False, "transport_close", 1, 0),
         SocketChange(clock.now, True, "", 1, 2),
     ]
     assert [change.chunks for change in second.socket_changes] == [0, 0]
-    assert done.socket_changes == elsewhere.socket_changes == []
+    assert done.socket_changes == elsewhere.socket_changes == ()
     assert first.wall_time(gone) == first.started_at + NS
     assert first.time_per_output_chunk == 2.0, "lost chunks have their pace, too"
     for _ in range(MAX_SOCKET_CHANGES):

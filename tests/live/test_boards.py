@@ -42,7 +42,7 @@ class Deployment:
 
     def turn(self, session: Session, error: Exception | None = None, first: float = 0.1) -> None:
         turn = self.turns.start(self.clock.now, "", session=session)
-        turn.number = self.sessions.start_turn(session)
+        turn.reference.number = self.sessions.start_turn(session)
         self.clock.advance(int(first * NS))
         turn.output(self.clock.now)
         if error is not None:
@@ -138,8 +138,8 @@ def test_a_turn_under_way_is_what_its_session_is_doing() -> None:
     turn = chat.turns.start(chat.clock.now, "", session=session)
     (row,) = chat.live.read_sessions()["open"]
     assert row["doing"] == {"since": chat.clock.wall / NS, "callback": "", "step": ""}
-    turn.tools.append(ToolCall("search", 0.5, "ok"))
-    turn.trace_id = "ab" * 16
+    turn.tools += (ToolCall("search", 0.5, "ok"),)
+    turn.reference.trace_id = "ab" * 16
     turn.spent = {"gpt-4o": UsageTotals()}
     used = ModelCall(tokens={"input": 10, "output": 5})
     turn.spent["gpt-4o"].add(used, "counted", 0.25)

@@ -72,7 +72,7 @@ def test_feedback_has_what_stands_for_its_message_and_not_its_id() -> None:
 def test_a_score_is_of_its_turn_or_of_its_session_or_of_nothing() -> None:
     recorder, kept = new()
     turn, session = Turn(0, "expert"), Session("websocket", "webapp", "ab" * 8, 0)
-    turn.number = 4
+    turn.reference.number = 4
     recorder.score_given(turn.reference, "relevance", 1.0, None)
     recorder.score_given(TurnReference(session), "relevance", 0.5, "meh")
     recorder.score_given(None, "relevance", -1.0, None)

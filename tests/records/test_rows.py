@@ -58,8 +58,8 @@ def test_a_session_and_its_turns_are_told_to_the_microsecond() -> None:
 
     clock.advance(2 * NS)
     turn = turns.start(clock.now - NS // 2, "expert", "edit", session)
-    turn.number = sessions.start_turn(session)
-    turn.trace_id, turn.span_id = "1" * 32, "2" * 16
+    turn.reference.number = sessions.start_turn(session)
+    turn.reference.trace_id, turn.reference.span_id = "1" * 32, "2" * 16
     turn.input_size = 7
     turn.output_sizes = {"a": 3, "b": 4}
     turn.chunk(clock.now + NS)
