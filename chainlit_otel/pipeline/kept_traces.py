@@ -88,8 +88,9 @@ class TraceKeeper(SpanProcessor):
         """Tell whether it is certain by now that a trace is kept."""
         if self.share is None:
             return True
-        with self._lock:
-            return self._decided.get(trace_id, trace_id not in self._waiting)
+        # Without the lock, as it is asked for every value that is recorded: a turn that is decided
+        # is so before it waits no longer, and whether it waits is looked up first.
+        return self._decided.get(trace_id, trace_id not in self._waiting)
 
     def on_end(self, span: ReadableSpan) -> None:
         """A span has ended: pass it on, have it wait, or drop it."""

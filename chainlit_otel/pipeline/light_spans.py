@@ -115,7 +115,7 @@ class LightSpan(ReadableSpan, Span):
         self.name = name
         self.context = context
         self.parent = parent
-        self.attributes = {}
+        self.attributes = dict(attributes) if attributes and _is_plain(attributes) else {}
         self.events = ()
         self.links = links
         self.status = _UNSET
@@ -123,8 +123,8 @@ class LightSpan(ReadableSpan, Span):
         self.end_time = None
         self.dropped_attributes = self.dropped_events = 0
         self._processors = tracer.processors
-        if attributes:
-            self.set_attributes(attributes)
+        if attributes and not self.attributes:
+            self._add(BoundedAttributes(attributes=attributes))
 
     @property
     def resource(self) -> Resource:
@@ -161,9 +161,7 @@ class LightSpan(ReadableSpan, Span):
             return
         own = self.attributes
         if (
-            _PLAIN.issuperset(map(type, attributes.values()))
-            and _KEYS.issuperset(map(type, attributes))
-            and "" not in attributes
+            _is_plain(attributes)
             and own.keys().isdisjoint(attributes)
             and len(own) + len(attributes) <= MOST
         ):
@@ -262,6 +260,16 @@ class LightSpan(ReadableSpan, Span):
     def to_json(self, indent: int | None = 4) -> str:
         """Return it as JSON."""
         return str(self.readable().to_json(indent))
+
+
+def _is_plain(attributes: Mapping[str, Any]) -> bool:
+    """Tell whether attributes are kept as they are, by the rules of the SDK."""
+    return (
+        _PLAIN.issuperset(map(type, attributes.values()))
+        and _KEYS.issuperset(map(type, attributes))
+        and "" not in attributes
+        and len(attributes) <= MOST
+    )
 
 
 class LightTracer(Tracer):

@@ -11,6 +11,7 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from typing import cast
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -65,8 +66,7 @@ NOOP_SCOPE.ended = True
 def _innermost(context: Context) -> SpanScope | None:
     """Return the scope that was attached last, ended or not."""
     # A context is a dict; `otel_context.get_value` would take four times as long.
-    scope = context.get(_SCOPE_KEY)
-    return scope if isinstance(scope, SpanScope) else None
+    return cast("SpanScope | None", context.get(_SCOPE_KEY))
 
 
 def _open(scope: SpanScope | None) -> SpanScope | None:

@@ -115,14 +115,17 @@ class ModelCalls(Probe):
         context, scope = span.context, span.instrumentation_scope
         if context is None or scope is None:
             return
-        source, call, attributes = scope.name, None, span.attributes or {}
+        source, call = scope.name, None
+        turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
+        if source == catalog.SCOPE and (turn is None or turn.usage is None):
+            return
+        attributes = span.attributes or {}
         if span.name == gen_ai.LITELLM_SPAN:
             # There may be another span of LiteLLM of this call, so this is a source of its own.
             source, call = span.name, litellm_call_of(attributes)
         elif source != catalog.SCOPE:
             source = source_of(source, attributes)
             call = call_of(attributes, span.status.status_code is StatusCode.ERROR)
-        turn = self._messages.by_trace.get(context.trace_id) or current_turn.get()
         if turn is not None and source != catalog.SCOPE:
             self._show_tool(turn, source, span)
         if call is None and (turn is None or turn.usage is None):
