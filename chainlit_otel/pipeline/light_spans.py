@@ -310,16 +310,17 @@ class LightTracer(Tracer):
     ) -> Span:
         """Start a span."""
         above = get_current_span(context).get_span_context()
-        is_sampled = not above.is_valid or above.trace_flags.sampled
+        # A tuple, as its type says: each of its properties is a call by way of C.
+        trace_id, _, _, flags, state, is_child = above
+        is_sampled = not is_child or flags & TraceFlags.SAMPLED
         if not self.processors or not is_sampled or kind is not SpanKind.INTERNAL:
             return self._tracer.start_span(
                 name, context, kind, attributes, links, start_time, *args, **kwargs
             )
         ids = self._ids
-        if above.is_valid:
+        if is_child:
             parent: SpanContext | None = above
-            span_id = ids.generate_span_id()
-            own = SpanContext(above.trace_id, span_id, False, above.trace_flags, above.trace_state)
+            own = SpanContext(trace_id, ids.generate_span_id(), False, flags, state)
         else:
             parent = None
             own = SpanContext(

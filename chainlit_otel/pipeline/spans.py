@@ -11,7 +11,7 @@ import traceback
 from asyncio import CancelledError
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import cast
+from typing import Any
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace
@@ -66,7 +66,9 @@ NOOP_SCOPE.ended = True
 def _innermost(context: Context) -> SpanScope | None:
     """Return the scope that was attached last, ended or not."""
     # A context is a dict; `otel_context.get_value` would take four times as long.
-    return cast("SpanScope | None", context.get(_SCOPE_KEY))
+    values: Mapping[str, Any] = context
+    scope: SpanScope | None = values.get(_SCOPE_KEY)
+    return scope
 
 
 def _open(scope: SpanScope | None) -> SpanScope | None:
@@ -227,9 +229,12 @@ class Tracing:
         if not self.has_provider:
             return self._start_local(name, attributes, start, current(), parent)
         try:
-            now = otel_context.get_current()
-            parent_scope = _open(_innermost(now))
-            previous_context = base = _context_of(parent_scope, now)
+            previous_context = otel_context.get_current()
+            parent_scope = innermost = _innermost(previous_context)
+            if innermost is not None and innermost.ended:
+                parent_scope = _open(innermost)
+                previous_context = _context_of(parent_scope, previous_context)
+            base = previous_context
             if (
                 parent is not None
                 and _trace_id(parent)
@@ -274,7 +279,9 @@ class Tracing:
         scope.ended = True
         now = otel_context.get_current()
         if scope.context is not scope.previous_context and _is_innermost(scope, now):
-            previous_context, parent_scope = scope.previous_context, _open(_innermost(now))
+            previous_context, parent_scope = scope.previous_context, scope.parent_scope
+            if parent_scope is not None and parent_scope.ended:
+                parent_scope = _open(parent_scope)
             if parent_scope is not None and parent_scope is not scope.parent_scope:
                 # The parent has ended, too: two steps need not be nested.
                 previous_context = parent_scope.context
