@@ -206,7 +206,7 @@ class Runtime:
                 "the metrics go to the MeterProvider of the application; "
                 "CHAINLIT_OTEL_ALWAYS_SERVE_METRICS=true serves them here, too"
             )
-        if not self._tracing.has_provider:
+        if not self._tracing.has_provider():
             off["traces"] = (
                 "there is no TracerProvider, and OTEL_EXPORTER_OTLP_ENDPOINT names no endpoint"
             )

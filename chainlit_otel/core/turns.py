@@ -404,18 +404,29 @@ class TurnLedger:
         with self._lock:
             turn.steps += 1
 
-    def show_tool(self, turn: Turn, source: str, name: str, start: int, end: int) -> bool:
-        """A call of a tool is shown; return whether for the first time, see `ShownTools.add`."""
+    def record_tool(
+        self, turn: Turn, source: str, name: str, start: int, end: int, tool: ToolCall
+    ) -> bool:
+        """A call of a tool has ended, in a thread or not.
+
+        Args:
+            turn: The turn that it is in.
+            source: Who shows it.
+            name: Its name.
+            start: When it began, by the wall clock, in nanoseconds since the epoch.
+            end: When it ended, likewise.
+            tool: What is kept of it.
+
+        Returns:
+            Whether nobody has shown it before, see `ShownTools.add`.
+        """
         with self._lock:
             if turn.shown_tools is None:
                 turn.shown_tools = ShownTools()
-            return turn.shown_tools.add(source, name, start, end)
-
-    def record_tool(self, turn: Turn, tool: ToolCall) -> None:
-        """A call of a tool has ended, in a thread or not."""
-        with self._lock:
-            if not turn.ended and len(turn.tools) < MAX_TOOLS:
+            is_new = turn.shown_tools.add(source, name, start, end)
+            if is_new and not turn.ended and len(turn.tools) < MAX_TOOLS:
                 turn.tools += (tool,)
+            return is_new
 
     def record_data_layer_error(self, turn: Turn) -> None:
         """An operation of the data layer has failed in a turn."""

@@ -17,7 +17,6 @@ from opentelemetry.trace import (
     INVALID_SPAN_CONTEXT,
     NonRecordingSpan,
     SpanContext,
-    get_current_span,
     set_span_in_context,
 )
 
@@ -25,6 +24,7 @@ from chainlit_otel import catalog
 from chainlit_otel.catalog import LabelSet, Metric
 from chainlit_otel.guard import Guard
 from chainlit_otel.pipeline.histograms import HistogramRecord, Histograms
+from chainlit_otel.pipeline.spans import span_in
 from chainlit_otel.version import __version__
 
 Reading = Callable[[], Mapping[LabelSet, float]]
@@ -137,7 +137,7 @@ class Telemetry:
         """
         context = get_current()
         # The `SpanContext` alone: the context itself would keep alive whatever is in it.
-        span = get_current_span(context).get_span_context() if context else None
+        span = span_in(context) if context else None
         if span is not None and self._is_kept is not None and not self._is_kept(span.trace_id):
             span = None
         # Recording in the middle of a turn costs three times as much as recording many at once, so

@@ -16,7 +16,7 @@ from time import time_ns
 from typing import Any
 
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import (
     Event,
@@ -38,8 +38,9 @@ from opentelemetry.trace import (
     StatusCode,
     TraceFlags,
     Tracer,
-    get_current_span,
 )
+
+from chainlit_otel.pipeline.spans import span_in
 
 MOST = 128
 """How many attributes, events and links a span has, as in the SDK by default."""
@@ -78,6 +79,7 @@ class LightSpan(ReadableSpan, Span):
         "dropped_events",
         "end_time",
         "events",
+        "instrumentation_scope",
         "links",
         "name",
         "parent",
@@ -90,6 +92,7 @@ class LightSpan(ReadableSpan, Span):
     dropped_attributes: int
     dropped_events: int
     end_time: int | None
+    instrumentation_scope: InstrumentationScope
     events: Sequence[Event]
     links: Sequence[Link]
     name: str
@@ -112,6 +115,7 @@ class LightSpan(ReadableSpan, Span):
         start: int,
     ) -> None:
         self._tracer = tracer
+        self.instrumentation_scope = tracer.scope
         self.name = name
         self.context = context
         self.parent = parent
@@ -130,11 +134,6 @@ class LightSpan(ReadableSpan, Span):
     def resource(self) -> Resource:
         """The resource of the provider: a forked child has one of its own."""
         return self._tracer.provider.resource
-
-    @property
-    def instrumentation_scope(self) -> InstrumentationScope:
-        """The scope of the tracer."""
-        return self._tracer.scope
 
     def get_span_context(self) -> SpanContext:
         """Return its context."""
@@ -309,7 +308,7 @@ class LightTracer(Tracer):
         **kwargs: Any,
     ) -> Span:
         """Start a span."""
-        above = get_current_span(context).get_span_context()
+        above = span_in(get_current() if context is None else context)
         # A tuple, as its type says: each of its properties is a call by way of C.
         trace_id, _, _, flags, state, is_child = above
         is_sampled = not is_child or flags & TraceFlags.SAMPLED

@@ -18,6 +18,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
     INVALID_SPAN,
+    INVALID_SPAN_CONTEXT,
     Link,
     ProxyTracer,
     Span,
@@ -27,7 +28,6 @@ from opentelemetry.trace import (
     Tracer,
     format_span_id,
     format_trace_id,
-    get_current_span,
     set_span_in_context,
 )
 
@@ -37,6 +37,9 @@ from chainlit_otel.pipeline.kept_traces import TraceKeeper
 from chainlit_otel.pipeline.local_spans import LocalSpan, SpanObserver
 
 _SCOPE_KEY = otel_context.create_key("chainlit_otel-scope")
+
+# The key is private, and `get_current_span` takes ten times as long as a look into the context.
+_SPAN_KEY = next(iter(set_span_in_context(INVALID_SPAN, Context())))
 
 Attributes = Mapping[str, str | bool]
 
@@ -130,9 +133,16 @@ def sampled_ids(scope: SpanScope) -> tuple[str, str]:
     return format_trace_id(context.trace_id), format_span_id(context.span_id)
 
 
+def span_in(context: Context) -> SpanContext:
+    """Return what names the current span of a context, whoever started it; invalid without one."""
+    values: Mapping[str, Any] = context
+    span: Span | None = values.get(_SPAN_KEY)
+    return INVALID_SPAN_CONTEXT if span is None else span.get_span_context()
+
+
 def current_span_context() -> SpanContext:
     """Return the context of the current span, whoever started it."""
-    return get_current_span().get_span_context()
+    return span_in(otel_context.get_current())
 
 
 class Tracing:
@@ -167,17 +177,16 @@ class Tracing:
         self._is_global = isinstance(tracer, ProxyTracer)
         self._exception_messages = exception_messages
 
-    @property
+    # No properties: they are asked several times a turn, and each would be a call by way of C.
+
     def is_enabled(self) -> bool:
-        """Whether spans are made, for a tracer provider or for the live page."""
-        # Not by `has_provider`: a turn asks four times, and each property is a call by way of C.
-        if not self._is_global or getattr(trace, "_TRACER_PROVIDER", self) is not None:
+        """Tell whether spans are made, for a tracer provider or for the live page."""
+        if self.has_provider():
             return True
         return self._observer is not None and self._observer.is_wanted
 
-    @property
     def has_provider(self) -> bool:
-        """Whether there is a tracer provider; the app may set the global one at any time.
+        """Tell whether there is a tracer provider; the app may set the global one at any time.
 
         A no-op span is not free, and neither is `get_tracer_provider`, which reads the
         environment. A release of the API without this variable counts as enabled.
@@ -199,7 +208,7 @@ class Tracing:
             links: Spans in other traces that this one is related to.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if not self.has_provider:
+        if not self.has_provider():
             return self._start_local(name, attributes, start, None, None)
         try:
             valid = [Link(linked) for linked in links if linked.is_valid]
@@ -226,7 +235,7 @@ class Tracing:
             start: Start time, in nanoseconds since the epoch; now by default.
             parent: Its parent instead of the current span, unless that is in another trace.
         """
-        if not self.has_provider:
+        if not self.has_provider():
             return self._start_local(name, attributes, start, current(), parent)
         try:
             previous_context = otel_context.get_current()

@@ -215,7 +215,7 @@ class Callbacks(Probe):
         started = time.monotonic_ns()
         if name == "on_audio_chunk":
             return _CallbackCall(name, started, NOOP_SCOPE)
-        if not self._tracing.is_enabled:
+        if not self._tracing.is_enabled():
             return _CallbackCall(name, started, NOOP_SCOPE)
         attributes = {catalog.CALLBACK_NAME.key: name}
         if callback.action:

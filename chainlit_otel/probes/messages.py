@@ -197,7 +197,7 @@ class Messages(Probe):
 
     def start_span(self, turn: Turn, session: ChainlitSession | None) -> None:
         """Start the span of a turn that has started, if tracing is enabled."""
-        if not self._tracing.is_enabled:
+        if not self._tracing.is_enabled():
             return
         attributes = {catalog.CHAT_PROFILE.key: turn.profile} if turn.profile else {}
         scope = self._spans.start_root(catalog.SPAN_TURN, session, attributes)

@@ -62,7 +62,7 @@ class SessionSpans:
             attributes: Attributes of the span, besides those of the session.
             start: Start time, in nanoseconds since the epoch; now by default.
         """
-        if not self._tracing.is_enabled:
+        if not self._tracing.is_enabled():
             return NOOP_SCOPE
         described: Attributes = {}
         with self._tracing.guard:
@@ -90,7 +90,7 @@ class SessionSpans:
             start: Start time, in nanoseconds since the epoch; now by default.
             parent: Its parent, in place of the current span.
         """
-        if not self._tracing.is_enabled:
+        if not self._tracing.is_enabled():
             return NOOP_SCOPE
         if parent is None and not in_trace():
             session = None

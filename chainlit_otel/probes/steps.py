@@ -132,7 +132,7 @@ class Steps(Probe):
         # What Chainlit itself starts around a callback has the callback's name, and says no more.
         if step.type != "run" and (task := _current_task()) is not None:
             state.task = ref(task)
-        if self._tracing.is_enabled:
+        if self._tracing.is_enabled():
             wall = time.time_ns() - (time.monotonic_ns() - state.started)
             self._start(step, state, wall)
 
@@ -245,18 +245,16 @@ class Steps(Probe):
         if turn is not None and turn.is_synthetic:
             return
         tool = utf8_safe(tool)
-        ledger, seconds = self._messages.ledger, max(0, end - start) / NS
-        if turn is not None and not ledger.show_tool(turn, source, tool, start, end):
+        call = ToolCall(self.tools.admit(tool), max(0, end - start) / NS, outcome)
+        ledger, name = self._messages.ledger, call.name
+        if turn is not None and not ledger.record_tool(turn, source, tool, start, end, call):
             return
-        name = self.tools.admit(tool)
         if name not in self._expected_tools:
             # From the first call on, so that `rate()` does not lose the first that fails.
             for metric in (catalog.TOOL_CALLS, catalog.TOOL_TIME):
                 self.telemetry.expect(metric, (name, "ok"), (name, "error"))
             self._expected_tools.add(name)
-        self._calls.add(name, outcome, seconds)
-        if turn is not None:
-            ledger.record_tool(turn, ToolCall(name, seconds, outcome))
+        self._calls.add(name, outcome, call.duration)
 
     def _describe(self, step: ChainlitStep) -> tuple[str, dict[str, str]]:
         """Return the name and the attributes of a step's span."""

@@ -226,14 +226,14 @@ def test_while_nobody_looks_no_spans_are_made_or_kept() -> None:
         store = TraceStore()
         tracing = make(store)
         turn = tracing.start_root(catalog.SPAN_TURN, {})
-        assert tracing.is_enabled == tracing.has_provider
+        assert tracing.is_enabled() == tracing.has_provider()
         tracing.end(turn, "ok")
         assert store.read(trace_of(turn)) == ([], 0)
 
 
 def test_without_a_page_and_a_provider_there_are_no_spans() -> None:
     tracing = Tracing(ProxyTracerProvider().get_tracer("chainlit"), False, Guard("tracing"))
-    assert not tracing.is_enabled
+    assert not tracing.is_enabled()
     assert trace_of(tracing.start_root(catalog.SPAN_TURN, {})) == 0
 
 
@@ -261,4 +261,4 @@ def test_a_provider_is_given_one_processor_and_none_of_a_page_that_is_over(
 
 def test_a_provider_that_takes_no_processors_is_left_alone(store: TraceStore) -> None:
     traces.attach(trace.NoOpTracerProvider(), store, GUARD)
-    assert Tracing(NoOpTracer(), False, Guard("tracing")).has_provider
+    assert Tracing(NoOpTracer(), False, Guard("tracing")).has_provider()

@@ -65,7 +65,8 @@ def test_a_session_and_its_turns_are_told_to_the_microsecond() -> None:
     turn.chunk(clock.now + NS)
     for n in range(MAX_TOOLS + 1):
         turns.record_step(turn)
-        turns.record_tool(turn, ToolCall(f"tool {n}", 0.25, "ok"))
+        tool = ToolCall(f"tool {n}", 0.25, "ok")
+        assert turns.record_tool(turn, "test", tool.name, n, n + 1, tool)
     turns.record_step(turn)
     turns.record_data_layer_error(turn)
     turns.drop("element", turn, session)

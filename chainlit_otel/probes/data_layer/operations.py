@@ -200,7 +200,7 @@ class DataLayers(Probe):
         is_nested = _current_operation() is not None
         span = f"{catalog.SPAN_DATA_LAYER} {name}"
         attributes = {catalog.OPERATION.key: name, catalog.DATA_LAYER_NAME.key: layer}
-        if self._tracing.is_enabled:
+        if self._tracing.is_enabled():
             session = self._sessions.handle(current_session())
             if session is not None:
                 attributes[catalog.SESSION_ID] = session.hash
