@@ -154,14 +154,10 @@ class Patches:
             SeamMissing: The target has no such attribute of its own.
         """
         original = _attribute(target, name)
-        replacement: Any
-        if type(original) is classmethod and type(original.__func__) is FunctionType:
-            replacement = classmethod(make(original.__func__))
-        elif type(original) is FunctionType:
-            replacement = make(original)
-        else:
+        replacement = make(_unbound(target, original))
+        if type(original) is not FunctionType:
             proxy = _MethodProxy if isinstance(target, type) else _CallProxy
-            replacement = proxy(original, make(_unbound(target, original)))
+            replacement = proxy(original, replacement)
         self._put(target, name, original, replacement)
 
     def replace_item(

@@ -29,7 +29,7 @@ from chainlit_otel.core.journal import EventKind
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
-from chainlit_otel.patching import Patches, SeamMissing, wraps
+from chainlit_otel.patching import Patches, SeamMissing
 from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitSession, ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
@@ -125,9 +125,7 @@ class Sessions(Probe):
         patches.wrap_attribute(websocket, "restore", _wrap_restore(self))
         patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
         patches.wrap_attribute(websocket, "get_by_id", _wrap_get_by_id(self))
-        patches.replace_attribute(
-            websocket, "require", functools.partial(_wrap_require, patches, self)
-        )
+        patches.wrap_attribute(websocket, "require", _wrap_require(self))
         patches.wrap_attribute(http, "__init__", _wrap_init(self, "http"))
         patches.wrap_attribute(http, "delete", _wrap_delete(self))
         if self._resyncs:
@@ -494,18 +492,15 @@ def _wrap_get_by_id(sessions: Sessions) -> Any:
     return wrapper
 
 
-def _wrap_require(
-    patches: Patches, sessions: Sessions, original: Callable[..., Any]
-) -> Callable[..., Any]:
-    @wraps(original)
-    def require(cls: Any, *args: Any, **kwargs: Any) -> Any:
+def _wrap_require(sessions: Sessions) -> Any:
+    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
         try:
-            return original(cls, *args, **kwargs)
+            return wrapped(*args, **kwargs)
         except ValueError:
             with sessions.guard:
                 # None is the id of no socket: the miss of that request has been counted before.
-                if patches.active and None not in (*args, *kwargs.values()):
+                if None not in (*args, *kwargs.values()):
                     sessions.on_lookup("socket", is_miss=True)
             raise
 
-    return require
+    return wrapper

@@ -84,9 +84,7 @@ def test_nothing_is_kept_of_turns_that_are_forgotten(monkeypatch: pytest.MonkeyP
     assert sys.getrefcount(first) == before
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=60), st.integers(1, 8)
-)
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 5)), max_size=60), st.integers(1, 8))
 def test_as_many_as_it_has_to_remember_are_never_forgotten(
     sent: list[tuple[int, int]], enough: int
 ) -> None:

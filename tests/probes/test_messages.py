@@ -9,10 +9,17 @@ from typing import Any
 
 import pytest
 from opentelemetry.trace import NoOpTracer, Tracer
+from socketio import AsyncServer
 
 from chainlit_otel.core.connections import ConnectionLedger
 from chainlit_otel.patching import Patches
-from chainlit_otel.probes.messages import Messages, _InTurn, _wrap_emit, current_turn
+from chainlit_otel.probes.messages import (
+    Messages,
+    _InTurn,
+    _parameters,
+    _wrap_emit,
+    current_turn,
+)
 from tests.conftest import InternalErrors
 from tests.support.probes import probe_context
 
@@ -74,22 +81,75 @@ async def test_a_turn_ends_in_the_ledger_though_its_span_could_not_be_started(
     assert [str(error) for _, error in expected_internal_errors] == ["no span"]
 
 
-async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other() -> None:
-    messages = new_messages()
-    sent: list[tuple[Any, ...]] = []
+class Sent:
+    """The `emit` of a server, and what was sent by it."""
 
-    async def original(*args: Any) -> None:
-        sent.append(args)
+    def __init__(self) -> None:
+        self.arguments: list[dict[str, Any]] = []
 
+    async def as_it_is(
+        self,
+        event: Any,
+        data: Any = None,
+        to: Any = None,
+        room: Any = None,
+        skip_sid: Any = None,
+        namespace: Any = None,
+        callback: Any = None,
+        ignore_queue: Any = False,
+    ) -> None:
+        """Send, as `AsyncServer` of python-socketio does."""
+        arguments = dict(locals())
+        del arguments["self"]
+        self.arguments.append(arguments)
+
+    async def another_kind(self, *args: Any, **kwargs: Any) -> None:
+        """Send, as that of another version may do, or one that an app has put there."""
+        await self.as_it_is(*args, **kwargs)
+
+
+emits = pytest.mark.parametrize("kind", ["as_it_is", "another_kind"])
+
+
+def test_the_emit_of_the_server_is_the_one_whose_parameters_are_known() -> None:
+    assert _parameters(AsyncServer().emit) == _parameters(Sent().as_it_is)
+    assert _parameters(_wrap_emit(Patches(None), new_messages(), AsyncServer().emit)) == (
+        _parameters(AsyncServer().emit)
+    )
+
+
+@emits
+async def test_what_is_sent_is_passed_on_as_it_was_given(kind: str) -> None:
+    sent = Sent()
+    emit = _wrap_emit(Patches(None), new_messages(), getattr(sent, kind))
+    named = {"skip_sid": "s", "namespace": "/x", "callback": len, "ignore_queue": True}
+    await emit("stream_token", {"token": "t"}, "a")
+    await emit("stream_token", {"token": "t"}, room="a", **named)
+    await emit(event="other", data=1, to="a")
+    await emit("other")
+    await emit(["not", "an", "event"], None)
+    assert [list(each.values()) for each in sent.arguments] == [
+        ["stream_token", {"token": "t"}, "a", None, None, None, None, False],
+        ["stream_token", {"token": "t"}, None, "a", "s", "/x", len, True],
+        ["other", 1, "a", None, None, None, None, False],
+        ["other", None, None, None, None, None, None, False],
+        [["not", "an", "event"], None, None, None, None, None, None, False],
+    ]
+
+
+@emits
+async def test_a_token_to_several_rooms_is_counted_and_sent_like_any_other(kind: str) -> None:
+    messages, sent = new_messages(), Sent()
     messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
-    emit = _wrap_emit(Patches(None), messages, original)
+    emit = _wrap_emit(Patches(None), messages, getattr(sent, kind))
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
-    for to in ("a", "a", ["a", "b"], None):
+    for to in (None, "a", "a", ["a", "b"], None):
         await emit("stream_token", {"token": "t"}, to)
     current_turn.reset(token)
-    assert (turn.chunks, messages.ledger.chunks()[()], messages.ledger.dropped) == (4, 4, {})
-    assert [to for _, _, to in sent] == ["a", "a", ["a", "b"], None]
+    assert (turn.chunks, messages.ledger.chunks()[()], messages.ledger.dropped) == (5, 5, {})
+    assert 0 < turn.first_output == turn.first_chunk <= turn.last_chunk
+    assert [each["to"] for each in sent.arguments] == [None, "a", "a", ["a", "b"], None]
 
 
 async def test_a_lost_step_is_no_lost_answer() -> None:
@@ -107,14 +167,11 @@ async def test_a_lost_step_is_no_lost_answer() -> None:
 ANSWER = {"type": "assistant_message", "output": "hello"}
 
 
-async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> None:
-    messages = new_messages()
-
-    async def original(*_: Any) -> None:
-        pass
-
+@emits
+async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams(kind: str) -> None:
+    messages, sent = new_messages(), Sent()
     messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
-    emit = _wrap_emit(Patches(None), messages, original)
+    emit = _wrap_emit(Patches(None), messages, getattr(sent, kind))
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
     for _ in range(2):
@@ -122,21 +179,20 @@ async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams() -> 
     before = turn.last_chunk
     await emit("stream_token", {"token": "t"}, "a")
     assert (turn.chunks, turn.last_chunk > before) == (3, True)
-    del messages.connections["a"]
+    messages._sockets.on_disconnect("a", "transport close")
     await emit("stream_token", {"token": "t"}, "a")
     current_turn.reset(token)
     assert (turn.chunks, messages.ledger.dropped) == (3, {("stream_token",): 1})
+    assert len(sent.arguments) == 4
 
 
 @pytest.mark.parametrize("event", ["ask", "call_fn"])
 @pytest.mark.parametrize("by", ["to", "room", "position"])
-async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str) -> None:
+@emits
+async def test_a_question_to_a_socket_that_is_gone_is_lost(event: str, by: str, kind: str) -> None:
     messages = new_messages()
 
-    async def original(*_: Any, **__: Any) -> None:
-        pass
-
-    emit = _wrap_emit(Patches(None), messages, original)
+    emit = _wrap_emit(Patches(None), messages, getattr(Sent(), kind))
     data = {"msg": ANSWER, "spec": {"type": "text"}}
     turn = messages.ledger.start(1, "")
     token = current_turn.set(turn)
