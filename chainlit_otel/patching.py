@@ -160,6 +160,31 @@ class Patches:
             replacement = proxy(original, replacement)
         self._put(target, name, original, replacement)
 
+    def replace_classmethod(
+        self, target: type, name: str, make: Callable[[Callable[..., Any]], Callable[..., Any]]
+    ) -> None:
+        """Replace a class method by one of a plain function, as `replace_attribute` does a method.
+
+        Args:
+            target: The class.
+            name: Name of the attribute.
+            make: Makes the replacement from the function that was there, which it calls with the
+                class; it passes calls on while `active` is false.
+
+        Raises:
+            SeamMissing: The target has no such attribute of its own.
+        """
+        original = _attribute(target, name)
+        if type(original) is classmethod and type(original.__func__) is FunctionType:
+            self._put(target, name, original, classmethod(make(original.__func__)))
+            return
+
+        # Whatever else an app has put there, only `wrapt` knows what it is called with.
+        def wrapper(wrapped: Any, cls: Any, args: Any, kwargs: Any) -> Any:
+            return make(lambda _, *args, **kwargs: wrapped(*args, **kwargs))(cls, *args, **kwargs)
+
+        self.wrap_attribute(target, name, wrapper)
+
     def replace_item(
         self,
         mapping: MutableMapping[str, Any],

@@ -284,6 +284,55 @@ def test_a_replacement_that_somebody_wrapped_is_left_alone(host: type[Host]) -> 
     assert host().method(1) == ("theirs", (host, 1, "b", (), False))
 
 
+class Registry:
+    """A class with a class method."""
+
+    @classmethod
+    def find(cls, key: str, *, other: int = 0) -> tuple[type, str, int]:
+        """Find it."""
+        return cls, key, other
+
+
+class Heirs(Registry):
+    pass
+
+
+def unchanged(found: Any) -> Any:
+    return found
+
+
+@pytest.mark.parametrize("before", [unchanged, somebody_else])
+def test_a_class_method_is_replaced_whatever_somebody_made_of_it(
+    monkeypatch: pytest.MonkeyPatch, before: Callable[[Any], Any]
+) -> None:
+    monkeypatch.setattr(Registry, "find", before(vars(Registry)["find"]))
+    original, expected = vars(Registry)["find"], Heirs.find("a", other=1)
+    signature = inspect.signature(Registry.find)
+    calls, patches = [], Patches("me")
+
+    def make(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def find(cls: type, *args: Any, **kwargs: Any) -> Any:
+            if patches.active:
+                calls.append((cls, args, kwargs))
+            return original(cls, *args, **kwargs)
+
+        return find
+
+    patches.replace_classmethod(Registry, "find", make)
+    assert Heirs.find("a", other=1) == Heirs().find("a", other=1) == expected
+    assert calls == [(Heirs, ("a",), {"other": 1})] * 2
+    assert (Registry.find.__doc__, inspect.signature(Registry.find)) == ("Find it.", signature)
+    left = vars(Registry)["find"]
+    patches.undo()
+    assert vars(Registry)["find"] is original
+    Registry.find = left  # type: ignore[method-assign]
+    assert Heirs.find("a", other=1) == expected
+    assert len(calls) == 2
+    with pytest.raises(SeamMissing, match=r"^Heirs\.find$"):
+        patches.replace_classmethod(Heirs, "find", make)
+
+
 @pytest.mark.parametrize(("owner", "name"), [(Host, "absent"), (Heir, "method"), (None, "x")])
 def test_what_is_not_there_cannot_be_replaced(owner: Any, name: str) -> None:
     with pytest.raises(SeamMissing, match=rf"^{getattr(owner, '__name__', None)}\.{name}$"):

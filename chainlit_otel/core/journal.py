@@ -30,7 +30,6 @@ _LONGEST = 200  # characters of a detail
 _KINDS: tuple[EventKind, ...] = get_args(EventKind)
 _NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _EVENT = Struct("<IBH")
-_pack = _EVENT.pack
 _FULL = MAX_EVENTS * _EVENT.size
 _MIDDLE = _FIRST * _EVENT.size
 _HIGHEST = 2**16 - 1 - _MAX_DETAILS
@@ -104,7 +103,7 @@ class Journal:
             if kind == "undelivered" and events.packed[-_EVENT.size :][4:5] == bytes([number]):
                 return
             at = after // MS if after > 0 else 0
-            packed = _pack(at if at < _LATEST else _LATEST, number, self._number_of(detail))
+            packed = _EVENT.pack(at if at < _LATEST else _LATEST, number, self._number_of(detail))
             # New bytes, and not a bytearray: these have no room to spare, and readers need no lock.
             kept = events.packed
             if len(kept) < _FULL:

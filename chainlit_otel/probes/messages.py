@@ -136,7 +136,7 @@ class Messages(Probe):
             self.on_usage(turn)
         try:
             record, profile = self.telemetry.record, turn.profile
-            record(catalog.TURN_DURATION, seconds, turn.outcome, profile)
+            record(catalog.TURN_DURATION, seconds, turn.outcome_at_end, profile)
             if (first := turn.time_to_first_token) is not None:
                 record(catalog.TIME_TO_FIRST_TOKEN, first, profile)
             if (gap := turn.time_per_output_chunk) is not None:
@@ -461,7 +461,9 @@ def _wrap_process_message(patches: Patches, messages: Messages, original: Handle
     @wraps(original)
     async def process_message(session: ChainlitSession, *args: Any, **kwargs: Any) -> Any:
         with _InTurn(messages, session if patches.active else None, "message"):
-            return await original(session, *args, **kwargs)
+            if kwargs:
+                return await original(session, *args, **kwargs)
+            return await original(session, *args)
 
     return process_message
 

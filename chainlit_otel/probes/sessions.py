@@ -25,11 +25,12 @@ from opentelemetry.trace import get_current_span
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.hashes import hashed, hashed_user
+from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.journal import EventKind
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
 from chainlit_otel.core.users import Users
-from chainlit_otel.patching import Patches, SeamMissing
+from chainlit_otel.patching import Patches, SeamMissing, wraps
 from chainlit_otel.pipeline.spans import utf8_safe
 from chainlit_otel.probes.chainlit_types import ChainlitSession, ChainlitWebsocketSession
 from chainlit_otel.probes.probe import Probe, ProbeContext
@@ -104,9 +105,7 @@ class Sessions(Probe):
         self.misses: Counts[tuple[str, ...]] = Counts()
         self.on_socket_change: Callable[[Session, bool], None] = lambda _session, _is_back: None
         self._timed_out: OrderedDict[str, None] = OrderedDict()
-        self._handles: weakref.WeakKeyDictionary[ChainlitSession, Session] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._handles: WeakIdentityDict[Session] = WeakIdentityDict()
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failed: weakref.WeakSet[Any] = weakref.WeakSet()
         self._http: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -125,7 +124,9 @@ class Sessions(Probe):
         patches.wrap_attribute(websocket, "restore", _wrap_restore(self))
         patches.wrap_attribute(websocket, "delete", _wrap_delete(self))
         patches.wrap_attribute(websocket, "get_by_id", _wrap_get_by_id(self))
-        patches.wrap_attribute(websocket, "require", _wrap_require(self))
+        patches.replace_classmethod(
+            websocket, "require", functools.partial(_wrap_require, patches, self)
+        )
         patches.wrap_attribute(http, "__init__", _wrap_init(self, "http"))
         patches.wrap_attribute(http, "delete", _wrap_delete(self))
         if self._resyncs:
@@ -214,7 +215,7 @@ class Sessions(Probe):
         ledger = self._synthetic_ledger if is_synthetic else self.ledger
         client = self.client_type(session.client_type)
         handle = ledger.start(type, client, _origin(session, type), hashed(session.id))
-        self._handles[session] = handle
+        self._handles.put(session, handle)
         if type == "http":
             self._http[session.id] = session
         else:
@@ -240,7 +241,7 @@ class Sessions(Probe):
 
     def knows(self, session: ChainlitSession) -> bool:
         """Tell whether a session is in the ledger, whether it has ended or not."""
-        return session in self._handles
+        return self._handles.get(session) is not None
 
     def handle(self, session: ChainlitSession | None) -> Session | None:
         """Return what the ledger has of a session; None if it is not in there."""
@@ -307,8 +308,8 @@ class Sessions(Probe):
         the wrong replica from a visitor, and neither of them loses anything. That a session has
         timed out here is no reason to look for it elsewhere.
         """
-        handle = self._handles[session]
-        if handle.is_synthetic:
+        handle = self._handles.get(session)
+        if handle is None or handle.is_synthetic:
             return
         is_returning = handle.client == "webapp" and handle.origin == "thread_resume"
         if (
@@ -378,7 +379,8 @@ class Sessions(Probe):
             self.misses.add((site,))
 
     def _connect_user(self, session: ChainlitSession) -> None:
-        if session.user is not None and not self._handles[session].is_synthetic:
+        handle = self._handles.get(session)
+        if session.user is not None and handle is not None and not handle.is_synthetic:
             self.users.connect(session, str(session.user.identifier))
 
     def _http_sessions(self) -> Iterator[Any]:
@@ -492,15 +494,18 @@ def _wrap_get_by_id(sessions: Sessions) -> Any:
     return wrapper
 
 
-def _wrap_require(sessions: Sessions) -> Any:
-    def wrapper(wrapped: Any, _: Any, args: Any, kwargs: Any) -> Any:
+def _wrap_require(
+    patches: Patches, sessions: Sessions, original: Callable[..., Any]
+) -> Callable[..., Any]:
+    @wraps(original)
+    def require(cls: Any, *args: Any, **kwargs: Any) -> Any:
         try:
-            return wrapped(*args, **kwargs)
+            return original(cls, *args, **kwargs)
         except ValueError:
             with sessions.guard:
                 # None is the id of no socket: the miss of that request has been counted before.
-                if None not in (*args, *kwargs.values()):
+                if patches.active and None not in (*args, *kwargs.values()):
                     sessions.on_lookup("socket", is_miss=True)
             raise
 
-    return wrapper
+    return require
