@@ -25,7 +25,6 @@ from opentelemetry.trace import get_current_span
 from chainlit_otel import catalog
 from chainlit_otel.core.counts import Counts
 from chainlit_otel.core.hashes import hashed, hashed_user
-from chainlit_otel.core.identities import WeakIdentityDict
 from chainlit_otel.core.journal import EventKind
 from chainlit_otel.core.labels import BoundedLabel, EnumLabel
 from chainlit_otel.core.sessions import Session, SessionLedger, SessionType
@@ -105,7 +104,9 @@ class Sessions(Probe):
         self.misses: Counts[tuple[str, ...]] = Counts()
         self.on_socket_change: Callable[[Session, bool], None] = lambda _session, _is_back: None
         self._timed_out: OrderedDict[str, None] = OrderedDict()
-        self._handles: WeakIdentityDict[Session] = WeakIdentityDict()
+        self._handles: weakref.WeakKeyDictionary[ChainlitSession, Session] = (
+            weakref.WeakKeyDictionary()
+        )
         self._disconnecting: weakref.WeakSet[Any] = weakref.WeakSet()
         self._failed: weakref.WeakSet[Any] = weakref.WeakSet()
         self._http: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
@@ -215,7 +216,7 @@ class Sessions(Probe):
         ledger = self._synthetic_ledger if is_synthetic else self.ledger
         client = self.client_type(session.client_type)
         handle = ledger.start(type, client, _origin(session, type), hashed(session.id))
-        self._handles.put(session, handle)
+        self._handles[session] = handle
         if type == "http":
             self._http[session.id] = session
         else:
@@ -241,7 +242,7 @@ class Sessions(Probe):
 
     def knows(self, session: ChainlitSession) -> bool:
         """Tell whether a session is in the ledger, whether it has ended or not."""
-        return self._handles.get(session) is not None
+        return session in self._handles
 
     def handle(self, session: ChainlitSession | None) -> Session | None:
         """Return what the ledger has of a session; None if it is not in there."""
@@ -308,8 +309,8 @@ class Sessions(Probe):
         the wrong replica from a visitor, and neither of them loses anything. That a session has
         timed out here is no reason to look for it elsewhere.
         """
-        handle = self._handles.get(session)
-        if handle is None or handle.is_synthetic:
+        handle = self._handles[session]
+        if handle.is_synthetic:
             return
         is_returning = handle.client == "webapp" and handle.origin == "thread_resume"
         if (
@@ -379,8 +380,7 @@ class Sessions(Probe):
             self.misses.add((site,))
 
     def _connect_user(self, session: ChainlitSession) -> None:
-        handle = self._handles.get(session)
-        if session.user is not None and handle is not None and not handle.is_synthetic:
+        if session.user is not None and not self._handles[session].is_synthetic:
             self.users.connect(session, str(session.user.identifier))
 
     def _http_sessions(self) -> Iterator[Any]:
