@@ -43,8 +43,18 @@ class _Nowhere(SpanExporter):
 class _Server:
     """Stands for the Socket.IO server, to send what costs nothing."""
 
-    async def emit(self, event: str, data: object = None, to: str | None = None) -> None:
-        """Send nothing."""
+    async def emit(
+        self,
+        event: str,
+        data: object = None,
+        to: object = None,
+        room: object = None,
+        skip_sid: object = None,
+        namespace: object = None,
+        callback: object = None,
+        ignore_queue: bool = False,
+    ) -> None:
+        """Send nothing; the parameters are those of python-socketio, for which ours is made."""
 
 
 def measure(seconds: float) -> list[tuple[str, float]]:
