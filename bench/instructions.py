@@ -54,7 +54,7 @@ _ENVIRONMENT = {
     "OTEL_BSP_SCHEDULE_DELAY": "3600000",
 }
 _PADDING = 97  # variables that the environment of a layout has more than that of the one before
-_SIZES = 61  # characters that they have at most, and one
+_SIZES = 61  # how many lengths they have
 _SETTLING = 2
 _CONTROL_TIMEOUT = 120.0
 

@@ -24,8 +24,6 @@ class _Recent(Generic[T]):
         enough: How many of the last it remembers at least; twice as many at most.
     """
 
-    __slots__ = ("_enough", "_items", "_lock", "_older")
-
     def __init__(self, enough: int) -> None:
         self._enough = enough
         self._lock = Lock()

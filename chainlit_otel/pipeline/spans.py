@@ -288,9 +288,7 @@ class Tracing:
         scope.ended = True
         now = otel_context.get_current()
         if scope.context is not scope.previous_context and _is_innermost(scope, now):
-            previous_context, parent_scope = scope.previous_context, scope.parent_scope
-            if parent_scope is not None and parent_scope.ended:
-                parent_scope = _open(parent_scope)
+            previous_context, parent_scope = scope.previous_context, _open(scope.parent_scope)
             if parent_scope is not None and parent_scope is not scope.parent_scope:
                 # The parent has ended, too: two steps need not be nested.
                 previous_context = parent_scope.context

@@ -461,9 +461,7 @@ def _wrap_process_message(patches: Patches, messages: Messages, original: Handle
     @wraps(original)
     async def process_message(session: ChainlitSession, *args: Any, **kwargs: Any) -> Any:
         with _InTurn(messages, session if patches.active else None, "message"):
-            if kwargs:
-                return await original(session, *args, **kwargs)
-            return await original(session, *args)
+            return await original(session, *args, **kwargs)
 
     return process_message
 
@@ -578,8 +576,8 @@ def _wrap_emitter_process_message(
 
 def _wrap_emit(patches: Patches, messages: Messages, original: Handler) -> Handler:
     # This runs for every token. So it is a plain function that returns the coroutine of the
-    # original, with its parameters by name, since to collect arguments takes as long as all the
-    # rest; and one more token of a turn is counted here, without a guard: nothing can raise.
+    # original, with its parameters by name, since to collect arguments is a good part of the cost;
+    # and one more token of a turn is counted here, without a guard: nothing can raise.
     turn_now, clock = current_turn.get, time.monotonic_ns
 
     @wraps(original)

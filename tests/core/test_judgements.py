@@ -104,11 +104,12 @@ def test_as_many_as_it_has_to_remember_are_never_forgotten(
         assert (recent.pop(key), recent.get(key), recent.pop(key)) == (was, None, None)
 
 
-def test_what_is_kept_of_a_turn_is_not_the_turn() -> None:
+def test_what_is_kept_of_a_turn_names_its_trace_until_that_is_dropped() -> None:
     session = Session("websocket", "webapp", "ab" * 8, 0)
     turn = Turn(0, "expert", "edit", session)
     turn.reference.number, turn.reference.trace_id, turn.reference.span_id = 3, "1" * 32, "2" * 16
     kept = turn.reference
     assert (kept.session, kept.number, kept.profile) == (session, 3, "expert")
     assert (kept.trace_id, kept.span_id) == ("1" * 32, "2" * 16)
-    assert kept is turn.reference
+    kept.drop_trace()
+    assert (kept.trace_id, kept.span_id, kept.dropped) == ("", "", ("1" * 32, "2" * 16))

@@ -12,6 +12,7 @@ from opentelemetry.trace import NoOpTracer, Tracer
 from socketio import AsyncServer
 
 from chainlit_otel.core.connections import ConnectionLedger
+from chainlit_otel.core.sessions import Session
 from chainlit_otel.patching import Patches
 from chainlit_otel.probes.messages import (
     Messages,
@@ -168,11 +169,17 @@ ANSWER = {"type": "assistant_message", "output": "hello"}
 
 
 @emits
-async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams(kind: str) -> None:
+@pytest.mark.parametrize("is_synthetic", [False, True])
+async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams(
+    kind: str, is_synthetic: bool
+) -> None:
     messages, sent = new_messages(), Sent()
+    session = Session("websocket", "webapp", "ab" * 8, 0)
+    session.is_synthetic = is_synthetic
+    ledger = messages._synthetic_ledger if is_synthetic else messages.ledger
     messages.connections["a"] = ConnectionLedger(ignore).open(lambda: True)
     emit = _wrap_emit(Patches(None), messages, getattr(sent, kind))
-    turn = messages.ledger.start(1, "")
+    turn = ledger.start(1, "", session=session)
     token = current_turn.set(turn)
     for _ in range(2):
         await emit("stream_token", {"token": "t"}, "a")
@@ -182,7 +189,7 @@ async def test_a_token_is_lost_when_the_socket_goes_while_its_turn_streams(kind:
     messages._sockets.on_disconnect("a", "transport close")
     await emit("stream_token", {"token": "t"}, "a")
     current_turn.reset(token)
-    assert (turn.chunks, messages.ledger.dropped) == (3, {("stream_token",): 1})
+    assert (turn.chunks, ledger.dropped) == (3, {("stream_token",): 1})
     assert len(sent.arguments) == 4
 
 
