@@ -27,6 +27,7 @@ def main() -> int:
         arguments.turns,
         arguments.warmup,
         arguments.slice,
+        arguments.lead,
     )
     _say(
         f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores: what else runs blurs the figures"
@@ -56,11 +57,12 @@ def _say(line: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__.splitlines()[0])
     rows = (
-        ("--rounds", 8, "rounds, each with new server processes in a memory layout of its own"),
+        ("--rounds", 10, "rounds, each with new server processes in a memory layout of its own"),
         ("--visitors", 1, "visitors who talk at once"),
-        ("--turns", 250, "turns of each variant in a round"),
+        ("--turns", 400, "turns of each variant in a round"),
         ("--warmup", 100, "turns before them that do not count"),
         ("--slice", 50, "turns of one variant, then an export, before it is the next one's turn"),
+        ("--lead", 10, "turns at the beginning of each slice that do not count"),
     )
     for name, default, text in rows:
         parser.add_argument(name, type=positive, default=default, help=f"{text} ({default})")

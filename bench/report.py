@@ -65,8 +65,8 @@ def method(plan: Plan) -> str:
     who = "one visitor" if plan.visitors == 1 else f"{plan.visitors} visitors at once"
     return (
         f"Medians of {plan.rounds} rounds of {plan.turns} turns of {who}, {plan.slice} turns at a "
-        "time; *more* is compared within each round. Full garbage collections add at most the "
-        "column *GC*."
+        f"time, after {plan.lead} that do not count; *more* is compared within each round. Full "
+        "garbage collections add at most the column *GC*."
     )
 
 

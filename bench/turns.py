@@ -1,9 +1,10 @@
 """The CPU time of the server process for one turn, by what observes it.
 
 Each round starts one server of each variant. They take turns in short slices, in an order that is
-reversed from slice to slice, so that whatever else the machine does falls on all of them alike.
-What a slice costs is read from the CPU clock of the server process, which has all its threads in
-it, those that have ended too; and what a slice recorded is flushed and exported before that.
+drawn anew each time, so that whatever else the machine does falls on all of them alike. The first
+turns of a slice do not count, since the caches hold what the server before has left in them. What a
+slice costs is read from the CPU clock of the server process, which has all its threads in it, those
+that have ended too; and what a slice recorded is flushed and exported before that.
 
 A full garbage collection takes as long as a dozen turns and comes once in hundreds: where it falls
 would decide the outcome. So these are taken out, and their share is taken from the collections of
@@ -25,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import httpx
@@ -109,6 +111,7 @@ class Plan:
         turns: Turns of each variant in a round.
         warmup: Turns before them that do not count.
         slice: Turns of one variant before it is the next one's turn.
+        lead: Turns at the beginning of each slice that do not count.
     """
 
     rounds: int
@@ -116,6 +119,7 @@ class Plan:
     turns: int
     warmup: int
     slice: int
+    lead: int
 
 
 class Collections(NamedTuple):
@@ -138,7 +142,8 @@ class Run:
 
     Attributes:
         slices: CPU seconds of a turn in each slice, without the full garbage collections.
-        turns: Turns in all slices.
+        counted: Turns that count, in all slices.
+        turns: All turns of them.
         collections: Garbage collections of the middle generation in all slices.
         full: CPU seconds of a full garbage collection.
         spans: Spans that arrived, by name.
@@ -146,6 +151,7 @@ class Run:
     """
 
     slices: list[float] = field(default_factory=list)
+    counted: int = 0
     turns: int = 0
     collections: int = 0
     full: float = 0.0
@@ -160,7 +166,7 @@ class Run:
     @property
     def full_share(self) -> float:
         """CPU seconds that the full garbage collections add to a turn, at most."""
-        return self.collections / (_MIDDLE_PER_FULL * self.turns) * self.full
+        return self.collections / (_MIDDLE_PER_FULL * self.counted) * self.full
 
     def more_than(self, other: Run) -> float:
         """Return the extra cost of a turn, as a part of what it costs in another run."""
@@ -223,12 +229,14 @@ class Subject:
         await self._flush()
         self._sink.take(self._sender)
 
-    async def measure(self, turns: int) -> None:
-        """Take one slice."""
+    async def measure(self, turns: int, lead: int) -> None:
+        """Take one slice, after so many turns that do not count."""
+        await self.have(lead)
         before, gc_before = cpu_time(self.server.pid), self._collections()
         await self.have(turns)
         spent, gc = cpu_time(self.server.pid) - before, self._collections()
         self.run.slices.append((spent - (gc.seconds - gc_before.seconds)) / turns)
+        self.run.counted += turns
         self.run.collections += gc.middle - gc_before.middle
         self.run.full = gc.seconds / max(1, gc.full)
 
@@ -361,18 +369,17 @@ def measure(plan: Plan, sink: Sink, progress: Callable[[int, Round], None]) -> l
 
 async def _round(plan: Plan, sink: Sink, number: int) -> Round:
     subjects = [Subject(name, plan.visitors, sink, seed=number) for name in VARIANTS]
-    if number % 2:
-        subjects.reverse()
+    order = Random(number)
     try:
         await asyncio.gather(*(asyncio.to_thread(s.server.start) for s in subjects))
         for subject in subjects:
             await subject.begin(plan.warmup)
         left = plan.turns
         while left > 0:
+            order.shuffle(subjects)
             for subject in subjects:
-                await subject.measure(min(left, plan.slice))
+                await subject.measure(min(left, plan.slice), plan.lead)
             left -= plan.slice
-            subjects.reverse()
         for subject in subjects:
             await subject.end()
             await asyncio.to_thread(subject.time_scrapes)

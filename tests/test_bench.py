@@ -25,6 +25,8 @@ QUICK = [
     "3",
     "--warmup",
     "2",
+    "--lead",
+    "1",
     "--slice",
     "2",
     "--event-seconds",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from threading import Lock
 
@@ -44,12 +43,12 @@ class ToolLedger:
             return {key: time for key, (_, time) in self._totals.items()}
 
 
-@dataclass
+@dataclass(slots=True)
 class _ShownCall:
     name: str
     start: int
     end: int
-    sources: set[str]
+    sources: tuple[str, ...]
 
 
 class ShownTools:
@@ -60,8 +59,11 @@ class ShownTools:
     time is the same call, whether one of them is around the other or beside it.
     """
 
+    # Small, since the live page keeps the last turns with all they have: a deque alone takes more.
+    __slots__ = ("_known",)
+
     def __init__(self) -> None:
-        self._known: deque[_ShownCall] = deque(maxlen=_RECENT)
+        self._known: list[_ShownCall] = []
 
     def add(self, source: str, name: str, start: int, end: int) -> bool:
         """A source shows a call; return whether nobody has shown it before.
@@ -79,7 +81,9 @@ class ShownTools:
                 if shared > longest:
                     longest, same = shared, known
         if same is None:
-            self._known.append(_ShownCall(name, start, end, {source}))
+            self._known.append(_ShownCall(name, start, end, (source,)))
+            if len(self._known) > _RECENT:
+                del self._known[0]
             return True
-        same.sources.add(source)
+        same.sources += (source,)
         return False

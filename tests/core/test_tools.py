@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chainlit_otel.core.tools import ShownTools, ToolLedger
+from chainlit_otel.core.tools import _RECENT, ShownTools, ToolLedger
 
 calls = st.tuples(
     st.sampled_from(["search", "look up", "other"]),
@@ -91,3 +91,11 @@ def test_what_every_source_shows_counts_as_often_as_one_shows_it(
         for source in ("step", "span")
     ]
     assert sum(new) == len(made)
+
+
+def test_the_last_calls_are_compared_and_no_more() -> None:
+    shown = ShownTools()
+    for moment in range(1 + _RECENT):
+        assert shown.add("step", "search", moment, moment)
+    assert not shown.add("span", "search", 1, 1)
+    assert shown.add("span", "search", 0, 0)
