@@ -142,8 +142,8 @@ class Run:
 
     Attributes:
         slices: CPU seconds of a turn in each slice, without the full garbage collections.
-        counted: Turns that count, in all slices.
-        turns: All turns of them.
+        counted: Turns of all slices that count.
+        turns: All turns of all slices.
         collections: Garbage collections of the middle generation in all slices.
         full: CPU seconds of a full garbage collection.
         spans: Spans that arrived, by name.

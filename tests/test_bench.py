@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import instructions, soak
+from bench import instructions, soak, turns
+from bench.sink import Sink
 from chainlit_otel.rules import Thresholds, Windows
 from chainlit_otel.rules.recording import budgets, recordings
 
@@ -50,8 +52,8 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     print(done.stdout, done.stderr)
     assert done.returncode == 0
 
-    turns, events, machine, method = done.stdout.strip().split("\n\n")
-    rows = {cells(line)[0]: cells(line)[1:] for line in turns.splitlines()[2:]}
+    table, events, machine, method = done.stdout.strip().split("\n\n")
+    rows = {cells(line)[0]: cells(line)[1:] for line in table.splitlines()[2:]}
     assert list(rows) == [
         "Chainlit alone",
         "chainlit-otel, metrics",
@@ -71,7 +73,28 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     assert spans[7] > 50
     assert all(cells(line)[1].endswith(" µs") for line in events.splitlines()[2:])
     assert "chainlit 2." in machine
-    assert "1 rounds of 3 turns of 2 visitors at once" in method
+    assert "1 rounds of 3 turns of 2 visitors at once, 2 turns at a time, after 1 that" in method
+
+
+def test_the_first_turns_of_a_slice_are_had_and_do_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cost, clock = 2.0, [0.0]
+    have = turns.Subject.have
+
+    async def pay(subject: turns.Subject, count: int) -> None:
+        await have(subject, count)
+        clock[0] += cost * count
+
+    monkeypatch.setattr(turns, "VARIANTS", {"bare": turns.VARIANTS["bare"]})
+    monkeypatch.setattr(turns.Subject, "have", pay)
+    monkeypatch.setattr(turns, "cpu_time", lambda _: clock[0])
+    plan = turns.Plan(rounds=1, visitors=1, turns=3, warmup=1, slice=2, lead=4)
+    with Sink() as sink:
+        run = asyncio.run(turns._round(plan, sink, 1))["bare"]
+    assert (run.counted, run.turns) == (3, 3 + 2 * 4)
+    # Less what a full garbage collection has taken, should there be one.
+    assert run.slices == pytest.approx([cost, cost], abs=cost / 2)
 
 
 def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
