@@ -22,7 +22,7 @@ def turns_table(rounds: Sequence[Round]) -> Table:
         runs = [each[name] for each in rounds]
         turns = sum(run.turns for run in runs)
         more = [run.more_than(each["bare"]) for run, each in zip(runs, rounds, strict=True)]
-        spread = [f"{statistics.median(more):+.1%}", f"{min(more):+.1%} to {max(more):+.1%}"]
+        spread = [_with_error(more), f"{min(more):+.1%} to {max(more):+.1%}"]
         rows.append(
             [
                 variant.title,
@@ -34,6 +34,13 @@ def turns_table(rounds: Sequence[Round]) -> Table:
         )
     heads = ["a turn of 50 tokens", "CPU time", "more", "by round", "GC", "spans"]
     return heads, rows
+
+
+def _with_error(more: Sequence[float]) -> str:
+    median = f"{statistics.median(more):+.1%}"
+    if len(more) == 1:
+        return median
+    return f"{median} ± {100 * statistics.stdev(more) / len(more) ** 0.5:.1f}"
 
 
 def events_table(events: Iterable[tuple[str, float]], rounds: Sequence[Round]) -> Table:
@@ -65,8 +72,8 @@ def method(plan: Plan) -> str:
     who = "one visitor" if plan.visitors == 1 else f"{plan.visitors} visitors at once"
     return (
         f"Medians of {plan.rounds} rounds of {plan.turns} turns of {who}, {plan.slice} turns at a "
-        f"time, after {plan.lead} that do not count; *more* is compared within each round. Full "
-        "garbage collections add at most the column *GC*."
+        f"time, after {plan.lead} that do not count; *more* is compared within each round, ± the "
+        "standard error of its mean. Full garbage collections add at most the column *GC*."
     )
 
 

@@ -60,7 +60,8 @@ class Variant:
 
     Attributes:
         title: What the tables call it.
-        observer: What `app.py` has observe it: ``chainlit_otel``, ``sdk``, ``fastapi`` or nothing.
+        observer: What `app.py` has observe it: ``chainlit_otel``, ``sdk``, ``prometheus``,
+            ``fastapi`` or nothing.
         exports: Whether spans are exported.
         settings: Environment variables.
     """
@@ -74,6 +75,11 @@ class Variant:
     def is_ours(self) -> bool:
         """Whether chainlit-otel observes it."""
         return self.observer == "chainlit_otel"
+
+    @property
+    def serves_metrics(self) -> bool:
+        """Whether there is something to scrape."""
+        return self.is_ours or self.observer == "prometheus"
 
 
 VARIANTS = {
@@ -97,6 +103,7 @@ VARIANTS = {
         settings={"CHAINLIT_OTEL_TRACE_KEEP": "notable"},
     ),
     "spans": Variant("the SDK alone, as many spans", "sdk", exports=True),
+    "numbers": Variant("prometheus-client alone, as many numbers", "prometheus"),
     "fastapi": Variant("FastAPIInstrumentor with its defaults", "fastapi", exports=True),
 }
 
@@ -311,10 +318,10 @@ class Subject:
         try:
             scrape = self.server.scrape()
         except httpx.ConnectError:
-            if self._variant.is_ours:
+            if self._variant.serves_metrics:
                 raise BenchError(f"{self.name}: no metrics\n{self.server.tail()}") from None
             return
-        if not self._variant.is_ours:
+        if not self._variant.serves_metrics:
             raise BenchError(f"{self.name}: there are metrics")
         self._check_scrape(scrape)
 

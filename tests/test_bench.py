@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import instructions, soak, turns
+from bench import instructions, report, soak, turns
 from bench.sink import Sink
 from chainlit_otel.rules import Thresholds, Windows
 from chainlit_otel.rules.recording import budgets, recordings
@@ -62,6 +62,7 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
         "chainlit-otel, metrics and traces",
         "chainlit-otel, metrics and traces of notable turns",
         "the SDK alone, as many spans",
+        "prometheus-client alone, as many numbers",
         "FastAPIInstrumentor with its defaults",
     ]
     assert all(row[0].endswith(" ms") for row in rows.values())
@@ -70,7 +71,8 @@ def test_the_benchmark_shows_what_each_variant_and_each_event_costs() -> None:
     assert 1 <= spans[4] < 10
     assert spans[5] <= spans[4]
     assert spans[6] == spans[4]
-    assert spans[7] > 50
+    assert spans[7] == 0
+    assert spans[8] > 50
     assert all(cells(line)[1].endswith(" µs") for line in events.splitlines()[2:])
     assert "chainlit 2." in machine
     assert "1 rounds of 3 turns of 2 visitors at once, 2 turns at a time, after 1 that" in method
@@ -95,6 +97,20 @@ def test_the_first_turns_of_a_slice_are_had_and_do_not_count(
     assert (run.counted, run.turns) == (3, 3 + 2 * 4)
     # Less what a full garbage collection has taken, should there be one.
     assert run.slices == pytest.approx([cost, cost], abs=cost / 2)
+
+
+def test_what_is_more_comes_with_the_error_of_its_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("bare", "metrics")
+    monkeypatch.setattr(report, "VARIANTS", {name: turns.VARIANTS[name] for name in names})
+    rounds = [
+        {"bare": turns.Run([1.0], 1, 1), "metrics": turns.Run([seconds], 1, 1)}
+        for seconds in (1.02, 1.09, 1.04)
+    ]
+    bare, metrics = report.turns_table(rounds)[1]
+    assert bare[2:4] == ["", ""]
+    # The mean is 5 %, and the others are 3, 1 and 4 points away: the root of 26 / 2 / 3.
+    assert metrics[2:4] == ["+4.0% ± 2.1", "+2.0% to +9.0%"]
+    assert report.turns_table(rounds[:1])[1][1][2] == "+2.0%"
 
 
 def test_the_benchmark_of_the_rules_shows_how_long_each_of_them_takes() -> None:
