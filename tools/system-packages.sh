@@ -12,7 +12,6 @@ need() { # need COMMAND PACKAGE
 }
 need amtool prometheus-alertmanager
 need chromium chromium
-need faketime faketime
 need kubectl kubernetes-client
 need nginx nginx-light
 need npm npm

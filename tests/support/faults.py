@@ -51,6 +51,20 @@ import chainlit_otel
 chainlit_otel.enable()
 """
 
+Heard = tuple[tuple[str, ...], tuple[str, ...], bool]
+"""The texts of an answer, the names of its steps, and whether the app showed a failure."""
+
+
+def answer_to(said: str) -> Heard:
+    """Return what the app has to answer."""
+    kind, _, text = said.partition(" ")
+    if kind == "fail":
+        return (), ("on_message",), True
+    if kind == "short":
+        return (f"You said: {text}",), ("on_message",), False
+    return (f"{text} " * 20,), ("on_message", "look up"), False
+
+
 _QUICK = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
     "OTEL_BSP_SCHEDULE_DELAY": "100",
@@ -85,7 +99,6 @@ class Fault:
         shows: Whether the fault was there, asked of the app that is observed.
         ours: Code after `enable()`.
         app: Code in the app, observed or not.
-        env: The environment of the app, observed or not.
         beside: What goes on while people talk to the app that is observed.
     """
 
@@ -94,7 +107,6 @@ class Fault:
     shows: Callable[[ChainlitServer], bool] = field(default=lambda _: True)
     ours: str = ""
     app: str = ""
-    env: Mapping[str, str] = field(default_factory=dict)
     beside: Callable[[ChainlitServer], contextlib.AbstractContextManager[None]] = _no_more
 
 
@@ -210,17 +222,20 @@ def data_layer():
     return Hanging()
 """
 
+# The wall clock alone: no clock that is set in its place moves the monotonic one.
 _CLOCK = """
 import asyncio
 import itertools
-import os
+import time
+
+import time_machine
+
+wrong_clock = time_machine.travel(time.time(), tick=True).start()
 
 
 async def step_the_clock():
-    for step in itertools.cycle(("+3600", "-86400", "+0")):
-        with open("new", "w") as file:
-            file.write(step)
-        os.replace("new", "clock")
+    for step in itertools.cycle((3600, -90000, 86400)):
+        wrong_clock.shift(step)
         await asyncio.sleep(0.1)
 
 
@@ -229,14 +244,6 @@ async def begin():
     global task
     task = asyncio.create_task(step_the_clock())
 """
-
-# What libfaketime takes for the time is this long after the true one, or before it.
-_STEPPED = {
-    "LD_PRELOAD": "/usr/$LIB/faketime/libfaketimeMT.so.1",
-    "FAKETIME_TIMESTAMP_FILE": "clock",
-    "FAKETIME_NO_CACHE": "1",
-    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-}
 
 
 def _clock_is_wrong(server: ChainlitServer) -> bool:
@@ -316,7 +323,6 @@ FAULTS = {
         _receiver,
         _clock_is_wrong,
         app=_CLOCK,
-        env=_STEPPED,
     ),
     "providers": Fault(
         "the app shuts the providers of OpenTelemetry down",
