@@ -139,10 +139,9 @@ async def answers(server: ChainlitServer) -> bool:
     """Whether the app is there for somebody else."""
     try:
         async with Visitor(server.url, transports=["websocket"]) as visitor:
-            await visitor.say("hello")
+            return (await visitor.say("hello")).texts == ["You said: hello"]
     except VisitError:
         return False
-    return True
 
 
 WHAT = (
